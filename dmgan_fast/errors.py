@@ -1,0 +1,21 @@
+"""Errors a user can act on. Each message names what was given and what is allowed."""
+
+
+class DMGANError(Exception):
+    """Base of every error the library raises on purpose; the command line prints it as one paragraph."""
+
+
+class InputError(DMGANError, ValueError):
+    """An argument or a configuration value is not allowed."""
+
+
+class DataError(DMGANError):
+    """A picture, caption or data-set file is missing, unreadable or hostile."""
+
+
+class CheckpointError(DMGANError):
+    """A checkpoint is missing, unreadable or does not fit the model."""
+
+
+class BackendError(DMGANError, RuntimeError):
+    """The requested backend cannot run here; the message says why."""

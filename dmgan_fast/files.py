@@ -1,0 +1,32 @@
+"""Files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replace_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``target``; on success it becomes ``target`` at once, on failure it vanishes.
+
+    A crash, an exception or a full disk leaves the old file as it was.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; give what open() would have given
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

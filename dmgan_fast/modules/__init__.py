@@ -1,0 +1,22 @@
+"""The models of DM-GAN."""
+
+from dmgan_fast.modules.discriminator import Discriminator, DiscriminatorConfig
+from dmgan_fast.modules.generator import Generator, GeneratorConfig, GeneratorOutput
+from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
+from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput
+from dmgan_fast.modules.text_encoder import TextEncoder, TextEncoderConfig, padding_mask
+
+__all__ = [
+    "Discriminator",
+    "DiscriminatorConfig",
+    "DynamicMemory",
+    "Generator",
+    "GeneratorConfig",
+    "GeneratorOutput",
+    "ImageEncoder",
+    "ImageEncoderConfig",
+    "MemoryOutput",
+    "TextEncoder",
+    "TextEncoderConfig",
+    "padding_mask",
+]

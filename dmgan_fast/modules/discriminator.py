@@ -1,0 +1,98 @@
+"""Discriminators: one per side, with a conditional and an unconditional head (logits, before the sigmoid)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmgan_fast.config import config_dataclass
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules.blocks import init_weights
+from dmgan_fast.modules.pretrained import PretrainedModel, require
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+
+MIN_SIDE = 64
+FEATURE_SIDE = 4
+LEAK = 0.2
+
+
+@config_dataclass
+class DiscriminatorConfig:
+    """Settings of a discriminator; the defaults are the paper's. ``image_size``: a power of two, 64 or more."""
+
+    image_size: int
+    base_channels: int = 32
+    sentence_channels: int = 256
+    spectral_norm: Literal["paper", "official", "none"] = "paper"
+
+    def __post_init__(self) -> None:
+        if self.image_size < MIN_SIDE or self.image_size & (self.image_size - 1):
+            raise InputError(f"image_size must be a power of two of at least {MIN_SIDE}, got {self.image_size}")
+        for name in ("base_channels", "sentence_channels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Discriminator(PretrainedModel):
+    """Judges pictures of one side, with or without their sentence.
+
+    Stride-2 4×4 convolutions halve the side down to 4, doubling the channels; then 3×3 convolutions bring the
+    channels back to ``8 * base_channels``.
+    """
+
+    config_class = DiscriminatorConfig
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        base, mode = config.base_channels, config.spectral_norm
+        halvings = (config.image_size // FEATURE_SIDE).bit_length() - 1
+        widths = [3] + [base << k for k in range(halvings)]
+        self.down = nn.ModuleList(
+            SpectralNormConv2d(i, o, 4, stride=2, padding=1, mode=mode) for i, o in zip(widths, widths[1:], strict=False)
+        )
+        narrowing = widths[-1:3:-1]  # back to the width of the fourth convolution
+        self.narrow = nn.ModuleList(
+            SpectralNormConv2d(i, i // 2, 3, padding=1, mode=mode) for i in narrowing if i > 8 * base
+        )
+        features = 8 * base
+        self.joint = SpectralNormConv2d(features + config.sentence_channels, features, 3, padding=1, mode=mode)
+        self.conditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
+        self.unconditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
+        self.apply(init_weights)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pictures ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
+        side, weight = self.config.image_size, self.conditional_head.weight
+        require(
+            images.dim() == 4 and tuple(images.shape[1:]) == (3, side, side),
+            f"Discriminator: images must be [B, 3, {side}, {side}], got {list(images.shape)}",
+        )
+        require(
+            images.device == weight.device,
+            f"Discriminator: images are on {images.device}, the weights are on {weight.device}",
+        )
+        x = images
+        for conv in (*self.down, *self.narrow):
+            x = F.leaky_relu(conv(x), LEAK)
+        return x
+
+    def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
+        """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""
+        if sentence is None:
+            return self.unconditional_head(features).flatten()
+        require(
+            tuple(sentence.shape) == (features.shape[0], self.config.sentence_channels),
+            f"Discriminator: sentence must be [{features.shape[0]}, {self.config.sentence_channels}], "
+            f"got {list(sentence.shape)}",
+        )
+        spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
+        joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
+        return self.conditional_head(joint).flatten()
+
+    def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
+        """Logits ``[B]`` of pictures ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
+        return self.logits(self.features(images), sentence)

@@ -1,0 +1,206 @@
+"""DM-GAN generator: sentence and noise → 64², then one memory-driven refinement for each further side."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmgan_fast.config import config_dataclass
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
+from dmgan_fast.modules.memory import DynamicMemory
+from dmgan_fast.modules.pretrained import PretrainedModel, require
+
+FIRST_SIDE = 64
+SEED_SIDE = 4  # the initial stage starts from 4 x 4 and doubles four times
+
+
+@config_dataclass
+class GeneratorConfig:
+    """Settings of a generator; the defaults are the paper's for CUB birds."""
+
+    image_sizes: tuple[int, ...] = (64, 128, 256)
+    base_channels: int = 64
+    word_channels: int = 256
+    condition_channels: int = 100
+    noise_channels: int = 100
+    residual_blocks: int = 2
+    mask_mode: Literal["paper", "official"] = "paper"
+    detach_image_mean: bool = True
+
+    def __post_init__(self) -> None:
+        expected = tuple(FIRST_SIDE * 2**k for k in range(len(self.image_sizes)))
+        if not self.image_sizes or self.image_sizes != expected:
+            raise InputError(
+                f"image_sizes must start at {FIRST_SIDE} and double, as (64, 128, 256), got {self.image_sizes}"
+            )
+        for name in ("base_channels", "word_channels", "condition_channels", "noise_channels", "residual_blocks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class GeneratorOutput(NamedTuple):
+    """What a generator draws.
+
+    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first. ``attention`` ``[B, T, H, W]`` and
+    ``response_gates`` ``[B, 1, H, W]``: one for each refinement if asked for, else empty. ``mu, logvar [B, C]``.
+    """
+
+    images: list[Tensor]
+    attention: list[Tensor]
+    mu: Tensor
+    logvar: Tensor
+    response_gates: list[Tensor]
+
+
+class ConditioningAugmentation(nn.Module):
+    """Sentence ``[B, D]`` → ``c = mu + exp(logvar / 2) * eps``, with ``mu, logvar [B, C]``."""
+
+    def __init__(self, sentence_channels: int, condition_channels: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(sentence_channels, 4 * condition_channels)
+
+    def forward(self, sentence: Tensor, eps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        mu, logvar = F.glu(self.projection(sentence), dim=1).chunk(2, dim=1)
+        if eps is None:
+            eps = torch.randn_like(mu)
+        return mu + torch.exp(0.5 * logvar) * eps, mu, logvar
+
+
+class InitialStage(nn.Module):
+    """Condition and noise → ``h [B, C, 64, 64]``."""
+
+    def __init__(self, in_channels: int, base_channels: int) -> None:
+        super().__init__()
+        self.seed_channels = 16 * base_channels
+        features = self.seed_channels * SEED_SIDE**2
+        self.projection = nn.Linear(in_channels, 2 * features, bias=False)
+        self.norm = BatchNormGLU(2 * features)
+        widths = [self.seed_channels >> k for k in range(5)]
+        self.up_blocks = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths, widths[1:], strict=False))
+
+    def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
+        x = self.projection(torch.cat((condition, noise), 1))
+        h = self.norm(x[:, :, None, None]).reshape(-1, self.seed_channels, SEED_SIDE, SEED_SIDE)
+        for up_block in self.up_blocks:
+            h = up_block(h)
+        return h
+
+
+class RefinementStage(nn.Module):
+    """Memory read → ``[h', h']`` → residual blocks → up-block: ``[B, C, H, W]`` → ``[B, C, 2H, 2W]``."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        channels = config.base_channels
+        self.memory = DynamicMemory(
+            channels, config.word_channels, mask_mode=config.mask_mode, detach_image_mean=config.detach_image_mean
+        )
+        self.residual_blocks = nn.ModuleList(ResidualBlock(2 * channels) for _ in range(config.residual_blocks))
+        self.up_block = UpBlock(2 * channels, channels)
+
+    def forward(
+        self, h: Tensor, words: Tensor, padding_mask: Tensor | None, return_attention: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        read, attention, response_gate = self.memory(h, words, padding_mask, return_attention=return_attention)
+        x = torch.cat((read, read), 1)
+        for block in self.residual_blocks:
+            x = block(x)
+        return self.up_block(x), attention, response_gate
+
+
+class Generator(PretrainedModel):
+    """Draws pictures of every side from a sentence and its words.
+
+    Example:
+        >>> generator = Generator(GeneratorConfig(image_sizes=(64, 128)))
+        >>> out = generator(noise, sentence, words, padding_mask)  # doctest: +SKIP
+        >>> [image.shape[-1] for image in out.images]              # doctest: +SKIP
+        [64, 128]
+    """
+
+    config_class = GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GeneratorConfig()
+        self.conditioning = ConditioningAugmentation(config.word_channels, config.condition_channels)
+        self.initial_stage = InitialStage(config.condition_channels + config.noise_channels, config.base_channels)
+        self.stages = nn.ModuleList(RefinementStage(config) for _ in config.image_sizes[1:])
+        self.image_heads = nn.ModuleList(ImageHead(config.base_channels) for _ in config.image_sizes)
+        self.apply(init_weights)
+
+    def forward(
+        self,
+        noise: Tensor,
+        sentence: Tensor,
+        words: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        eps: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> GeneratorOutput:
+        """Draw.
+
+        Args:
+            noise: ``[B, Z]``.
+            sentence: ``[B, D]``.
+            words: ``[B, D, T]``, ``T`` words of any number.
+            padding_mask: ``[B, T]`` bool, True where a word is padding; None: no padding.
+            eps: ``[B, C]`` noise of the conditioning augmentation; None draws it from PyTorch's global generator.
+            return_attention: also return attention and response-gate maps.
+
+        Raises:
+            InputError: for shapes, dtypes or devices that do not fit, and for a batch of one in training.
+        """
+        self._check(noise, sentence, words, padding_mask, eps)
+        condition, mu, logvar = self.conditioning(sentence, eps)
+        h = self.initial_stage(condition, noise)
+        images, attention, gates = [self.image_heads[0](h)], [], []
+        for stage, image_head in zip(self.stages, self.image_heads[1:], strict=True):
+            h, stage_attention, gate = stage(h, words, padding_mask, return_attention)
+            images.append(image_head(h))
+            if stage_attention is not None and gate is not None:
+                attention.append(stage_attention)
+                gates.append(gate)
+        return GeneratorOutput(images, attention, mu, logvar, gates)
+
+    def _check(
+        self, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor | None, eps: Tensor | None
+    ) -> None:
+        config, batch = self.config, noise.shape[0] if noise.dim() else 0
+        expected = {"noise": (noise, config.noise_channels), "sentence": (sentence, config.word_channels)}
+        if eps is not None:
+            expected["eps"] = (eps, config.condition_channels)
+        for name, (tensor, channels) in expected.items():
+            require(
+                tuple(tensor.shape) == (batch, channels),
+                f"Generator: {name} must be [{batch}, {channels}], got {list(tensor.shape)}",
+            )
+        require(
+            words.dim() == 3 and tuple(words.shape[:2]) == (batch, config.word_channels) and words.shape[2] > 0,
+            f"Generator: words must be [{batch}, {config.word_channels}, T >= 1], got {list(words.shape)}",
+        )
+        if padding_mask is not None:
+            require(
+                padding_mask.dtype == torch.bool and tuple(padding_mask.shape) == (batch, words.shape[2]),
+                f"Generator: padding_mask must be bool [{batch}, {words.shape[2]}], "
+                f"got {padding_mask.dtype} {list(padding_mask.shape)}",
+            )
+        weight = self.conditioning.projection.weight
+        for name, tensor in (("noise", noise), ("sentence", sentence), ("words", words)):
+            require(
+                tensor.device == weight.device,
+                f"Generator: {name} is on {tensor.device}, the weights are on {weight.device}",
+            )
+            require(
+                tensor.dtype == weight.dtype or torch.is_autocast_enabled(weight.device.type),
+                f"Generator: {name} is {tensor.dtype}, the weights are {weight.dtype}",
+            )
+        require(
+            batch > 1 or not self.training,
+            "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
+        )

@@ -1,0 +1,97 @@
+"""Models that know their configuration and live in a folder: `config.json` beside `model.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dmgan_fast.config import load_config, to_dict
+from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.files import replace_file
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast", license="mit"):
+    """Base of every model: ``save_pretrained``, ``from_pretrained`` (a folder or a Hub id), ``push_to_hub``."""
+
+    config_class: ClassVar[type]
+    config: Any
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {"model": type(self).__name__, **to_dict(self.config)}
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+        with replace_file(save_directory / WEIGHTS_NAME) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        with replace_file(save_directory / CONFIG_NAME) as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **download: Any) -> PretrainedModel:
+        config_file = cls._find(model_id, CONFIG_NAME, download)
+        weights_file = cls._find(model_id, WEIGHTS_NAME, download)
+        try:
+            values = json.loads(config_file.read_text())
+            kind = values.pop("model", cls.__name__)
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{config_file}: not a readable model configuration: {error}") from None
+        if kind != cls.__name__:
+            raise CheckpointError(f"{config_file} describes a {kind}, but a {cls.__name__} was asked for")
+        model = cls(load_config(cls.config_class, values, where=str(config_file)))
+        try:
+            tensors = load_file(weights_file, device=map_location)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{weights_file}: not a readable safetensors file: {error}") from None
+        load_weights(model, tensors, where=str(weights_file))
+        return model.eval().to(map_location)
+
+    @staticmethod
+    def _find(model_id: str, name: str, download: dict[str, Any]) -> Path:
+        folder = Path(model_id)
+        if folder.is_dir():
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder} is not a saved model: it has no {name}")
+            return folder / name
+        if folder.is_absolute() or model_id.count("/") != 1:
+            raise CheckpointError(f"{model_id!r} is neither a folder with a saved model nor a Hub id (owner/name)")
+        from huggingface_hub import hf_hub_download
+
+        keys = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        try:
+            return Path(hf_hub_download(model_id, name, **{key: download[key] for key in keys if key in download}))
+        except Exception as error:  # the Hub client raises many unrelated types
+            raise CheckpointError(f"{model_id!r} is no local folder and {name} could not be fetched: {error}") from error
+
+
+def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        CheckpointError: naming the missing and the unexpected keys and the shapes that differ; ``model`` is untouched.
+    """
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in own]
+    problems += [
+        f"{key} is {list(tensors[key].shape)}, the model has {list(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{where} does not fit {type(model).__name__}: {shown}")
+    model.load_state_dict(tensors)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``InputError(message)`` unless the condition holds."""
+    if not condition:
+        raise InputError(message)

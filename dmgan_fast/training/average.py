@@ -1,0 +1,36 @@
+"""Exponential average of a model's weights: average ← decay · average + (1 − decay) · weight, after each step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage(nn.Module):
+    """Average of ``model``, held as a model of its own in ``.module``, in evaluation mode.
+
+    ``buffers=True`` averages running statistics too; ``False`` copies them from the live model, as the authors do.
+    Buffers that are not floating point are copied. ``torch.optim.swa_utils.AveragedModel`` reads a counter on the
+    device at each update and starts by copying the model after the first step; this does neither.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, *, buffers: bool = True) -> None:
+        super().__init__()
+        self.decay = decay
+        self.average_buffers = buffers
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards ``model``."""
+        average, live = list(self.module.parameters()), [p.detach() for p in model.parameters()]
+        for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            if self.average_buffers and ours.is_floating_point():
+                average.append(ours)
+                live.append(theirs)
+            else:
+                ours.copy_(theirs)
+        torch._foreach_mul_(average, self.decay)
+        torch._foreach_add_(average, live, alpha=1 - self.decay)
