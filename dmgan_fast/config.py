@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -55,6 +55,5 @@ def _explain(cls: type, item: Any, where: str) -> str:
 def _keys(cls: type, path: Iterable[str]) -> set[str]:
     """Field names of the configuration class reached by ``path``."""
     for part in path:
-        field_type = next((f.type for f in fields(cls) if f.name == part), None) if is_dataclass(cls) else None
-        cls = field_type if isinstance(field_type, type) else cls
+        cls = get_type_hints(cls).get(part, cls)
     return {f.name for f in fields(cls)} if is_dataclass(cls) else set()

@@ -52,7 +52,7 @@ class ImageEncoder(PretrainedModel):
         self.config = config = config or ImageEncoderConfig()
         self.trunk: InceptionTrunk | CompactTrunk
         if config.kind == "inception":
-            self.trunk = InceptionTrunk()
+            self.trunk = InceptionTrunk().requires_grad_(False)  # the authors train the two heads only
             region_channels, code_channels = REGION_CHANNELS, CODE_CHANNELS
         else:
             self.trunk = CompactTrunk(config.base_channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,24 +72,29 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             raise CheckpointError(f"{model_id!r} is no local folder and {name} could not be fetched: {error}") from error
 
 
-def load_weights(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
+def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
     """Load a state dict strictly.
 
     Raises:
         CheckpointError: naming the missing and the unexpected keys and the shapes that differ; ``model`` is untouched.
     """
-    own = model.state_dict()
-    problems = [f"missing {key}" for key in own if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in own]
+    expected = {key: list(value.shape) for key, value in model.state_dict().items()}
+    check_shapes(expected, {key: list(value.shape) for key, value in tensors.items()}, type(model).__name__, where)
+    model.load_state_dict(tensors)
+
+
+def check_shapes(expected: dict[str, list[int]], given: dict[str, list[int]], what: str, where: str) -> None:
+    """Raise ``CheckpointError`` unless both hold the same keys with the same shapes."""
+    problems = [f"missing {key}" for key in expected if key not in given]
+    problems += [f"unexpected {key}" for key in given if key not in expected]
     problems += [
-        f"{key} is {list(tensors[key].shape)}, the model has {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key} is {given[key]}, the model has {shape}"
+        for key, shape in expected.items()
+        if key in given and given[key] != shape
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"{where} does not fit {type(model).__name__}: {shown}")
-    model.load_state_dict(tensors)
+        raise CheckpointError(f"{where} does not fit {what}: {shown}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,0 +1,206 @@
+"""Import and export of the authors' state dicts; widths and depths are read off the tensors.
+
+Files saved before PyTorch 0.4.1 have no `num_batches_tracked`; they import with counters at zero, and
+`batch_counters=False` exports without them again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dmgan_fast.compat.names import GENERATOR, IMAGE_ENCODER, TEXT_ENCODER, Rule, discriminator, translate
+from dmgan_fast.errors import CheckpointError
+from dmgan_fast.modules import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    ImageEncoder,
+    ImageEncoderConfig,
+    TextEncoder,
+    TextEncoderConfig,
+)
+from dmgan_fast.modules.discriminator import FEATURE_SIDE
+from dmgan_fast.modules.pretrained import check_shapes
+
+StateDict = dict[str, Tensor]
+COUNTER = "num_batches_tracked"
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> StateDict:
+    """Read a state dict saved by the authors' code, old formats included, without executing anything in it.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable, or holds more than tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint not found: {file}")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{file}: not a checkpoint of tensors only, so it was not read: {reason}") from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{file}: expected a state dict (names to tensors), got {type(state).__name__}")
+    return dict(state)
+
+
+def import_generator(
+    state_dict: Mapping[str, Tensor], *, mask_mode: str = "official", detach_image_mean: bool = True
+) -> Generator:
+    """The authors' ``G_NET`` as a ``Generator``, in evaluation mode; dtype is kept.
+
+    Raises:
+        CheckpointError: naming the keys or shapes that are not those of a generator.
+    """
+    state = _without_prefix(state_dict)
+    head = _get(state, "img_net1.img.0.weight", "generator")
+    conditions = _get(state, "ca_net.fc.weight", "generator")
+    base, condition_channels = head.shape[1], conditions.shape[0] // 4
+    stages = sum(key.startswith("img_net") for key in state)
+    config = GeneratorConfig(
+        image_sizes=tuple(64 * 2**k for k in range(stages)),
+        base_channels=base,
+        word_channels=conditions.shape[1],
+        condition_channels=condition_channels,
+        noise_channels=_get(state, "h_net1.fc.0.weight", "generator").shape[1] - condition_channels,
+        residual_blocks=max(1, sum(k.startswith("h_net2.residual.") and k.endswith("block.0.weight") for k in state)),
+        mask_mode=mask_mode,  # type: ignore[arg-type]  # validated by the configuration
+        detach_image_mean=detach_image_mean,
+    )
+    model = Generator(config)
+    _fill(model, GENERATOR, state)
+    return model.eval()
+
+
+def export_generator(model: Generator, *, batch_counters: bool = True) -> StateDict:
+    """The authors' names and shapes for a generator's tensors."""
+    return _export(model, GENERATOR, batch_counters)
+
+
+def import_discriminator(state_dict: Mapping[str, Tensor], *, spectral_norm: str = "official") -> Discriminator:
+    """The authors' ``D_NET64``, ``D_NET128``, ``D_NET256`` or larger as a ``Discriminator``, in evaluation mode."""
+    state = _without_prefix(state_dict)
+    first = _get(state, "img_code_s16.0.module.weight_bar", "discriminator")
+    joint = _get(state, "COND_DNET.jointConv.0.module.weight_bar", "discriminator")
+    halvings = 4
+    while f"img_code_s{2 ** (halvings + 1)}.0.module.weight_bar" in state:
+        halvings += 1
+    config = DiscriminatorConfig(
+        image_size=FEATURE_SIDE * 2**halvings,
+        base_channels=first.shape[0],
+        sentence_channels=joint.shape[1] - joint.shape[0],
+        spectral_norm=spectral_norm,  # type: ignore[arg-type]  # validated by the configuration
+    )
+    model = Discriminator(config)
+    _fill(model, discriminator(halvings), state)
+    return model.eval()
+
+
+def export_discriminator(model: Discriminator) -> StateDict:
+    """The authors' names and shapes for a discriminator's tensors, ``*_bar``, ``*_u`` and ``*_v`` included.
+
+    Raises:
+        CheckpointError: for a discriminator without spectral norm, which theirs cannot hold.
+    """
+    if model.config.spectral_norm == "none":
+        raise CheckpointError("export_discriminator: the authors' discriminators have spectral norm, this one has none")
+    return _export(model, discriminator(len(model.down)), True)
+
+
+def import_text_encoder(state_dict: Mapping[str, Tensor]) -> TextEncoder:
+    """The authors' ``RNN_ENCODER`` (LSTM or GRU) as a ``TextEncoder``, in evaluation mode."""
+    state = _without_prefix(state_dict)
+    embedding = _get(state, "encoder.weight", "text encoder")
+    inputs = _get(state, "rnn.weight_ih_l0", "text encoder")
+    hidden = _get(state, "rnn.weight_hh_l0", "text encoder").shape[1]
+    gates = inputs.shape[0] // hidden
+    if gates not in (3, 4) or "rnn.weight_ih_l0_reverse" not in state:
+        raise CheckpointError(
+            "import_text_encoder: expected a bidirectional LSTM (4 gates) or GRU (3 gates), "
+            f"got {gates} gates and {'two directions' if 'rnn.weight_ih_l0_reverse' in state else 'one direction'}"
+        )
+    config = TextEncoderConfig(
+        vocabulary_size=embedding.shape[0],
+        word_channels=2 * hidden,
+        embedding_channels=embedding.shape[1],
+        rnn="lstm" if gates == 4 else "gru",
+        layers=sum(f"rnn.weight_ih_l{k}" in state for k in range(len(state))),
+    )
+    model = TextEncoder(config)
+    _fill(model, TEXT_ENCODER, state)
+    return model.eval()
+
+
+def export_text_encoder(model: TextEncoder) -> StateDict:
+    """The authors' names for a text encoder's tensors."""
+    return _export(model, TEXT_ENCODER, True)
+
+
+def import_image_encoder(state_dict: Mapping[str, Tensor]) -> ImageEncoder:
+    """The authors' ``CNN_ENCODER`` (Inception-v3) as an ``ImageEncoder``, in evaluation mode."""
+    state = _without_prefix(state_dict)
+    channels = _get(state, "emb_features.weight", "image encoder").shape[0]
+    model = ImageEncoder(ImageEncoderConfig(kind="inception", channels=channels))
+    _fill(model, IMAGE_ENCODER, state)
+    return model.eval()
+
+
+def export_image_encoder(model: ImageEncoder, *, batch_counters: bool = True) -> StateDict:
+    """The authors' names for an Inception image encoder's tensors.
+
+    Raises:
+        CheckpointError: for a compact encoder, which the authors' code does not have.
+    """
+    if model.config.kind != "inception":
+        raise CheckpointError(f"export_image_encoder: the authors' encoder is Inception-v3, this one is {model.config.kind}")
+    return _export(model, IMAGE_ENCODER, batch_counters)
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> StateDict:
+    """Drop the ``module.`` that data-parallel wrappers put before every key."""
+    wrapped = bool(state) and all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if wrapped else key: value for key, value in state.items()}
+
+
+def _get(state: StateDict, key: str, what: str) -> Tensor:
+    if key not in state:
+        found = ", ".join(list(state)[:4]) or "nothing"
+        raise CheckpointError(f"not the authors' {what}: key {key!r} is missing; found {found}, ...")
+    return state[key]
+
+
+def _fill(model: nn.Module, rules: list[Rule], state: StateDict) -> None:
+    """Load the authors' tensors into ``model``, which takes their dtype."""
+    own = model.state_dict()
+    names = translate(rules, own)
+    counters = {theirs for theirs, _ in names.values() if theirs.endswith(COUNTER) and theirs not in state}
+    expected = {theirs: reshape(list(own[key].shape)) for key, (theirs, reshape) in names.items()}
+    check_shapes(
+        {theirs: shape for theirs, shape in expected.items() if theirs not in counters},
+        {key: list(value.shape) for key, value in state.items()},
+        type(model).__name__,
+        "the authors' state dict",
+    )
+    model.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    model.load_state_dict(
+        {
+            key: own[key] if theirs in counters else state[theirs].reshape(own[key].shape)
+            for key, (theirs, _) in names.items()
+        }
+    )
+
+
+def _export(model: nn.Module, rules: list[Rule], batch_counters: bool) -> StateDict:
+    state = model.state_dict()
+    return {
+        theirs: state[key].detach().clone().reshape(reshape(list(state[key].shape)))
+        for key, (theirs, reshape) in translate(rules, state).items()
+        if batch_counters or not key.endswith(COUNTER)
+    }
