@@ -1,0 +1,210 @@
+"""The training step against a plain loop in the order of the authors' trainer."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    ImageEncoder,
+    ImageEncoderConfig,
+    padding_mask,
+)
+from dmgan_fast.training.average import WeightAverage
+from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+
+SIDES = (64, 128, 256)
+
+
+def models(sides=SIDES, mode="official", dtype=torch.float64):
+    torch.manual_seed(3)
+    generator = Generator(
+        GeneratorConfig(
+            image_sizes=sides,
+            base_channels=2,
+            word_channels=8,
+            condition_channels=4,
+            noise_channels=4,
+            residual_blocks=1,
+            mask_mode=mode,
+        )
+    )
+    discriminators = [
+        Discriminator(DiscriminatorConfig(image_size=s, base_channels=2, sentence_channels=8, spectral_norm=mode))
+        for s in sides
+    ]
+    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)).eval()
+    return generator.to(dtype), [d.to(dtype) for d in discriminators], encoder.to(dtype)
+
+
+def batch_of(step, sides=SIDES, size=3, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(100 + step)
+    words, lengths = 5, torch.tensor([5, 3, 2])[:size]
+    images = [torch.rand(size, 3, s, s, generator=draw, dtype=dtype) * 2 - 1 for s in sides]
+    features = torch.randn(size, 8, words, generator=draw, dtype=dtype)
+    mask = padding_mask(lengths, words)
+    return Batch(
+        images=images,
+        words=features.masked_fill(mask[:, None], 0),
+        sentence=torch.randn(size, 8, generator=draw, dtype=dtype),
+        padding_mask=mask,
+        lengths=lengths,
+        class_ids=torch.tensor([1, 2, 1])[:size],
+    ), {
+        "noise": torch.randn(size, 4, generator=draw, dtype=dtype),
+        "eps": torch.randn(size, 4, generator=draw, dtype=dtype),
+    }
+
+
+def bce(logits, target):
+    return F.binary_cross_entropy(torch.sigmoid(logits), torch.full_like(logits, target))
+
+
+def plain_damsm(encoder, image, batch):
+    """Words and sentence losses, a Python loop over captions as the authors write them; gammas 4, 5, 10."""
+    regions, code = encoder(image)
+    size = len(code)
+    same = (batch.class_ids[:, None] == batch.class_ids) & ~torch.eye(size, dtype=torch.bool)
+    columns = []
+    for i in range(size):
+        length = int(batch.lengths[i])
+        word = batch.words[i, :, :length].expand(size, -1, -1)  # [B, D, L]
+        context = regions.flatten(2)  # [B, D, N]
+        attention = F.softmax(context.transpose(1, 2) @ word, 2)  # [B, N, L] over words
+        attention = F.softmax(4.0 * attention.transpose(1, 2), 2)  # [B, L, N] over regions
+        weighted = context @ attention.transpose(1, 2)  # [B, D, L]
+        columns.append(torch.log(torch.exp(5.0 * F.cosine_similarity(word, weighted, dim=1, eps=1e-8)).sum(1)))
+    scores = (10.0 * torch.stack(columns, 1)).masked_fill(same, -torch.inf)
+    labels = torch.arange(size)
+    words_loss = F.cross_entropy(scores, labels) + F.cross_entropy(scores.t(), labels)
+    scores = 10.0 * F.cosine_similarity(code[:, None], batch.sentence[None], dim=2, eps=1e-8)
+    scores = scores.masked_fill(same, -torch.inf)
+    return words_loss + F.cross_entropy(scores, labels) + F.cross_entropy(scores.t(), labels)
+
+
+def plain_step(generator, discriminators, encoder, optimizers, average, batch, noise):
+    fake, _, mu, logvar, _ = generator(noise["noise"], batch.sentence, batch.words, batch.padding_mask, eps=noise["eps"])
+    for k, discriminator in enumerate(discriminators):
+        optimizers[k].zero_grad()
+        real_features, fake_features = discriminator.features(batch.images[k]), discriminator.features(fake[k].detach())
+        cond_real = bce(discriminator.logits(real_features, batch.sentence), 1.0)
+        cond_fake = bce(discriminator.logits(fake_features, batch.sentence), 0.0)
+        cond_wrong = bce(discriminator.logits(real_features[:-1], batch.sentence[1:]), 0.0)
+        real, fake_loss = bce(discriminator.logits(real_features), 1.0), bce(discriminator.logits(fake_features), 0.0)
+        ((real + cond_real) / 2 + (fake_loss + cond_fake + cond_wrong) / 3).backward()
+        optimizers[k].step()
+    optimizers[-1].zero_grad()
+    total = 0.0
+    for k, discriminator in enumerate(discriminators):
+        features = discriminator.features(fake[k])
+        total = total + bce(discriminator.logits(features, batch.sentence), 1.0) + bce(discriminator.logits(features), 1.0)
+    total = total + 5.0 * plain_damsm(encoder, fake[-1], batch)
+    total = total - 0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean()
+    total.backward()
+    optimizers[-1].step()
+    with torch.no_grad():
+        for mean, parameter in zip(average, generator.parameters(), strict=True):
+            mean.mul_(0.999).add_(0.001 * parameter)
+    return total.detach()
+
+
+def test_ten_steps_equal_the_authors_order_of_operations():
+    generator, discriminators, encoder = models()
+    step = TrainStep(
+        copy.deepcopy(generator), copy.deepcopy(discriminators), encoder, StepConfig(average_buffers=False)
+    )
+    optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4, betas=(0.5, 0.999)) for m in (*discriminators, generator)]
+    average = [p.detach().clone() for p in generator.parameters()]
+    for k in range(10):
+        batch, noise = batch_of(k)
+        expected = plain_step(generator, discriminators, encoder, optimizers, average, batch, noise)
+        losses = step(batch, **noise)
+        assert abs(losses["generator"] - expected) < 1e-8 * abs(expected)
+    for ours, theirs in zip((step.generator, *step.discriminators), (generator, *discriminators), strict=True):
+        for key, value in theirs.state_dict().items():
+            assert (ours.state_dict()[key] - value).abs().max() <= 1e-8 * value.abs().max().clamp(min=1e-2), key
+    for ours, mean in zip(step.average.module.parameters(), average, strict=True):
+        assert (ours - mean).abs().max() < 1e-12
+    for ours, live in zip(step.average.module.buffers(), step.generator.buffers(), strict=True):
+        assert torch.equal(ours, live)
+
+
+def test_losses_are_detached_and_named_by_side():
+    generator, discriminators, encoder = models(sides=(64, 128), mode="paper", dtype=torch.float32)
+    step = TrainStep(generator, discriminators, encoder)
+    batch, noise = batch_of(0, sides=(64, 128), dtype=torch.float32)
+    losses = step(batch, **noise)
+    assert {"discriminator_64", "discriminator_128", "conditioning", "generator"} <= losses.keys()
+    assert all(not loss.requires_grad and loss.dim() == 0 and loss.isfinite() for loss in losses.values())
+
+
+def test_generator_part_computes_no_discriminator_gradients():
+    generator, discriminators, encoder = models(sides=(64,), mode="paper")
+    step = TrainStep(generator, discriminators, encoder)
+    batch, noise = batch_of(0, sides=(64,))
+    step(batch, **noise)
+    after_discriminator = [p.grad.clone() for p in step.discriminators.parameters()]
+    assert all(p.requires_grad for p in step.discriminators.parameters())
+    step.discriminator_optimizers[0].zero_grad(set_to_none=True)
+    # A second run of the whole step must leave exactly the gradients of the discriminator's own loss.
+    state = copy.deepcopy(step.state_dict())
+    step(batch, **noise)
+    first = [p.grad.clone() for p in step.discriminators.parameters()]
+    step.load_state_dict(state)
+    step.image_encoder, step.config = None, StepConfig(damsm_weight=0.0)
+    step(batch, **noise)
+    assert all(torch.equal(a, p.grad) for a, p in zip(first, step.discriminators.parameters(), strict=True))
+    assert len(after_discriminator) == len(first)
+
+
+def test_average_follows_golden_values(golden):
+    arrays = golden("ema_s0")
+    model = torch.nn.ParameterDict({name: torch.nn.Parameter(arrays[f"in/step0/{name}"].double()) for name in ("p0", "p1", "p2")})
+    average = WeightAverage(model, 0.999)
+    for k in (1, 2, 3):
+        for name in model:
+            model[name].data.copy_(arrays[f"in/step{k}/{name}"])
+        average.update(model)
+        for name in model:
+            expected = arrays[f"f64/after{k}/{name}"]
+            assert (average.module[name] - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("buffers", [True, False])
+def test_average_of_buffers_is_a_choice(buffers):
+    model = torch.nn.BatchNorm1d(2)
+    average = WeightAverage(model, 0.5, buffers=buffers)
+    model(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+    average.update(model)
+    expected = 0.5 * model.running_mean if buffers else model.running_mean
+    assert torch.allclose(average.module.running_mean, expected)
+    assert average.module.num_batches_tracked == 1
+
+
+def test_bad_input_is_refused_before_any_work():
+    generator, discriminators, encoder = models(sides=(64, 128))
+    with pytest.raises(InputError, match=r"discriminators must be for sides \(64, 128\)"):
+        TrainStep(generator, discriminators[:1], encoder)
+    with pytest.raises(InputError, match="image_encoder may be None only"):
+        TrainStep(generator, discriminators, None)
+    step = TrainStep(generator, discriminators, encoder)
+    batch, noise = batch_of(0, sides=(64, 128))
+    before = copy.deepcopy(step.state_dict())
+    batch.images = batch.images[:1]
+    with pytest.raises(InputError, match="batch.images must be"):
+        step(batch, **noise)
+    batch, noise = batch_of(0, sides=(64, 128))
+    batch.lengths = batch.lengths[:2]
+    with pytest.raises(InputError, match=r"batch.lengths must be \[3\], got \[2\]"):
+        step(batch, **noise)
+    for key, value in before["generator"].items():
+        assert torch.equal(step.generator.state_dict()[key], value)
+    for field, value in (("damsm_weight", -1), ("generator_learning_rate", 0), ("betas", (0.5, 1.0))):
+        with pytest.raises(ValueError, match=field):
+            StepConfig(**{field: value})
