@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typing_extensions import Self
 
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, InputError
@@ -36,9 +38,19 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **download: Any) -> PretrainedModel:
-        config_file = cls._find(model_id, CONFIG_NAME, download)
-        weights_file = cls._find(model_id, WEIGHTS_NAME, download)
+    def from_pretrained(cls, source: str | os.PathLike[str], *, map_location: str = "cpu", **download: Any) -> Self:
+        """Load a model in evaluation mode.
+
+        Args:
+            source: a folder written by ``save_pretrained``, or a Hub id ``owner/name``.
+            map_location: device.
+            download: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only``, ``token`` for the Hub.
+
+        Raises:
+            CheckpointError: if a file is missing, unreadable or does not fit this model.
+        """
+        config_file = cls._find(str(source), CONFIG_NAME, download)
+        weights_file = cls._find(str(source), WEIGHTS_NAME, download)
         try:
             values = json.loads(config_file.read_text())
             kind = values.pop("model", cls.__name__)

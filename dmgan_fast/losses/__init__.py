@@ -1,0 +1,14 @@
+"""The losses of DM-GAN. None waits for the device."""
+
+from dmgan_fast.losses.adversarial import discriminator_loss, generator_adversarial_loss, generator_loss
+from dmgan_fast.losses.conditioning import conditioning_loss
+from dmgan_fast.losses.damsm import sentence_loss, words_loss
+
+__all__ = [
+    "conditioning_loss",
+    "discriminator_loss",
+    "generator_adversarial_loss",
+    "generator_loss",
+    "sentence_loss",
+    "words_loss",
+]

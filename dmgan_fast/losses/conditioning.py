@@ -1,0 +1,20 @@
+"""Conditioning loss: KL(N(mu, sigma²) ‖ N(0, 1)), as a mean over batch and channels, as the authors compute it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dmgan_fast.errors import InputError
+
+
+def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
+    """``-mean(1 + logvar - mu² - exp(logvar)) / 2`` of ``mu, logvar [B, C]``; a scalar.
+
+    Raises:
+        InputError: if the shapes differ.
+    """
+    if mu.shape != logvar.shape:
+        raise InputError(f"conditioning_loss: logvar must have the shape of mu {list(mu.shape)}, got {list(logvar.shape)}")
+    if mu.dtype.itemsize < 4:
+        mu, logvar = mu.float(), logvar.float()
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()

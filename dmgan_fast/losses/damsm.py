@@ -1,0 +1,77 @@
+"""DAMSM losses (AttnGAN, section 3.2): match pictures and captions of a batch, by words and by sentence.
+
+P(caption j | picture i) = softmax_j(gamma3 R_ij), and the same the other way round; off-diagonal pairs of one class
+do not count. Both losses are cross entropies of the diagonal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dmgan_fast import functional
+from dmgan_fast.errors import InputError
+
+COSINE_EPS = 1e-8  # the authors' clamp of the product of norms
+
+
+def words_loss(
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    class_ids: Tensor | None = None,
+    *,
+    gamma1: float = 4.0,
+    gamma2: float = 5.0,
+    gamma3: float = 10.0,
+) -> tuple[Tensor, Tensor]:
+    """Words loss.
+
+    Args:
+        regions: ``[B, D, H, W]`` of the image encoder.
+        words: ``[B, D, T]``; ``lengths [B]``.
+        class_ids: ``[B]``; two samples of one class are not held against each other. None: all differ.
+
+    Returns:
+        ``(image_to_text, text_to_image)``, two scalars; 0 for a batch of one.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit.
+    """
+    if len(regions) != len(words):
+        raise InputError(f"words_loss: regions and words differ in batch size: {len(regions)} and {len(words)}")
+    with torch.autocast(regions.device.type, enabled=False):
+        similarity = functional.words_similarity(_wide(regions), _wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
+    return _match("words_loss", gamma3 * similarity, class_ids)
+
+
+def sentence_loss(
+    codes: Tensor, sentences: Tensor, class_ids: Tensor | None = None, *, gamma3: float = 10.0
+) -> tuple[Tensor, Tensor]:
+    """Sentence loss of image codes and sentences, ``[B, D]`` each; ``class_ids`` and result as in ``words_loss``."""
+    if codes.dim() != 2 or codes.shape != sentences.shape:
+        raise InputError(
+            f"sentence_loss: codes and sentences must both be [B, D], got {list(codes.shape)} and {list(sentences.shape)}"
+        )
+    with torch.autocast(codes.device.type, enabled=False):
+        codes, sentences = _wide(codes), _wide(sentences)
+        norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
+        similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
+    return _match("sentence_loss", gamma3 * similarity, class_ids)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+def _match(name: str, scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross entropies of the diagonal of ``scores [B, B]`` (row: picture), over captions and over pictures."""
+    labels = torch.arange(len(scores), device=scores.device)
+    if class_ids is not None:
+        if tuple(class_ids.shape) != (len(scores),):
+            raise InputError(f"{name}: class_ids must be [{len(scores)}], got {list(class_ids.shape)}")
+        same_class = class_ids[:, None] == class_ids
+        scores = scores.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
+    return F.cross_entropy(scores, labels), F.cross_entropy(scores.t(), labels)

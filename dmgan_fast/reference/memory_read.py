@@ -1,0 +1,56 @@
+"""Key addressing, value reading and response gate (paper, sections 3.1.2 and 3.1.3).
+
+alpha_ij = softmax_i(h_j^T k_i) over the words that are not padding,  o_j = sum_i alpha_ij v_i,
+g_r = sigmoid(w [h_j, o_j] + b),  h'_j = g_r o_j + (1 - g_r) h_j
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def memory_read(
+    h: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gate_weight: Tensor | None,
+    gate_bias: Tensor | None,
+    padding_mask: Tensor | None = None,
+    *,
+    mask_mode: str = "paper",
+    return_attention: bool = False,
+    return_gate: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
+    """``h [B, C, H, W]``, key and value ``[B, C, T]`` → ``h' [B, C, H, W]``, and on request the attention
+    ``[B, T, H, W]`` and the response gate ``[B, 1, H, W]`` (None without a gate).
+
+    A pixel whose words are all masked reads zero. ``mask_mode="official"`` masks row ``r = b * N + n`` with the
+    padding of sample ``r mod B``, as the authors' ``mask.repeat(N, 1)`` does.
+    """
+    batch, _, height, width = h.shape
+    pixels = h.flatten(2)  # [B, C, N]
+    logits = key.transpose(1, 2) @ pixels  # [B, T, N]
+    if padding_mask is None:
+        attention = torch.softmax(logits, 1)
+    else:
+        if mask_mode == "paper":
+            masked = padding_mask[:, :, None]
+        else:
+            rows = torch.arange(batch * height * width, device=h.device).view(batch, -1) % batch
+            masked = padding_mask[rows].transpose(1, 2)  # [B, T, N]
+        unreadable = masked.all(1, keepdim=True)  # softmax over no words: read nothing instead of NaN
+        attention = torch.softmax(logits.masked_fill(masked & ~unreadable, -torch.inf), 1).masked_fill(unreadable, 0)
+    read = value @ attention  # [B, C, N]
+    gate = None
+    result = read
+    if gate_weight is not None:
+        weight_h, weight_read = gate_weight.chunk(2)
+        gate = torch.sigmoid((weight_h @ pixels + weight_read @ read)[:, None] + gate_bias)  # [B, 1, N]
+        result = gate * read + (1 - gate) * pixels
+    outputs: tuple[Tensor, ...] = (result.view_as(h) if h.is_contiguous() else result.reshape(h.shape),)
+    if return_attention:
+        outputs += (attention.reshape(batch, -1, height, width),)
+    if return_gate:
+        outputs += (None if gate is None else gate.reshape(batch, 1, height, width),)  # type: ignore[operator]
+    return outputs[0] if len(outputs) == 1 else outputs

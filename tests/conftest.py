@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@cache
+def load_golden(name):
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """``golden(name)``: arrays computed with the authors' code, by name (see tests/golden/README.md)."""
+    return lambda name: dict(load_golden(name))
