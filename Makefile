@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV ?= .venv
+# What the environment is made with; the package itself takes any torch >= 2.11.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+BIN := $(VENV)/bin
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help env build demo test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+demo: build  ## train on the embedded set, draw from captions, write demo_out/index.html
+	$(BIN)/dmgan-fast demo
+
+test: build lint  ## lint, types, layers, all tests
+	$(THREADS) $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.environment  ## ruff, mypy, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+env: $(VENV)/.environment  ## the Python environment
+
+build: $(VENV)/.native  ## the native library, in place
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed (PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: install your system's venv package"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.environment: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || $(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(VENV)/requirements.txt
+	$(BIN)/python -m pip freeze -q | grep -E '^torch(vision)?==' > $(VENV)/constraints.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -r $(VENV)/requirements.txt -c $(VENV)/constraints.txt
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.cuh)
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
+	@touch $@
+
+clean:  ## remove what building made; keep the environment
+	rm -rf build dist *.egg-info dmgan_fast/*.so $(VENV)/.native demo_out

@@ -1,0 +1,70 @@
+"""DM-GAN: text to picture by memory-driven refinement.
+
+Names are loaded on first use: ``import dmgan_fast`` loads neither PyTorch, native code nor Triton.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dmgan_fast._version import __version__
+
+if TYPE_CHECKING:
+    from dmgan_fast.modules import (
+        Discriminator,
+        DiscriminatorConfig,
+        Generator,
+        GeneratorConfig,
+        GeneratorOutput,
+        ImageEncoder,
+        ImageEncoderConfig,
+        TextEncoder,
+        TextEncoderConfig,
+    )
+    from dmgan_fast.training.sampling import Sampler
+    from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+
+_MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
+_NAMES = {
+    "Batch": "training.step",
+    "Discriminator": "modules",
+    "DiscriminatorConfig": "modules",
+    "Generator": "modules",
+    "GeneratorConfig": "modules",
+    "GeneratorOutput": "modules",
+    "ImageEncoder": "modules",
+    "ImageEncoderConfig": "modules",
+    "Sampler": "training.sampling",
+    "StepConfig": "training.step",
+    "TextEncoder": "modules",
+    "TextEncoderConfig": "modules",
+    "TrainStep": "training.step",
+}
+
+__all__ = [
+    "Batch",
+    "Discriminator",
+    "DiscriminatorConfig",
+    "Generator",
+    "GeneratorConfig",
+    "GeneratorOutput",
+    "ImageEncoder",
+    "ImageEncoderConfig",
+    "Sampler",
+    "StepConfig",
+    "TextEncoder",
+    "TextEncoderConfig",
+    "TrainStep",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"dmgan_fast.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"dmgan_fast.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'dmgan_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_NAMES})
