@@ -1,0 +1,190 @@
+"""Captioned pictures at every side a model draws."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+from dmgan_fast.data.captions import choose_words, pad
+from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.errors import DataError, InputError
+
+CROP_MARGIN = 76 / 64  # pictures are resized to this times the side, then cropped, as the authors do
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture: where it is, what is said of it. ``box``: x, y, width, height in pixels."""
+
+    key: str
+    picture: Path
+    captions: tuple[str, ...]
+    class_id: int
+    box: tuple[float, float, float, float] | None = None
+    member: str | None = None  # name inside ``picture`` if that is a zip archive
+
+
+class PictureItem(NamedTuple):
+    """``images``: ``[3, S, S]`` in [-1, 1] for each side; ``caption [T]`` int64; ``length``, ``class_id``; ``key``."""
+
+    images: list[Tensor]
+    caption: Tensor
+    length: int
+    class_id: int
+    key: str
+
+
+class CaptionedPictures(Dataset[PictureItem]):
+    """Pictures with a caption chosen for each visit.
+
+    What is chosen (caption, words of a long one, crop, flip) depends on ``(seed, epoch, index)`` only, so any number
+    of workers gives the same data. Without ``augment`` the first caption, the centre and no flip are taken.
+
+    Args:
+        records: the pictures.
+        vocabulary: words and indices.
+        image_sizes: sides, smallest first.
+        max_words: ``T``.
+        seed: of the choices.
+        augment: random caption, crop and flip.
+        margin: pictures are resized to ``margin * side`` before the crop; 1 keeps them whole.
+        keep_decoded: hold decoded pictures in memory (small sets).
+
+    Raises:
+        DataError: for a picture none of whose captions has a known word.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        vocabulary: Vocabulary,
+        image_sizes: Sequence[int],
+        max_words: int,
+        *,
+        seed: int = 0,
+        augment: bool = True,
+        margin: float = CROP_MARGIN,
+        keep_decoded: bool = False,
+    ) -> None:
+        if not image_sizes or list(image_sizes) != sorted(image_sizes) or image_sizes[0] < 1:
+            raise InputError(f"image_sizes must be sides in growing order, got {tuple(image_sizes)}")
+        if max_words < 1:
+            raise InputError(f"max_words must be at least 1, got {max_words}")
+        if not records:
+            raise DataError("the data set holds no pictures")
+        self.records = list(records)
+        self.vocabulary = vocabulary
+        self.image_sizes = tuple(image_sizes)
+        self.max_words = max_words
+        self.seed = seed
+        self.epoch = 0
+        self.augment = augment
+        self.margin = margin
+        self._decoded: dict[int, Tensor] | None = {} if keep_decoded else None
+        self._captions = [self._encode(record) for record in self.records]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose anew for another pass over the data."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> PictureItem:
+        record, captions = self.records[index], self._captions[index]
+        choose = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+        caption = captions[int(torch.randint(len(captions), (), generator=choose))] if self.augment else captions[0]
+        words = choose_words(caption, self.max_words, choose)
+        return PictureItem(
+            self._images(index, choose), pad(words, self.max_words), len(words), record.class_id, record.key
+        )
+
+    def _encode(self, record: Record) -> list[list[int]]:
+        captions = [self.vocabulary.encode(caption)[0] for caption in record.captions]
+        captions = [caption for caption in captions if caption]
+        if not captions:
+            said = f"; its first caption is {record.captions[0]!r}" if record.captions else " and no caption at all"
+            raise DataError(f"{record.key} has no caption with a known word{said}")
+        return captions
+
+    def _images(self, index: int, choose: torch.Generator) -> list[Tensor]:
+        side = self.image_sizes[-1]
+        picture = self._resized(index, round(side * self.margin))
+        height, width = picture.shape[1:]
+        shares = torch.rand(3, generator=choose).tolist() if self.augment else [0.5, 0.5, 1.0]
+        top, left = int(shares[0] * (height - side + 1)), int(shares[1] * (width - side + 1))
+        crop = picture[:, top : top + side, left : left + side]
+        if shares[2] < 0.5:
+            crop = crop.flip(2)
+        whole = crop[None].float()
+        scaled = [
+            whole if s == side else torch.nn.functional.interpolate(whole, size=(s, s), mode="area")
+            for s in self.image_sizes
+        ]
+        return [image[0] / 127.5 - 1 for image in scaled]
+
+    def _resized(self, index: int, side: int) -> Tensor:
+        """``[3, h, w]`` uint8 whose shorter side is ``side``."""
+        if self._decoded is not None and index in self._decoded:
+            return self._decoded[index]
+        record = self.records[index]
+        picture = crop_to_box(read_picture(record), record.box)
+        scale = side / min(picture.size)
+        size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
+        pixels = pil_to_tensor(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
+        if self._decoded is not None:
+            self._decoded[index] = pixels
+        return pixels
+
+
+def read_picture(record: Record) -> Image.Image:
+    """Decode as RGB; gray, palette and CMYK pictures are converted, transparency is laid on white.
+
+    Raises:
+        DataError: naming the file, if it is missing, truncated or no picture.
+    """
+    where = f"{record.picture}:{record.member}" if record.member else str(record.picture)
+    try:
+        source = BytesIO(_archive(record.picture).read(record.member)) if record.member else record.picture
+        with Image.open(source) as picture:
+            picture.load()
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                layered = picture.convert("RGBA")
+                white = Image.new("RGBA", layered.size, "white")
+                return Image.alpha_composite(white, layered).convert("RGB")
+            return picture.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"picture not found: {where}") from None
+    except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        raise DataError(f"picture can't be read: {where}: {error}") from None
+
+
+@cache
+def _archive(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(BytesIO(path.read_bytes()))  # in memory: safe to share with forked workers
+
+
+def crop_to_box(picture: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
+    """The published crop of CUB: a square around the box's centre, half its side 0.75 of the box's longer one."""
+    if box is None:
+        return picture
+    x, y, box_width, box_height = (float(np.nan_to_num(value)) for value in box)
+    radius = int(max(box_width, box_height) * 0.75)
+    centre_x, centre_y = int((2 * x + box_width) / 2), int((2 * y + box_height) / 2)
+    left, top = max(0, centre_x - radius), max(0, centre_y - radius)
+    right, bottom = min(picture.width, centre_x + radius), min(picture.height, centre_y + radius)
+    if right <= left or bottom <= top:  # a box of no area, or beyond the picture: take the picture whole
+        return picture
+    return picture.crop((left, top, right, bottom))

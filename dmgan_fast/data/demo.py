@@ -1,0 +1,31 @@
+"""The embedded demo set: OpenMoji drawings at 128² with captions that name things and colours (see ATTRIBUTION.md)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dmgan_fast.data.dataset import Record
+from dmgan_fast.errors import DataError
+
+FOLDER = Path(__file__).parent / "demo_set"
+
+
+def read_records(split: str) -> list[Record]:
+    """Records of ``"train"`` or ``"test"``."""
+    try:
+        lines = (FOLDER / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"the embedded demo set is missing from this installation: {error}") from None
+    rows = [json.loads(line) for line in lines]
+    return [
+        Record(
+            key=row["key"],
+            picture=FOLDER / "pictures.zip",
+            member=f"{row['key']}.png",
+            captions=tuple(row["captions"]),
+            class_id=row["class_id"],
+        )
+        for row in rows
+        if row["split"] == split
+    ]

@@ -1,0 +1,81 @@
+"""Words and their indices. Index 0 is padding, as in the authors' pickles (`<end>`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dmgan_fast.data.captions import tokenize
+from dmgan_fast.errors import DataError
+from dmgan_fast.files import replace_file
+
+END = "<end>"
+
+
+class Vocabulary:
+    """A fixed list of words; ``words[0]`` is padding."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        self._index = {word: index for index, word in enumerate(self.words)}
+        if len(self._index) != len(self.words):
+            twice = next(word for word, count in Counter(self.words).items() if count > 1)
+            raise DataError(f"vocabulary: the word {twice!r} has two indices")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.words == other.words
+
+    @classmethod
+    def from_captions(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
+        """Words that occur ``min_count`` times or more, in alphabetical order."""
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        return cls([END, *sorted(word for word, count in counts.items() if count >= min_count)])
+
+    @classmethod
+    def from_official(cls, index_to_word: Mapping[int, str]) -> Vocabulary:
+        """The authors' ``ixtoword``, indices kept.
+
+        Raises:
+            DataError: if the indices are not 0, 1, 2, ...
+        """
+        if sorted(index_to_word) != list(range(len(index_to_word))):
+            raise DataError(f"vocabulary: indices must be 0..{len(index_to_word) - 1} without gaps")
+        return cls(index_to_word[index] for index in range(len(index_to_word)))
+
+    def encode(self, text: str) -> tuple[list[int], list[str]]:
+        """Indices of the known words, in order, and the words that are not known."""
+        tokens = tokenize(text)
+        return (
+            [self._index[token] for token in tokens if token in self._index],
+            [token for token in tokens if token not in self._index],
+        )
+
+    def decode(self, indices: Iterable[int]) -> list[str]:
+        """Words of indices, padding left out."""
+        return [self.words[index] for index in indices if index]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON: the list of words."""
+        with replace_file(path) as temporary:
+            temporary.write_text(json.dumps(self.words, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: if the file is missing or not a list of words.
+        """
+        try:
+            words = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"vocabulary {path} can't be read: {error}") from None
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            raise DataError(f"vocabulary {path}: expected a JSON list of words")
+        return cls(words)
