@@ -1,0 +1,164 @@
+"""Configurations of a run: presets, a YAML file, the command line, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field
+
+from dmgan_fast.config import config_dataclass, load_config
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import GeneratorConfig, ImageEncoderConfig
+from dmgan_fast.training.step import StepConfig
+
+T = TypeVar("T")
+
+
+@config_dataclass
+class DataConfig:
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes."""
+
+    source: str = "demo"
+    max_words: int = Field(18, ge=1)
+    workers: int = Field(0, ge=0)
+
+
+@config_dataclass
+class LoopConfig:
+    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(10, ge=2)
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = Field(20, ge=1)
+    sample_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+@config_dataclass
+class PretrainConfig:
+    """DAMSM pretraining; the defaults are AttnGAN's for CUB."""
+
+    data: DataConfig = DataConfig()
+    rnn: Literal["lstm", "gru"] = "lstm"
+    word_channels: int = 256
+    embedding_channels: int = 300
+    dropout: float = 0.5
+    image_encoder: ImageEncoderConfig = ImageEncoderConfig()
+    inception_weights: str | None = None
+    image_size: int = Field(299, ge=32)
+    learning_rate: float = Field(0.002, gt=0)
+    learning_rate_decay: float = Field(0.98, gt=0, le=1)
+    clip: float = Field(0.25, gt=0)
+    gamma1: float = Field(4.0, gt=0)
+    gamma2: float = Field(5.0, gt=0)
+    gamma3: float = Field(10.0, gt=0)
+    loop: LoopConfig = LoopConfig(batch_size=48)
+
+
+@config_dataclass
+class TrainConfig:
+    """GAN training; the defaults are the paper's for CUB birds."""
+
+    data: DataConfig = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator_channels: int = Field(32, ge=1)
+    spectral_norm: Literal["paper", "official", "none"] = "paper"
+    step: StepConfig = StepConfig()
+    loop: LoopConfig = LoopConfig()
+
+
+_DEMO_DATA = {"source": "demo", "max_words": 12}
+PRESETS: dict[str, dict[type, dict[str, Any]]] = {
+    "birds": {PretrainConfig: {}, TrainConfig: {}},
+    "coco": {
+        PretrainConfig: {"data": {"max_words": 15}},
+        TrainConfig: {
+            "data": {"max_words": 12},
+            "generator": {"residual_blocks": 3},
+            "step": {"damsm_weight": 50.0},
+            "loop": {"batch_size": 16},
+        },
+    },
+    "demo": {
+        PretrainConfig: {
+            "data": _DEMO_DATA,
+            "word_channels": 128,
+            "embedding_channels": 128,
+            "image_encoder": {"kind": "compact", "channels": 128, "side": 64, "base_channels": 24},
+            "image_size": 64,
+            "loop": {"steps": 600, "batch_size": 48, "sample_every": 200, "checkpoint_every": 200},
+        },
+        TrainConfig: {
+            "data": _DEMO_DATA,
+            "generator": {
+                "image_sizes": [64, 128],
+                "base_channels": 16,
+                "word_channels": 128,
+                "condition_channels": 64,
+                "noise_channels": 32,
+                "residual_blocks": 1,
+            },
+            "discriminator_channels": 16,
+            "step": {"damsm_weight": 5.0, "average_decay": 0.998},
+            "loop": {"steps": 400, "batch_size": 16, "sample_every": 200, "checkpoint_every": 200},
+        },
+    },
+}
+
+
+def build_config(
+    cls: type[T],
+    *,
+    preset: str = "birds",
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> T:
+    """A configuration from a preset, a YAML file, ``key.subkey=value`` overrides and given values; later ones win.
+
+    Raises:
+        InputError: for an unknown preset, an unreadable file, an unknown key (with the nearest known one) or a value
+            that is not allowed.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    merged = dict(PRESETS[preset][cls])
+    if file is not None:
+        merged = _merge(merged, _read(Path(file)))
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"a setting is written key=value, got {override!r}")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"{name}: {text!r} is not a YAML value: {error}") from None
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        merged = _merge(merged, value)
+    merged = _merge(merged, values or {})
+    return load_config(cls, merged, where=str(file) if file else "configuration")
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"config {file} can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"config {file}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merge(result[key], value) if both else value
+    return result

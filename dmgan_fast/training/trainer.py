@@ -1,0 +1,141 @@
+"""GAN training on top of pretrained DAMSM encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torchvision.utils import save_image
+
+from dmgan_fast.data import CaptionedPictures, PictureBatch, Vocabulary, make_loader, open_dataset
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import Discriminator, DiscriminatorConfig, Generator, ImageEncoder, TextEncoder, padding_mask
+from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.training.engine import pick_device, run
+from dmgan_fast.training.step import Batch, TrainStep
+from dmgan_fast.training.weights import VOCABULARY_NAME, find_bundle, save_bundle
+
+SAMPLES = 24
+
+
+class GANTask:
+    """Generator, discriminators, and the noise they are trained with."""
+
+    kind = "gan"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        encoders: Path,
+        dataset: CaptionedPictures,
+        held_out: CaptionedPictures,
+    ) -> None:
+        self.config = config
+        self.device = pick_device(config.loop.device)
+        self.vocabulary, self.held_out = dataset.vocabulary, held_out
+        self.text_encoder = TextEncoder.from_pretrained(encoders / "text_encoder").to(self.device)
+        self.text_encoder.requires_grad_(False)
+        image_encoder = ImageEncoder.from_pretrained(encoders / "image_encoder").to(self.device)
+        channels = self.text_encoder.config.word_channels
+        if channels != config.generator.word_channels:
+            raise InputError(
+                f"generator.word_channels must be the text encoder's {channels}, got {config.generator.word_channels}"
+            )
+        torch.manual_seed(config.loop.seed)
+        generator = Generator(config.generator).to(self.device)
+        discriminators = [
+            Discriminator(
+                DiscriminatorConfig(
+                    image_size=side,
+                    base_channels=config.discriminator_channels,
+                    sentence_channels=channels,
+                    spectral_norm=config.spectral_norm,
+                )
+            ).to(self.device)
+            for side in config.generator.image_sizes
+        ]
+        self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
+        self.noise = torch.Generator().manual_seed(config.loop.seed)
+
+    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
+        size = len(batch.captions)
+        noise = torch.randn(size, self.config.generator.noise_channels, generator=self.noise)
+        eps = torch.randn(size, self.config.generator.condition_channels, generator=self.noise)
+        return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
+
+    @torch.no_grad()
+    def encode(self, batch: PictureBatch) -> Batch:
+        """Pictures and encoded captions on the device."""
+        words, sentence = self.text_encoder(batch.captions.to(self.device, non_blocking=True), batch.lengths)
+        return Batch(
+            images=[image.to(self.device, non_blocking=True) for image in batch.images],
+            words=words,
+            sentence=sentence,
+            padding_mask=padding_mask(batch.lengths, batch.captions.shape[1]).to(self.device),
+            lengths=batch.lengths.to(self.device),
+            class_ids=batch.class_ids.to(self.device),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_step": self.train_step.state_dict(), "noise": self.noise.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.train_step.load_state_dict(state["train_step"])
+        self.noise.set_state(state["noise"])
+
+    @torch.no_grad()
+    def sample(self, file: Path) -> None:
+        """Held-out captions: a row of real pictures, then what the averaged generator draws, for three rows."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        batch = next(iter(make_loader(self.held_out, min(SAMPLES, len(self.held_out)))))
+        encoded = self.encode(batch)
+        fixed = torch.Generator().manual_seed(self.config.loop.seed)
+        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
+        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        drawn = self.train_step.average.module(
+            noise, encoded.sentence, encoded.words, encoded.padding_mask, eps=eps
+        ).images[-1]
+        rows = []
+        for start in range(0, len(noise), 8):
+            rows += [encoded.images[-1][start : start + 8], drawn[start : start + 8]]
+        save_image(torch.cat(rows).cpu() / 2 + 0.5, file, nrow=8)
+
+    def save_weights(self, folder: Path) -> None:
+        loop, sizes = self.config.loop, self.config.generator.image_sizes
+        card = (
+            f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
+            f"encoder, trained for {loop.steps} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
+        )
+        save_bundle(
+            folder,
+            vocabulary=self.vocabulary,
+            card=card,
+            generator=self.train_step.average.module,
+            text_encoder=self.text_encoder,
+        )
+
+
+def train(
+    config: TrainConfig, encoders: str | Path, out: Path, *, resume: bool = False, console: Console | None = None
+) -> None:
+    """Train a GAN; the result is in ``out/weights``.
+
+    Args:
+        config: what and how long.
+        encoders: folder of a finished DAMSM pretraining.
+        out: see ``engine.run``.
+        resume: go on from the latest checkpoint in ``out``.
+    """
+    bundle = find_bundle(encoders, "text_encoder", "image_encoder")
+    settings = {
+        "image_sizes": config.generator.image_sizes,
+        "max_words": config.data.max_words,
+        "seed": config.loop.seed,
+        "vocabulary": Vocabulary.load(bundle / VOCABULARY_NAME),
+    }
+    dataset = open_dataset(config.data.source, "train", **settings)
+    held_out = open_dataset(config.data.source, "test", **settings)
+    run(GANTask(config, bundle, dataset, held_out), dataset, out, resume=resume, console=console)
