@@ -9,7 +9,10 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x0
 # No -ffast-math: the kernels rely on infinities.
 CXX_FLAGS = ["-O3", "-std=c++20", "-fopenmp-simd", "-fvisibility=hidden", "-Wall", *STABLE_ABI]
 
-PACKAGES = ["dmgan_fast", *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py")))]
+PACKAGES = [
+    "dmgan_fast",
+    *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
+]
 
 setup(
     packages=[*PACKAGES, "dmgan_fast.kernels"],
