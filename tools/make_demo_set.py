@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 PACKAGE = "openmoji@17.0.0"
 SIDE = 128
@@ -33,8 +33,8 @@ DROPPED_SUBGROUPS = {"flags", "subdivision-flag", "regional-indicator", "brand"}
 
 # OpenMoji draws with few colours; each is listed under the word a person would use for it.
 COLOURS = {
-    "black": ["#000000", "#222222"],
-    "gray": ["#3f3f3f", "#9b9b9a", "#d0cfce", "#b3b3b3", "#6f6f6f"],
+    "black": ["#000000", "#222222", "#3f3f3f"],
+    "gray": ["#9b9b9a", "#d0cfce", "#b3b3b3", "#6f6f6f"],
     "red": ["#ea5a47", "#d22f27", "#781e32", "#c1272d", "#e03030"],
     "pink": ["#ffa7c0", "#e67a94", "#f4b8c8", "#ff6fa8"],
     "orange": ["#e27022", "#f4aa41", "#f39821", "#e8892b"],
@@ -46,7 +46,8 @@ COLOURS = {
 }
 MIN_SHARE = 0.08  # of the coloured area, to be named
 BLACK_SHARE = 0.35  # outlines are black everywhere; only a black body is worth a word
-NEAR_WHITE = 245
+DARK_BODY = 0x3F  # OpenMoji fills black things with this gray, and draws outlines in pure black
+BACKGROUND = (255, 0, 255)  # marks the white around the drawing
 
 
 def main() -> None:
@@ -76,7 +77,8 @@ def build(archive: tarfile.TarFile, out: Path) -> None:
     classes = {name: k for k, name in enumerate(sorted({f"{d['group']}/{d['subgroups']}" for d in kept}), start=1)}
     out.mkdir(parents=True, exist_ok=True)
     lines = []
-    with zipfile.ZipFile(out / "pictures.zip", "w", zipfile.ZIP_STORED) as pictures:
+    partial = out / "pictures.zip.part"
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as pictures:
         for drawing in kept:
             key = drawing["hexcode"]
             svg = read(archive, f"package/color/svg/{key}.svg").decode()
@@ -93,8 +95,10 @@ def build(archive: tarfile.TarFile, out: Path) -> None:
                     "captions": captions(drawing, colours(picture), random.Random(key)),
                 }
             )
+    partial.replace(out / "pictures.zip")
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (out / "captions.jsonl").write_text(text, encoding="utf-8")
+    (out / "LICENSE").write_bytes(read(archive, "package/LICENSE.txt"))
     print(f"{len(lines)} pictures, {len(classes)} classes, {sum(len(line['captions']) for line in lines)} captions")
 
 
@@ -119,20 +123,25 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def colours(picture: Image.Image) -> list[str]:
-    """Names of the picture's main colours, largest area first."""
-    names = [name for name, shades in COLOURS.items() for _ in shades]
-    shades = np.array([[int(shade[k : k + 2], 16) for k in (1, 3, 5)] for group in COLOURS.values() for shade in group])
-    pixels = np.asarray(picture, dtype=np.int32).reshape(-1, 3)
-    pixels = pixels[(pixels < NEAR_WHITE).any(1)]
+    """Names of the picture's main colours, largest area first; the background is not one of them."""
+    names = ["white", *(name for name, shades in COLOURS.items() for _ in shades)]
+    shades = ["#ffffff", *(shade for group in COLOURS.values() for shade in group)]
+    table = np.array([[int(shade[k : k + 2], 16) for k in (1, 3, 5)] for shade in shades])
+    marked = ImageOps.expand(picture, 1, "white")
+    ImageDraw.floodfill(marked, (0, 0), BACKGROUND, thresh=30)
+    marked = np.asarray(marked, dtype=np.int32)
+    pixels = marked[1:-1, 1:-1]
+    flat = (abs(pixels - marked[:-2, 1:-1]) <= 3).all(2) & (abs(pixels - marked[1:-1, :-2]) <= 3).all(2)
+    inside = (pixels != BACKGROUND).any(2)
+    pixels = pixels[inside & flat] if (inside & flat).any() else pixels[inside]  # soft edges mix colours
     if not len(pixels):
         return []
-    nearest = ((pixels[:, None] - shades[None]) ** 2).sum(2).argmin(1)
-    area = dict.fromkeys(COLOURS, 0)
+    nearest = ((pixels[:, None] - table[None]) ** 2).sum(2).argmin(1)
+    area = dict.fromkeys(names, 0)
     for index, count in zip(*np.unique(nearest, return_counts=True), strict=True):
         area[names[index]] += int(count)
-    area["gray"] -= min(area["gray"], area["black"] // 2)  # soft edges of the black outline
     if area["black"] < BLACK_SHARE * len(pixels):
-        area["black"] = 0
+        area["black"] = int((abs(pixels - DARK_BODY) <= 2).all(1).sum())
     total = sum(area.values())
     ranked = sorted(area, key=lambda name: -area[name])
     return [name for name in ranked if total and area[name] >= MIN_SHARE * total][:3]
@@ -140,11 +149,15 @@ def colours(picture: Image.Image) -> list[str]:
 
 def captions(drawing: dict[str, str], palette: list[str], choose: random.Random) -> list[str]:
     """Five captions: what it is, in which colours, and words people use for it."""
-    thing = plain(drawing["annotation"])
+    annotation = drawing["annotation"].replace("family:", "family of").replace("*", "asterisk")
+    thing = plain(annotation.replace("#", "number sign"))
     group = plain(drawing["subgroups"])
     tags = [plain(tag) for tag in f"{drawing['tags']},{drawing['openmoji_tags']}".split(",")]
-    tags = [tag for tag in dict.fromkeys(tags) if tag and tag not in f" {thing} " and tag != group] or [group]
+    tags = [tag for tag in dict.fromkeys(tags) if tag and tag not in thing and tag != group]
     choose.shuffle(tags)
+    tags = tags or [plain(drawing["group"])]
+    last = f", {tags[1]}" if tags[1:] else ""
+    palette = [name for name in palette if name not in thing.split()] or palette  # not "a black black cat"
     first = palette[0] if palette else "white"
     listed = join(palette) if palette else "white"
     with_rest = f" with {join(palette[1:])}" if palette[1:] else ""
@@ -152,8 +165,8 @@ def captions(drawing: dict[str, str], palette: list[str], choose: random.Random)
         f"{article(listed)} {thing}",
         f"{article(thing)} drawn in {listed}",
         f"{choose.choice(['a picture of', 'a drawing of', 'an icon of'])} {article(first)} {thing}{with_rest}",
-        f"{article(first)} {thing}, {tags[0]}",
-        f"a mostly {first} {thing}{with_rest}, {group}, {tags[-1]}",
+        f"{article(listed)} {thing}, {tags[0]}",
+        f"a mostly {first} {thing}{with_rest}, {group}{last}",
     ]
 
 

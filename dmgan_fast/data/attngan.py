@@ -1,12 +1,12 @@
 """CUB and COCO in the layout of AttnGAN's users.
 
-    DIR/captions.pickle            [train captions, test captions, ixtoword, wordtoix], or made from text/
-    DIR/train/filenames.pickle     keys, as 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18
-    DIR/test/filenames.pickle
-    DIR/train/class_info.pickle    a class for each key (CUB; COCO has none, each picture is its own class)
-    DIR/text/KEY.txt               captions, one a line
-    DIR/CUB_200_2011/              images/KEY.jpg, images.txt, bounding_boxes.txt
-    DIR/images/KEY.jpg             (COCO)
+DIR/captions.pickle            [train captions, test captions, ixtoword, wordtoix], or made from text/
+DIR/train/filenames.pickle     keys, as 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18
+DIR/test/filenames.pickle
+DIR/train/class_info.pickle    a class for each key (CUB; COCO has none, each picture is its own class)
+DIR/text/KEY.txt               captions, one a line
+DIR/CUB_200_2011/              images/KEY.jpg, images.txt, bounding_boxes.txt
+DIR/images/KEY.jpg             (COCO)
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def _captions(folder: Path, split: str, keys: list[str]) -> tuple[list[tuple[str
         raise DataError(f"{file}: expected [train captions, test captions, ixtoword, wordtoix]")
     vocabulary = Vocabulary.from_official(content[2])
     rows = content[0 if split == "train" else 1]
+    if not isinstance(rows, (list, tuple)):
+        raise DataError(f"{file}: the {split} captions must be a list, got {type(rows).__name__}")
     per_picture, rest = divmod(len(rows), max(1, len(keys)))
     if rest or not per_picture:
         raise DataError(f"{file}: {len(rows)} {split} captions do not divide among {len(keys)} pictures")
@@ -87,14 +89,25 @@ def _classes(folder: Path, split: str, keys: list[str]) -> list[int]:
     classes = read_pickle(file)
     if not isinstance(classes, (list, tuple)) or len(classes) != len(keys):
         raise DataError(f"{file}: expected {len(keys)} classes, one for each key")
-    return [int(value) for value in classes]
+    try:
+        return [int(value) for value in classes]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: a class must be a whole number: {error}") from None
 
 
 def _boxes(cub: Path) -> dict[str, tuple[float, float, float, float]]:
     """Key → x, y, width, height."""
     try:
-        names = dict(line.split(maxsplit=1) for line in (cub / "images.txt").read_text().splitlines() if line.strip())
-        rows = [line.split() for line in (cub / "bounding_boxes.txt").read_text().splitlines() if line.strip()]
+        names = dict(
+            line.split(maxsplit=1)
+            for line in (cub / "images.txt").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        )
+        rows = [
+            line.split()
+            for line in (cub / "bounding_boxes.txt").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
         return {
             names[number].strip().rsplit(".", 1)[0]: (float(x), float(y), float(w), float(h))
             for number, x, y, w, h in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class CaptionedPictures(Dataset[PictureItem]):
 
     def __getitem__(self, index: int) -> PictureItem:
         record, captions = self.records[index], self._captions[index]
-        choose = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+        choose = generator(self.seed, self.epoch if self.augment else 0, index)
         caption = captions[int(torch.randint(len(captions), (), generator=choose))] if self.augment else captions[0]
         words = choose_words(caption, self.max_words, choose)
         return PictureItem(
@@ -130,7 +131,7 @@ class CaptionedPictures(Dataset[PictureItem]):
             crop = crop.flip(2)
         whole = crop[None].float()
         scaled = [
-            whole if s == side else torch.nn.functional.interpolate(whole, size=(s, s), mode="area")
+            whole if s == side else torch.nn.functional.interpolate(whole, size=(s, s), mode="bilinear", antialias=True)
             for s in self.image_sizes
         ]
         return [image[0] / 127.5 - 1 for image in scaled]
@@ -147,6 +148,12 @@ class CaptionedPictures(Dataset[PictureItem]):
         if self._decoded is not None:
             self._decoded[index] = pixels
         return pixels
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """Randomness that depends on the numbers only, on every machine alike."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def read_picture(record: Record) -> Image.Image:
@@ -167,7 +174,7 @@ def read_picture(record: Record) -> Image.Image:
             return picture.convert("RGB")
     except FileNotFoundError:
         raise DataError(f"picture not found: {where}") from None
-    except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+    except Exception as error:  # a broken picture can raise almost anything
         raise DataError(f"picture can't be read: {where}: {error}") from None
 
 

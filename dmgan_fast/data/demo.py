@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "demo_set"
 def read_records(split: str) -> list[Record]:
     """Records of ``"train"`` or ``"test"``."""
     try:
-        lines = (FOLDER / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (FOLDER / "captions.jsonl").read_text(encoding="utf-8").strip().split("\n")
     except OSError as error:
         raise DataError(f"the embedded demo set is missing from this installation: {error}") from None
     rows = [json.loads(line) for line in lines]

@@ -49,8 +49,10 @@ def read_records(folder: Path, split: str) -> list[Record]:
         if (entry["split"] or _split(name)) == split:
             try:
                 class_id = index if entry["class_id"] in (None, "") else int(entry["class_id"])
-            except ValueError:
-                raise DataError(f"{file}: class_id of {name} must be a whole number, got {entry['class_id']!r}") from None
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"{file}: class_id of {name} must be a whole number, got {entry['class_id']!r}"
+                ) from None
             records.append(Record(name, folder / name, tuple(entry["captions"]), class_id))
     return records
 
@@ -69,9 +71,12 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                     raise DataError(f"{file}: column {', '.join(sorted(missing))} is missing; has {reader.fieldnames}")
                 yield from enumerate(reader, start=2)
         else:
-            for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    try:
+                        row = json.loads(line)
+                    except ValueError as error:
+                        raise DataError(f"{file}:{number}: not JSON: {error}") from None
                     if not isinstance(row, dict):
                         raise DataError(f"{file}:{number}: expected an object, got {row!r}")
                     yield number, row

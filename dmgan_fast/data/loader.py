@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dmgan_fast.data.dataset import CaptionedPictures, PictureItem
+from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, generator
 from dmgan_fast.errors import InputError
 
 
@@ -29,8 +29,9 @@ class EpochBatches(Sampler[list[int]]):
     def __init__(self, size: int, batch_size: int, *, seed: int, epoch: int, start_batch: int = 0) -> None:
         if not 1 <= batch_size <= size:
             raise InputError(f"batch_size must lie in 1..{size} (the pictures of this split), got {batch_size}")
-        shuffle = torch.Generator().manual_seed(hash((seed, epoch)) & 0x7FFF_FFFF_FFFF_FFFF)
-        self._order = torch.randperm(size, generator=shuffle).tolist()
+        if start_batch < 0:
+            raise InputError(f"start_batch must be 0 or more, got {start_batch}")
+        self._order = torch.randperm(size, generator=generator(seed, epoch)).tolist()
         self._starts = range(start_batch * batch_size, size - batch_size + 1, batch_size)
         self._batch_size = batch_size
 
@@ -61,7 +62,7 @@ def make_loader(
         pin_memory: for copies to a GPU.
     """
     dataset.set_epoch(epoch)
-    return DataLoader(
+    return DataLoader(  # type: ignore[return-value]  # collated
         dataset,
         batch_sampler=EpochBatches(len(dataset), batch_size, seed=seed, epoch=epoch, start_batch=start_batch),
         num_workers=workers,

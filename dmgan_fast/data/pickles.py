@@ -11,18 +11,45 @@ import numpy as np
 
 from dmgan_fast.errors import DataError
 
+
+class _DType:
+    """Stands for ``numpy.dtype``: keeps the code and byte order of plain numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.code, self.order = str(code), "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def read(self, raw: bytes | str) -> list[Any]:
+        if self.code[:1] not in "biuf":
+            raise pickle.UnpicklingError(f"it holds numpy data of type {self.code}; only plain numbers are read")
+        content = raw.encode("latin1") if isinstance(raw, str) else raw
+        return np.frombuffer(content, np.dtype(self.order + self.code)).tolist()
+
+
+class _Array(list):
+    """Stands for ``numpy.ndarray``: the elements as a list."""
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, _, dtype, _, content = state
+        self.extend(content if isinstance(content, list) else dtype.read(content))
+
+
 # What the authors' caption, file-name and class files hold besides builtin containers, strings and numbers.
+# Nothing of numpy is called with the file's arguments: arrays become lists, numbers Python's own.
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Array,
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
 }
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "scalar"] = np.core.multiarray.scalar if not hasattr(np, "_core") else np._core.multiarray.scalar
-    _ALLOWED[_module, "_reconstruct"] = (
-        np.core.multiarray._reconstruct if not hasattr(np, "_core") else np._core.multiarray._reconstruct
-    )
+    _ALLOWED[_module, "scalar"] = lambda dtype, raw: dtype.read(raw)[0]
+    _ALLOWED[_module, "_reconstruct"] = _Array
 
 
 class _Restricted(pickle.Unpickler):
@@ -34,7 +61,7 @@ class _Restricted(pickle.Unpickler):
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Containers, strings, numbers and numpy arrays from a pickle of Python 2 or 3.
+    """Containers, strings and numbers (numpy arrays as lists) from a pickle of Python 2 or 3.
 
     Raises:
         DataError: if the file is missing, broken, or asks for anything else (nothing is executed).

@@ -44,8 +44,10 @@ class Vocabulary:
         Raises:
             DataError: if the indices are not 0, 1, 2, ...
         """
-        if sorted(index_to_word) != list(range(len(index_to_word))):
+        if set(index_to_word) != set(range(len(index_to_word))):
             raise DataError(f"vocabulary: indices must be 0..{len(index_to_word) - 1} without gaps")
+        if not all(isinstance(word, str) for word in index_to_word.values()):
+            raise DataError("vocabulary: every word must be text")
         return cls(index_to_word[index] for index in range(len(index_to_word)))
 
     def encode(self, text: str) -> tuple[list[int], list[str]]:
