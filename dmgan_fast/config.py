@@ -18,7 +18,7 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config_dataclass(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass whose values are validated and whose unknown keys are refused."""
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
 
 
 def load_config(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:

@@ -188,6 +188,4 @@ def words_similarity(
         InputError: for shapes, dtypes or devices that do not fit.
         BackendError: if the backend asked for can't run.
     """
-    return ops.words_similarity.words_similarity(
-        regions, words, lengths, gamma1=gamma1, gamma2=gamma2, backend=backend
-    )
+    return ops.words_similarity.words_similarity(regions, words, lengths, gamma1=gamma1, gamma2=gamma2, backend=backend)

@@ -159,7 +159,9 @@ def export_image_encoder(model: ImageEncoder, *, batch_counters: bool = True) ->
         CheckpointError: for a compact encoder, which the authors' code does not have.
     """
     if model.config.kind != "inception":
-        raise CheckpointError(f"export_image_encoder: the authors' encoder is Inception-v3, this one is {model.config.kind}")
+        raise CheckpointError(
+            f"export_image_encoder: the authors' encoder is Inception-v3, this one is {model.config.kind}"
+        )
     return _export(model, IMAGE_ENCODER, batch_counters)
 
 

@@ -99,9 +99,7 @@ IMAGE_ENCODER: list[Rule] = [
 ]
 
 
-def translate(
-    rules: list[Rule], keys: Iterable[str]
-) -> dict[str, tuple[str, Callable[[list[int]], list[int]]]]:
+def translate(rules: list[Rule], keys: Iterable[str]) -> dict[str, tuple[str, Callable[[list[int]], list[int]]]]:
     """Our key → (the authors' key, how our shape becomes theirs)."""
     result = {}
     for key in keys:

@@ -62,8 +62,8 @@ def make_loader(
         pin_memory: for copies to a GPU.
     """
     dataset.set_epoch(epoch)
-    return DataLoader(  # type: ignore[return-value]  # collated
-        dataset,
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # items become batches in collate
         batch_sampler=EpochBatches(len(dataset), batch_size, seed=seed, epoch=epoch, start_batch=start_batch),
         num_workers=workers,
         pin_memory=pin_memory,

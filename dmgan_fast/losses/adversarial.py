@@ -38,7 +38,9 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
     """
     size = len(sentence)
     if not len(real) == len(fake) == size:
-        raise InputError(f"discriminator_loss: real, fake and sentence differ in size: {len(real)}, {len(fake)}, {size}")
+        raise InputError(
+            f"discriminator_loss: real, fake and sentence differ in size: {len(real)}, {len(fake)}, {size}"
+        )
     real_features = discriminator.features(real)
     fake_features = discriminator.features(fake.detach())
     real_terms = [_judged_real(discriminator.logits(real_features, sentence))]
@@ -58,7 +60,7 @@ def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sente
 
 
 def generator_loss(
-    discriminators: Sequence[Discriminator] | nn.ModuleList,
+    discriminators: Sequence[Discriminator],
     fakes: Sequence[Tensor],
     sentence: Tensor,
     *,

@@ -14,7 +14,9 @@ def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
         InputError: if the shapes differ.
     """
     if mu.shape != logvar.shape:
-        raise InputError(f"conditioning_loss: logvar must have the shape of mu {list(mu.shape)}, got {list(logvar.shape)}")
+        raise InputError(
+            f"conditioning_loss: logvar must have the shape of mu {list(mu.shape)}, got {list(logvar.shape)}"
+        )
     if mu.dtype.itemsize < 4:
         mu, logvar = mu.float(), logvar.float()
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()

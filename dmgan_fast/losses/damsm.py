@@ -52,7 +52,8 @@ def sentence_loss(
     """Sentence loss of image codes and sentences, ``[B, D]`` each; ``class_ids`` and result as in ``words_loss``."""
     if codes.dim() != 2 or codes.shape != sentences.shape:
         raise InputError(
-            f"sentence_loss: codes and sentences must both be [B, D], got {list(codes.shape)} and {list(sentences.shape)}"
+            "sentence_loss: codes and sentences must both be [B, D], "
+            f"got {list(codes.shape)} and {list(sentences.shape)}"
         )
     with torch.autocast(codes.device.type, enabled=False):
         codes, sentences = _wide(codes), _wide(sentences)

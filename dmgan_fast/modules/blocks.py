@@ -25,7 +25,7 @@ class BatchNormGLU(nn.BatchNorm2d):
             self.running_mean,
             self.running_var,
             training=self.training,
-            momentum=self.momentum,
+            momentum=self.momentum or 0.0,
             eps=self.eps,
         )
 
@@ -76,5 +76,3 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -52,7 +53,7 @@ class Discriminator(PretrainedModel):
         halvings = (config.image_size // FEATURE_SIDE).bit_length() - 1
         widths = [3] + [base << k for k in range(halvings)]
         self.down = nn.ModuleList(
-            SpectralNormConv2d(i, o, 4, stride=2, padding=1, mode=mode) for i, o in zip(widths, widths[1:], strict=False)
+            SpectralNormConv2d(i, o, 4, stride=2, padding=1, mode=mode) for i, o in pairwise(widths)
         )
         narrowing = widths[-1:3:-1]  # back to the width of the fourth convolution
         self.narrow = nn.ModuleList(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,7 +81,7 @@ class InitialStage(nn.Module):
         self.projection = nn.Linear(in_channels, 2 * features, bias=False)
         self.norm = BatchNormGLU(2 * features)
         widths = [self.seed_channels >> k for k in range(5)]
-        self.up_blocks = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.up_blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
         x = self.projection(torch.cat((condition, noise), 1))

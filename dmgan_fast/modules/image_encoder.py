@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ CODE_CHANNELS = 2048  # Mixed_7c
 
 @config_dataclass
 class ImageEncoderConfig:
-    """``channels``: ``D``, as the text encoder's. ``side``, ``base_channels``: the compact encoder's input and width."""
+    """``channels``: ``D``, as the text encoder's. ``side``, ``base_channels``: of the compact encoder."""
 
     kind: Literal["inception", "compact"] = "inception"
     channels: int = 256
@@ -104,7 +105,7 @@ class ImageEncoder(PretrainedModel):
 
 
 class InceptionTrunk(nn.Module):
-    """torchvision's Inception-v3 without its classifiers: ``[B, 3, 299, 299]`` → ``[B, 768, 17, 17]``, ``[B, 2048]``."""
+    """torchvision's Inception-v3 without classifiers: ``[B, 3, 299, 299]`` → ``[B, 768, 17, 17]``, ``[B, 2048]``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class CompactTrunk(nn.Module):
                 nn.BatchNorm2d(o),
                 nn.LeakyReLU(0.2),
             )
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

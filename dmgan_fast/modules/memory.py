@@ -48,7 +48,7 @@ class DynamicMemory(nn.Module):
 
     def reset_parameters(self) -> None:
         """Orthogonal weights; biases uniform within 1/sqrt(inputs), as PyTorch's convolutions start."""
-        inputs = {"word": self.word_weight, "image": self.image_weight, "key": self.key_weight}
+        inputs: dict[str, Tensor] = {"word": self.word_weight, "image": self.image_weight, "key": self.key_weight}
         inputs |= {"value": self.value_weight, "response": self.response_weight[None]}
         for name, weight in inputs.items():
             nn.init.orthogonal_(weight)
@@ -89,4 +89,4 @@ class DynamicMemory(nn.Module):
             return_attention=return_attention,
             return_gate=return_attention,
         )
-        return MemoryOutput(*result) if return_attention else MemoryOutput(result, None, None)
+        return MemoryOutput(result, None, None) if isinstance(result, Tensor) else MemoryOutput(*result)

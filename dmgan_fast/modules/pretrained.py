@@ -38,7 +38,9 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], *, map_location: str = "cpu", **download: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]  # a folder of our own format, with plain errors
+        cls, source: str | os.PathLike[str], *, map_location: str = "cpu", **download: Any
+    ) -> Self:
         """Load a model in evaluation mode.
 
         Args:
@@ -81,7 +83,9 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         try:
             return Path(hf_hub_download(model_id, name, **{key: download[key] for key in keys if key in download}))
         except Exception as error:  # the Hub client raises many unrelated types
-            raise CheckpointError(f"{model_id!r} is no local folder and {name} could not be fetched: {error}") from error
+            raise CheckpointError(
+                f"{model_id!r} is no local folder and {name} could not be fetched: {error}"
+            ) from error
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

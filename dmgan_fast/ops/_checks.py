@@ -35,7 +35,9 @@ def same_kind(op: str, first: str, tensors: dict[str, Tensor | None]) -> None:
         if tensor is None:
             continue
         if tensor.device != base.device:
-            raise InputError(f"{op}: {name} is on {tensor.device}, {first} is on {base.device}; they must be on one device")
+            raise InputError(
+                f"{op}: {name} is on {tensor.device}, {first} is on {base.device}; they must be on one device"
+            )
         if tensor.dtype != base.dtype and not autocast:
             raise InputError(f"{op}: {name} is {tensor.dtype}, {first} is {base.dtype}; they must have one dtype")
 

@@ -9,7 +9,9 @@ from dmgan_fast.ops import _backends, _checks
 OP = "memory_write"
 
 
-def memory_write(words: Tensor, image_mean: Tensor, *, backend: str | None = None, **weights: Tensor) -> tuple[Tensor, Tensor]:
+def memory_write(
+    words: Tensor, image_mean: Tensor, *, backend: str | None = None, **weights: Tensor
+) -> tuple[Tensor, Tensor]:
     _checks.shape(OP, "words", words, ("B", "D", "T"))
     batch, word_channels, _ = words.shape
     _checks.shape(OP, "image_mean", image_mean, (batch, "C"))

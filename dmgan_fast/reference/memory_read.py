@@ -23,7 +23,7 @@ def memory_read(
     return_gate: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
     """``h [B, C, H, W]``, key and value ``[B, C, T]`` → ``h' [B, C, H, W]``, and on request the attention
-    ``[B, T, H, W]`` and the response gate ``[B, 1, H, W]`` (None without a gate).
+    ``[B, T, H, W]`` and the response gate ``[B, 1, H, W]`` (which needs ``gate_weight``).
 
     A pixel whose words are all masked reads zero. ``mask_mode="official"`` masks row ``r = b * N + n`` with the
     padding of sample ``r mod B``, as the authors' ``mask.repeat(N, 1)`` does.
@@ -48,9 +48,9 @@ def memory_read(
         weight_h, weight_read = gate_weight.chunk(2)
         gate = torch.sigmoid((weight_h @ pixels + weight_read @ read)[:, None] + gate_bias)  # [B, 1, N]
         result = gate * read + (1 - gate) * pixels
-    outputs: tuple[Tensor, ...] = (result.view_as(h) if h.is_contiguous() else result.reshape(h.shape),)
+    outputs: tuple[Tensor, ...] = (result.reshape(h.shape),)
     if return_attention:
         outputs += (attention.reshape(batch, -1, height, width),)
-    if return_gate:
-        outputs += (None if gate is None else gate.reshape(batch, 1, height, width),)  # type: ignore[operator]
+    if return_gate and gate is not None:
+        outputs += (gate.reshape(batch, 1, height, width),)
     return outputs[0] if len(outputs) == 1 else outputs

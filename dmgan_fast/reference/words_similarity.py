@@ -23,5 +23,5 @@ def words_similarity(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1:
     words_last = words.transpose(1, 2)  # [B', T, D]
     product = (context * words_last).sum(3)
     norms = (context.norm(dim=3) * words_last.norm(dim=2)).clamp(min=COSINE_EPS)
-    matched = (gamma2 * product / norms).masked_fill(padding, -torch.inf)
+    matched = (gamma2 * (product / norms)).masked_fill(padding, -torch.inf)
     return torch.logsumexp(matched, 2)

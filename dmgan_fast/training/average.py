@@ -25,7 +25,8 @@ class WeightAverage(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one step towards ``model``."""
-        average, live = list(self.module.parameters()), [p.detach() for p in model.parameters()]
+        average = [parameter.detach() for parameter in self.module.parameters()]
+        live = [parameter.detach() for parameter in model.parameters()]
         for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             if self.average_buffers and ours.is_floating_point():
                 average.append(ours)

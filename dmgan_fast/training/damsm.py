@@ -45,9 +45,7 @@ class DAMSMTask:
         if config.image_encoder.kind == "inception":
             self.image_encoder.load_inception(config.inception_weights)
         learning = [*self.text_encoder.parameters(), *self.image_encoder.parameters()]
-        self.optimizer = Adam(
-            [p for p in learning if p.requires_grad], lr=config.learning_rate, betas=BETAS
-        )
+        self.optimizer = Adam([p for p in learning if p.requires_grad], lr=config.learning_rate, betas=BETAS)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
         config = self.config
@@ -93,7 +91,10 @@ class DAMSMTask:
         _, codes, sentences = self._held_out()
         codes, sentences = (torch.nn.functional.normalize(x) for x in (codes, sentences))
         found = [
-            (sentences[k] @ codes[[k, *((k + j) % len(codes) for j in range(1, min(RETRIEVAL_CANDIDATES, len(codes))))]].t())
+            (
+                sentences[k]
+                @ codes[[k, *((k + j) % len(codes) for j in range(1, min(RETRIEVAL_CANDIDATES, len(codes))))]].t()
+            )
             .argmax()
             .eq(0)
             for k in range(len(codes))
@@ -111,9 +112,9 @@ class DAMSMTask:
             sentences.append(self.text_encoder(batch.captions.to(self.device), batch.lengths)[1])
         return torch.cat(images), torch.cat(codes), torch.cat(sentences)
 
-    def save_weights(self, folder: Path) -> None:
+    def save_weights(self, folder: Path, step: int) -> None:
         card = (
-            f"DAMSM encoders trained for {self.config.loop.steps} steps of {self.config.loop.batch_size} on "
+            f"DAMSM encoders trained for {step} steps of {self.config.loop.batch_size} on "
             f"{self.config.data.source!r}.\n\nRetrieval of held-out pictures by their caption, among "
             f"{min(RETRIEVAL_CANDIDATES, len(self.held_out))}: {100 * self.retrieval():.1f} % right "
             f"(chance: {100 / min(RETRIEVAL_CANDIDATES, len(self.held_out)):.1f} %).\n"
@@ -129,7 +130,11 @@ class DAMSMTask:
 
 def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
     """Train the encoders; the result is in ``out/weights``. See ``engine.run`` for what else ``out`` gets."""
-    settings = {"image_sizes": (config.image_size,), "max_words": config.data.max_words, "seed": config.loop.seed}
+    settings: dict[str, Any] = {
+        "image_sizes": (config.image_size,),
+        "max_words": config.data.max_words,
+        "seed": config.loop.seed,
+    }
     dataset = open_dataset(config.data.source, "train", **settings)
     held_out = open_dataset(config.data.source, "test", vocabulary=dataset.vocabulary, **settings)
     run(DAMSMTask(config, dataset, held_out), dataset, out, resume=resume, console=console)

@@ -51,7 +51,7 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> None: ...
-    def save_weights(self, folder: Path) -> None: ...
+    def save_weights(self, folder: Path, step: int) -> None: ...
 
 
 def pick_device(name: str) -> torch.device:
@@ -100,6 +100,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             "task": task.state_dict(),
         }
         save_checkpoint(checkpoint_file(checkpoints, step), state, loop.keep_checkpoints)
+        task.save_weights(out / "weights", step)
 
     with _ctrl_c() as stop, log, Progress(*columns, console=console) as progress:
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
@@ -124,7 +125,6 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 save(done)
             if stop and done < loop.steps:
                 raise Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
-    task.save_weights(out / "weights")
 
 
 def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
@@ -132,7 +132,9 @@ def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
     latest = latest_checkpoint(checkpoints)
     if not resume:
         if latest is not None:
-            raise CheckpointError(f"{checkpoints.parent} already holds a run (step {latest.stem[5:]}); give --resume or another --out")
+            raise CheckpointError(
+                f"{checkpoints.parent} already holds a run (step {latest.stem[5:]}); give --resume or another --out"
+            )
         return 0, 0.0
     if latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {checkpoints}")

@@ -54,7 +54,9 @@ def load_checkpoint(file: Path, kind: str) -> dict[str, Any]:
     except Exception as error:  # torch.load raises many types
         raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") != kind:
-        found = f"{state.get('kind')}, format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
+        found = (
+            f"{state.get('kind')}, format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
+        )
         raise CheckpointError(f"{file}: expected a {kind} checkpoint of format {FORMAT}, got {found}")
     return state
 

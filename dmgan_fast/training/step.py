@@ -105,7 +105,7 @@ class TrainStep:
             raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
         self.config = config
         self.generator = generator
-        self.discriminators = nn.ModuleList(discriminators)
+        self.discriminators: Sequence[Discriminator] = discriminators
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
         self.generator_optimizer = Adam(generator.parameters(), lr=config.generator_learning_rate, betas=config.betas)
@@ -144,7 +144,7 @@ class TrainStep:
             losses[f"discriminator_{fake.shape[-1]}"] = loss.detach()
 
         self.generator_optimizer.zero_grad(set_to_none=True)
-        self.discriminators.requires_grad_(False)
+        self._learn(False)
         try:
             total, parts = generator_loss(
                 self.discriminators,
@@ -163,7 +163,7 @@ class TrainStep:
             total = total + self.config.conditioning_weight * conditioning
             total.backward()
         finally:
-            self.discriminators.requires_grad_(True)
+            self._learn(True)
         self.generator_optimizer.step()
         self.average.update(self.generator)
         return losses | parts | {"conditioning": conditioning.detach(), "generator": total.detach()}
@@ -187,6 +187,10 @@ class TrainStep:
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         for optimizer, values in zip(self.discriminator_optimizers, state["discriminator_optimizers"], strict=True):
             optimizer.load_state_dict(values)
+
+    def _learn(self, learn: bool) -> None:
+        for discriminator in self.discriminators:
+            discriminator.requires_grad_(learn)
 
     def _check(self, batch: Batch) -> None:
         size = len(batch.sentence)

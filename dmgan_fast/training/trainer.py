@@ -103,17 +103,17 @@ class GANTask:
             rows += [encoded.images[-1][start : start + 8], drawn[start : start + 8]]
         save_image(torch.cat(rows).cpu() / 2 + 0.5, file, nrow=8)
 
-    def save_weights(self, folder: Path) -> None:
+    def save_weights(self, folder: Path, step: int) -> None:
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
             f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
-            f"encoder, trained for {loop.steps} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
+            f"encoder, trained for {step} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
         )
         save_bundle(
             folder,
             vocabulary=self.vocabulary,
             card=card,
-            generator=self.train_step.average.module,
+            generator=self.train_step.average.module,  # type: ignore[arg-type]
             text_encoder=self.text_encoder,
         )
 
@@ -130,7 +130,7 @@ def train(
         resume: go on from the latest checkpoint in ``out``.
     """
     bundle = find_bundle(encoders, "text_encoder", "image_encoder")
-    settings = {
+    settings: dict[str, Any] = {
         "image_sizes": config.generator.image_sizes,
         "max_words": config.data.max_words,
         "seed": config.loop.seed,

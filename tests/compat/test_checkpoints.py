@@ -24,7 +24,8 @@ SMALL = {"base_channels": 4, "word_channels": 16, "condition_channels": 12, "noi
 def same(one, other):
     assert list(one) == list(other)
     for key in one:
-        assert one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]), key
+        assert one[key].dtype == other[key].dtype, key
+        assert torch.equal(one[key], other[key]), key
 
 
 def small_generator(**changes):
@@ -70,7 +71,8 @@ def test_text_encoder_round_trip(rnn, layers):
         TextEncoderConfig(vocabulary_size=11, word_channels=8, embedding_channels=5, rnn=rnn, layers=layers)
     )
     state = compat.export_text_encoder(model)
-    assert "encoder.weight" in state and "rnn.weight_ih_l0_reverse" in state
+    assert "encoder.weight" in state
+    assert "rnn.weight_ih_l0_reverse" in state
     again = compat.import_text_encoder(state)
     assert again.config == model.config
     same(compat.export_text_encoder(again), state)
@@ -97,7 +99,9 @@ def test_data_parallel_prefix_is_dropped():
 
 
 def test_float64_stays_float64():
-    state = {k: v.double() if v.is_floating_point() else v for k, v in compat.export_generator(small_generator()).items()}
+    state = {
+        k: v.double() if v.is_floating_point() else v for k, v in compat.export_generator(small_generator()).items()
+    }
     same(compat.export_generator(compat.import_generator(state)), state)
 
 
@@ -110,7 +114,8 @@ def test_wrong_checkpoint_says_which_keys_and_shapes():
         compat.import_generator(state)
     message = str(caught.value)
     assert "h_net2.A.weight is [1, 17], the model has [1, 16]" in message
-    assert "missing h_net3.B.weight" in message and "unexpected spare.weight" in message
+    assert "missing h_net3.B.weight" in message
+    assert "unexpected spare.weight" in message
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(CheckpointError, match="checkpoint not found"):
         compat.load_checkpoint(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match="text.pth"):
+    with pytest.raises(CheckpointError, match=r"text\.pth"):
         compat.load_checkpoint(tmp_path / "text.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="expected a state dict"):

@@ -40,9 +40,7 @@ def test_generator_outputs_gradients_and_statistics(golden, mode):
     expected = golden(f"gnet_s0_{mode}_f64") | golden(f"gnet_s0_{mode}_grads_f64")
     expected = {key.removeprefix(f"{mode}/f64/").removeprefix("f64/"): value for key, value in expected.items()}
     model = compat.import_generator(with_fresh_norms(weights(inputs)), mask_mode=MODES[mode]).train()
-    leaves = {
-        name: inputs[f"in/{name}"].double().requires_grad_() for name in ("z", "sent_emb", "word_embs")
-    }
+    leaves = {name: inputs[f"in/{name}"].double().requires_grad_() for name in ("z", "sent_emb", "word_embs")}
     out = model(
         leaves["z"],
         leaves["sent_emb"],
@@ -60,7 +58,8 @@ def test_generator_outputs_gradients_and_statistics(golden, mode):
     close(out.logvar, expected["out/logvar"])
 
     scalar = sum(
-        (inputs[f"proj/img{k}"].double() / 8 * image).sum() / image[0, 0].numel() for k, image in enumerate(out.images, 1)
+        (inputs[f"proj/img{k}"].double() / 8 * image).sum() / image[0, 0].numel()
+        for k, image in enumerate(out.images, 1)
     )
     close(scalar, expected["scalar"])
     scalar.backward()
@@ -179,7 +178,9 @@ def test_text_encoder(golden, kind):
     words, sentence = model(arrays["in/captions"], arrays["in/cap_lens"])
     close(words, arrays[f"{kind}/f64/words_emb"])
     close(sentence, arrays[f"{kind}/f64/sent_emb"])
-    assert isinstance(model, TextEncoder) and model.config == TextEncoderConfig(
+    assert isinstance(model, TextEncoder)
+    assert model.config == TextEncoderConfig(
         vocabulary_size=50, word_channels=16, embedding_channels=12, rnn=kind.lower()
     )
-    assert isinstance(model, torch.nn.Module) and not isinstance(model, Generator)
+    assert isinstance(model, torch.nn.Module)
+    assert not isinstance(model, Generator)

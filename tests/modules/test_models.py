@@ -110,7 +110,10 @@ def test_eps_and_global_seed_decide_the_picture():
         ({"padding_mask": torch.zeros(3, 7)}, r"padding_mask must be bool \[3, 7\], got torch.float32"),
         ({"padding_mask": torch.zeros(3, 6, dtype=torch.bool)}, r"got torch.bool \[3, 6\]"),
         ({"eps": torch.zeros(3, 1)}, r"eps must be \[3, 12\]"),
-        ({"words": torch.zeros(3, 16, 7, dtype=torch.float64)}, "words is torch.float64, the weights are torch.float32"),
+        (
+            {"words": torch.zeros(3, 16, 7, dtype=torch.float64)},
+            "words is torch.float64, the weights are torch.float32",
+        ),
         ({"words": torch.zeros(3, 16, 7, device="meta")}, "words is on meta, the weights are on cpu"),
     ],
 )
@@ -180,8 +183,10 @@ def test_text_encoder_ignores_what_stands_in_the_padding():
     words, sentence = encoder(captions, lengths)
     captions[1, 3:] = 0
     again, same_sentence = encoder(captions, lengths)
-    assert torch.equal(words, again) and torch.equal(sentence, same_sentence)
-    assert words.shape == (2, 8, 6) and words[1, :, 3:].abs().max() == 0
+    assert torch.equal(words, again)
+    assert torch.equal(sentence, same_sentence)
+    assert words.shape == (2, 8, 6)
+    assert words[1, :, 3:].abs().max() == 0
 
 
 @pytest.mark.parametrize("lengths", [[0, 3], [3, 7]])
@@ -195,7 +200,8 @@ def test_compact_encoder_takes_any_side():
     encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)).eval()
     for side in (64, 128):
         regions, code = encoder(torch.rand(2, 3, side, side))
-        assert regions.shape == (2, 8, 8, 8) and code.shape == (2, 8)
+        assert regions.shape == (2, 8, 8, 8)
+        assert code.shape == (2, 8)
 
 
 def test_inception_encoder_shapes_and_local_weights(tmp_path, monkeypatch):
@@ -205,7 +211,8 @@ def test_inception_encoder_shapes_and_local_weights(tmp_path, monkeypatch):
     assert not any(p.requires_grad for p in encoder.trunk.parameters())
     with torch.no_grad():
         regions, code = encoder(torch.rand(1, 3, 64, 64))
-    assert regions.shape == (1, 8, 17, 17) and code.shape == (1, 8)
+    assert regions.shape == (1, 8, 17, 17)
+    assert code.shape == (1, 8)
     with pytest.raises(CheckpointError, match=INCEPTION_FILE):
         encoder.load_inception(tmp_path / INCEPTION_FILE)
     whole = inception_v3(weights=None, init_weights=False)
@@ -229,7 +236,8 @@ def test_save_and_load_keep_bits_and_configuration(tmp_path):
         folder = tmp_path / type(model).__name__
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder)
-        assert again.config == model.config and not again.training
+        assert again.config == model.config
+        assert not again.training
         for key, value in model.state_dict().items():
             assert torch.equal(value, again.state_dict()[key]), key
     with pytest.raises(CheckpointError, match="describes a TextEncoder, but a Generator was asked for"):

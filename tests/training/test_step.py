@@ -89,7 +89,9 @@ def plain_damsm(encoder, image, batch):
 
 
 def plain_step(generator, discriminators, encoder, optimizers, average, batch, noise):
-    fake, _, mu, logvar, _ = generator(noise["noise"], batch.sentence, batch.words, batch.padding_mask, eps=noise["eps"])
+    fake, _, mu, logvar, _ = generator(
+        noise["noise"], batch.sentence, batch.words, batch.padding_mask, eps=noise["eps"]
+    )
     for k, discriminator in enumerate(discriminators):
         optimizers[k].zero_grad()
         real_features, fake_features = discriminator.features(batch.images[k]), discriminator.features(fake[k].detach())
@@ -103,7 +105,9 @@ def plain_step(generator, discriminators, encoder, optimizers, average, batch, n
     total = 0.0
     for k, discriminator in enumerate(discriminators):
         features = discriminator.features(fake[k])
-        total = total + bce(discriminator.logits(features, batch.sentence), 1.0) + bce(discriminator.logits(features), 1.0)
+        total = (
+            total + bce(discriminator.logits(features, batch.sentence), 1.0) + bce(discriminator.logits(features), 1.0)
+        )
     total = total + 5.0 * plain_damsm(encoder, fake[-1], batch)
     total = total - 0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean()
     total.backward()
@@ -149,23 +153,28 @@ def test_generator_part_computes_no_discriminator_gradients():
     step = TrainStep(generator, discriminators, encoder)
     batch, noise = batch_of(0, sides=(64,))
     step(batch, **noise)
-    after_discriminator = [p.grad.clone() for p in step.discriminators.parameters()]
-    assert all(p.requires_grad for p in step.discriminators.parameters())
+    after_discriminator = [p.grad.clone() for d in step.discriminators for p in d.parameters()]
+    assert all(p.requires_grad for d in step.discriminators for p in d.parameters())
     step.discriminator_optimizers[0].zero_grad(set_to_none=True)
     # A second run of the whole step must leave exactly the gradients of the discriminator's own loss.
     state = copy.deepcopy(step.state_dict())
     step(batch, **noise)
-    first = [p.grad.clone() for p in step.discriminators.parameters()]
+    first = [p.grad.clone() for d in step.discriminators for p in d.parameters()]
     step.load_state_dict(state)
     step.image_encoder, step.config = None, StepConfig(damsm_weight=0.0)
     step(batch, **noise)
-    assert all(torch.equal(a, p.grad) for a, p in zip(first, step.discriminators.parameters(), strict=True))
+    assert all(
+        torch.equal(a, p.grad)
+        for a, p in zip(first, (p for d in step.discriminators for p in d.parameters()), strict=True)
+    )
     assert len(after_discriminator) == len(first)
 
 
 def test_average_follows_golden_values(golden):
     arrays = golden("ema_s0")
-    model = torch.nn.ParameterDict({name: torch.nn.Parameter(arrays[f"in/step0/{name}"].double()) for name in ("p0", "p1", "p2")})
+    model = torch.nn.ParameterDict(
+        {name: torch.nn.Parameter(arrays[f"in/step0/{name}"].double()) for name in ("p0", "p1", "p2")}
+    )
     average = WeightAverage(model, 0.999)
     for k in (1, 2, 3):
         for name in model:
@@ -197,11 +206,11 @@ def test_bad_input_is_refused_before_any_work():
     batch, noise = batch_of(0, sides=(64, 128))
     before = copy.deepcopy(step.state_dict())
     batch.images = batch.images[:1]
-    with pytest.raises(InputError, match="batch.images must be"):
+    with pytest.raises(InputError, match=r"batch\.images must be"):
         step(batch, **noise)
     batch, noise = batch_of(0, sides=(64, 128))
     batch.lengths = batch.lengths[:2]
-    with pytest.raises(InputError, match=r"batch.lengths must be \[3\], got \[2\]"):
+    with pytest.raises(InputError, match=r"batch\.lengths must be \[3\], got \[2\]"):
         step(batch, **noise)
     for key, value in before["generator"].items():
         assert torch.equal(step.generator.state_dict()[key], value)

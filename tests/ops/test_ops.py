@@ -1,0 +1,327 @@
+"""The ops through dmgan_fast.functional: exact identities, padding, checks, backends, one graph."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dmgan_fast import functional
+from dmgan_fast.errors import BackendError, InputError
+from dmgan_fast.ops import _backends
+
+B, C, D, T, H, W = 3, 4, 5, 6, 3, 7
+LENGTHS = (6, 4, 1)
+
+
+def rand(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype)
+
+
+@pytest.fixture(autouse=True)
+def seed(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+
+
+def padding():
+    return torch.arange(T) >= torch.tensor(LENGTHS)[:, None]
+
+
+def write_arguments():
+    return {
+        "words": rand(B, D, T),
+        "image_mean": rand(B, C),
+        "gate_word": rand(D),
+        "gate_image": rand(C),
+        "word_weight": rand(2 * C, D),
+        "word_bias": rand(2 * C),
+        "image_weight": rand(2 * C, C),
+        "image_bias": rand(2 * C),
+        "key_weight": rand(C, 2 * C),
+        "key_bias": rand(C),
+        "value_weight": rand(C, 2 * C),
+        "value_bias": rand(C),
+    }
+
+
+def read_arguments():
+    return {
+        "h": rand(B, C, H, W),
+        "key": rand(B, C, T),
+        "value": rand(B, C, T),
+        "gate_weight": rand(2 * C),
+        "gate_bias": rand(1),
+        "padding_mask": padding(),
+    }
+
+
+def norm_arguments():
+    return {
+        "x": rand(B, 2 * C, H, W),
+        "weight": rand(2 * C),
+        "bias": rand(2 * C),
+        "running_mean": torch.zeros(2 * C).double(),
+        "running_var": torch.ones(2 * C).double(),
+        "training": True,
+    }
+
+
+def similarity_arguments():
+    words, lengths = rand(B, D, T), torch.tensor(LENGTHS)
+    return {"regions": rand(2, D, H, W), "words": words, "lengths": lengths, "gamma1": 4.0, "gamma2": 5.0}
+
+
+ARGUMENTS = {
+    "memory_write": write_arguments,
+    "memory_read": read_arguments,
+    "batch_norm_glu": norm_arguments,
+    "upsample_conv3x3": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 3, 3)},
+    "words_similarity": similarity_arguments,
+}
+
+
+def call(op, arguments, **more):
+    return getattr(functional, op)(**arguments, **more)
+
+
+def clone(arguments):
+    return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+
+
+# what they compute
+
+
+@pytest.mark.parametrize("mask_mode", ["paper", "official"])
+def test_read_equals_the_paper_pixel_by_pixel(mask_mode):
+    a = read_arguments()
+    result, attention, gate = call("memory_read", a, mask_mode=mask_mode, return_attention=True, return_gate=True)
+    for b in range(B):
+        for n in range(H * W):
+            row = b if mask_mode == "paper" else (b * H * W + n) % B
+            seen = ~a["padding_mask"][row]
+            pixel = a["h"][b].flatten(1)[:, n]
+            alpha = torch.zeros(T).double()
+            alpha[seen] = (a["key"][b].t() @ pixel)[seen].softmax(0)
+            read = a["value"][b] @ alpha
+            g = torch.sigmoid(a["gate_weight"] @ torch.cat((pixel, read)) + a["gate_bias"])
+            torch.testing.assert_close(attention[b].flatten(1)[:, n], alpha)
+            torch.testing.assert_close(gate[b].flatten(1)[:, n], g)
+            torch.testing.assert_close(result[b].flatten(1)[:, n], g * read + (1 - g) * pixel)
+
+
+def test_masked_words_get_no_weight_and_change_nothing():
+    a = read_arguments()
+    result, attention = call("memory_read", a, return_attention=True)
+    assert (attention.flatten(2)[padding()] == 0).all()
+    a["key"] = a["key"].masked_fill(padding()[:, None], 1e6)
+    a["value"] = a["value"].masked_fill(padding()[:, None], -1e6)
+    assert torch.equal(call("memory_read", a), result)
+
+
+@pytest.mark.parametrize("sample", [1, 2])
+def test_read_of_a_sample_does_not_depend_on_its_neighbours_in_paper_mode(sample):
+    a = read_arguments()
+    length = LENGTHS[sample]
+    alone = {k: v[sample : sample + 1] if k in ("h", "key", "value", "padding_mask") else v for k, v in a.items()}
+    alone |= {k: alone[k][..., :length] for k in ("key", "value", "padding_mask")}
+    torch.testing.assert_close(call("memory_read", a)[sample], call("memory_read", alone)[0])
+    official = call("memory_read", a, mask_mode="official")[sample]
+    assert not torch.allclose(official, call("memory_read", alone, mask_mode="official")[0])
+
+
+@pytest.mark.parametrize("mask_mode", ["paper", "official"])
+def test_a_fully_masked_caption_reads_zero_with_finite_gradients(mask_mode):
+    a = read_arguments()
+    a["padding_mask"][1] = True
+    a["gate_weight"] = a["gate_bias"] = None
+    for name in ("h", "key", "value"):
+        a[name].requires_grad_()
+    result, attention = call("memory_read", a, mask_mode=mask_mode, return_attention=True)
+    rows = torch.arange(B * H * W) % B if mask_mode == "official" else torch.arange(B).repeat_interleave(H * W)
+    unread = (rows == 1).view(B, H, W)
+    assert (result.movedim(1, 3)[unread] == 0).all()
+    assert (attention.movedim(1, 3)[unread] == 0).all()
+    assert (result.movedim(1, 3)[~unread] != 0).all()
+    (result.square().sum() + attention.square().sum()).backward()
+    assert all(a[name].grad.isfinite().all() for name in ("h", "key", "value"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_norm_and_running_statistics_equal_batchnorm2d(training, tracked):
+    if not training and not tracked:
+        pytest.skip("evaluation needs statistics")
+    module = nn.BatchNorm2d(2 * C, momentum=0.3, eps=1e-3, track_running_stats=tracked).double().train(training)
+    nn.init.normal_(module.weight)
+    a = norm_arguments() | {"weight": module.weight, "bias": module.bias, "training": training}
+    if not tracked:
+        a["running_mean"] = a["running_var"] = None
+    found = call("batch_norm_glu", a, momentum=0.3, eps=1e-3)
+    value, gate = module(a["x"]).chunk(2, 1)
+    torch.testing.assert_close(found, value * gate.sigmoid())
+    if tracked:
+        assert torch.equal(a["running_mean"], module.running_mean)
+        assert torch.equal(a["running_var"], module.running_var)
+
+
+def test_upsampling_equals_the_transposed_convolution():
+    x, weight = rand(B, C, H, W), rand(D, C, 3, 3)
+    flipped = weight.flip(2, 3).transpose(0, 1)
+    spread = sum(F.pad(flipped, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1))
+    expected = F.conv_transpose2d(x, spread, stride=2, padding=1)
+    torch.testing.assert_close(functional.upsample_conv3x3(x, weight), expected)
+
+
+def test_similarity_does_not_depend_on_padding():
+    a = similarity_arguments()
+    found = call("words_similarity", a)
+    a["words"] = a["words"].masked_fill(padding()[:, None], 100.0)
+    assert torch.equal(call("words_similarity", a), found)
+    for j, length in enumerate(LENGTHS):
+        alone = a | {"words": a["words"][j : j + 1, :, :length], "lengths": torch.tensor([length])}
+        torch.testing.assert_close(call("words_similarity", alone)[:, 0], found[:, j])
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_gradients_are_right_and_finite(op):
+    arguments = ARGUMENTS[op]()
+    names = [
+        k for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.is_floating_point() and "running" not in k
+    ]
+
+    def run(*tensors):
+        return call(op, clone(arguments) | dict(zip(names, tensors, strict=True)))
+
+    inputs = [arguments[name].requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_any_strides_give_the_same_result(op):
+    arguments = ARGUMENTS[op]()
+    strided = {
+        k: v.mT.contiguous().mT if isinstance(v, torch.Tensor) and v.dim() > 1 else v for k, v in arguments.items()
+    }
+    torch.testing.assert_close(call(op, clone(arguments)), call(op, strided))
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_every_float_type_stays_what_it_is(op, dtype):
+    def cast(value):
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    result = call(op, {name: cast(value) for name, value in ARGUMENTS[op]().items()})
+    for tensor in result if isinstance(result, tuple) else (result,):
+        assert tensor.dtype == dtype
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_each_op_is_one_graph_with_its_gradients(op):
+    arguments = ARGUMENTS[op]()
+    torch._dynamo.reset()
+    compiled = torch.compile(getattr(functional, op), fullgraph=True, backend="aot_eager")
+    leaf = next(iter(arguments.values())).requires_grad_()
+
+    def run(function):
+        leaf.grad = None
+        result = function(**{k: v if v is leaf or not torch.is_tensor(v) else v.clone() for k, v in arguments.items()})
+        sum(r.square().sum() for r in (result if isinstance(result, tuple) else (result,))).backward()
+        return result, leaf.grad
+
+    torch.testing.assert_close(run(compiled), run(getattr(functional, op)))
+
+
+# backends
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+@pytest.mark.parametrize("name", ["cpu", "triton", "cuda"])
+def test_a_backend_that_cannot_run_says_why(op, name):
+    with pytest.raises(BackendError, match=f"{op}: backend '{name}' can't run: .*no {name} kernel for {op}"):
+        call(op, ARGUMENTS[op](), backend=name)
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_auto_equals_reference_and_unknown_names_are_refused(op):
+    arguments = ARGUMENTS[op]()
+    torch.testing.assert_close(
+        call(op, clone(arguments), backend="auto"), call(op, clone(arguments), backend="reference"), rtol=0, atol=0
+    )
+    with pytest.raises(InputError, match=f"{op}: backend must be one of auto, cuda, triton, cpu, reference, got 'gpu'"):
+        call(op, arguments, backend="gpu")
+
+
+def test_the_environment_sets_the_default_and_the_argument_wins(monkeypatch):
+    arguments = read_arguments()
+    monkeypatch.setenv(_backends.VARIABLE, "triton")
+    with pytest.raises(BackendError, match="triton"):
+        call("memory_read", arguments)
+    call("memory_read", arguments, backend="reference")
+    monkeypatch.setenv(_backends.VARIABLE, "fastest")
+    with pytest.raises(InputError, match="DMGAN_FAST_BACKEND must be one of .*got 'fastest'"):
+        call("memory_read", arguments)
+
+
+def test_auto_says_once_what_it_took(monkeypatch, caplog):
+    monkeypatch.setattr(_backends, "_announced", set())
+    with caplog.at_level(logging.INFO, logger="dmgan_fast"):
+        for _ in range(3):
+            call("memory_read", read_arguments())
+    assert [record.getMessage() for record in caplog.records] == ["memory_read runs on the reference backend"]
+
+
+def test_the_table_covers_every_op_and_backend():
+    table = _backends.table()
+    assert set(table) == set(ARGUMENTS)
+    for row in table.values():
+        assert set(row) == {"cuda", "triton", "cpu", "reference"}
+        assert row["reference"] == "yes"
+        assert "no cuda kernel" in row["cuda"]
+
+
+# bad input
+
+BAD = [
+    (
+        "memory_read",
+        {"value": rand(B, C, T - 1)},
+        r"memory_read: value must have the shape of key \[3, 4, 6\], got \[3, 4, 5\]",
+    ),
+    ("memory_read", {"h": rand(B, C, H)}, r"h must have shape \[B, C, H, W\], got \[3, 4, 3\]"),
+    ("memory_read", {"key": rand(B + 1, C, T)}, r"key must have shape \[3, 4, T\], got \[4, 4, 6\]"),
+    ("memory_read", {"gate_weight": rand(C)}, r"gate_weight must have shape \[8\], got \[4\]"),
+    ("memory_read", {"gate_bias": None}, "give gate_weight and gate_bias together"),
+    ("memory_read", {"padding_mask": padding()[:, :-1]}, r"padding_mask must have shape \[3, 6\], got \[3, 5\]"),
+    ("memory_read", {"padding_mask": padding().long()}, r"padding_mask must be bool .*got torch.int64"),
+    ("memory_read", {"mask_mode": "oficial"}, "mask_mode must be one of paper, official, got 'oficial'"),
+    ("memory_read", {"value": rand(B, C, T).float()}, "value is torch.float32, h is torch.float64; .*one dtype"),
+    ("memory_read", {"key": rand(B, C, T).to("meta")}, "key is on meta, h is on cpu; .*one device"),
+    ("memory_read", {"h": torch.ones(B, C, H, W, dtype=torch.int64)}, "h must be floating point, got torch.int64"),
+    ("memory_read", {"h": None}, "h must be a tensor, got NoneType"),
+    ("memory_write", {"words": rand(B, D)}, r"words must have shape \[B, D, T\], got \[3, 5\]"),
+    ("memory_write", {"image_mean": rand(B + 1, C)}, r"image_mean must have shape \[3, C\], got \[4, 4\]"),
+    ("memory_write", {"key_weight": rand(C, C)}, r"key_weight must have shape \[4, 8\], got \[4, 4\]"),
+    ("memory_write", {"value_bias": rand(C).half()}, "value_bias is torch.float16, words is torch.float64"),
+    ("batch_norm_glu", {"x": rand(B, 7, H, W)}, "x must have an even number of channels, got 7"),
+    ("batch_norm_glu", {"bias": rand(C)}, r"bias must have shape \[8\], got \[4\]"),
+    ("batch_norm_glu", {"training": False, "running_var": None}, "evaluation needs running_mean and running_var"),
+    ("batch_norm_glu", {"x": rand(1, 2 * C, 1, 1)}, "one value per channel has no variance"),
+    ("upsample_conv3x3", {"weight": rand(D, C, 5, 5)}, r"weight must have shape \[O, 4, 3, 3\], got \[5, 4, 5, 5\]"),
+    ("upsample_conv3x3", {"weight": rand(D, C, 3, 3).float()}, "weight is torch.float32, x is torch.float64"),
+    ("words_similarity", {"words": rand(B, D + 1, T)}, r"words must have shape \[B', 5, T\], got \[3, 6, 6\]"),
+    ("words_similarity", {"lengths": torch.ones(B + 1)}, r"lengths must have shape \[3\], got \[4\]"),
+    ("words_similarity", {"lengths": torch.ones(B)}, "lengths must be integers, got torch.float32"),
+    ("words_similarity", {"words": rand(B, D, T).float()}, "words is torch.float32, regions is torch.float64"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "change", "message"), BAD, ids=[f"{op}-{'-'.join(change)}-{n}" for n, (op, change, _) in enumerate(BAD)]
+)
+def test_bad_input_is_refused_by_name(op, change, message):
+    with pytest.raises(InputError, match=message):
+        call(op, ARGUMENTS[op]() | change)
