@@ -44,7 +44,7 @@ def memory_read(
     read = value @ attention  # [B, C, N]
     gate = None
     result = read
-    if gate_weight is not None:
+    if gate_weight is not None and gate_bias is not None:
         weight_h, weight_read = gate_weight.chunk(2)
         gate = torch.sigmoid((weight_h @ pixels + weight_read @ read)[:, None] + gate_bias)  # [B, 1, N]
         result = gate * read + (1 - gate) * pixels
