@@ -11,11 +11,15 @@ def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
     """``-mean(1 + logvar - mu² - exp(logvar)) / 2`` of ``mu, logvar [B, C]``; a scalar.
 
     Raises:
-        InputError: if the shapes differ.
+        InputError: if shapes, dtypes or devices differ.
     """
     if mu.shape != logvar.shape:
         raise InputError(
             f"conditioning_loss: logvar must have the shape of mu {list(mu.shape)}, got {list(logvar.shape)}"
+        )
+    if mu.dtype != logvar.dtype or mu.device != logvar.device:
+        raise InputError(
+            f"conditioning_loss: logvar is {logvar.dtype} on {logvar.device}, mu is {mu.dtype} on {mu.device}"
         )
     if mu.dtype.itemsize < 4:
         mu, logvar = mu.float(), logvar.float()

@@ -55,8 +55,12 @@ def sentence_loss(
             "sentence_loss: codes and sentences must both be [B, D], "
             f"got {list(codes.shape)} and {list(sentences.shape)}"
         )
+    if codes.device != sentences.device:
+        raise InputError(f"sentence_loss: sentences is on {sentences.device}, codes is on {codes.device}")
+    codes, sentences = _wide(codes), _wide(sentences)
+    if codes.dtype != sentences.dtype:
+        raise InputError(f"sentence_loss: sentences is {sentences.dtype}, codes is {codes.dtype}")
     with torch.autocast(codes.device.type, enabled=False):
-        codes, sentences = _wide(codes), _wide(sentences)
         norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
         similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
     return _match("sentence_loss", gamma3 * similarity, class_ids)
@@ -73,6 +77,8 @@ def _match(name: str, scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor,
     if class_ids is not None:
         if tuple(class_ids.shape) != (len(scores),):
             raise InputError(f"{name}: class_ids must be [{len(scores)}], got {list(class_ids.shape)}")
+        if class_ids.device != scores.device:
+            raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {scores.device}")
         same_class = class_ids[:, None] == class_ids
         scores = scores.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
     return F.cross_entropy(scores, labels), F.cross_entropy(scores.t(), labels)

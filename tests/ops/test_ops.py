@@ -148,11 +148,8 @@ def test_a_fully_masked_caption_reads_zero_with_finite_gradients(mask_mode):
     assert all(a[name].grad.isfinite().all() for name in ("h", "key", "value"))
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize(("training", "tracked"), [(True, True), (True, False), (False, True)])
 def test_norm_and_running_statistics_equal_batchnorm2d(training, tracked):
-    if not training and not tracked:
-        pytest.skip("evaluation needs statistics")
     module = nn.BatchNorm2d(2 * C, momentum=0.3, eps=1e-3, track_running_stats=tracked).double().train(training)
     nn.init.normal_(module.weight)
     a = norm_arguments() | {"weight": module.weight, "bias": module.bias, "training": training}
@@ -262,7 +259,7 @@ def test_the_environment_sets_the_default_and_the_argument_wins(monkeypatch):
         call("memory_read", arguments)
     call("memory_read", arguments, backend="reference")
     monkeypatch.setenv(_backends.VARIABLE, "fastest")
-    with pytest.raises(InputError, match="DMGAN_FAST_BACKEND must be one of .*got 'fastest'"):
+    with pytest.raises(InputError, match=r"DMGAN_FAST_BACKEND must be one of .*got 'fastest'"):
         call("memory_read", arguments)
 
 
