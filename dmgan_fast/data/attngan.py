@@ -35,6 +35,8 @@ def read_records(folder: Path, split: str) -> tuple[list[Record], Vocabulary | N
     keys = read_pickle(folder / split / "filenames.pickle")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise DataError(f"{folder / split / 'filenames.pickle'}: expected a list of keys")
+    if not keys:
+        raise DataError(f"{folder / split / 'filenames.pickle'} has no pictures in it")
     captions, vocabulary = _captions(folder, split, keys)
     classes = _classes(folder, split, keys)
     cub = folder / CUB_FOLDER
@@ -68,8 +70,8 @@ def _captions(folder: Path, split: str, keys: list[str]) -> tuple[list[tuple[str
     if rest or not per_picture:
         raise DataError(f"{file}: {len(rows)} {split} captions do not divide among {len(keys)} pictures")
     try:
-        texts = [" ".join(vocabulary.words[index] for index in row) for row in rows]
-    except (IndexError, TypeError) as error:
+        texts = [" ".join(content[2][index] for index in row) for row in rows]
+    except (KeyError, TypeError) as error:
         raise DataError(f"{file}: a caption holds an index that ixtoword does not have: {error}") from None
     return [tuple(texts[k * per_picture : (k + 1) * per_picture]) for k in range(len(keys))], vocabulary
 

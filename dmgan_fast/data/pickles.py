@@ -47,9 +47,12 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "scalar"] = lambda dtype, raw: dtype.read(raw)[0]
-    _ALLOWED[_module, "_reconstruct"] = _Array
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = lambda dtype, raw: dtype.read(raw)[0]
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Array
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = lambda raw, dtype, *_: dtype.read(bytes(raw))
+for _builtin in (set, frozenset, bytearray):
+    _ALLOWED["builtins", _builtin.__name__] = _ALLOWED["__builtin__", _builtin.__name__] = _builtin
 
 
 class _Restricted(pickle.Unpickler):

@@ -1,22 +1,11 @@
 """Miniature data sets in the layouts of AttnGAN's users, written file by file."""
 
 import json
-import pickle
 
 import pytest
-from PIL import Image
+from miniature import write_pickle, write_picture
 
 WORDS = {0: "<end>", 1: "a", 2: "red", 3: "blue", 4: "bird", 5: "with", 6: "long", 7: "wings"}
-
-
-def write_picture(path, size=(60, 40), colour=(200, 30, 30), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).convert(mode).save(path, "JPEG")
-
-
-def write_pickle(path, content, protocol=2):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
 
 
 @pytest.fixture

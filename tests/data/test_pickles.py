@@ -70,7 +70,8 @@ def test_plain_data_and_numpy_numbers_are_read(tmp_path, protocol):
 
 def test_python_2_pickle_is_read(tmp_path):
     # pickle.dumps(['caf\xe9', numpy.int64(3)], 2) of Python 2.7 with numpy 1.16
-    scalar = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02i8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = b"cnumpy\ndtype\n(U\x02i8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    scalar = b"cnumpy.core.multiarray\nscalar\n(" + dtype
     raw = b"\x80\x02](U\x04caf\xe9" + scalar + b"U\x08\x03\x00\x00\x00\x00\x00\x00\x00tRe."
     (tmp_path / "x.pickle").write_bytes(raw)
     assert read_pickle(tmp_path / "x.pickle") == ["café", 3]

@@ -1,0 +1,161 @@
+"""Items and batches depend on seed, epoch and index only."""
+
+import pytest
+import torch
+from miniature import write_picture
+from PIL import Image
+
+from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader, open_dataset
+from dmgan_fast.errors import DataError, InputError
+
+
+def flat(batches):
+    return [
+        [*(image for image in b.images), b.captions, b.lengths, b.class_ids, torch.tensor([hash(k) for k in b.keys])]
+        for b in batches
+    ]
+
+
+def same(first, second):
+    first, second = flat(first), flat(second)
+    return len(first) == len(second) and all(
+        torch.equal(x, y) for one, other in zip(first, second, strict=True) for x, y in zip(one, other, strict=True)
+    )
+
+
+@pytest.fixture
+def train(pictures):
+    return open_dataset(pictures, image_sizes=(8, 16, 32), max_words=5, seed=3)
+
+
+def test_batch_shapes_types_and_range(train):
+    batch = next(iter(make_loader(train, 3)))
+    assert [tuple(image.shape) for image in batch.images] == [(3, 3, 8, 8), (3, 3, 16, 16), (3, 3, 32, 32)]
+    assert all(image.dtype == torch.float32 for image in batch.images)
+    assert all(image.min() >= -1 and image.max() <= 1 for image in batch.images)
+    assert batch.captions.shape == (3, 5)
+    assert {batch.captions.dtype, batch.lengths.dtype, batch.class_ids.dtype} == {torch.int64}
+    for caption, length in zip(batch.captions, batch.lengths, strict=True):
+        assert (caption[:length] > 0).all()
+        assert (caption[length:] == 0).all()
+    assert len(set(batch.keys)) == 3
+
+
+def test_any_number_of_workers_gives_the_same_data(train):
+    alone = list(make_loader(train, 3, seed=1, epoch=2))
+    assert same(alone, make_loader(train, 3, seed=1, epoch=2, workers=2))
+
+
+def test_same_epoch_repeats_and_another_seed_or_epoch_differs(train):
+    first = list(make_loader(train, 4, seed=1, epoch=0))
+    assert same(first, make_loader(train, 4, seed=1, epoch=0))
+    assert not same(first, make_loader(train, 4, seed=1, epoch=1))
+    assert not same(first, make_loader(train, 4, seed=2, epoch=0))
+
+
+def test_resuming_mid_epoch_yields_the_rest_of_the_epoch(train):
+    whole = list(make_loader(train, 2, seed=1, epoch=5))
+    assert len(whole) == 4
+    for done in range(5):
+        rest = make_loader(train, 2, seed=1, epoch=5, start_batch=done)
+        assert len(rest) == 4 - done
+        assert same(whole[done:], rest)
+
+
+def test_an_epoch_visits_each_picture_once_and_drops_the_incomplete_batch(train):
+    keys = [key for batch in make_loader(train, 3) for key in batch.keys]
+    assert len(keys) == len(set(keys)) == 6
+
+
+def test_item_depends_on_seed_epoch_and_index(train):
+    def look(epoch, index=0):
+        train.set_epoch(epoch)
+        item = train[index]
+        return item.caption.tolist(), item.images[-1].mean().item()
+
+    assert look(0) == look(0)
+    before = look(1, 3)
+    look(1, 5)
+    assert look(1, 3) == before
+    assert len({tuple(look(epoch)[0]) for epoch in range(12)}) > 2  # captions and words of the long one vary
+
+
+def gradient_set(tmp_path, **options):
+    """One picture, brighter to the right, so that flips and crops show."""
+    picture = Image.linear_gradient("L").rotate(90).resize((64, 64))
+    picture.convert("RGB").save(tmp_path / "g.png")
+    record = Record("g", tmp_path / "g.png", ("first words", "other words"), 0)
+    return CaptionedPictures([record], Vocabulary.from_captions(record.captions), (16, 32), 4, **options)
+
+
+def test_training_flips_and_crops_and_testing_does_neither(tmp_path):
+    data = gradient_set(tmp_path)
+    slopes, crops = set(), set()
+    for epoch in range(20):
+        data.set_epoch(epoch)
+        image = data[0].images[1]
+        slopes.add(bool(image[0, 0, 0] < image[0, 0, -1]))
+        crops.add(round(image.mean().item(), 4))
+    assert slopes == {True, False}
+    assert len(crops) > 2
+    data = gradient_set(tmp_path, augment=False)
+    first = data[0]
+    data.set_epoch(9)
+    assert torch.equal(first.images[1], data[0].images[1])
+    assert torch.equal(first.caption, data[0].caption)
+    assert abs(first.images[1].mean()) < 0.02  # the centre
+
+
+def test_smaller_sides_are_the_same_crop(tmp_path):
+    data = gradient_set(tmp_path)
+    for epoch in range(5):
+        data.set_epoch(epoch)
+        small, large = data[0].images
+        pooled = torch.nn.functional.avg_pool2d(large, 2)
+        assert torch.allclose(small[:, 1:-1, 1:-1], pooled[:, 1:-1, 1:-1], atol=0.02)
+
+
+def test_margin_one_keeps_the_picture_whole(tmp_path):
+    data = gradient_set(tmp_path, margin=1.0, augment=False)
+    image = data[0].images[1]
+    assert max(image.max().item(), -image.min().item()) > 0.95
+    cropped = gradient_set(tmp_path, augment=False)[0].images[1]
+    assert cropped.max() < image.max()
+
+
+def test_cached_pictures_equal_decoded_ones(tmp_path):
+    kept, read = gradient_set(tmp_path, keep_decoded=True), gradient_set(tmp_path)
+    first = kept[0].images[1].clone()
+    kept[0].images[1].zero_()
+    assert torch.equal(kept[0].images[1], first)
+    assert torch.equal(read[0].images[1], first)
+
+
+def test_pictures_of_any_shape_fill_the_sides(tmp_path):
+    for size in ((1, 1), (300, 2), (3, 200)):
+        write_picture(tmp_path / "odd.jpg", size=size)
+        record = Record("odd", tmp_path / "odd.jpg", ("words",), 0)
+        data = CaptionedPictures([record], Vocabulary.from_captions(["words"]), (8, 16), 4)
+        assert [tuple(image.shape) for image in data[0].images] == [(3, 8, 8), (3, 16, 16)]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 9])
+def test_impossible_batch_size_names_the_allowed_range(train, batch_size):
+    with pytest.raises(InputError, match=r"1\.\.8"):
+        make_loader(train, batch_size)
+
+
+def test_bad_arguments_are_refused(tmp_path, train):
+    record = Record("a", tmp_path / "a.jpg", ("words",), 0)
+    vocabulary = Vocabulary.from_captions(["words"])
+    with pytest.raises(InputError, match="start_batch"):
+        make_loader(train, 2, start_batch=-1)
+    for sizes in ((), (16, 8), (0, 8)):
+        with pytest.raises(InputError, match="image_sizes"):
+            CaptionedPictures([record], vocabulary, sizes, 4)
+    with pytest.raises(InputError, match="max_words"):
+        CaptionedPictures([record], vocabulary, (8,), 0)
+    with pytest.raises(DataError, match="no pictures"):
+        CaptionedPictures([], vocabulary, (8,), 4)
+    with pytest.raises(DataError, match="no caption at all"):
+        CaptionedPictures([Record("a", tmp_path / "a.jpg", (), 0)], vocabulary, (8,), 4)
