@@ -1,0 +1,5 @@
+"""``python -m dmgan_fast``."""
+
+from dmgan_fast.cli import main
+
+main()

@@ -1,0 +1,200 @@
+"""``dmgan-fast``: train, sample, and look at what runs where."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from dmgan_fast._version import __version__
+from dmgan_fast.errors import DMGANError
+
+if TYPE_CHECKING:
+    from dmgan_fast.training.sampling import Drawing
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dmgan-fast",
+    help="DM-GAN: text to picture by memory-driven refinement.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco or demo.")]
+ConfigFile = Annotated[Optional[Path], typer.Option("--config", help="YAML file over the preset.")]  # noqa: UP045
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, as loop.steps=500; may be repeated."),
+]
+DataFolder = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--data", help="'demo' or a folder: CUB, COCO, or pictures with captions.jsonl or captions.csv."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"dmgan-fast {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: dmgan-fast demo --out demo_out")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo_out"),
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 120,
+    train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 150,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
+    from dmgan_fast.demo import run_demo
+
+    page = run_demo(out, pretrain_steps=pretrain_steps, train_steps=train_steps, seed=seed)
+    typer.echo(f"open {page}")
+
+
+@app.command(epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    resume: Resume = False,
+    threads: Threads = None,
+) -> None:
+    """Train the text and image encoders (DAMSM)."""
+    from dmgan_fast.training import damsm
+    from dmgan_fast.training.config import PretrainConfig, build_config
+
+    _use_threads(threads)
+    values = {"data": {"source": data}} if data else {}
+    built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    damsm.pretrain(built, out, resume=resume)
+    typer.echo(f"weights in {out / 'weights'}")
+
+
+@app.command(epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume")
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
+    damsm: Annotated[Path, typer.Option(help="Folder of a finished `pretrain`.")],
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    resume: Resume = False,
+    threads: Threads = None,
+) -> None:
+    """Train the GAN."""
+    from dmgan_fast.training import trainer
+    from dmgan_fast.training.config import TrainConfig, build_config
+
+    _use_threads(threads)
+    values = {"data": {"source": data}} if data else {}
+    built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    trainer.train(built, damsm, out, resume=resume)
+    typer.echo(f"weights in {out / 'weights'}")
+
+
+@app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
+def sample(
+    captions: Annotated[list[str], typer.Argument(metavar="CAPTION...", help="What to draw.", show_default=False)],
+    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
+    batch: Annotated[int, typer.Option(help="Captions drawn at once.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
+    attention: Annotated[bool, typer.Option("--attention", help="Also a map for each word.")] = False,
+    gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
+) -> None:
+    """Draw pictures from captions, at every side."""
+    from dmgan_fast.training.sampling import Sampler
+
+    drawings = Sampler.from_pretrained(weights).draw(captions, seed=seed, batch_size=batch, maps=attention or gates)
+    for number, drawing in enumerate(drawings, start=1):
+        if drawing.unknown:
+            typer.echo(f"caption {number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
+        for file in _write(drawing, number, out, attention, gates):
+            typer.echo(file)
+
+
+@app.command(epilog="Example: dmgan-fast info --json")
+def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Versions, devices, and which backend can run each op here."""
+    from dmgan_fast.info import collect
+
+    table = collect()
+    if as_json:
+        typer.echo(json.dumps(table, indent=2))
+        return
+    for name, value in table.items():
+        if name == "ops":
+            for op, backends in value.items():
+                typer.echo(f"{op}:")
+                for backend, answer in backends.items():
+                    typer.echo(f"  {backend:<10} {answer}")
+        elif isinstance(value, dict):
+            typer.echo(f"{name}: " + ", ".join(f"{key} {text}" for key, text in value.items()))
+        else:
+            typer.echo(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _write(drawing: Drawing, number: int, out: Path, attention: bool, gates: bool) -> list[Path]:
+    """Pictures, and the maps asked for, as PNG files named after the caption."""
+    from dmgan_fast.pictures import picture_of, save_picture, shade
+
+    stem = f"{number:03d}-" + "-".join(drawing.words)[:60]
+    files = [(out / f"{stem}-{image.shape[-1]}.png", picture_of(image)) for image in drawing.images]
+    for maps in drawing.attention if attention else []:
+        for position, (word, weight) in enumerate(zip(drawing.words, maps, strict=True), start=1):
+            name = f"{stem}-{maps.shape[-1]}-attention-{position:02d}-{word}.png"
+            files.append((out / name, shade(drawing.images[-1], weight / weight.max().clamp(min=1e-12))))
+    for gate in drawing.response_gates if gates else []:
+        files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(drawing.images[-1], gate)))
+    for file, picture in files:
+        save_picture(picture, file)
+    return [file for file, _ in files]
+
+
+def main() -> None:
+    """Run; errors a user can act on are one paragraph and exit with 2, Ctrl-C with 130."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except DMGANError as error:
+        if debug:
+            raise
+        print(f"dmgan-fast: {error}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED if type(error).__name__ == "Interrupted" else EXIT_BAD_INPUT)
+    except Exception as error:
+        if debug or not hasattr(error, "format_message"):  # click's own: bad options
+            raise
+        print(f"dmgan-fast: {error.format_message()}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Tensors as pictures people look at."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from dmgan_fast.files import replace_file
+
+HEAT = torch.tensor([0.85, 0.15, 0.1])  # maps are laid over the picture in red
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """``[3, H, W]`` in [-1, 1] → RGB."""
+    return to_pil_image((image.float() / 2 + 0.5).clamp(0, 1))
+
+
+def shade(image: Tensor, weight: Tensor) -> Image.Image:
+    """A map ``[h, w]`` in [0, 1] in red over the faded picture ``[3, H, W]``."""
+    wide = torch.nn.functional.interpolate(weight[None, None].float(), size=image.shape[1:], mode="nearest")[0]
+    gray = (image.float() / 2 + 0.5).clamp(0, 1).mean(0, keepdim=True) * 0.5 + 0.5
+    return to_pil_image((1 - 0.85 * wide) * gray + 0.85 * wide * HEAT[:, None, None])
+
+
+def save_picture(picture: Image.Image, file: str | os.PathLike[str]) -> None:
+    """Write PNG, whole or not at all."""
+    with replace_file(file) as temporary:
+        picture.save(temporary, "PNG")
