@@ -152,6 +152,7 @@ def test_a_fully_masked_caption_reads_zero_with_finite_gradients(mask_mode):
 def test_norm_and_running_statistics_equal_batchnorm2d(training, tracked):
     module = nn.BatchNorm2d(2 * C, momentum=0.3, eps=1e-3, track_running_stats=tracked).double().train(training)
     nn.init.normal_(module.weight)
+    nn.init.normal_(module.bias)
     a = norm_arguments() | {"weight": module.weight, "bias": module.bias, "training": training}
     if not tracked:
         a["running_mean"] = a["running_var"] = None
