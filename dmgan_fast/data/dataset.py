@@ -166,7 +166,6 @@ def read_picture(record: Record) -> Image.Image:
     try:
         source = BytesIO(_archive(record.picture).read(record.member)) if record.member else record.picture
         with Image.open(source) as picture:
-            picture.load()
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 layered = picture.convert("RGBA")
                 white = Image.new("RGBA", layered.size, "white")

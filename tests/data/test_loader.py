@@ -84,7 +84,7 @@ def gradient_set(tmp_path, **options):
     """One picture, brighter to the right, so that flips and crops show."""
     picture = Image.linear_gradient("L").rotate(90).resize((64, 64))
     picture.convert("RGB").save(tmp_path / "g.png")
-    record = Record("g", tmp_path / "g.png", ("first words", "other words"), 0)
+    record = Record("g", tmp_path / "g.png", ("the first words of a longer caption", "other words"), 0)
     return CaptionedPictures([record], Vocabulary.from_captions(record.captions), (16, 32), 4, **options)
 
 
