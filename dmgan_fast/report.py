@@ -78,7 +78,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
                 "gray keeps the picture.</p>"
             )
             parts += [_maps(drawing) for drawing in section.drawings[:MAPPED]]
-    parts.append("<h2>Real pictures</h2><p>From the held-out part of the embedded set, with one of their captions.</p>")
+    parts.append("<h2>Real pictures</h2><p>Held out from training, each with one of its captions.</p>")
     parts.append('<div class="grid">')
     real = open_dataset("demo", "test", image_sizes=(128,))
     for index in range(0, len(real), max(1, len(real) // REAL))[:REAL] if len(real) else ():
@@ -92,7 +92,8 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>dmgan_fast demo</title><style>{STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
+        f"<title>dmgan_fast demo</title><style>{STYLE}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
     with replace_file(file) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -65,7 +65,7 @@ def test_generator_outputs_gradients_and_statistics(golden, mode):
     scalar.backward()
     for name, leaf in leaves.items():
         close(leaf.grad, expected[f"grad/{name}"])
-    for key, parameter in model.named_parameters():
+    for parameter in model.parameters():
         parameter.data.copy_(parameter.grad)  # the exporter then names gradients as the authors name weights
     exported = compat.export_generator(model)
     compared = 0
