@@ -6,7 +6,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help env build demo test lint clean
+.PHONY: help env build demo test cpp-test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -15,7 +15,7 @@ help:  ## this list
 demo: build  ## train on the embedded set, draw from captions, write demo_out/index.html
 	$(BIN)/dmgan-fast demo
 
-test: build lint  ## lint, types, layers, all tests
+test: build lint cpp-test  ## lint, types, layers, all tests
 	$(THREADS) $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.environment  ## ruff, mypy, import layers
@@ -23,6 +23,12 @@ lint: $(VENV)/.environment  ## ruff, mypy, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+cpp-test: build
+	@if command -v cmake >/dev/null; then \
+		cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null && cmake --build build/cpp >/dev/null && \
+		ctest --test-dir build/cpp --output-on-failure; \
+	else echo "C++ tests left out: no cmake"; fi
 
 env: $(VENV)/.environment  ## the Python environment
 
@@ -35,9 +41,8 @@ $(BIN)/python:
 $(VENV)/.environment: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/python -c 'import torch, torchvision' 2>/dev/null || $(BIN)/python -m pip install -q $(TORCH)
-	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["dev"]))' > $(VENV)/requirements.txt
 	$(BIN)/python -m pip freeze -q | grep -E '^torch(vision)?==' > $(VENV)/constraints.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python -r $(VENV)/requirements.txt -c $(VENV)/constraints.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python -r pyproject.toml --extra dev -c $(VENV)/constraints.txt
 	@touch $@
 
 $(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.cuh)

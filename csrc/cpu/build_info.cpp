@@ -1,5 +1,4 @@
 // Tells how this library was built. Registered through PyTorch's stable ABI, so one build serves torch >= 2.11.
-#include <Python.h>
 #include <torch/csrc/stable/library.h>
 
 #include <cstdint>
@@ -17,10 +16,4 @@ int64_t target_version() {
 STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast, m) { m.def("target_version() -> int"); }
 STABLE_TORCH_LIBRARY_IMPL(dmgan_fast, CompositeExplicitAutograd, m) {
   m.impl("target_version", TORCH_BOX(&target_version));
-}
-
-// Lets Python's import machinery load the library; operators register when it loads.
-extern "C" PyObject* PyInit__C() {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
-  return PyModule_Create(&definition);
 }

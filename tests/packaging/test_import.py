@@ -1,0 +1,79 @@
+"""`import dmgan_fast` is light; the public names resolve; imports go down the layers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dmgan_fast
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_no_torch_no_native_code_no_triton():
+    code = """
+import sys, dmgan_fast
+heavy = {"torch", "triton", "dmgan_fast._C", "dmgan_fast.kernels", "dmgan_fast.native"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
+def test_models_and_functional_load_no_native_code_no_triton():
+    code = """
+import sys, dmgan_fast.functional, dmgan_fast.modules, dmgan_fast.losses, dmgan_fast.training.step
+loaded = open("/proc/self/maps").read() if sys.platform == "linux" else ""
+print(sorted({"triton", "dmgan_fast._C", "dmgan_fast.kernels"} & set(sys.modules)), "dmgan_fast/_C" in loaded)
+"""
+    assert run_python(code) == "[] False"
+
+
+def test_version_is_a_release_number_and_that_of_the_installed_package():
+    from importlib.metadata import version
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dmgan_fast.__version__)
+    assert version("dmgan-fast") == dmgan_fast.__version__
+
+
+@pytest.mark.parametrize("name", dmgan_fast.__all__)
+def test_public_name_resolves(name: str):
+    assert getattr(dmgan_fast, name) is not None
+    assert name in dir(dmgan_fast)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Generatr'"):
+        _ = dmgan_fast.Generatr  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("functional", "memory_write memory_read batch_norm_glu upsample_conv3x3 words_similarity"),
+        ("losses", "words_loss sentence_loss conditioning_loss discriminator_loss generator_loss"),
+        (
+            "compat",
+            "import_generator import_discriminator import_text_encoder import_image_encoder "
+            "export_generator export_discriminator export_text_encoder export_image_encoder load_checkpoint",
+        ),
+    ],
+)
+def test_names_of_the_interface_exist(module: str, names: str):
+    holder = getattr(dmgan_fast, module)
+    assert [name for name in names.split() if not callable(getattr(holder, name, None))] == []
+
+
+def test_imports_go_down_the_layers():
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.exists():
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout
