@@ -51,6 +51,8 @@ def test_same_epoch_repeats_and_another_seed_or_epoch_differs(train):
     assert same(first, make_loader(train, 4, seed=1, epoch=0))
     assert not same(first, make_loader(train, 4, seed=1, epoch=1))
     assert not same(first, make_loader(train, 4, seed=2, epoch=0))
+    orders = {tuple(k for b in make_loader(train, 4, seed=n // 4, epoch=n % 4) for k in b.keys) for n in range(8)}
+    assert len(orders) == 8
 
 
 def test_resuming_mid_epoch_yields_the_rest_of_the_epoch(train):
