@@ -68,6 +68,7 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch's start would draw from the global one
         prefetch_factor=2 if workers else None,
     )
 

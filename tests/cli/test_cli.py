@@ -1,0 +1,195 @@
+"""The command line and the sampler behind it, as a user meets them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from dmgan_fast import cli
+from dmgan_fast.data import Vocabulary
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
+from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.training.weights import save_bundle
+
+COMMANDS = ("demo", "pretrain", "train", "sample", "info")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Untrained weights of a small model that knows five words."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    vocabulary = Vocabulary.from_captions(["a red apple", "a blue car"])
+    save_bundle(
+        folder,
+        vocabulary=vocabulary,
+        card="untrained\n",
+        generator=Generator(
+            GeneratorConfig(
+                image_sizes=(64, 128), base_channels=2, word_channels=8, condition_channels=4, noise_channels=4
+            )
+        ),
+        text_encoder=TextEncoder(
+            TextEncoderConfig(vocabulary_size=len(vocabulary), word_channels=8, embedding_channels=4)
+        ),
+    )
+    return folder
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit status, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", ["dmgan-fast", *map(str, arguments)])
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    streams = capsys.readouterr()
+    return status, streams.out, streams.err
+
+
+def test_python_m_and_version():
+    result = subprocess.run(
+        [sys.executable, "-m", "dmgan_fast", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"dmgan-fast \d+\.\d+\.\d+\n", result.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(monkeypatch, capsys, command):
+    status, out, _ = call(monkeypatch, capsys, command, "--help")
+    assert status == 0
+    assert f"Example: dmgan-fast {command}" in " ".join(out.split())
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['dmgan-fast', '--help']\nfrom dmgan_fast import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_sample_writes_every_stage_and_the_maps_asked_for(monkeypatch, capsys, weights, tmp_path):
+    arguments = ("sample", "A red, shiny apple!", "--weights", weights, "--out", tmp_path, "--attention", "--gates")
+    status, out, err = call(monkeypatch, capsys, *arguments)
+    assert status == 0
+    assert "caption 1: unknown words left out: shiny" in err
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert sorted(line.rsplit("/")[-1] for line in out.split()) == names
+    assert names == [
+        "001-a-red-apple-128.png",
+        "001-a-red-apple-64-attention-01-a.png",
+        "001-a-red-apple-64-attention-02-red.png",
+        "001-a-red-apple-64-attention-03-apple.png",
+        "001-a-red-apple-64-gate.png",
+        "001-a-red-apple-64.png",
+    ]
+    assert Image.open(tmp_path / names[0]).size == (128, 128)
+    assert Image.open(tmp_path / names[-1]).size == (64, 64)
+
+
+def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_path):
+    call(monkeypatch, capsys, "sample", "a car", "blue", "--weights", weights, "--out", tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "001-a-car-128.png",
+        "001-a-car-64.png",
+        "002-blue-128.png",
+        "002-blue-64.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", " "], "caption 1 is empty"),
+        (["sample", "a car", "quux flib"], "caption 2, 'quux flib', has no word that the model knows"),
+        (["sample", "a car", "--batch", "0"], "batch_size must be at least 1, got 0"),
+        (["sample", "a car", "--seed", "-1"], "seed must be 0 or more, got -1"),
+        (
+            ["sample", "a car", "--weights", "nowhere"],
+            "no weights at 'nowhere': vocabulary.json, generator, text_encoder",
+        ),
+        (["sample"], "CAPTION"),
+        (
+            ["train", "--out", "o", "--damsm", "d", "--set", "loop.stps=3"],
+            "unknown key 'loop.stps'; did you mean 'steps'",
+        ),
+        (["train", "--out", "o", "--damsm", "d", "--preset", "brids"], "preset must be one of birds, coco, demo"),
+        (["train", "--out", "o", "--damsm", "d"], "no weights at 'd'"),
+        (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),
+        (["pretrain", "--out", "o", "--data", "nowhere"], "no data set at 'nowhere'"),
+        (["pretrain", "--out", "o", "--flag"], "No such option"),
+        (["paint"], "No such command 'paint'"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_writes_nothing(monkeypatch, capsys, weights, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "sample" and "--weights" not in arguments:
+        arguments = [*arguments, "--weights", weights]
+    status, _, err = call(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_error_itself(monkeypatch, capsys, weights):
+    monkeypatch.setattr(sys, "argv", ["dmgan-fast", "--debug", "sample", " ", "--weights", str(weights)])
+    with pytest.raises(InputError):
+        cli.main()
+    capsys.readouterr()
+
+
+def test_info_as_json_and_text(monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, "info", "--json")
+    table = json.loads(out)
+    assert status == 0
+    assert table["native_library"] == "loaded"
+    assert table["ops"]["memory_read"]["reference"] == "yes"
+    assert "no triton kernel" in table["ops"]["memory_read"]["triton"]
+    _, text, _ = call(monkeypatch, capsys, "info")
+    assert "words_similarity:" in text
+
+
+def test_a_picture_depends_on_its_caption_seed_and_place_only(weights):
+    sampler = Sampler.from_pretrained(weights)
+    captions = ["a red apple", "blue", "a red car apple"]
+    together = sampler.draw(captions, seed=3)
+    one_by_one = sampler.draw(captions, seed=3, batch_size=1)
+    for a, b in zip(together, one_by_one, strict=True):
+        assert (a.images[-1] - b.images[-1]).abs().max() < 1e-5
+    assert torch.equal(sampler.draw(captions, seed=3)[1].images[-1], together[1].images[-1])
+    assert not torch.equal(sampler.draw(captions, seed=4)[1].images[-1], together[1].images[-1])
+    swapped = sampler.draw(["a blue car", "blue", "apple"], seed=3)
+    assert (swapped[1].images[-1] - together[1].images[-1]).abs().max() < 1e-5
+
+
+def test_maps_fit_the_words(weights):
+    (drawing,) = Sampler.from_pretrained(weights).draw(["a red apple"], maps=True)
+    assert drawing.words == ["a", "red", "apple"]
+    assert drawing.attention[0].shape == (3, 64, 64)
+    assert torch.allclose(drawing.attention[0].sum(0), torch.ones(64, 64), atol=1e-5)
+    assert drawing.response_gates[0].shape == (64, 64)
+    assert Sampler.from_pretrained(weights).draw(["a"])[0].attention == []
+
+
+def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
+    arguments = ("demo", "--out", tmp_path / "demo", "--pretrain-steps", 1, "--train-steps", 1)
+    status, out, _ = call(monkeypatch, capsys, *arguments)
+    assert status == 0
+    page = (tmp_path / "demo" / "index.html").read_text()
+    assert str(tmp_path / "demo" / "index.html") in out
+    for promised in ("Just trained", "Words and gates", "response gate", "Real pictures", "1 steps in", "<svg"):
+        assert promised in page
+    assert page.count("<figure>") >= 16
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page.split("<svg")[0])  # nothing from elsewhere
+    again, _, err = call(monkeypatch, capsys, *arguments)  # finished runs are only reported again
+    assert again == 0
+    assert "steps/s" not in err
