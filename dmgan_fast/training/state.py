@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -72,11 +71,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def require_folder(folder: str | os.PathLike[str], what: str) -> Path:
-    """``folder`` as a path, or a ``CheckpointError`` that names it."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise CheckpointError(f"{what}: no folder {str(path)!r}")
-    return path

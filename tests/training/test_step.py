@@ -1,6 +1,8 @@
 """The training step against a plain loop in the order of the authors' trainer."""
 
+import ast
 import copy
+import inspect
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from dmgan_fast.modules import (
     ImageEncoderConfig,
     padding_mask,
 )
+from dmgan_fast.training import step as step_module
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.step import Batch, StepConfig, TrainStep
 
@@ -217,3 +220,13 @@ def test_bad_input_is_refused_before_any_work():
     for field, value in (("damsm_weight", -1), ("generator_learning_rate", 0), ("betas", (0.5, 1.0))):
         with pytest.raises(ValueError, match=field):
             StepConfig(**{field: value})
+
+
+def test_a_step_reads_nothing_on_the_host():
+    """Only loops over sides and dictionaries; no value of a tensor is waited for."""
+    tree = ast.parse(inspect.getsource(step_module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"item", "tolist", "cpu", "numpy", "nonzero"}, node.attr
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"float", "bool", "int"}, node.func.id
