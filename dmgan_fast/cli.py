@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from dmgan_fast._version import __version__
-from dmgan_fast.errors import DMGANError
+from dmgan_fast.errors import DMGANError, Interrupted
 
 if TYPE_CHECKING:
     from dmgan_fast.training.sampling import Drawing
@@ -54,7 +54,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command; ``--debug`` is read in ``main``."""
+    """Listed for the help: main() reads --debug."""
 
 
 @app.command(epilog="Example: dmgan-fast demo --out demo_out")
@@ -95,7 +95,10 @@ def pretrain(
 @app.command(epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume")
 def train(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
-    damsm: Annotated[Path, typer.Option(help="Folder of a finished `pretrain`.")],
+    damsm: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of a finished `pretrain`; or `encoders:` in the config."),
+    ] = None,
     data: DataFolder = None,
     config: ConfigFile = None,
     preset: Preset = "birds",
@@ -108,9 +111,11 @@ def train(
     from dmgan_fast.training.config import TrainConfig, build_config
 
     _use_threads(threads)
-    values = {"data": {"source": data}} if data else {}
+    values: dict[str, object] = {"data": {"source": data}} if data else {}
+    if damsm:
+        values["encoders"] = str(damsm)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
-    trainer.train(built, damsm, out, resume=resume)
+    trainer.train(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
 
 
@@ -125,6 +130,7 @@ def sample(
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
 ) -> None:
     """Draw pictures from captions, at every side."""
+    from dmgan_fast.pictures import grid, save_picture
     from dmgan_fast.training.sampling import Sampler
 
     drawings = Sampler.from_pretrained(weights).draw(captions, seed=seed, batch_size=batch, maps=attention or gates)
@@ -133,6 +139,9 @@ def sample(
             typer.echo(f"caption {number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
         for file in _write(drawing, number, out, attention, gates):
             typer.echo(file)
+    if len(drawings) > 1:
+        save_picture(grid([drawing.images for drawing in drawings]), out / "grid.png")
+        typer.echo(out / "grid.png")
 
 
 @app.command(epilog="Example: dmgan-fast info --json")
@@ -165,14 +174,14 @@ def _use_threads(threads: int | None) -> None:
 
 def _write(drawing: Drawing, number: int, out: Path, attention: bool, gates: bool) -> list[Path]:
     """Pictures, and the maps asked for, as PNG files named after the caption."""
-    from dmgan_fast.pictures import picture_of, save_picture, shade
+    from dmgan_fast.pictures import picture_of, relative, save_picture, shade
 
     stem = f"{number:03d}-" + "-".join(drawing.words)[:60]
     files = [(out / f"{stem}-{image.shape[-1]}.png", picture_of(image)) for image in drawing.images]
     for maps in drawing.attention if attention else []:
-        for position, (word, weight) in enumerate(zip(drawing.words, maps, strict=True), start=1):
+        for position, (word, weight) in enumerate(zip(drawing.words, relative(maps), strict=True), start=1):
             name = f"{stem}-{maps.shape[-1]}-attention-{position:02d}-{word}.png"
-            files.append((out / name, shade(drawing.images[-1], weight / weight.max().clamp(min=1e-12))))
+            files.append((out / name, shade(drawing.images[-1], weight)))
     for gate in drawing.response_gates if gates else []:
         files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(drawing.images[-1], gate)))
     for file, picture in files:
@@ -182,9 +191,10 @@ def _write(drawing: Drawing, number: int, out: Path, attention: bool, gates: boo
 
 def main() -> None:
     """Run; errors a user can act on are one paragraph and exit with 2, Ctrl-C with 130."""
-    debug = "--debug" in sys.argv
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands
     try:
-        app(standalone_mode=False)
+        app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -194,7 +204,7 @@ def main() -> None:
         if debug:
             raise
         print(f"dmgan-fast: {error}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED if type(error).__name__ == "Interrupted" else EXIT_BAD_INPUT)
+        sys.exit(EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_BAD_INPUT)
     except Exception as error:
         if debug or not hasattr(error, "format_message"):  # click's own: bad options
             raise

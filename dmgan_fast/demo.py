@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -42,8 +43,8 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
         config = build_config(PretrainConfig, preset="demo", values=_loop(pretrain_steps, seed))
         pretrain(config, encoders, resume=_started(encoders), console=console)
     if not _finished(gan, train_steps):
-        settings = build_config(TrainConfig, preset="demo", values=_loop(train_steps, seed))
-        train(settings, encoders, gan, resume=_started(gan), console=console)
+        values = _loop(train_steps, seed) | {"encoders": str(encoders)}
+        train(build_config(TrainConfig, preset="demo", values=values), gan, resume=_started(gan), console=console)
     console.print(f"trained in {time.monotonic() - started:.0f} s")
     sections = [Section.drawn("Just trained", gan / "weights", Sampler.from_pretrained(gan), CAPTIONS, seed)]
     if (SHIPPED / VOCABULARY_NAME).is_file():
@@ -51,7 +52,7 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
     return write_page(out / "index.html", sections, runs={"Encoders (DAMSM)": encoders, "GAN": gan})
 
 
-def _loop(steps: int, seed: int) -> dict[str, dict[str, int]]:
+def _loop(steps: int, seed: int) -> dict[str, Any]:
     return {"loop": {"steps": steps, "seed": seed, "log_every": max(1, min(10, steps // 10))}}
 
 

@@ -17,5 +17,13 @@ class CheckpointError(DMGANError):
     """A checkpoint is missing, unreadable or does not fit the model."""
 
 
+class NonFiniteLossError(DMGANError):
+    """A loss became NaN or infinite; the last checkpoint is from before."""
+
+
+class Interrupted(DMGANError):
+    """Ctrl-C: the state is saved and ``--resume`` continues."""
+
+
 class BackendError(DMGANError, RuntimeError):
     """The requested backend cannot run here; the message says why."""

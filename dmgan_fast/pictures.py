@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from dmgan_fast.files import replace_file
 
@@ -24,6 +26,22 @@ def shade(image: Tensor, weight: Tensor) -> Image.Image:
     wide = torch.nn.functional.interpolate(weight[None, None].float(), size=image.shape[1:], mode="nearest")[0]
     gray = (image.float() / 2 + 0.5).clamp(0, 1).mean(0, keepdim=True) * 0.5 + 0.5
     return to_pil_image((1 - 0.85 * wide) * gray + 0.85 * wide * HEAT[:, None, None])
+
+
+def relative(maps: Tensor) -> Tensor:
+    """Maps ``[T, h, w]`` on one scale, the largest weight of any of them as 1."""
+    return maps / maps.max().clamp(min=1e-12)
+
+
+def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
+    """A row for each caption, its pictures ``[3, S, S]`` in [-1, 1] side by side at the largest side."""
+    side = max(image.shape[-1] for row in rows for image in row)
+    tiles = [
+        torch.nn.functional.interpolate(image[None].float(), size=(side, side), mode="nearest")[0]
+        for row in rows
+        for image in row
+    ]
+    return to_pil_image(make_grid((torch.stack(tiles) / 2 + 0.5).clamp(0, 1), nrow=len(rows[0])))
 
 
 def save_picture(picture: Image.Image, file: str | os.PathLike[str]) -> None:

@@ -14,11 +14,14 @@ from PIL import Image
 
 from dmgan_fast.data import open_dataset
 from dmgan_fast.files import replace_file
-from dmgan_fast.pictures import picture_of, shade
+from dmgan_fast.pictures import picture_of, relative, shade
 from dmgan_fast.training.sampling import Drawing, Sampler
 
 MAPPED = 3  # drawings shown with their maps
 REAL = 8
+NOT_DRAWN = {"step", "seconds", "total", "generator", "conditioning"}  # sums, and a loss a thousand times smaller
+OPENMOJI = '<a href="https://openmoji.org">OpenMoji</a>'
+LICENCE = '<a href="https://creativecommons.org/licenses/by-sa/4.0/">CC BY-SA 4.0</a>'
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2430; --soft: #5b6472; --line: #e3e7ee; --accent: #2f6fde; }
@@ -74,7 +77,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
         if any(drawing.attention for drawing in section.drawings):
             parts.append(
                 "<h2>Words and gates</h2><p>From left: the 64² and the 128² picture; in red, how much of each word a "
-                "pixel reads (relative to the word's largest weight); last, the response gate: red takes the memory, "
+                "pixel reads (one scale for all words of a picture); last, the response gate: red takes the memory, "
                 "gray keeps the picture.</p>"
             )
             parts += [_maps(drawing) for drawing in section.drawings[:MAPPED]]
@@ -87,7 +90,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
     for title, folder in runs.items():
         parts.append(f'<div class="card">{_curves(title, folder / "metrics.csv")}</div>')
     parts.append(
-        "</div><p>The embedded pictures are derived from OpenMoji (CC BY-SA 4.0); see the attribution beside them.</p>"
+        f"</div><p>The embedded pictures are derived from {OPENMOJI} ({LICENCE}); see the attribution beside them.</p>"
     )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -109,8 +112,7 @@ def _maps(drawing: Drawing) -> str:
     last = drawing.images[-1]
     tiles = [(picture_of(image), f"{image.shape[-1]}²") for image in drawing.images]
     tiles += [
-        (shade(last, weight / weight.max().clamp(min=1e-12)), word)
-        for word, weight in zip(drawing.words, drawing.attention[-1], strict=True)
+        (shade(last, weight), word) for word, weight in zip(drawing.words, relative(drawing.attention[-1]), strict=True)
     ]
     tiles.append((shade(last, drawing.response_gates[-1]), "response gate"))
     cells = "".join(f"<div>{_image(picture, label)}{html.escape(label)}</div>" for picture, label in tiles)
@@ -133,7 +135,7 @@ def _curves(title: str, file: Path) -> str:
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     steps = [int(row["step"]) for row in rows]
-    for name in [name for name in rows[0] if name not in ("step", "seconds", "total")] if rows else []:
+    for name in [name for name in rows[0] if name not in NOT_DRAWN] if rows else []:
         axes.plot(steps, [float(row[name]) for row in rows], label=name.replace("_", " "), linewidth=1.6)
     minutes = float(rows[-1]["seconds"]) / 60 if rows else 0.0
     axes.set(title=f"{title}: {steps[-1] if steps else 0} steps in {minutes:.1f} min", xlabel="step", ylabel="loss")

@@ -63,7 +63,9 @@ class PretrainConfig:
 
 @config_dataclass
 class TrainConfig:
-    """GAN training; the defaults are the paper's for CUB birds."""
+    """GAN training; the defaults are the paper's for CUB birds. ``encoders``: folder of a finished pretraining."""
+
+    encoders: str | None = None
 
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
-from dmgan_fast.errors import CheckpointError, DMGANError
+from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file
 from dmgan_fast.training.config import DataConfig, LoopConfig
 from dmgan_fast.training.state import (
@@ -31,14 +31,6 @@ from dmgan_fast.training.state import (
     save_checkpoint,
     set_random_state,
 )
-
-
-class NonFiniteLossError(DMGANError):
-    """A loss became NaN or infinite; the last checkpoint is from before."""
-
-
-class Interrupted(DMGANError):
-    """Ctrl-C: the state is saved and ``--resume`` continues."""
 
 
 class Task(Protocol):

@@ -118,18 +118,19 @@ class GANTask:
         )
 
 
-def train(
-    config: TrainConfig, encoders: str | Path, out: Path, *, resume: bool = False, console: Console | None = None
-) -> None:
+def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
     """Train a GAN; the result is in ``out/weights``.
 
     Args:
-        config: what and how long.
-        encoders: folder of a finished DAMSM pretraining.
+        config: what, with which encoders, and how long.
         out: see ``engine.run``.
         resume: go on from the latest checkpoint in ``out``.
     """
-    bundle = find_bundle(encoders, "text_encoder", "image_encoder")
+    if config.encoders is None:
+        raise InputError(
+            "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
+        )
+    bundle = find_bundle(config.encoders, "text_encoder", "image_encoder")
     settings: dict[str, Any] = {
         "image_sizes": config.generator.image_sizes,
         "max_words": config.data.max_words,

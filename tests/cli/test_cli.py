@@ -102,7 +102,9 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
         "001-a-car-64.png",
         "002-blue-128.png",
         "002-blue-64.png",
+        "grid.png",
     ]
+    assert Image.open(tmp_path / "grid.png").width > 2 * 128  # both sides of a caption beside each other
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
         ),
         (["train", "--out", "o", "--damsm", "d", "--preset", "brids"], "preset must be one of birds, coco, demo"),
         (["train", "--out", "o", "--damsm", "d"], "no weights at 'd'"),
+        (["train", "--out", "o"], "encoders: the folder of a finished pretraining is needed"),
         (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),
         (["pretrain", "--out", "o", "--data", "nowhere"], "no data set at 'nowhere'"),
         (["pretrain", "--out", "o", "--flag"], "No such option"),
@@ -141,7 +144,7 @@ def test_bad_input_is_one_paragraph_and_writes_nothing(monkeypatch, capsys, weig
 
 
 def test_debug_shows_the_error_itself(monkeypatch, capsys, weights):
-    monkeypatch.setattr(sys, "argv", ["dmgan-fast", "--debug", "sample", " ", "--weights", str(weights)])
+    monkeypatch.setattr(sys, "argv", ["dmgan-fast", "sample", " ", "--weights", str(weights), "--debug"])
     with pytest.raises(InputError):
         cli.main()
     capsys.readouterr()

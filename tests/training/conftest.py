@@ -48,8 +48,9 @@ def pretrain_config(pictures, **loop):
     return build_config(PretrainConfig, values=values)
 
 
-def train_config(pictures, overrides=(), **loop):
+def train_config(pictures, encoders, overrides=(), **loop):
     values = {
+        "encoders": str(encoders),
         "data": {"source": str(pictures), "max_words": 4},
         "generator": {
             "image_sizes": [64, 128],

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.training import engine, state
+from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
+from dmgan_fast.training import state
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.state import checkpoint_file, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -46,10 +46,10 @@ def without_time(file):
 
 def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path):
     """8 pictures in batches of 3 make 2 steps an epoch: 5 steps end in the third epoch, 3 in the second."""
-    train(train_config(pictures), encoders, tmp_path / "whole")
-    train(train_config(pictures, steps=3), encoders, tmp_path / "parts")
+    train(train_config(pictures, encoders), tmp_path / "whole")
+    train(train_config(pictures, encoders, steps=3), tmp_path / "parts")
     torch.manual_seed(123)  # whatever happened in between must not matter
-    train(train_config(pictures), encoders, tmp_path / "parts", resume=True)
+    train(train_config(pictures, encoders), tmp_path / "parts", resume=True)
     whole, parts = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert whole["step"] == parts["step"] == 5
     same(whole["task"], parts["task"])
@@ -70,7 +70,7 @@ def test_damsm_resumes_bit_exactly_dropout_included(pictures, tmp_path):
 
 def test_another_seed_trains_another_model(pictures, encoders, tmp_path):
     for seed in (0, 1):
-        train(train_config(pictures, steps=1, seed=seed), encoders, tmp_path / str(seed))
+        train(train_config(pictures, encoders, steps=1, seed=seed), tmp_path / str(seed))
     one, other = (checkpoint(tmp_path / str(seed))["task"]["train_step"]["generator"] for seed in (0, 1))
     assert not torch.equal(one["initial_stage.projection.weight"], other["initial_stage.projection.weight"])
 
@@ -88,12 +88,12 @@ def test_ctrl_c_saves_and_resume_goes_on(pictures, encoders, tmp_path, monkeypat
 
     monkeypatch.setattr(GANTask, "steps_seen", 1, raising=False)
     monkeypatch.setattr(GANTask, "step", press)
-    with pytest.raises(engine.Interrupted, match="stopped at step 2; the state is saved, --resume"):
-        train(train_config(pictures), encoders, tmp_path / "stopped")
+    with pytest.raises(Interrupted, match="stopped at step 2; the state is saved, --resume"):
+        train(train_config(pictures, encoders), tmp_path / "stopped")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
-    train(train_config(pictures), encoders, tmp_path / "stopped", resume=True)
-    train(train_config(pictures), encoders, tmp_path / "whole")
+    train(train_config(pictures, encoders), tmp_path / "stopped", resume=True)
+    train(train_config(pictures, encoders), tmp_path / "whole")
     same(checkpoint(tmp_path / "whole")["task"], checkpoint(tmp_path / "stopped")["task"])
 
 
@@ -111,9 +111,9 @@ def test_non_finite_loss_stops_with_step_and_pictures_and_keeps_the_last_good_ch
         return losses
 
     monkeypatch.setattr(GANTask, "step", spoil)
-    config = train_config(pictures, steps=6, log_every=5, checkpoint_every=2)
-    with pytest.raises(engine.NonFiniteLossError, match="not finite at step 3") as caught:
-        train(config, encoders, tmp_path)
+    config = train_config(pictures, encoders, steps=6, log_every=5, checkpoint_every=2)
+    with pytest.raises(NonFiniteLossError, match="not finite at step 3") as caught:
+        train(config, tmp_path)
     assert all(key in str(caught.value) for key in spoil.keys)
     assert latest_checkpoint(tmp_path / "checkpoints") == checkpoint_file(tmp_path / "checkpoints", 2)
 
@@ -154,17 +154,17 @@ def test_checkpoints_of_another_kind_or_content_are_refused(tmp_path):
 
 def test_a_run_is_not_overwritten_and_resumes_only_with_its_own_settings(pictures, encoders, tmp_path):
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        train(train_config(pictures), encoders, tmp_path, resume=True)
-    train(train_config(pictures, steps=1), encoders, tmp_path)
+        train(train_config(pictures, encoders), tmp_path, resume=True)
+    train(train_config(pictures, encoders, steps=1), tmp_path)
     with pytest.raises(CheckpointError, match=r"already holds a run \(step 00000001\)"):
-        train(train_config(pictures, steps=1), encoders, tmp_path)
-    other = train_config(pictures, ["step.damsm_weight=7"], seed=4, steps=2)
+        train(train_config(pictures, encoders, steps=1), tmp_path)
+    other = train_config(pictures, encoders, ["step.damsm_weight=7"], seed=4, steps=2)
     with pytest.raises(CheckpointError, match=r"these differ: step\.damsm_weight, loop\.seed"):
-        train(other, encoders, tmp_path, resume=True)
+        train(other, tmp_path, resume=True)
 
 
 def test_a_run_leaves_logs_samples_and_a_model_card(pictures, encoders, tmp_path):
-    train(train_config(pictures, steps=2, sample_every=1), encoders, tmp_path)
+    train(train_config(pictures, encoders, steps=2, sample_every=1), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["kind"] == "gan"
     assert {file.name for file in (tmp_path / "samples").iterdir()} == {"step-00000001.png", "step-00000002.png"}
     assert list((tmp_path / "tensorboard").iterdir())
@@ -176,12 +176,12 @@ def test_a_run_leaves_logs_samples_and_a_model_card(pictures, encoders, tmp_path
 
 
 def test_widths_that_do_not_match_the_encoders_are_refused(pictures, encoders, tmp_path):
-    config = train_config(pictures)
+    config = train_config(pictures, encoders)
     config = replace(config, generator=replace(config.generator, word_channels=16))
     with pytest.raises(InputError, match=r"generator\.word_channels must be the text encoder's 8, got 16"):
-        train(config, encoders, tmp_path)
+        train(config, tmp_path)
     with pytest.raises(CheckpointError, match=r"no weights at .*text_encoder"):
-        train(train_config(pictures), tmp_path, tmp_path / "out")
+        train(train_config(pictures, tmp_path), tmp_path / "out")
 
 
 def test_presets_have_the_papers_numbers():
