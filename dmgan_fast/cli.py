@@ -60,8 +60,8 @@ def options(
 @app.command(epilog="Example: dmgan-fast demo --out demo_out")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo_out"),
-    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 120,
-    train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 150,
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 300,
+    train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""

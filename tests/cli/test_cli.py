@@ -11,7 +11,7 @@ from PIL import Image
 
 from dmgan_fast import cli
 from dmgan_fast.data import Vocabulary
-from dmgan_fast.errors import InputError
+from dmgan_fast.errors import InputError, Interrupted
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
@@ -196,3 +196,13 @@ def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
     again, _, err = call(monkeypatch, capsys, *arguments)  # finished runs are only reported again
     assert again == 0
     assert "steps/s" not in err
+
+
+def test_ctrl_c_of_a_run_exits_with_130_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def stopped(config, out, *, resume):
+        raise Interrupted("stopped at step 2; the state is saved, --resume goes on")
+
+    monkeypatch.setattr("dmgan_fast.training.damsm.pretrain", stopped)
+    status, _, errors = call(monkeypatch, capsys, "pretrain", "--out", tmp_path, "--preset", "demo")
+    assert status == 130
+    assert errors == "dmgan-fast: stopped at step 2; the state is saved, --resume goes on\n"
