@@ -46,9 +46,10 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
         values = _loop(train_steps, seed) | {"encoders": str(encoders)}
         train(build_config(TrainConfig, preset="demo", values=values), gan, resume=_started(gan), console=console)
     console.print(f"trained in {time.monotonic() - started:.0f} s")
-    sections = [Section.drawn("Just trained", gan / "weights", Sampler.from_pretrained(gan), CAPTIONS, seed)]
-    if (SHIPPED / VOCABULARY_NAME).is_file():
-        sections.insert(0, Section.drawn("Shipped weights", SHIPPED, Sampler.from_pretrained(), CAPTIONS, seed))
+    sections = [
+        Section.drawn("Shipped weights", SHIPPED, Sampler.from_pretrained(), CAPTIONS, seed),
+        Section.drawn("Just trained", gan / "weights", Sampler.from_pretrained(gan), CAPTIONS, seed),
+    ]
     return write_page(out / "index.html", sections, runs={"Encoders (DAMSM)": encoders, "GAN": gan})
 
 

@@ -2,8 +2,8 @@
 
     python tools/make_demo_weights.py [--runs runs/shipped] [--out dmgan_fast/weights/demo]
 
-Hours on two cores; run again after a stop and it goes on from the last checkpoint. The model card beside this file's
-weights states what the committed ones took.
+Hours on two cores; run again after a stop and it goes on from the last checkpoint. The model card among
+the weights states what the committed ones took.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dmgan_fast.training.state import checkpoint_file, latest_checkpoint
 from dmgan_fast.training.trainer import train
 
 PRETRAIN_STEPS = 1500
-TRAIN_STEPS = 8000
+TRAIN_STEPS = 6200
 SHIPPED_PARTS = ("generator", "text_encoder", "vocabulary.json")
 
 
@@ -47,7 +47,7 @@ def main() -> None:
         source, target = gan / "weights" / part, arguments.out / part
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
         else:
             shutil.copyfile(source, target)
 
