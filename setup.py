@@ -7,7 +7,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030a0000"]
 # No -ffast-math: the kernels rely on infinities.
-CXX_FLAGS = ["-O3", "-std=c++20", "-fopenmp-simd", "-fvisibility=hidden", "-Wall", *STABLE_ABI]
+CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", *STABLE_ABI]
 
 PACKAGES = [
     "dmgan_fast",

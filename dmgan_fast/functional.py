@@ -5,9 +5,14 @@ raises ``BackendError`` with the reason.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from dmgan_fast import ops
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def memory_write(
@@ -125,28 +130,48 @@ def batch_norm_glu(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    skip: Tensor | None = None,
+    return_mean: bool = False,
+    process_group: ProcessGroup | None = None,
     backend: str | None = None,
-) -> Tensor:
-    """Batch norm, then a gated linear unit: ``y = a * sigmoid(b)`` for the halves ``[a, b]`` of ``BN(x)``.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Batch norm, then a gated linear unit: ``y = a * sigmoid(b)`` for the halves ``[a, b]`` of ``z = BN(x)``.
+
+    With ``skip`` it is ``y = z + skip`` instead, the end of a residual block.
 
     Args:
-        x: ``[B, 2C, H, W]``.
+        x: ``[B, 2C, H, W]``; with ``skip``, any number of channels.
         weight, bias: ``[2C]`` each, or None.
         running_mean, running_var: ``[2C]`` each; in training updated in place as ``nn.BatchNorm2d`` does (unbiased
             variance), or None; needed in evaluation.
         training: normalise by the batch's statistics.
         momentum, eps: as in ``nn.BatchNorm2d``.
+        skip: ``[B, K, H, W]`` with K dividing the channels of x; channel c takes skip's channel ``c % K``, so that
+            ``z + cat(h, h)`` needs no copy of h.
+        return_mean: also return the mean of y over pixels, ``[B, C]``.
+        process_group: in training, statistics over the batches of all its processes, as ``nn.SyncBatchNorm``.
         backend: see the module.
 
     Returns:
-        ``[B, C, H, W]``.
+        ``y [B, C, H, W]`` (with ``skip`` as many channels as x), or ``(y, mean)``.
 
     Raises:
         InputError: for shapes or devices that do not fit, or one value per channel in training.
         BackendError: if the backend asked for can't run.
     """
     return ops.batch_norm_glu.batch_norm_glu(
-        x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps, backend=backend
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training=training,
+        momentum=momentum,
+        eps=eps,
+        skip=skip,
+        return_mean=return_mean,
+        process_group=process_group,
+        backend=backend,
     )
 
 

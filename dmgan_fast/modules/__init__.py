@@ -1,5 +1,6 @@
 """The models of DM-GAN."""
 
+from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.discriminator import Discriminator, DiscriminatorConfig
 from dmgan_fast.modules.generator import Generator, GeneratorConfig, GeneratorOutput
 from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
@@ -19,4 +20,5 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConfig",
     "padding_mask",
+    "share_batch_statistics",
 ]

@@ -2,32 +2,78 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dmgan_fast import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
 
 
-class BatchNormGLU(nn.BatchNorm2d):
-    """Batch norm, then a gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
+class _BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` on the fused op. ``process_group``: share the batch's statistics with its processes."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    process_group: ProcessGroup | None = None
+
+    def _normalise(
+        self, x: Tensor, skip: Tensor | None = None, return_mean: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+            if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
+                momentum = 1.0 / float(self.num_batches_tracked)
         return functional.batch_norm_glu(
             x,
             self.weight,
             self.bias,
             self.running_mean,
             self.running_var,
-            training=self.training,
-            momentum=self.momentum or 0.0,
+            training=self.training or self.running_mean is None,
+            momentum=momentum or 0.0,
             eps=self.eps,
+            skip=skip,
+            return_mean=return_mean,
+            process_group=self.process_group if self.training else None,
         )
+
+
+class BatchNormGLU(_BatchNorm):
+    """Batch norm, then a gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._normalise(x)
+        assert isinstance(y, Tensor)
+        return y
+
+    def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The result and its mean over pixels ``[B, C]``."""
+        y, mean = self._normalise(x, return_mean=True)
+        return y, mean
+
+
+class BatchNormSkip(_BatchNorm):
+    """Batch norm, + skip; ``skip`` of K channels stands for as many copies of it as x has channels."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        y = self._normalise(x, skip)
+        assert isinstance(y, Tensor)
+        return y
+
+
+def share_batch_statistics(module: nn.Module, process_group: ProcessGroup | None) -> None:
+    """Let every fused batch norm in ``module`` take statistics over all processes of ``process_group`` in training."""
+    for each in module.modules():
+        if isinstance(each, _BatchNorm):
+            each.process_group = process_group
 
 
 class UpBlock(nn.Module):
@@ -41,19 +87,31 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(functional.upsample_conv3x3(x, self.conv.weight))
 
+    def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The result and its mean over pixels ``[B, O]``."""
+        return self.norm.with_mean(functional.upsample_conv3x3(x, self.conv.weight))
+
 
 class ResidualBlock(nn.Module):
-    """conv3×3 → BN → GLU → conv3×3 → BN, + skip; ``[B, C, H, W]`` → the same."""
+    """conv3×3 → BN → GLU → conv3×3 → BN, + skip; ``[B, C, H, W]`` → the same.
+
+    An input of C / 2 channels stands for ``cat(x, x)``, which never exists: ``conv(cat(x, x), W)`` is
+    ``conv(x, W[:, :C/2] + W[:, C/2:])``.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = conv3x3(channels, 2 * channels)
         self.norm1 = BatchNormGLU(2 * channels)
         self.conv2 = conv3x3(channels, channels)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = BatchNormSkip(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm2(self.conv2(self.norm1(self.conv1(x))))
+        weight = self.conv1.weight
+        if x.shape[1] != weight.shape[1]:
+            weight = weight.unflatten(1, (-1, x.shape[1])).sum(1)
+        h = self.norm1(F.conv2d(x, weight, padding=1))
+        return self.norm2(self.conv2(h), x)
 
 
 class ImageHead(nn.Module):

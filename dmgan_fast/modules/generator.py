@@ -72,7 +72,7 @@ class ConditioningAugmentation(nn.Module):
 
 
 class InitialStage(nn.Module):
-    """Condition and noise → ``h [B, C, 64, 64]``."""
+    """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``."""
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
         super().__init__()
@@ -83,16 +83,16 @@ class InitialStage(nn.Module):
         widths = [self.seed_channels >> k for k in range(5)]
         self.up_blocks = nn.ModuleList(UpBlock(i, o) for i, o in pairwise(widths))
 
-    def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x = self.projection(torch.cat((condition, noise), 1))
         h = self.norm(x[:, :, None, None]).reshape(-1, self.seed_channels, SEED_SIDE, SEED_SIDE)
-        for up_block in self.up_blocks:
+        for up_block in self.up_blocks[:-1]:  # type: ignore[union-attr]
             h = up_block(h)
-        return h
+        return self.up_blocks[-1].with_mean(h)  # type: ignore[operator]
 
 
 class RefinementStage(nn.Module):
-    """Memory read → ``[h', h']`` → residual blocks → up-block: ``[B, C, H, W]`` → ``[B, C, 2H, 2W]``."""
+    """Memory read → ``[h', h']`` → residual blocks → up-block: ``[B, C, H, W]`` → ``[B, C, 2H, 2W]`` and its mean."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -104,13 +104,14 @@ class RefinementStage(nn.Module):
         self.up_block = UpBlock(2 * channels, channels)
 
     def forward(
-        self, h: Tensor, words: Tensor, padding_mask: Tensor | None, return_attention: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        read, attention, response_gate = self.memory(h, words, padding_mask, return_attention=return_attention)
-        x = torch.cat((read, read), 1)
-        for block in self.residual_blocks:
+        self, h: Tensor, image_mean: Tensor, words: Tensor, padding_mask: Tensor | None, return_attention: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        x, attention, response_gate = self.memory(
+            h, words, padding_mask, image_mean=image_mean, return_attention=return_attention
+        )
+        for block in self.residual_blocks:  # the first takes h' for [h', h']
             x = block(x)
-        return self.up_block(x), attention, response_gate
+        return *self.up_block.with_mean(x), attention, response_gate
 
 
 class Generator(PretrainedModel):
@@ -159,10 +160,10 @@ class Generator(PretrainedModel):
         """
         self._check(noise, sentence, words, padding_mask, eps)
         condition, mu, logvar = self.conditioning(sentence, eps)
-        h = self.initial_stage(condition, noise)
+        h, image_mean = self.initial_stage(condition, noise)
         images, attention, gates = [self.image_heads[0](h)], [], []
         for stage, image_head in zip(self.stages, self.image_heads[1:], strict=True):
-            h, stage_attention, gate = stage(h, words, padding_mask, return_attention)
+            h, image_mean, stage_attention, gate = stage(h, image_mean, words, padding_mask, return_attention)
             images.append(image_head(h))
             if stage_attention is not None and gate is not None:
                 attention.append(stage_attention)

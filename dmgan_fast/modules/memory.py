@@ -58,10 +58,20 @@ class DynamicMemory(nn.Module):
         nn.init.orthogonal_(self.gate_image[None])
 
     def forward(
-        self, h: Tensor, words: Tensor, padding_mask: Tensor | None = None, *, return_attention: bool = False
+        self,
+        h: Tensor,
+        words: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        image_mean: Tensor | None = None,
+        return_attention: bool = False,
     ) -> MemoryOutput:
-        """``h [B, C, H, W]``, ``words [B, D, T]``, ``padding_mask [B, T]`` (True: padding)."""
-        image_mean = h.mean((2, 3))
+        """``h [B, C, H, W]``, ``words [B, D, T]``, ``padding_mask [B, T]`` (True: padding).
+
+        ``image_mean [B, C]``: the mean of h over pixels, if it is known already.
+        """
+        if image_mean is None:
+            image_mean = h.mean((2, 3))
         if self.detach_image_mean:
             image_mean = image_mean.detach()
         key, value = functional.memory_write(

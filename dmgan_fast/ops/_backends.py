@@ -1,56 +1,163 @@
-"""Which backend runs an op here and, if one can't, why not."""
+"""Which backend runs an op on given inputs and, if one can't, why not."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
-from dmgan_fast import reference
+from dmgan_fast import native
+from dmgan_fast.aten import upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
 
 Backend = Literal["auto", "cuda", "triton", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 OPS = ("memory_write", "memory_read", "batch_norm_glu", "upsample_conv3x3", "words_similarity")
 VARIABLE = "DMGAN_FAST_BACKEND"
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_CHANNELS = 512  # of the memory ops: a pixel's features stay on chip
 
 _log = logging.getLogger("dmgan_fast")
-_announced: set[str] = set()
+_announced: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """A backend that has kernels (see docs/backends.md).
+
+    ``why_not(op)``: None if this machine can run it, else the reason. ``load(op)``: an object whose attributes are the
+    contract's functions. ``devices``: the device types it runs on here.
+    """
+
+    why_not: Callable[[str], str | None]
+    load: Callable[[str], Any]
+    devices: Callable[[], tuple[str, ...]]
+
+
+def _native_why_not(kind: str) -> Callable[[str], str | None]:
+    def why_not(op: str) -> str | None:
+        if kind == "cuda" and not torch.cuda.is_available():
+            return "PyTorch sees no CUDA device"
+        try:
+            native.load(kind)
+        except BackendError as error:
+            return str(error)
+        return None
+
+    return why_not
+
+
+def _native_load(kind: str) -> Callable[[str], Any]:
+    """What PyTorch's own kernels run best comes from ``dmgan_fast.aten``, the rest from the native library."""
+    return lambda op: upsample_conv3x3 if op == "upsample_conv3x3" else native.load(kind)
+
+
+def _triton_interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _triton_why_not(op: str) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not torch.cuda.is_available() and not _triton_interprets():
+        return "PyTorch sees no GPU (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)"
+    return None
+
+
+@cache
+def _triton_load(op: str) -> Any:
+    return importlib.import_module(f"dmgan_fast.kernels.{op}")
+
+
+REGISTRY = {
+    "cuda": Kernels(_native_why_not("cuda"), _native_load("cuda"), lambda: ("cuda",)),
+    "triton": Kernels(_triton_why_not, _triton_load, lambda: ("cpu",) if _triton_interprets() else ("cuda",)),
+    "cpu": Kernels(_native_why_not("cpu"), _native_load("cpu"), lambda: ("cpu",)),
+}
 
 
 def why_not(op: str, backend: str) -> str | None:
-    """None if ``backend`` can run ``op`` here, else the reason."""
+    """None if this machine can run ``op`` on ``backend``, else the reason."""
+    return None if backend == "reference" else REGISTRY[backend].why_not(op)
+
+
+def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, channels: int) -> str | None:
+    """None if ``backend`` can run ``op`` on such tensors here, else the reason."""
     if backend == "reference":
         return None
-    return f"this version has no {backend} kernel for {op}"
+    devices = REGISTRY[backend].devices()
+    if device not in (*devices, "meta"):
+        return f"the tensors are on {device}, it runs on {' and '.join(devices)}"
+    if dtype not in KERNEL_DTYPES:
+        return f"it takes float32, bfloat16 and float16, got {dtype}; {dtype} runs on the reference"
+    if op.startswith("memory") and channels > MAX_CHANNELS:
+        return f"it takes at most {MAX_CHANNELS} channels, got {channels}"
+    return why_not(op, backend)
 
 
-def choose(op: str, backend: str | None) -> Callable[..., Any]:
-    """The implementation of ``op``; ``backend=None`` takes ``DMGAN_FAST_BACKEND`` or ``"auto"``.
+@torch.compiler.assume_constant_result
+def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype, channels: int) -> str:
+    wanted = backend or os.environ.get(VARIABLE) or "auto"
+    if wanted not in BACKENDS and wanted not in REGISTRY:
+        origin = "backend" if backend else VARIABLE
+        raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
+    if wanted != "auto":
+        reason = _refuses(op, wanted, device, dtype, channels)
+        if reason:
+            raise BackendError(f"{op}: backend {wanted!r} can't run: {reason}")
+        return wanted
+    # The interpreter is for proofs: nobody wants it by default.
+    names = [name for name in BACKENDS[1:] if not (name == "triton" and _triton_interprets())]
+    chosen = next(name for name in names if _refuses(op, name, device, dtype, channels) is None)
+    if (op, chosen) not in _announced:
+        _announced.add((op, chosen))
+        _log.info("%s runs on the %s backend", op, chosen)
+    return chosen
+
+
+def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> str:
+    """The name of the backend that runs ``op`` on inputs like ``tensor``.
+
+    ``backend=None`` takes ``DMGAN_FAST_BACKEND`` or ``"auto"``. Under autocast the dtype is autocast's.
 
     Raises:
         InputError: for an unknown name.
         BackendError: if a backend was asked for by name and can't run.
     """
-    wanted = backend or os.environ.get(VARIABLE) or "auto"
-    if wanted not in BACKENDS:
-        origin = "backend" if backend else VARIABLE
-        raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
-    if wanted == "auto":
-        chosen = next(name for name in BACKENDS[1:] if why_not(op, name) is None)
-        if op not in _announced and not torch.compiler.is_compiling():
-            _announced.add(op)
-            _log.info("%s runs on the %s backend", op, chosen)
-    else:
-        reason = why_not(op, wanted)
-        if reason:
-            raise BackendError(f"{op}: backend {wanted!r} can't run: {reason}")
-        chosen = wanted
-    implementation: Callable[..., Any] = getattr(reference, op)
-    return implementation
+    return _choose(op, backend, tensor.device.type, autocast_dtype(tensor), channels)
+
+
+def function(backend: str, op: str, name: str) -> Callable[..., Any]:
+    """A function of the contract (docs/backends.md)."""
+    found: Callable[..., Any] = getattr(REGISTRY[backend].load(op), name)
+    return found
+
+
+def autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype autocast computes in for ``tensor``; its own without autocast, or if it is float64."""
+    kind = tensor.device.type
+    if tensor.dtype != torch.float64 and kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return tensor.dtype
+
+
+def refuse_second_derivatives(op: torch.library.CustomOpDef, name: str) -> None:
+    """Make differentiating the custom op ``op``, the backward of ``name``, an error that says what to do."""
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise BackendError(
+            f"{name}: the fused kernels have no second derivatives; use backend='reference' (or {VARIABLE}=reference)"
+        )
+
+    op.register_autograd(backward)
 
 
 def table() -> dict[str, dict[str, str]]:

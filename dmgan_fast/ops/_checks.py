@@ -24,6 +24,11 @@ def shape(op: str, name: str, tensor: Tensor, expected: Sequence[Size], like: st
         raise InputError(f"{op}: {name} must have {like or 'shape '}{wanted}, got {list(tensor.shape)}")
 
 
+def same_device(op: str, name: str, tensor: Tensor, first: str, base: Tensor) -> None:
+    if tensor.device != base.device:
+        raise InputError(f"{op}: {name} is on {tensor.device}, {first} is on {base.device}; they must be on one device")
+
+
 def same_kind(op: str, first: str, tensors: dict[str, Tensor | None]) -> None:
     """One floating dtype and one device for all; under autocast dtypes may differ."""
     base = tensors[first]
@@ -34,10 +39,7 @@ def same_kind(op: str, first: str, tensors: dict[str, Tensor | None]) -> None:
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if tensor.device != base.device:
-            raise InputError(
-                f"{op}: {name} is on {tensor.device}, {first} is on {base.device}; they must be on one device"
-            )
+        same_device(op, name, tensor, first, base)
         if tensor.dtype != base.dtype and not autocast:
             raise InputError(f"{op}: {name} is {tensor.dtype}, {first} is {base.dtype}; they must have one dtype")
 

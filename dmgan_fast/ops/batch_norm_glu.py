@@ -1,11 +1,21 @@
-"""Batch norm + GLU: checks and dispatch."""
+"""Batch norm + GLU (or + skip): checks, custom ops with fake tensors and autograd, shared statistics.
+
+Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is computed again from x.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor
 
+from dmgan_fast import reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks
+from dmgan_fast.ops import _backends, _checks, _layouts
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 OP = "batch_norm_glu"
 
@@ -20,23 +30,248 @@ def batch_norm_glu(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    skip: Tensor | None = None,
+    return_mean: bool = False,
+    process_group: ProcessGroup | None = None,
     backend: str | None = None,
-) -> Tensor:
-    _checks.shape(OP, "x", x, ("B", "2C", "H", "W"))
-    channels = x.shape[1]
-    if channels % 2:
+) -> Tensor | tuple[Tensor, Tensor]:
+    statistics = {"running_mean": running_mean, "running_var": running_var}
+    _check(x, {"weight": weight, "bias": bias, **statistics}, skip, training, shared=process_group is not None)
+    chosen = _backends.choose(OP, backend, x)
+    if chosen == "reference":
+        return reference.batch_norm_glu(
+            x,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            skip=skip,
+            return_mean=return_mean,
+            process_group=process_group,
+        )
+    if skip is not None:
+        skip = skip.to(x.dtype)
+    mean, var, group = running_mean, running_var, ""
+    share = x.new_ones((), dtype=torch.float32)  # this process's part of all values
+    if training:
+        mean = var = None
+        if process_group is not None:
+            group = process_group.group_name
+            mean, var, share = _shared_statistics(x.detach(), group, chosen)
+    y, mean, var, _, spatial_mean = _forward(
+        x, weight, bias, skip, mean, var, share, eps, training, return_mean, group, chosen
+    )
+    if training:
+        with torch.no_grad():
+            _update(running_mean, mean, momentum)
+            count = x.numel() / x.shape[1]
+            _update(running_var, var * (count / (count - share)), momentum)
+    return (y, spatial_mean.to(y.dtype)) if return_mean else y
+
+
+def _update(running: Tensor | None, value: Tensor, momentum: float) -> None:
+    if running is not None:
+        running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+
+
+def _check(x: Tensor, per_channel: dict[str, Tensor | None], skip: Tensor | None, training: bool, shared: bool) -> None:
+    _checks.shape(OP, "x", x, ("B", "2C" if skip is None else "C", "H", "W"))
+    batch, channels, height, width = x.shape
+    if not x.is_floating_point():
+        raise InputError(f"{OP}: x must be floating point, got {x.dtype}")
+    if skip is None and channels % 2:
         raise InputError(f"{OP}: x must have an even number of channels, got {channels}")
-    tensors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, tensor in tensors.items():
+    for name, tensor in per_channel.items():
         if tensor is not None:
             _checks.shape(OP, name, tensor, (channels,))
-            if tensor.device != x.device:
-                raise InputError(f"{OP}: {name} is on {tensor.device}, x is on {x.device}; they must be on one device")
-    if not training and (running_mean is None or running_var is None):
+            _checks.same_device(OP, name, tensor, "x", x)
+    if skip is not None:
+        _checks.shape(OP, "skip", skip, (batch, "K", height, width))
+        _checks.same_device(OP, "skip", skip, "x", x)
+        if channels % skip.shape[1]:
+            raise InputError(f"{OP}: skip's channels must divide x's {channels}, got {skip.shape[1]}")
+    if not training and (per_channel["running_mean"] is None or per_channel["running_var"] is None):
         raise InputError(f"{OP}: evaluation needs running_mean and running_var")
-    if training and x.numel() == channels:
+    if training and x.numel() == channels and not shared:
         raise InputError(f"{OP}: one value per channel has no variance to train with, got x {list(x.shape)}")
-    result: Tensor = _backends.choose(OP, backend)(
-        x, weight, bias, running_mean, running_var, training=training, momentum=momentum, eps=eps
+
+
+def _process_group(name: str) -> ProcessGroup:
+    from torch.distributed import distributed_c10d
+
+    group: ProcessGroup = getattr(distributed_c10d, "_resolve_process_group")(name)  # noqa: B009, typed differently
+    return group
+
+
+@torch.library.custom_op("dmgan_fast::batch_norm_glu_shared_statistics", mutates_args=())
+def _shared_statistics(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
+    from torch import distributed
+
+    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(_layouts.dense(x))
+    process_group = _process_group(group)
+    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
+    own = torch.cat((mean, var, count))
+    gathered = own.new_empty(process_group.size() * own.numel())
+    distributed.all_gather_into_tensor(gathered, own, group=process_group)
+    means, variances, counts = gathered.double().view(-1, own.numel()).split((mean.numel(), var.numel(), 1), dim=1)
+    parts = counts / counts.sum()
+    shared_mean = (parts * means).sum(0)
+    shared_var = (parts * (variances + (means - shared_mean).square())).sum(0)
+    return shared_mean.to(mean.dtype), shared_var.to(var.dtype), (count[0] / counts.sum()).to(mean.dtype)
+
+
+@_shared_statistics.register_fake
+def _(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    per_channel = x.new_empty(x.shape[1], dtype=torch.float32)
+    return per_channel, torch.empty_like(per_channel), x.new_empty((), dtype=torch.float32)
+
+
+@torch.library.custom_op("dmgan_fast::batch_norm_glu", mutates_args=())
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    share: Tensor,
+    eps: float,
+    training: bool,
+    want_mean: bool,
+    group: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Result, mean, biased variance, 1 / sqrt(var + eps), spatial mean of the result (size 0 if not wanted)."""
+    x = _layouts.dense(x)
+    return _backends.function(backend, OP, "batch_norm_glu_forward")(
+        x,
+        _layouts.wide(weight),
+        _layouts.wide(bias),
+        None if skip is None else _layouts.dense_like(skip, x),
+        _layouts.wide(mean),
+        _layouts.wide(var),
+        eps,
+        want_mean,
     )
-    return result
+
+
+@_forward.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    share: Tensor,
+    eps: float,
+    training: bool,
+    want_mean: bool,
+    group: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, channels, height, width = x.shape
+    result_channels = channels // 2 if skip is None else channels
+    mean, new_var, rstd = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
+    y = _layouts.empty_picture(x, result_channels, height, width)
+    spatial_mean = x.new_empty((batch, result_channels) if want_mean else (0,), dtype=torch.float32)
+    return y, mean, new_var, rstd, spatial_mean
+
+
+@torch.library.custom_op("dmgan_fast::batch_norm_glu_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    share: Tensor,
+    glu: bool,
+    training: bool,
+    group: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    x = _layouts.dense(x)
+    arguments = (
+        _layouts.dense_like(grad, x),
+        None if grad_mean is None else grad_mean.contiguous(),
+        x,
+        _layouts.wide(weight),
+        _layouts.wide(bias),
+        mean,
+        rstd,
+        glu,
+    )
+    count = x.numel() / x.shape[1]
+    sums = None
+    if group:
+        from torch import distributed
+
+        local = _backends.function(backend, OP, "batch_norm_glu_reduce")(*arguments)
+        sums = local.clone()
+        distributed.all_reduce(sums, group=_process_group(group))
+        grad_x, _, _ = _backends.function(backend, OP, "batch_norm_glu_backward")(
+            *arguments, training, sums * share, count
+        )
+        return grad_x, local[1].clone(), local[0].clone()
+    return _backends.function(backend, OP, "batch_norm_glu_backward")(*arguments, training, sums, count)
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    share: Tensor,
+    glu: bool,
+    training: bool,
+    group: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _layouts.empty_picture(x, *x.shape[1:]), torch.empty_like(mean), torch.empty_like(mean)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, skip, _, _, share, _, ctx.training, _, ctx.group, ctx.backend = inputs
+    ctx.save_for_backward(x, weight, bias, output[1], output[3], share)
+    ctx.skip_channels = None if skip is None else skip.shape[1]
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, weight, bias, mean, rstd, share = ctx.saved_tensors
+    grad_mean, glu = others[3], ctx.skip_channels is None
+    if grad is None:
+        grad = x.new_zeros((x.shape[0], x.shape[1] // 2 if glu else x.shape[1], *x.shape[2:]))
+    grad_x, grad_weight, grad_bias = _backward(
+        grad, grad_mean, x, weight, bias, mean, rstd, share, glu, ctx.training, ctx.group, ctx.backend
+    )
+    grad_skip = None
+    if ctx.needs_input_grad[3]:
+        if grad_mean is not None:
+            grad = grad + (grad_mean / grad[0, 0].numel()).to(grad.dtype)[:, :, None, None]
+        grad_skip = grad
+        if ctx.skip_channels != x.shape[1]:
+            grad_skip = grad.unflatten(1, (-1, ctx.skip_channels)).sum(1)
+    return (
+        grad_x,
+        None if weight is None else grad_weight.to(weight.dtype),
+        None if bias is None else grad_bias.to(bias.dtype),
+        grad_skip,
+        *(None,) * 8,
+    )
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_backends.refuse_second_derivatives(_backward, OP)

@@ -1,17 +1,49 @@
-"""Memory writing: checks and dispatch."""
+"""Memory writing: checks, custom op with fake tensors and autograd.
+
+Saved for backward: the inputs and the results. Under autocast it computes in float32: the maps are tiny, and casting
+ten parameters would cost more than it saves.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from dmgan_fast import reference
 from dmgan_fast.ops import _backends, _checks
 
 OP = "memory_write"
+PARAMETERS = (
+    "gate_word",
+    "gate_image",
+    "word_weight",
+    "word_bias",
+    "image_weight",
+    "image_bias",
+    "key_weight",
+    "key_bias",
+    "value_weight",
+    "value_bias",
+)
 
 
 def memory_write(
-    words: Tensor, image_mean: Tensor, *, backend: str | None = None, **weights: Tensor
+    words: Tensor, image_mean: Tensor, *, backend: str | None = None, **parameters: Tensor
 ) -> tuple[Tensor, Tensor]:
+    _check(words, image_mean, parameters)
+    chosen = _backends.choose(OP, backend, words, channels=image_mean.shape[1])
+    if chosen == "reference":
+        return reference.memory_write(words, image_mean, **parameters)
+    inputs = [words, image_mean, *(parameters[name] for name in PARAMETERS)]
+    if torch.is_autocast_enabled(words.device.type):
+        inputs = [tensor.float() for tensor in inputs]
+    key, value = _forward(inputs, chosen)
+    return key, value
+
+
+def _check(words: Tensor, image_mean: Tensor, parameters: dict[str, Tensor]) -> None:
     _checks.shape(OP, "words", words, ("B", "D", "T"))
     batch, word_channels, _ = words.shape
     _checks.shape(OP, "image_mean", image_mean, (batch, "C"))
@@ -29,7 +61,47 @@ def memory_write(
         "value_bias": (channels,),
     }
     for name, size in expected.items():
-        _checks.shape(OP, name, weights[name], size)
-    _checks.same_kind(OP, "words", {"words": words, "image_mean": image_mean, **weights})
-    result: tuple[Tensor, Tensor] = _backends.choose(OP, backend)(words, image_mean, **weights)
-    return result
+        _checks.shape(OP, name, parameters[name], size)
+    _checks.same_kind(OP, "words", {"words": words, "image_mean": image_mean, **parameters})
+
+
+@torch.library.custom_op("dmgan_fast::memory_write", mutates_args=())
+def _forward(inputs: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
+    """``inputs``: words, image_mean and the parameters in the order of ``PARAMETERS``."""
+    return _backends.function(backend, OP, "memory_write_forward")(*(tensor.contiguous() for tensor in inputs))
+
+
+@_forward.register_fake
+def _(inputs: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
+    words, image_mean = inputs[:2]
+    size = (words.shape[0], image_mean.shape[1], words.shape[2])
+    return words.new_empty(size), words.new_empty(size)
+
+
+@torch.library.custom_op("dmgan_fast::memory_write_backward", mutates_args=())
+def _backward(
+    grad_key: Tensor, grad_value: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], backend: str
+) -> list[Tensor]:
+    tensors = (tensor.contiguous() for tensor in (grad_key, grad_value, key, value, *inputs))
+    return list(_backends.function(backend, OP, "memory_write_backward")(*tensors))
+
+
+@_backward.register_fake
+def _(
+    grad_key: Tensor, grad_value: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], backend: str
+) -> list[Tensor]:
+    return [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in inputs]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    tensors, ctx.backend = inputs
+    ctx.save_for_backward(*output, *tensors)
+
+
+def _differentiate(ctx: Any, grad_key: Tensor, grad_value: Tensor) -> tuple[list[Tensor], None]:
+    key, value, *inputs = ctx.saved_tensors
+    return _backward(grad_key, grad_value, key, value, inputs, ctx.backend), None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_backends.refuse_second_derivatives(_backward, OP)

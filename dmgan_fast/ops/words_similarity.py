@@ -1,9 +1,17 @@
-"""Words similarity of all pictures and captions: checks and dispatch."""
+"""Words similarity of all pictures and captions: checks, custom op with fake tensors and autograd.
+
+Saved for backward: the inputs and the scores ``[B, B']``. Under autocast it computes in float32: exponents of scores
+and cosines near 1 do not survive in half precision.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from dmgan_fast import reference
 from dmgan_fast.errors import InputError
 from dmgan_fast.ops import _backends, _checks
 
@@ -21,5 +29,77 @@ def words_similarity(
     _checks.same_kind(OP, "regions", {"regions": regions, "words": words})
     if lengths.device != regions.device:
         raise InputError(f"{OP}: lengths is on {lengths.device}, regions is on {regions.device}")
-    result: Tensor = _backends.choose(OP, backend)(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
-    return result
+    if regions.dtype != torch.float64 and torch.is_autocast_enabled(regions.device.type):
+        regions, words = regions.float(), words.float()
+    with torch.autocast(regions.device.type, enabled=False):
+        chosen = _backends.choose(OP, backend, regions)
+        if chosen == "reference":
+            return reference.words_similarity(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
+        scores = _forward(regions.flatten(2), words, lengths, gamma1, gamma2, chosen)
+    return scores.to(regions.dtype)
+
+
+@torch.library.custom_op("dmgan_fast::words_similarity", mutates_args=())
+def _forward(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float, backend: str) -> Tensor:
+    """``regions [B, D, N]`` → float32 ``[B, B']``."""
+    return _backends.function(backend, OP, "words_similarity_forward")(
+        regions.contiguous(), words.contiguous(), lengths.long().contiguous(), gamma1, gamma2
+    )
+
+
+@_forward.register_fake
+def _(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float, backend: str) -> Tensor:
+    return regions.new_empty((regions.shape[0], words.shape[0]), dtype=torch.float32)
+
+
+@torch.library.custom_op("dmgan_fast::words_similarity_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    scores: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    gamma1: float,
+    gamma2: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _backends.function(backend, OP, "words_similarity_backward")(
+        grad.contiguous(),
+        scores,
+        regions.contiguous(),
+        words.contiguous(),
+        lengths.long().contiguous(),
+        gamma1,
+        gamma2,
+    )
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    scores: Tensor,
+    regions: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    gamma1: float,
+    gamma2: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty(regions.shape, dtype=regions.dtype, device=regions.device),
+        torch.empty(words.shape, dtype=words.dtype, device=words.device),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    regions, words, lengths, ctx.gamma1, ctx.gamma2, ctx.backend = inputs
+    ctx.save_for_backward(output, regions, words, lengths)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _backward(grad, *ctx.saved_tensors, ctx.gamma1, ctx.gamma2, ctx.backend)
+    return (*grads, None, None, None, None)
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
+_backends.refuse_second_derivatives(_backward, OP)

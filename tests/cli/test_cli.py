@@ -151,12 +151,15 @@ def test_debug_shows_the_error_itself(monkeypatch, capsys, weights):
 
 
 def test_info_as_json_and_text(monkeypatch, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     status, out, _ = call(monkeypatch, capsys, "info", "--json")
     table = json.loads(out)
     assert status == 0
     assert table["native_library"] == "loaded"
     assert table["ops"]["memory_read"]["reference"] == "yes"
-    assert "no triton kernel" in table["ops"]["memory_read"]["triton"]
+    assert table["ops"]["memory_read"]["cpu"] == "yes"
+    assert "PyTorch sees no GPU" in table["ops"]["memory_read"]["triton"]
     _, text, _ = call(monkeypatch, capsys, "info")
     assert "words_similarity:" in text
 

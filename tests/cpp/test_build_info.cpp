@@ -6,8 +6,8 @@
 
 int main() {
   StableIValue stack[1] = {};
-  if (torch_call_dispatcher("dmgan_fast::target_version", "", stack, TORCH_ABI_VERSION)) {
-    std::puts("dmgan_fast::target_version can't be called");
+  if (torch_call_dispatcher("dmgan_fast_cpu::target_version", "", stack, TORCH_ABI_VERSION)) {
+    std::puts("dmgan_fast_cpu::target_version can't be called");
     return 1;
   }
   const auto version = torch::stable::detail::to<int64_t>(stack[0]);

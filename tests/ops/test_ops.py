@@ -29,7 +29,8 @@ def padding():
     return torch.arange(T) >= torch.tensor(LENGTHS)[:, None]
 
 
-def write_arguments():
+def write_arguments(channels=C):
+    C = channels
     return {
         "words": rand(B, D, T),
         "image_mean": rand(B, C),
@@ -236,27 +237,62 @@ def test_each_op_is_one_graph_with_its_gradients(op):
 # backends
 
 
-@pytest.mark.parametrize("op", ARGUMENTS)
-@pytest.mark.parametrize("name", ["cpu", "triton", "cuda"])
-def test_a_backend_that_cannot_run_says_why(op, name):
-    with pytest.raises(BackendError, match=f"{op}: backend '{name}' can't run: .*no {name} kernel for {op}"):
-        call(op, ARGUMENTS[op](), backend=name)
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def low(op, dtype=torch.float32):
+    """An op's arguments in ``dtype``."""
+    return {
+        k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in clone(ARGUMENTS[op]()).items()
+    }
 
 
 @pytest.mark.parametrize("op", ARGUMENTS)
-def test_auto_equals_reference_and_unknown_names_are_refused(op):
-    arguments = ARGUMENTS[op]()
-    torch.testing.assert_close(
-        call(op, clone(arguments), backend="auto"), call(op, clone(arguments), backend="reference"), rtol=0, atol=0
-    )
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cuda", "the tensors are on cpu, it runs on cuda"), ("triton", "the tensors are on cpu")]
+)
+def test_a_backend_that_cannot_run_says_why(op, name, reason, no_gpu):
+    with pytest.raises(BackendError, match=f"{op}: backend '{name}' can't run: {reason}"):
+        call(op, low(op), backend=name)
+
+
+@pytest.mark.parametrize("op", ["memory_read", "memory_write"])
+def test_too_many_channels_for_the_kernels_are_refused_by_name_and_run_on_the_reference(op):
+    wide = 513
+    if op == "memory_read":
+        arguments = {"h": rand(1, wide, 2, 2), "key": rand(1, wide, 3), "value": rand(1, wide, 3)}
+        arguments |= {"gate_weight": None, "gate_bias": None}
+    else:
+        arguments = write_arguments(channels=wide)
+    arguments = {k: v if v is None else v.float() for k, v in arguments.items()}
+    with pytest.raises(BackendError, match=f"{op}: backend 'cpu' can't run: it takes at most 512 channels, got 513"):
+        call(op, arguments, backend="cpu")
+    assert call(op, arguments)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_unknown_backends_are_refused(op):
     with pytest.raises(InputError, match=f"{op}: backend must be one of auto, cuda, triton, cpu, reference, got 'gpu'"):
-        call(op, arguments, backend="gpu")
+        call(op, ARGUMENTS[op](), backend="gpu")
+
+
+@pytest.mark.parametrize("op", ARGUMENTS)
+def test_auto_takes_the_native_kernels_on_a_cpu_and_the_reference_in_float64(op):
+    def same(arguments, backend):
+        found, expected = (call(op, clone(arguments), backend=name) for name in ("auto", backend))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+    same(low(op), "cpu")
+    same(ARGUMENTS[op](), "reference")
 
 
 def test_the_environment_sets_the_default_and_the_argument_wins(monkeypatch):
     arguments = read_arguments()
-    monkeypatch.setenv(_backends.VARIABLE, "triton")
-    with pytest.raises(BackendError, match="triton"):
+    monkeypatch.setenv(_backends.VARIABLE, "cuda")
+    with pytest.raises(BackendError, match="cuda"):
         call("memory_read", arguments)
     call("memory_read", arguments, backend="reference")
     monkeypatch.setenv(_backends.VARIABLE, "fastest")
@@ -269,16 +305,22 @@ def test_auto_says_once_what_it_took(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="dmgan_fast"):
         for _ in range(3):
             call("memory_read", read_arguments())
-    assert [record.getMessage() for record in caplog.records] == ["memory_read runs on the reference backend"]
+            call("memory_read", low("memory_read"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "memory_read runs on the reference backend",
+        "memory_read runs on the cpu backend",
+    ]
 
 
-def test_the_table_covers_every_op_and_backend():
+def test_the_table_covers_every_op_and_backend(no_gpu):
     table = _backends.table()
     assert set(table) == set(ARGUMENTS)
     for row in table.values():
         assert set(row) == {"cuda", "triton", "cpu", "reference"}
         assert row["reference"] == "yes"
-        assert "no cuda kernel" in row["cuda"]
+        assert row["cpu"] == "yes"
+        assert row["cuda"] == "PyTorch sees no CUDA device"
+        assert "PyTorch sees no GPU" in row["triton"]
 
 
 # bad input

@@ -50,6 +50,6 @@ def test_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch):
         def target_version() -> int:
             return 2010
 
-    monkeypatch.setattr(torch.ops, "dmgan_fast", Older)
+    monkeypatch.setattr(torch.ops, "dmgan_fast_cpu", Older)
     with pytest.raises(BackendError, match="another version of dmgan_fast"):
         native.load()

@@ -1,0 +1,333 @@
+// Memory writing and the key and value maps, forward and backward each in one pass over a sample's words:
+//   g = sigmoid(A w + B mean), m = g relu(M_w w + b_w) + (1 - g) relu(M_r mean + b_r), k = relu(K m), v = relu(V m).
+// All maps of a sample stay in cache; words are the lanes. Gradients of the weights are summed over samples in order.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "gemm.h"
+#include "tensors.h"
+
+namespace dmgan {
+namespace {
+
+// A tensor as floats: itself, or a converted copy.
+class Floats {
+ public:
+  explicit Floats(const Tensor& x) {
+    if (x.scalar_type() == torch::headeronly::ScalarType::Float) {
+      data_ = dmgan::data<float>(x);
+      return;
+    }
+    copy_.resize(x.numel());
+    DMGAN_FLOAT_TYPES(x, for (int64_t i = 0; i < x.numel(); ++i) copy_[i] = static_cast<float>(dmgan::data<S>(x)[i]));
+    data_ = copy_.data();
+  }
+  operator const float*() const { return data_; }
+
+ private:
+  std::vector<float> copy_;
+  const float* data_;
+};
+
+struct Parameters {
+  Floats gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, key_bias, value_weight,
+      value_bias;
+};
+
+struct Sizes {
+  int64_t batch, word_channels, words, channels;
+  int64_t lanes;  // words, rounded up to whole vectors
+  int64_t memory() const { return 2 * channels; }
+  bool wide;
+};
+
+Sizes describe(const Tensor& words, const Tensor& image_mean) {
+  return {words.size(0), words.size(1), words.size(2), image_mean.size(1), round_up(words.size(2), kLanes),
+          wide_registers()};
+}
+
+// One sample's maps; rows of `lanes` words.
+struct Sample {
+  float *words, *written, *memory, *key, *value;  // [D], [2C] before relu, [2C], [C], [C] rows
+  float *gate, *image;                            // [lanes], [2C] after relu
+  static int64_t floats(const Sizes& s) {
+    return (s.word_channels + 2 * s.memory() + 2 * s.channels + 1) * s.lanes + round_up(s.memory(), kLanes);
+  }
+  Sample(float* work, const Sizes& s) {
+    words = work;
+    written = words + s.word_channels * s.lanes;
+    memory = written + s.memory() * s.lanes;
+    key = memory + s.memory() * s.lanes;
+    value = key + s.channels * s.lanes;
+    gate = value + s.channels * s.lanes;
+    image = gate + s.lanes;
+  }
+};
+
+// rows [count, lanes] from x [count, T], zeros beyond T.
+void pad_rows(const float* x, int64_t count, const Sizes& s, float* rows) {
+  for (int64_t r = 0; r < count; ++r) {
+    std::copy_n(x + r * s.words, s.words, rows + r * s.lanes);
+    std::fill(rows + r * s.lanes + s.words, rows + (r + 1) * s.lanes, 0.0f);
+  }
+}
+
+DMGAN_INLINE Vec relu(Vec x) { return max(x, Vec{}); }
+
+DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
+  Vec total = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) total += load(a + i) * load(b + i);
+  return sum(total + load_some(a + i, n - i) * load_some(b + i, n - i));
+}
+
+DMGAN_CLONES void write_memory(const Sizes& s, const Parameters& p, const float* image_mean, const Sample& x) {
+  for (int64_t j = 0; j < s.memory(); ++j) {
+    const float value = dot(p.image_weight + j * s.channels, image_mean, s.channels) + p.image_bias[j];
+    x.image[j] = value > 0.0f ? value : 0.0f;
+    for (int64_t v = 0; v < s.lanes; v += kLanes) store(x.written + j * s.lanes + v, splat(p.word_bias[j]));
+  }
+  multiply<true>(s.memory(), s.lanes, s.word_channels, {p.word_weight, s.word_channels, 1}, x.words, s.lanes, x.written,
+                 s.lanes, s.wide);
+  const float of_image = dot(p.gate_image, image_mean, s.channels);
+  for (int64_t v = 0; v < s.lanes; v += kLanes) {
+    Vec logit = splat(of_image);
+    for (int64_t d = 0; d < s.word_channels; ++d) logit += p.gate_word[d] * load(x.words + d * s.lanes + v);
+    const Vec gate = sigmoid(logit);
+    store(x.gate + v, gate);
+    for (int64_t j = 0; j < s.memory(); ++j) {
+      const int64_t at = j * s.lanes + v;
+      store(x.memory + at, gate * relu(load(x.written + at)) + (1.0f - gate) * x.image[j]);
+    }
+  }
+}
+
+DMGAN_CLONES void project(const Sizes& s, const float* weight, const float* bias, const float* memory, float* result) {
+  for (int64_t c = 0; c < s.channels; ++c) {
+    for (int64_t v = 0; v < s.lanes; v += kLanes) store(result + c * s.lanes + v, splat(bias[c]));
+  }
+  multiply<true>(s.channels, s.lanes, s.memory(), {weight, s.memory(), 1}, memory, s.lanes, result, s.lanes, s.wide);
+  for (int64_t at = 0; at < s.channels * s.lanes; at += kLanes) store(result + at, relu(load(result + at)));
+}
+
+template <class S>
+void unpad_rows(const float* rows, int64_t count, const Sizes& s, S* x) {
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t t = 0; t < s.words; ++t) x[r * s.words + t] = static_cast<S>(rows[r * s.lanes + t]);
+  }
+}
+
+std::tuple<Tensor, Tensor> memory_write_forward(const Tensor& words, const Tensor& image_mean, const Tensor& gate_word,
+                                                const Tensor& gate_image, const Tensor& word_weight,
+                                                const Tensor& word_bias, const Tensor& image_weight,
+                                                const Tensor& image_bias, const Tensor& key_weight,
+                                                const Tensor& key_bias, const Tensor& value_weight,
+                                                const Tensor& value_bias) {
+  const Sizes s = describe(words, image_mean);
+  const Parameters p{Floats(gate_word),    Floats(gate_image), Floats(word_weight), Floats(word_bias),
+                     Floats(image_weight), Floats(image_bias), Floats(key_weight),  Floats(key_bias),
+                     Floats(value_weight), Floats(value_bias)};
+  const Floats all_words(words), means(image_mean);
+  Tensor key = torch::stable::new_empty(words, {s.batch, s.channels, s.words});
+  Tensor value = torch::stable::new_empty(words, {s.batch, s.channels, s.words});
+  torch::stable::parallel_for(0, s.batch, 1, [&](int64_t begin, int64_t end) {
+    const Sample x(scratch(Sample::floats(s)), s);
+    for (int64_t b = begin; b < end; ++b) {
+      pad_rows(all_words + b * s.word_channels * s.words, s.word_channels, s, x.words);
+      write_memory(s, p, means + b * s.channels, x);
+      project(s, p.key_weight, p.key_bias, x.memory, x.key);
+      project(s, p.value_weight, p.value_bias, x.memory, x.value);
+      const int64_t first = b * s.channels * s.words;
+      DMGAN_FLOAT_TYPES(key, unpad_rows(x.key, s.channels, s, mutable_data<S>(key) + first);
+                        unpad_rows(x.value, s.channels, s, mutable_data<S>(value) + first));
+    }
+  });
+  return {key, value};
+}
+
+// One sample's gradients; rows of `lanes` words, zero beyond T. All samples' lie one after the other.
+struct Gradients {
+  float *key, *value, *written, *words;           // before relu: [C], [C], [2C]; [D] rows
+  float *gate, *image, *image_mean, *gate_total;  // before sigmoid [lanes], before relu [2C]; [C], [1]
+  static int64_t floats(const Sizes& s) {
+    return (2 * s.channels + s.memory() + s.word_channels + 1) * s.lanes + round_up(s.memory(), kLanes) +
+           round_up(s.channels + 1, kLanes);
+  }
+  Gradients(float* work, const Sizes& s) {
+    key = work;
+    value = key + s.channels * s.lanes;
+    written = value + s.channels * s.lanes;
+    words = written + s.memory() * s.lanes;
+    gate = words + s.word_channels * s.lanes;
+    image = gate + s.lanes;
+    image_mean = image + round_up(s.memory(), kLanes);
+    gate_total = image_mean + s.channels;
+  }
+};
+
+DMGAN_CLONES void backward_sample(const Sizes& s, const Parameters& p, const Sample& x, const Gradients& g) {
+  // x.key and x.value hold the results: relu passes gradients where they are positive.
+  for (int64_t at = 0; at < s.channels * s.lanes; at += kLanes) {
+    store(g.key + at, load(x.key + at) > 0.0f ? load(g.key + at) : Vec{});
+    store(g.value + at, load(x.value + at) > 0.0f ? load(g.value + at) : Vec{});
+  }
+  float* grad_memory = g.written;
+  multiply<false>(s.memory(), s.lanes, s.channels, {p.key_weight, 1, s.memory()}, g.key, s.lanes, grad_memory, s.lanes,
+                  s.wide);
+  multiply<true>(s.memory(), s.lanes, s.channels, {p.value_weight, 1, s.memory()}, g.value, s.lanes, grad_memory,
+                 s.lanes, s.wide);
+  std::fill_n(g.gate, s.lanes, 0.0f);
+  for (int64_t j = 0; j < s.memory(); ++j) {
+    Vec of_image = {};
+    for (int64_t v = 0; v < s.lanes; v += kLanes) {
+      const int64_t at = j * s.lanes + v;
+      const Vec grad = load(grad_memory + at), written = load(x.written + at), gate = load(x.gate + v);
+      store(g.gate + v, load(g.gate + v) + grad * (relu(written) - x.image[j]));
+      of_image += grad * (1.0f - gate);
+      store(g.written + at, written > 0.0f ? grad * gate : Vec{});
+    }
+    g.image[j] = x.image[j] > 0.0f ? sum(of_image) : 0.0f;
+  }
+  Vec total = {};
+  for (int64_t v = 0; v < s.lanes; v += kLanes) {
+    const Vec gate = load(x.gate + v);
+    const Vec grad = load(g.gate + v) * gate * (1.0f - gate);
+    store(g.gate + v, grad);
+    total += grad;
+    for (int64_t d = 0; d < s.word_channels; ++d) store(g.words + d * s.lanes + v, p.gate_word[d] * grad);
+  }
+  *g.gate_total = sum(total);
+  multiply<true>(s.word_channels, s.lanes, s.memory(), {p.word_weight, 1, s.word_channels}, g.written, s.lanes, g.words,
+                 s.lanes, s.wide);
+  for (int64_t c = 0; c < s.channels; ++c) g.image_mean[c] = p.gate_image[c] * *g.gate_total;
+  for (int64_t j = 0; j < s.memory(); ++j) {
+    for (int64_t c = 0; c < s.channels; ++c) g.image_mean[c] += p.image_weight[j * s.channels + c] * g.image[j];
+  }
+}
+
+// result [rows, columns] = sum over samples and words of a [rows, lanes] b [columns, lanes]^T, for rows begin ... end.
+DMGAN_CLONES void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t columns, const float* a,
+                             int64_t a_sample, const float* b, int64_t b_sample, float* result) {
+  dots(end - begin, columns, s.batch, s.lanes, a + begin * s.lanes, a_sample, b, b_sample, result + begin * columns,
+       columns, s.wide);
+}
+
+DMGAN_CLONES void sum_rows(const Sizes& s, int64_t rows, const float* a, int64_t a_sample, float* result) {
+  for (int64_t r = 0; r < rows; ++r) {
+    Vec total = {};
+    for (int64_t b = 0; b < s.batch; ++b) {
+      for (int64_t v = 0; v < s.lanes; v += kLanes) total += load(a + b * a_sample + r * s.lanes + v);
+    }
+    result[r] = sum(total);
+  }
+}
+
+void store_floats(const float* from, Tensor& to) {
+  DMGAN_FLOAT_TYPES(to, S* target = mutable_data<S>(to);
+                    for (int64_t i = 0; i < to.numel(); ++i) target[i] = static_cast<S>(from[i]));
+}
+
+using Twelve = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, const Tensor& key, const Tensor& value,
+                             const Tensor& words, const Tensor& image_mean, const Tensor& gate_word,
+                             const Tensor& gate_image, const Tensor& word_weight, const Tensor& word_bias,
+                             const Tensor& image_weight, const Tensor& image_bias, const Tensor& key_weight,
+                             const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias) {
+  const Sizes s = describe(words, image_mean);
+  const Parameters p{Floats(gate_word),    Floats(gate_image), Floats(word_weight), Floats(word_bias),
+                     Floats(image_weight), Floats(image_bias), Floats(key_weight),  Floats(key_bias),
+                     Floats(value_weight), Floats(value_bias)};
+  const Floats all_words(words), means(image_mean), keys(key), values(value), grad_keys(grad_key),
+      grad_values(grad_value);
+  const int64_t sample_floats = Sample::floats(s), gradient_floats = Gradients::floats(s);
+  std::vector<float> samples(s.batch * sample_floats), gradients(s.batch * gradient_floats);
+  torch::stable::parallel_for(0, s.batch, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const Sample x(samples.data() + b * sample_floats, s);
+      const Gradients g(gradients.data() + b * gradient_floats, s);
+      const int64_t first = b * s.channels * s.words;
+      pad_rows(all_words + b * s.word_channels * s.words, s.word_channels, s, x.words);
+      pad_rows(keys + first, s.channels, s, x.key);
+      pad_rows(values + first, s.channels, s, x.value);
+      pad_rows(grad_keys + first, s.channels, s, g.key);
+      pad_rows(grad_values + first, s.channels, s, g.value);
+      write_memory(s, p, means + b * s.channels, x);
+      backward_sample(s, p, x, g);
+    }
+  });
+
+  const Sample x(samples.data(), s);
+  const Gradients g(gradients.data(), s);
+  const int64_t memory = s.memory(), channels = s.channels;
+  std::vector<float> of_words(words.numel()), of_mean(image_mean.numel()), of_gate_word(s.word_channels),
+      of_gate_image(channels), of_word_weight(memory * s.word_channels), of_word_bias(memory),
+      of_image_weight(memory * channels), of_image_bias(memory), of_key_weight(channels * memory), of_key_bias(channels),
+      of_value_weight(channels * memory), of_value_bias(channels);
+  constexpr int64_t kRows = 8;
+  torch::stable::parallel_for(0, (memory + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kRows, last = std::min(end * kRows, memory);
+    outer_rows(s, first, last, s.word_channels, g.written, gradient_floats, x.words, sample_floats,
+               of_word_weight.data());
+    if (first >= channels) return;
+    const int64_t until = std::min(last, channels);
+    outer_rows(s, first, until, memory, g.key, gradient_floats, x.memory, sample_floats, of_key_weight.data());
+    outer_rows(s, first, until, memory, g.value, gradient_floats, x.memory, sample_floats, of_value_weight.data());
+  });
+  outer_rows(s, 0, 1, s.word_channels, g.gate, gradient_floats, x.words, sample_floats, of_gate_word.data());
+  sum_rows(s, memory, g.written, gradient_floats, of_word_bias.data());
+  sum_rows(s, channels, g.key, gradient_floats, of_key_bias.data());
+  sum_rows(s, channels, g.value, gradient_floats, of_value_bias.data());
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const Gradients own(gradients.data() + b * gradient_floats, s);
+    const float* mean = means + b * channels;
+    unpad_rows(own.words, s.word_channels, s, of_words.data() + b * s.word_channels * s.words);
+    std::copy_n(own.image_mean, channels, of_mean.data() + b * channels);
+    for (int64_t c = 0; c < channels; ++c) of_gate_image[c] += mean[c] * *own.gate_total;
+    for (int64_t j = 0; j < memory; ++j) {
+      of_image_bias[j] += own.image[j];
+      for (int64_t c = 0; c < channels; ++c) of_image_weight[j * channels + c] += own.image[j] * mean[c];
+    }
+  }
+
+  const auto result = [](const std::vector<float>& from, const Tensor& like) {
+    Tensor to = torch::stable::empty_like(like);
+    store_floats(from.data(), to);
+    return to;
+  };
+  return {result(of_words, words),
+          result(of_mean, image_mean),
+          result(of_gate_word, gate_word),
+          result(of_gate_image, gate_image),
+          result(of_word_weight, word_weight),
+          result(of_word_bias, word_bias),
+          result(of_image_weight, image_weight),
+          result(of_image_bias, image_bias),
+          result(of_key_weight, key_weight),
+          result(of_key_bias, key_bias),
+          result(of_value_weight, value_weight),
+          result(of_value_bias, value_bias)};
+}
+
+}  // namespace
+}  // namespace dmgan
+
+STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+  m.def(
+      "memory_write_forward(Tensor words, Tensor image_mean, Tensor gate_word, Tensor gate_image, Tensor word_weight, "
+      "Tensor word_bias, Tensor image_weight, Tensor image_bias, Tensor key_weight, Tensor key_bias, "
+      "Tensor value_weight, Tensor value_bias) -> (Tensor, Tensor)");
+  m.def(
+      "memory_write_backward(Tensor grad_key, Tensor grad_value, Tensor key, Tensor value, Tensor words, "
+      "Tensor image_mean, Tensor gate_word, Tensor gate_image, Tensor word_weight, Tensor word_bias, "
+      "Tensor image_weight, Tensor image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, "
+      "Tensor value_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+  m.impl("memory_write_forward", TORCH_BOX(&dmgan::memory_write_forward));
+  m.impl("memory_write_backward", TORCH_BOX(&dmgan::memory_write_backward));
+}

@@ -1,0 +1,172 @@
+// Sixteen floats at a time in portable vector code, compiled for several CPUs and chosen when the library loads.
+// All sums are of fixed blocks in a fixed order: results do not depend on the number of threads.
+#pragma once
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#define DMGAN_INLINE __attribute__((always_inline)) inline
+#define DMGAN_UNROLL _Pragma("GCC unroll 16")
+// A function with DMGAN_CLONES exists for SSE2, AVX2 and AVX-512; what it calls must be DMGAN_INLINE to follow it.
+#if defined(__x86_64__) && defined(__linux__)
+#define DMGAN_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"), noinline))
+#else
+#define DMGAN_CLONES __attribute__((noinline))
+#endif
+
+namespace dmgan {
+
+using BFloat16 = c10::BFloat16;
+using Half = c10::Half;
+
+constexpr int64_t kLanes = 16;
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
+
+// True where 32 registers of 16 floats exist; narrower CPUs hold fewer accumulators.
+inline bool wide_registers() {
+#if defined(__x86_64__)
+  static const bool wide = __builtin_cpu_supports("avx512f");
+  return wide;
+#else
+  return false;
+#endif
+}
+
+constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+DMGAN_INLINE Vec splat(float x) { return Vec{} + x; }
+
+template <class To, class From>
+DMGAN_INLINE To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &x, sizeof(to));
+  return to;
+}
+
+DMGAN_INLINE Vec load(const float* p) {
+  Vec x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+
+DMGAN_INLINE Vec load(const BFloat16* p) {
+  typedef uint16_t Raw __attribute__((vector_size(kLanes * 2)));
+  Raw raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  return bits<Vec>(__builtin_convertvector(raw, IntVec) << 16);
+}
+
+DMGAN_INLINE Vec load(const Half* p) {
+  Vec x;
+  for (int64_t i = 0; i < kLanes; ++i) x[i] = static_cast<float>(p[i]);
+  return x;
+}
+
+DMGAN_INLINE void store(float* p, Vec x) { std::memcpy(p, &x, sizeof(x)); }
+
+DMGAN_INLINE void store(BFloat16* p, Vec x) {  // round to nearest even; NaN stays NaN
+  typedef uint16_t Raw __attribute__((vector_size(kLanes * 2)));
+  const IntVec raw = bits<IntVec>(x);
+  const IntVec rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
+  const IntVec result = x == x ? rounded : IntVec{} + 0x7fc0;
+  const Raw narrow = __builtin_convertvector(result, Raw);
+  std::memcpy(p, &narrow, sizeof(narrow));
+}
+
+DMGAN_INLINE void store(Half* p, Vec x) {
+  for (int64_t i = 0; i < kLanes; ++i) p[i] = static_cast<Half>(x[i]);
+}
+
+// The first `n` elements `step` apart, zeros after them.
+template <class S>
+DMGAN_INLINE Vec load_some(const S* p, int64_t n, int64_t step = 1) {
+  if (n >= kLanes && step == 1) return load(p);
+  alignas(64) float x[kLanes] = {};
+  for (int64_t i = 0; i < (n < kLanes ? n : kLanes); ++i) x[i] = static_cast<float>(p[i * step]);
+  return load(x);
+}
+
+template <class S>
+DMGAN_INLINE void store_some(S* p, Vec x, int64_t n, int64_t step = 1) {
+  if (n >= kLanes && step == 1) return store(p, x);
+  alignas(64) float values[kLanes];
+  store(values, x);
+  for (int64_t i = 0; i < (n < kLanes ? n : kLanes); ++i) p[i * step] = static_cast<S>(values[i]);
+}
+
+DMGAN_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+// Pairwise, so that the order is fixed.
+DMGAN_INLINE float sum(Vec x) {
+  alignas(64) float values[kLanes];
+  store(values, x);
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) values[i] += values[i + half];
+  }
+  return values[0];
+}
+
+// e^x within 2 ulp; 0 below -87.3, where floats become denormal. x must not exceed 88.
+DMGAN_INLINE Vec exp(Vec x) {
+  const Vec kept = max(x, splat(-87.3f));
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec n = (kept * 1.44269504f + magic) - magic;
+  const Vec r = (kept - n * 0.693359375f) + n * 2.12194440e-4f;  // minus n * ln 2, in two parts
+  Vec p = splat(1.9875691500e-4f);  // minimax polynomial of e^r on |r| <= ln 2 / 2 (Cephes)
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const Vec scaled = bits<Vec>(bits<IntVec>(p) + (__builtin_convertvector(n, IntVec) << 23));
+  return x < -87.3f ? Vec{} : scaled;
+}
+
+DMGAN_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-max(x, splat(-87.0f)))); }
+
+// Scratch of at least `floats` floats, kept by the thread: fresh pages would cost more than the kernels.
+inline float* scratch(int64_t floats) {
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+  thread_local std::unique_ptr<float[], Free> memory;
+  thread_local int64_t size = 0;
+  if (size < floats) {
+    memory.reset();
+    memory.reset(static_cast<float*>(::operator new[](floats * sizeof(float), std::align_val_t{64})));
+    size = floats;
+  }
+  return memory.get();
+}
+
+}  // namespace dmgan
+
+// Runs the statements with `S` as the element type of `tensor`.
+#define DMGAN_FLOAT_TYPES(tensor, ...)                                                  \
+  switch ((tensor).scalar_type()) {                                                     \
+    case torch::headeronly::ScalarType::Float: {                                        \
+      using S = float;                                                                  \
+      __VA_ARGS__;                                                                      \
+      break;                                                                            \
+    }                                                                                   \
+    case torch::headeronly::ScalarType::BFloat16: {                                     \
+      using S = dmgan::BFloat16;                                                        \
+      __VA_ARGS__;                                                                      \
+      break;                                                                            \
+    }                                                                                   \
+    case torch::headeronly::ScalarType::Half: {                                         \
+      using S = dmgan::Half;                                                            \
+      __VA_ARGS__;                                                                      \
+      break;                                                                            \
+    }                                                                                   \
+    default:                                                                            \
+      STD_TORCH_CHECK(false, "float32, bfloat16 or float16 expected");                  \
+  }

@@ -1,0 +1,39 @@
+// Shorthands for PyTorch's stable tensors.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+namespace dmgan {
+
+using torch::stable::Tensor;
+
+template <class S>
+const S* data(const Tensor& x) {
+  return static_cast<const S*>(x.const_data_ptr());
+}
+
+template <class S>
+S* mutable_data(Tensor& x) {
+  return static_cast<S*>(x.mutable_data_ptr());
+}
+
+// Dense channels-last and not also NCHW, as torch's is_contiguous(memory_format=channels_last) has it.
+inline bool is_channels_last(const Tensor& x) {
+  if (x.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (const int64_t dim : {1, 3, 2, 0}) {
+    if (x.size(dim) != 1 && x.stride(dim) != expected) return false;
+    expected *= x.size(dim);
+  }
+  return true;
+}
+
+// A picture [B, channels, height, width] of x's dtype, channels-last if x is.
+inline Tensor empty_picture(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
+  if (!is_channels_last(x)) return torch::stable::new_empty(x, {x.size(0), channels, height, width});
+  return torch::stable::permute(torch::stable::new_empty(x, {x.size(0), height, width, channels}), {0, 3, 1, 2});
+}
+
+}  // namespace dmgan

@@ -1,0 +1,105 @@
+"""Runs an op on a backend and compares results and gradients with float64, in units of the eager result's error."""
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmgan_fast import functional
+
+FORWARD_BUDGET = 2  # times the eager error, for results
+GRADIENT_BUDGET = 3  # and for gradients
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Case:
+    """``tensors`` in float64; ``fixed``: what is neither cast nor differentiated; ``layout`` is applied after the cast.
+
+    ``wide``: names that stay float32 in half precision, as batch norm's parameters do under autocast.
+    """
+
+    op: str
+    tensors: dict[str, Tensor]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    layout: str = "contiguous"
+    pictures: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "sliced channels": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+    "sliced channels of channels_last": lambda x: torch.cat((x, x), 1).contiguous(memory_format=torch.channels_last)[
+        :, : x.shape[1]
+    ],
+    "sliced rows": lambda x: torch.cat((x, x), 2)[:, :, : x.shape[2]],
+    "expanded": lambda x: x[:1].expand_as(x),
+}
+
+
+def inputs(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    def cast(name: str, x: Tensor) -> Tensor:
+        x = x.to(device=device, dtype=torch.float32 if name in case.wide and dtype != torch.float64 else dtype)
+        return LAYOUTS[case.layout](x) if name in case.pictures else x.contiguous()
+
+    return {name: cast(name, x).detach().requires_grad_() for name, x in case.tensors.items()}
+
+
+def run(case: Case, tensors: dict[str, Tensor], backend: str) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Results, and gradients of a fixed random projection of them."""
+    first = next(iter(tensors.values()))
+    accumulator = torch.promote_types(first.dtype, torch.float32)
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(first.device, accumulator if value.is_floating_point() else value.dtype, copy=True)
+
+    fixed = {name: place(value) for name, value in case.fixed.items()}
+    outputs = getattr(functional, case.op)(**tensors, **fixed, backend=backend)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    generator = torch.Generator().manual_seed(1)
+    projections = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs]
+    grads = torch.autograd.grad(
+        outputs, list(tensors.values()), [p.to(y.device, y.dtype) for p, y in zip(projections, outputs, strict=True)]
+    )
+    running = [value for name, value in fixed.items() if "running" in name and value is not None]
+    named = dict(zip(tensors, grads, strict=True))
+    if "gate_bias" in named:  # a lone sum of terms that cancel has no scale of its own
+        named["gate_weight"] = torch.cat((named["gate_weight"], named.pop("gate_bias")))
+    return [*outputs, *running], named
+
+
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    found = found.detach().double().cpu()
+    scale = truth.square().mean().sqrt().clamp(min=1e-30)
+    return ((found - truth).square().mean().sqrt() / scale).item()
+
+
+def check(case: Case, dtype: torch.dtype, backend: str, device: str) -> None:
+    """Fails unless every result and gradient is within its budget."""
+    low = inputs(case, dtype, device)
+    exact = {name: x.detach().cpu().double().requires_grad_() for name, x in low.items()}
+    truth, true_grads = run(case, exact, "reference")
+    eager, eager_grads = run(case, low, "reference")
+    found, found_grads = run(case, low, backend)
+    wrong = []
+    results = zip(found, eager, truth, strict=True)
+    gradients = ((found_grads[k], eager_grads[k], true_grads[k]) for k in found_grads)
+    names = [*(f"result {k}" for k in range(len(found))), *(f"gradient of {k}" for k in found_grads)]
+    compared = [*results, *gradients]
+    eager_errors = [relative_error(theirs, true) for _, theirs, true in compared]
+    typical = statistics.median(eager_errors)  # a single number may be right by luck in eager
+    for k, (name, (ours, theirs, true)) in enumerate(zip(names, compared, strict=True)):
+        assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, eager {theirs.dtype}"
+        assert ours.shape == theirs.shape, f"{name}: {list(ours.shape)}, eager {list(theirs.shape)}"
+        budget = FORWARD_BUDGET if k < len(found) else GRADIENT_BUDGET
+        allowed = budget * max(eager_errors[k], typical) + torch.finfo(ours.dtype).eps
+        error = relative_error(ours, true)
+        if not error <= allowed:
+            wrong.append(f"{name}: error {error:.2e}, allowed {allowed:.2e}")
+    assert not wrong, f"{case.op} on {backend}, {dtype}: " + "; ".join(wrong)

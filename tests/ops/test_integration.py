@@ -1,0 +1,153 @@
+"""The ops inside PyTorch: opcheck, torch.compile, torch.export, autocast, loss scaling, fake and meta tensors."""
+
+import pytest
+import torch
+
+from dmgan_fast import functional
+from dmgan_fast.modules import Generator, GeneratorConfig
+from tests.ops.harness import Case, inputs, run
+from tests.ops.test_backends import CASES, NORM, READ
+
+ONE_OF_EACH = {
+    "memory_read": READ["official"],
+    "memory_write": CASES["memory_write"]["odd"],
+    "batch_norm_glu": NORM["half skip and mean"],
+    "upsample_conv3x3": CASES["upsample_conv3x3"]["odd"],
+    "words_similarity": CASES["words_similarity"]["odd"],
+}
+
+
+class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Collects the calls of this package's custom ops, with copies of their arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "dmgan_fast":
+            copies = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), args)
+            self.calls.append((func, copies))
+        return func(*args, **(kwargs or {}))
+
+
+def recorded_calls(case):
+    with Recorder() as recorder:
+        run(case, inputs(case, torch.float32, "cpu"), "cpu")
+    assert len(recorder.calls) == 2, "one forward and one backward"
+    return recorder.calls
+
+
+@pytest.mark.parametrize("op", ONE_OF_EACH)
+def test_opcheck_accepts_forward_and_backward(op):
+    (forward, forward_args), (backward, backward_args) = recorded_calls(ONE_OF_EACH[op])
+    differentiable = torch.utils._pytree.tree_map_only(
+        torch.Tensor, lambda x: x.requires_grad_() if x.is_floating_point() else x, forward_args
+    )
+    torch.library.opcheck(forward, differentiable)
+    torch.library.opcheck(backward, backward_args)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("op", ONE_OF_EACH)
+def test_meta_tensors_have_the_shapes_strides_and_types_of_real_ones(op, layout):
+    case = ONE_OF_EACH[op]
+    case = Case(op, case.tensors, case.fixed, layout, case.pictures, case.wide)
+    for function, args in recorded_calls(case):
+        real = function(*args)
+        meta = function(*torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.to("meta"), args))
+        real, meta = ((x,) if torch.is_tensor(x) else x for x in (real, meta))
+        for a, b in zip(real, meta, strict=True):
+            assert b.device.type == "meta"
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+            assert a.numel() == 0 or a.stride() == b.stride()
+
+
+@pytest.mark.parametrize("op", ONE_OF_EACH)
+def test_compiled_without_graph_breaks_it_gives_the_same_results_and_gradients(op):
+    case = ONE_OF_EACH[op]
+    tensors = inputs(case, torch.float32, "cpu")
+    torch._dynamo.reset()
+    compiled = torch.compile(getattr(functional, op), fullgraph=True, backend="aot_eager")
+
+    def gradients(function):
+        output = function(**tensors, **{k: v.float() if "running" in k else v for k, v in case.fixed.items()})
+        output = output if isinstance(output, torch.Tensor) else output[0]
+        return output, torch.autograd.grad(output.square().sum(), list(tensors.values()))
+
+    torch.testing.assert_close(gradients(compiled), gradients(getattr(functional, op)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", ONE_OF_EACH)
+def test_under_autocast_results_have_its_type_and_gradients_the_parameters(op):
+    case = ONE_OF_EACH[op]
+    tensors = inputs(case, torch.float32, "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        fixed = {k: v.float() if "running" in k else v for k, v in case.fixed.items()}
+        output = getattr(functional, op)(**tensors, **fixed)
+        output = output if isinstance(output, torch.Tensor) else output[0]
+    narrow = op in ("memory_read", "upsample_conv3x3")
+    assert output.dtype == (torch.bfloat16 if narrow else torch.float32)
+    grads = torch.autograd.grad(output.float().square().sum(), list(tensors.values()))
+    assert all(grad.dtype == torch.float32 for grad in grads)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(0)
+    config = GeneratorConfig(image_sizes=(64, 128), base_channels=4, word_channels=8, condition_channels=4)
+    return Generator(config)
+
+
+def generator_inputs():
+    noise, sentence, words = torch.randn(2, 100), torch.randn(2, 8), torch.randn(2, 8, 5)
+    return noise, sentence, words, torch.tensor([[False] * 5, [False, False, False, True, True]])
+
+
+def test_a_generator_exports_with_the_ops_inside(generator):
+    generator.eval()
+    eps = torch.randn(2, 4)
+    program = torch.export.export(generator, generator_inputs(), {"eps": eps})
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    for op in ("memory_read", "memory_write", "batch_norm_glu", "upsample_conv3x3"):
+        assert f"dmgan_fast.{op}.default" in names
+
+
+def test_a_loss_scaler_skips_overflow_and_steps_on_the_rest(generator):
+    optimizer = torch.optim.SGD(generator.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    before = [p.detach().clone() for p in generator.parameters()]
+
+    def step(factor):
+        with torch.autocast("cpu", torch.float16):
+            images = generator(*generator_inputs()).images
+            loss = sum(image.square().mean() for image in images) * factor
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return any(not torch.equal(p, q) for p, q in zip(generator.parameters(), before, strict=True))
+
+    assert not step(float("inf"))
+    assert step(1.0)
+
+
+def test_a_training_step_compiles_as_one_graph(generator):
+    eps = torch.randn(2, 4)
+    arguments = generator_inputs()
+    torch._dynamo.reset()
+
+    def loss(model):
+        return sum(image.square().mean() for image in model(*arguments, eps=eps).images)
+
+    compiled = torch.compile(generator, fullgraph=True, backend="aot_eager")
+    statistics = {k: v.clone() for k, v in generator.state_dict().items()}
+    loss(compiled).backward()
+    grads = [p.grad.clone() for p in generator.parameters()]
+    after = {k: v.clone() for k, v in generator.state_dict().items()}
+    generator.zero_grad()
+    generator.load_state_dict(statistics)
+    loss(generator).backward()
+    torch.testing.assert_close([p.grad for p in generator.parameters()], grads)
+    torch.testing.assert_close(dict(generator.state_dict()), after)
