@@ -147,8 +147,8 @@ UPSAMPLE = {
     "one pixel": upsample_case(1, 4, 6, 1, 1),
     "odd": upsample_case(3, 5, 7, 3, 5),
     "one row": upsample_case(2, 4, 6, 1, 9),
-    "block": upsample_case(2, 32, 48, 8, 8),
-    "wide": upsample_case(1, 96, 33, 5, 6),
+    "block": upsample_case(2, 32, 48, 4, 5),
+    "wide": upsample_case(1, 96, 33, 3, 4),
     "channels last": upsample_case(2, 16, 20, 6, 5, layout="channels_last"),
     "sliced": upsample_case(2, 16, 20, 6, 5, layout="sliced channels"),
     "expanded": upsample_case(2, 16, 20, 6, 5, layout="expanded"),
@@ -167,7 +167,7 @@ def similarity_case(pictures, captions, channels, height, width, words):
 SIMILARITY = {
     "one": similarity_case(1, 1, 5, 2, 3, 1),
     "odd": similarity_case(3, 2, 20, 3, 5, 7),
-    "birds": similarity_case(2, 2, 256, 17, 17, 18),
+    "birds": similarity_case(2, 2, 64, 9, 9, 18),
     "more captions": similarity_case(2, 11, 32, 4, 4, 9),
     "many words": similarity_case(2, 2, 32, 4, 4, 33),
 }

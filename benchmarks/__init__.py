@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks.<name> [--json FILE]``; a wrong result is never timed."""

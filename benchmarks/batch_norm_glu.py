@@ -1,0 +1,54 @@
+"""Batch norm + GLU in training: authors' form, compiled, F.glu, fused; NCHW and channels-last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import authors
+from benchmarks.harness import Case, main
+from dmgan_fast import functional
+
+BATCH = 4
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, **fixed: Any) -> Tensor:
+    """Batch norm and F.glu."""
+    fixed = {name: value.to(x.dtype) if isinstance(value, Tensor) else value for name, value in fixed.items()}
+    y = functional.batch_norm_glu(x, weight, bias, **fixed, backend="reference")
+    assert isinstance(y, Tensor)
+    return y
+
+
+def fused(x: Tensor, weight: Tensor, bias: Tensor, **fixed: Any) -> Tensor:
+    y = functional.batch_norm_glu(x, weight, bias, **fixed)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def cases() -> Iterator[Case]:
+    for channels, side in ((256, 128), (128, 256)):
+        for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
+            x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=memory_format)
+            inputs = {"x": x, "weight": torch.rand(channels) + 0.5, "bias": torch.randn(channels)}
+            yield Case(
+                "batch_norm_glu",
+                f"B{BATCH} {channels}->{channels // 2} {side}x{side} {layout}",
+                {name: tensor.requires_grad_() for name, tensor in inputs.items()},
+                {"running_mean": torch.zeros(channels), "running_var": torch.ones(channels), "training": True},
+                ("weight", "bias"),
+                reference,
+                {
+                    "authors": authors.batch_norm_glu,
+                    "authors+compile": torch.compile(authors.batch_norm_glu),
+                    "reference": reference,
+                    "dmgan_fast": fused,
+                },
+            )
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", cases)

@@ -1,0 +1,186 @@
+"""Times implementations of one case against each other: correctness first, then interleaved runs in one process.
+
+A benchmark gives ``Case``s; each names its inputs and its implementations, the reference among them. Rows hold medians
+and the 20th and 80th percentiles, the bytes kept for backward (each storage once, parameters left out) and the peak
+of what PyTorch allocated during forward + backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dmgan_fast import __version__
+from dmgan_fast.files import replace_file
+
+Function = Callable[..., Tensor]
+TOLERANCE = 2e-5  # relative RMS error against float64 that float32 must keep
+
+
+@dataclass
+class Case:
+    """``inputs`` are differentiated, ``fixed`` are passed by name as they are; ``parameters``: names of the inputs that
+    are not counted as saved. ``reference`` is run in float64 on the same numbers."""
+
+    op: str
+    name: str
+    inputs: dict[str, Tensor]
+    fixed: dict[str, Any]
+    parameters: tuple[str, ...]
+    reference: Function
+    implementations: dict[str, Function] = field(default_factory=dict)
+
+
+def keep_freed_memory() -> str:
+    """Let glibc keep freed memory: its default maps every large tensor anew. Same for all implementations."""
+    if sys.platform != "linux":
+        return "system"
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc = ctypes.CDLL(None)
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)
+    return "glibc, freed memory kept"
+
+
+def _error(found: Tensor, truth: Tensor) -> float:
+    difference = (found.detach().double() - truth).square().mean().sqrt()
+    return (difference / truth.square().mean().sqrt().clamp(min=1e-30)).item()
+
+
+def _projection(y: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(y.shape, generator=generator, dtype=torch.float32).to(y)
+
+
+def _run(case: Case, function: Function, inputs: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    y = function(**inputs, **case.fixed)
+    return y, torch.autograd.grad(y, list(inputs.values()), _projection(y))
+
+
+def is_correct(case: Case, function: Function, truth: tuple[Tensor, tuple[Tensor, ...]]) -> bool:
+    y, grads = _run(case, function, case.inputs)
+    errors = [_error(y, truth[0]), *(_error(a, b) for a, b in zip(grads, truth[1], strict=True))]
+    return all(error <= TOLERANCE for error in errors)
+
+
+def saved_bytes(case: Case, function: Function) -> int:
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        y = function(**case.inputs, **case.fixed)
+    for name in case.parameters:
+        storages.pop(case.inputs[name].untyped_storage().data_ptr(), None)
+    del y
+    return sum(storages.values())
+
+
+def peak_bytes(case: Case, function: Function) -> int:
+    """Peak of PyTorch's allocations during forward + backward, above what was there before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        _run(case, function, case.inputs)
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    now = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def _time(case: Case, function: Function, gradient: Tensor) -> tuple[float, float]:
+    """Milliseconds of forward alone, and of forward + backward."""
+    start = time.perf_counter()
+    y = function(**case.inputs, **case.fixed)
+    middle = time.perf_counter()
+    torch.autograd.grad(y, list(case.inputs.values()), gradient)
+    return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
+
+
+def measure(case: Case, repeats: int, environment: dict[str, Any]) -> list[dict[str, Any]]:
+    exact = {name: x.detach().double().requires_grad_() for name, x in case.inputs.items()}
+    truth = _run(case, case.reference, exact)
+    correct = {name: is_correct(case, f, truth) for name, f in case.implementations.items()}
+    gradient = _projection(truth[0]).float()
+    del truth, exact
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name, right in correct.items() if right}
+    for _ in range(repeats):
+        for name, runs in times.items():
+            runs.append(_time(case, case.implementations[name], gradient))
+    rows = []
+    for name, function in case.implementations.items():
+        memory = {"saved_bytes": saved_bytes(case, function), "peak_bytes": peak_bytes(case, function)}
+        for which, direction in enumerate(("forward", "forward+backward")):
+            row = {"op": case.op, "case": case.name, "implementation": name, "direction": direction}
+            runs = sorted(run[which] for run in times.get(name, []))
+            if runs:
+                p20, *_, p80 = statistics.quantiles(runs, n=5)
+                row |= {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
+            rows.append(row | memory | {"correct": correct[name]} | environment)
+    return rows
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(description: str, cases: Callable[[], Iterable[Case]], baseline: str = "authors") -> None:
+    """The command line of a benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--repeats", type=int, default=11, help="runs of each implementation (default 11)")
+    parser.add_argument("--only", help="run the cases whose name contains this")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    environment = {
+        "device": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "allocator": keep_freed_memory(),
+        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    rows = []
+    for case in cases():
+        if not arguments.only or arguments.only in case.name:
+            found = measure(case, arguments.repeats, environment)
+            show(found, baseline)
+            rows += found
+    if arguments.json:
+        with replace_file(arguments.json) as file:
+            file.write_text(json.dumps(rows, indent=1) + "\n")
+    if not all(row["correct"] for row in rows):
+        sys.exit("a result is wrong: its time is not reported")
+
+
+def show(rows: list[dict[str, Any]], baseline: str) -> None:
+    table = Table(title=f"{rows[0]['op']}: {rows[0]['case']}")
+    for column in ("implementation", "direction", "median ms", "p20–p80", f"× {baseline}", "saved MiB", "peak MiB"):
+        table.add_column(column)
+    reference = {row["direction"]: row.get("median_ms") for row in rows if row["implementation"] == baseline}
+    for row in rows:
+        memory = [f"{row[name] / 2**20:.2f}" for name in ("saved_bytes", "peak_bytes")]
+        if "median_ms" not in row:
+            table.add_row(row["implementation"], row["direction"], "WRONG", "", "", *memory)
+            continue
+        ratio = f"{reference[row['direction']] / row['median_ms']:.2f}" if reference.get(row["direction"]) else ""
+        spread = f"{row['p20_ms']:.2f}–{row['p80_ms']:.2f}"
+        table.add_row(row["implementation"], row["direction"], f"{row['median_ms']:.2f}", spread, ratio, *memory)
+    Console(width=120).print(table)

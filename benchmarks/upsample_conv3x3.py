@@ -1,0 +1,50 @@
+"""Nearest ×2 + conv3×3: eager in NCHW and channels-last, compiled, and by the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Case, main
+from dmgan_fast import functional
+
+BATCH, CHANNELS = 4, 128
+
+
+def eager(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.upsample_conv3x3(x, weight, backend="reference")
+
+
+def eager_channels_last(x: Tensor, weight: Tensor) -> Tensor:
+    layout = torch.channels_last
+    return eager(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
+
+
+def fused(x: Tensor, weight: Tensor) -> Tensor:
+    return functional.upsample_conv3x3(x, weight)
+
+
+def cases() -> Iterator[Case]:
+    for side in (64, 128):
+        for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
+            x = torch.randn(BATCH, CHANNELS, side, side).contiguous(memory_format=memory_format)
+            weight = torch.randn(CHANNELS, CHANNELS, 3, 3) / (9 * CHANNELS) ** 0.5
+            implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
+            implementations |= {"authors+compile": torch.compile(eager), "dmgan_fast": fused}
+            if layout == "NCHW":
+                implementations |= {"authors, channels-last inside": eager_channels_last}
+            yield Case(
+                "upsample_conv3x3",
+                f"B{BATCH} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",
+                {"x": x.requires_grad_(), "weight": weight.requires_grad_()},
+                {},
+                ("weight",),
+                eager,
+                implementations,
+            )
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", cases)

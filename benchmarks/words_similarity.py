@@ -1,0 +1,45 @@
+"""Words similarity of all pictures and captions: the authors' loop, the plain vectorised reference, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks import authors
+from benchmarks.harness import Case, main
+from dmgan_fast import functional
+
+CHANNELS, SIDE, WORDS = 256, 17, 18
+GAMMAS = {"gamma1": 4.0, "gamma2": 5.0}
+
+
+def loop(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    return authors.words_similarity(regions, words, lengths.tolist(), **GAMMAS)
+
+
+def reference(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    return functional.words_similarity(regions, words, lengths, **GAMMAS, backend="reference")
+
+
+def fused(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    return functional.words_similarity(regions, words, lengths, **GAMMAS)
+
+
+def cases() -> Iterator[Case]:
+    for batch in (16, 32, 64):
+        inputs = {"regions": torch.randn(batch, CHANNELS, SIDE, SIDE), "words": torch.randn(batch, CHANNELS, WORDS)}
+        yield Case(
+            "words_similarity",
+            f"B{batch} T{WORDS} D{CHANNELS} {SIDE}x{SIDE}",
+            {name: (x * CHANNELS**-0.25).requires_grad_() for name, x in inputs.items()},
+            {"lengths": torch.full((batch,), WORDS)},
+            (),
+            reference,
+            {"authors": loop, "reference": reference, "dmgan_fast": fused},
+        )
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", cases)

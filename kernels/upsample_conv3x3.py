@@ -1,0 +1,270 @@
+"""Nearest x2, then a 3x3 convolution: y(2i + a, 2j + b) = sum over u, v of W_ab(u, v) x(i + a + u - 1, j + b + v - 1).
+
+The upsampled tensor never exists. Output pixels of a parity (a, b) see 2x2 input pixels, under taps W_ab that add up
+those of the 3x3 kernel: 4/9 of the multiplications, all of them in matrix products over the channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from dmgan_fast.kernels._common import dot_precision, is_channels_last
+from torch import Tensor
+
+# Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
+TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
+WARPS = 8
+DEPTH = 32  # of the axis that a step of the product sums over: 64 bytes of a row in half precision
+EXACT_DEPTH = 8  # exact float32 products keep both operands in registers
+TAPS = 16  # folded taps (a, b, u, v), numbered ((2a + b) 2 + u) 2 + v
+FOLD_BLOCK = 128  # weights that a program folds or unfolds
+SPLIT_PIXELS = 2048  # of one partial sum of the weight's gradient, at least
+MAX_SPLITS = 32  # partial sums: enough programs for a large card at 64 channels, and a small work buffer
+
+
+# -------------------------------------------------------------------------------------------------------- folded taps
+
+
+@triton.jit
+def _covers(parity, side, k):
+    """Does tap k of three fall on input pixel ``side`` of two? It reads row 2i + parity + k - 1 of the upsampled."""
+    return (parity + k + 1) // 2 == parity + side
+
+
+@triton.jit
+def _on_tap(tap, row, column):
+    """Is tap (row, column) of the 3x3 kernel one of those that folded ``tap`` adds up?"""
+    return _covers(tap // 8, tap // 2 % 2, row) & _covers(tap // 4 % 2, tap % 2, column)
+
+
+@triton.jit
+def _fold_kernel(weight, folded, weights, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """``folded [16, O, I]`` from ``weight [O, I, 3, 3]``."""
+    w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tap = tl.arange(0, TAPS)
+    total = tl.zeros([TAPS, BLOCK], tl.float32)
+    for row in tl.static_range(3):
+        for column in tl.static_range(3):
+            value = tl.load(weight + w * 9 + (row * 3 + column), w < weights, other=0.0).to(tl.float32)
+            total += tl.where(_on_tap(tap, row, column)[:, None], value[None, :], 0.0)
+    mask = (tap < TAPS)[:, None] & (w < weights)[None, :]
+    tl.store(folded + tap[:, None] * weights + w[None, :], total.to(folded.dtype.element_ty), mask)
+
+
+@triton.jit
+def _unfold_kernel(parts, grad_weight, weights, splits, TAPS: tl.constexpr, BLOCK: tl.constexpr):
+    """``grad_weight [O, I, 3, 3]`` from partial sums ``parts [splits, 16, O, I]``, in order."""
+    w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tap = tl.arange(0, TAPS)
+    mask = (tap < TAPS)[:, None] & (w < weights)[None, :]
+    total = tl.zeros([TAPS, BLOCK], tl.float32)
+    for _ in range(splits):
+        total += tl.load(parts + tap[:, None] * weights + w[None, :], mask, other=0.0)
+        parts += TAPS * weights
+    for row in tl.static_range(3):
+        for column in tl.static_range(3):
+            value = tl.sum(tl.where(_on_tap(tap, row, column)[:, None], total, 0.0), 0)
+            tl.store(grad_weight + w * 9 + (row * 3 + column), value.to(grad_weight.dtype.element_ty), w < weights)
+
+
+@triton.jit
+def _folded_tap(folded, a, b, u, v, o, i, out_channels, in_channels):
+    """W_ab(u, v), for the output and input channels of ``o`` and ``i``: a column and a row, or a row and a column."""
+    tap = ((a * 2 + b) * 2 + u) * 2 + v
+    mask = (o < out_channels) & (i < in_channels)
+    return tl.load(folded + (tap * out_channels + o) * in_channels + i, mask, other=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+@triton.jit
+def _locate(p, height, width):
+    """Sample, row and column of pixel p."""
+    return p // (height * width), p // width % height, p % width
+
+
+@triton.jit
+def _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
+    """Pointers ``[c, pixel]`` into a dense ``[B, channels, height, width]``, and which lie inside."""
+    mask = (c < channels)[:, None] & (live & (row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
+    origin = picture + sample.to(tl.int64) * channels * height * width
+    pixel = row * width + column
+    if CHANNELS_LAST:
+        return (origin + pixel * channels)[None, :] + c[:, None], mask
+    else:
+        return (origin + pixel)[None, :] + c[:, None] * (height * width), mask
+
+
+@triton.jit
+def _load_at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
+    pointer, mask = _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST)
+    return tl.load(pointer, mask, other=0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+
+@triton.jit
+def _forward_kernel(
+    x, folded, y, out_channels, in_channels, pixels, height, width,
+    BO: tl.constexpr, BI: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Output rows of one parity a: both column parities at once, so that they are stored side by side."""
+    o = tl.program_id(1) * BO + tl.arange(0, BO)
+    a = tl.program_id(2)
+    first_pixel = tl.program_id(0) * BP
+    p = first_pixel + tl.arange(0, BP)
+    sample, row, column = _locate(p, height, width)
+    even = tl.zeros([BO, BP], tl.float32)
+    odd = tl.zeros([BO, BP], tl.float32)
+    for step in range(2 * tl.cdiv(in_channels, BI)):
+        u = step % 2
+        i = step // 2 * BI + tl.arange(0, BI)
+        for shift in tl.static_range(3):  # columns j - 1, j, j + 1: the even parity sees the first two
+            tile = _load_at(
+                x, i, sample, row + a + u - 1, column + shift - 1, p < pixels, in_channels, height, width,
+                CHANNELS_LAST,
+            )  # fmt: skip
+            if shift < 2:
+                tap = _folded_tap(folded, a, 0, u, shift, o[:, None], i[None, :], out_channels, in_channels)
+                even = tl.dot(tap, tile, even, input_precision=PRECISION)
+            if shift > 0:
+                tap = _folded_tap(folded, a, 1, u, shift - 1, o[:, None], i[None, :], out_channels, in_channels)
+                odd = tl.dot(tap, tile, odd, input_precision=PRECISION)
+    q = tl.arange(0, 2 * BP)
+    p = first_pixel + q // 2
+    sample, row, column = _locate(p, height, width)
+    pointer, mask = _at(
+        y, o, sample, 2 * row + a, 2 * column + q % 2, p < pixels, out_channels, 2 * height, 2 * width, CHANNELS_LAST
+    )  # fmt: skip
+    tl.store(pointer, tl.interleave(even, odd).to(y.dtype.element_ty), mask)
+
+
+@triton.jit
+def _grad_x_kernel(
+    grad_y, folded, grad_x, out_channels, in_channels, pixels, height, width,
+    TAPS: tl.constexpr, BI: tl.constexpr, BO: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Pixel (i, j) of x is seen by rows 2i - 1 to 2i + 2 and columns 2j - 1 to 2j + 2 of y."""
+    i = tl.program_id(1) * BI + tl.arange(0, BI)
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    sample, row, column = _locate(p, height, width)
+    total = tl.zeros([BI, BP], tl.float32)
+    for step in range(TAPS * tl.cdiv(out_channels, BO)):
+        down, right = step // 4 % 4, step % 4
+        o = step // TAPS * BO + tl.arange(0, BO)
+        tile = _load_at(
+            grad_y, o, sample, 2 * row + down - 1, 2 * column + right - 1, p < pixels, out_channels, 2 * height,
+            2 * width, CHANNELS_LAST,
+        )  # fmt: skip
+        tap = _folded_tap(
+            folded, 1 - down % 2, 1 - right % 2, 1 - down // 2, 1 - right // 2, o[None, :], i[:, None], out_channels,
+            in_channels,
+        )  # fmt: skip
+        total = tl.dot(tap, tile, total, input_precision=PRECISION)
+    pointer, mask = _at(grad_x, i, sample, row, column, p < pixels, in_channels, height, width, CHANNELS_LAST)
+    tl.store(pointer, total.to(grad_x.dtype.element_ty), mask)
+
+
+@triton.jit
+def _grad_weight_kernel(
+    grad_y, x, parts, out_channels, in_channels, pixels, split_pixels, height, width,
+    TAPS: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``parts [splits, 16, O, I]``: gradients of the two taps (a, b, u, .) from one split of the pixels."""
+    blocks = tl.cdiv(in_channels, BI)
+    o = tl.program_id(0) // blocks * BO + tl.arange(0, BO)
+    i = tl.program_id(0) % blocks * BI + tl.arange(0, BI)
+    a, b, u = tl.program_id(1) // 4, tl.program_id(1) // 2 % 2, tl.program_id(1) % 2
+    split = tl.program_id(2)
+    end = tl.minimum((split + 1) * split_pixels, pixels)
+    tap_0 = tl.zeros([BO, BI], tl.float32)
+    tap_1 = tl.zeros([BO, BI], tl.float32)
+    for first in range(split * split_pixels, end, BP):
+        p = first + tl.arange(0, BP)
+        live = p < end
+        sample, row, column = _locate(p, height, width)
+        dy = _load_at(
+            grad_y, o, sample, 2 * row + a, 2 * column + b, live, out_channels, 2 * height, 2 * width, CHANNELS_LAST
+        )  # fmt: skip
+        row, column = row + a + u - 1, column + b - 1
+        x_0 = _load_at(x, i, sample, row, column, live, in_channels, height, width, CHANNELS_LAST)
+        x_1 = _load_at(x, i, sample, row, column + 1, live, in_channels, height, width, CHANNELS_LAST)
+        tap_0 = tl.dot(dy, tl.trans(x_0), tap_0, input_precision=PRECISION)
+        tap_1 = tl.dot(dy, tl.trans(x_1), tap_1, input_precision=PRECISION)
+    weights = out_channels * in_channels
+    part = parts + (split.to(tl.int64) * TAPS + tl.program_id(1) * 2) * weights
+    part += o[:, None] * in_channels + i[None, :]
+    mask = (o < out_channels)[:, None] & (i < in_channels)[None, :]
+    tl.store(part, tap_0, mask)
+    tl.store(part + weights, tap_1, mask)
+
+
+# ------------------------------------------------------------------------------------------------------------ launches
+
+
+def _options(x: Tensor) -> tuple[int, dict[str, int | bool | str]]:
+    """Depth of a product's steps, and what all three kernels are launched with."""
+    precision = dot_precision()
+    depth = EXACT_DEPTH if x.dtype == torch.float32 and precision == "ieee" else DEPTH
+    return depth, {"CHANNELS_LAST": is_channels_last(x), "PRECISION": precision, "num_warps": WARPS}
+
+
+def _fold(weight: Tensor) -> Tensor:
+    out_channels, in_channels = weight.shape[:2]
+    weights = out_channels * in_channels
+    folded = torch.empty((TAPS, out_channels, in_channels), dtype=weight.dtype, device=weight.device)
+    _fold_kernel[(triton.cdiv(weights, FOLD_BLOCK),)](weight, folded, weights, TAPS=TAPS, BLOCK=FOLD_BLOCK)
+    return folded
+
+
+def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
+    """``x [B, I, H, W]``, ``weight [O, I, 3, 3]`` → ``[B, O, 2H, 2W]``."""
+    samples, in_channels, height, width = x.shape
+    out_channels, pixels = len(weight), samples * height * width
+    depth, options = _options(x)
+    y = torch.empty(
+        (samples, out_channels, 2 * height, 2 * width),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if options["CHANNELS_LAST"] else torch.contiguous_format,
+    )
+    _forward_kernel[triton.cdiv(pixels, TILE), triton.cdiv(out_channels, TILE), 2](
+        x, _fold(weight), y, out_channels, in_channels, pixels, height, width, BO=TILE, BI=depth, BP=TILE, **options
+    )  # fmt: skip
+    return y
+
+
+def upsample_conv3x3_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight, each if wanted; ``grad_y`` in x's layout."""
+    samples, in_channels, height, width = x.shape
+    out_channels, pixels = len(weight), samples * height * width
+    depth, options = _options(x)
+    grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
+    if want_x:
+        grad_x = torch.empty_like(x)
+        _grad_x_kernel[triton.cdiv(pixels, TILE), triton.cdiv(in_channels, TILE)](
+            grad_y, _fold(weight), grad_x, out_channels, in_channels, pixels, height, width, TAPS=TAPS, BI=TILE,
+            BO=depth, BP=TILE, **options,
+        )  # fmt: skip
+    if want_weight:
+        grad_weight = torch.empty_like(weight)
+        split_pixels = max(SPLIT_PIXELS, triton.cdiv(triton.cdiv(pixels, MAX_SPLITS), DEPTH) * DEPTH)
+        splits = triton.cdiv(pixels, split_pixels)
+        parts = torch.empty((splits, TAPS, out_channels, in_channels), dtype=torch.float32, device=x.device)
+        blocks = triton.cdiv(out_channels, TILE) * triton.cdiv(in_channels, TILE)
+        _grad_weight_kernel[blocks, TAPS // 2, splits](
+            grad_y, x, parts, out_channels, in_channels, pixels, split_pixels, height, width, TAPS=TAPS, BO=TILE,
+            BI=TILE, BP=depth, **options,
+        )  # fmt: skip
+        weights = out_channels * in_channels
+        _unfold_kernel[(triton.cdiv(weights, FOLD_BLOCK),)](
+            parts, grad_weight, weights, splits, TAPS=TAPS, BLOCK=FOLD_BLOCK
+        )  # fmt: skip
+    return grad_x, grad_weight
