@@ -26,7 +26,7 @@ lint: $(VENV)/.environment  ## ruff, mypy, import layers
 
 cpp-test: build  ## C++ tests
 	$(BIN)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
-	$(BIN)/cmake --build build/cpp >/dev/null
+	$(BIN)/cmake --build build/cpp -j 2 >/dev/null
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 
 env: $(VENV)/.environment  ## the Python environment

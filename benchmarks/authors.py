@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def memory_path(
     h: Tensor, words: Tensor, padding_mask: Tensor, response_weight: Tensor, response_bias: Tensor, **weights: Tensor
 ) -> Tensor:
-    """Writing by 1×1 convolutions, reading by batched products of transposed copies, the gate repeated over channels."""
+    """Writing by 1×1 convolutions, reading by batched products of transposed copies, gate repeated over channels."""
     batch, channels, height, width = h.shape
     pixels, count = height * width, words.shape[2]
     words_last = words.transpose(1, 2)  # [B, T, D]

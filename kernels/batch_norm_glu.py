@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from dmgan_fast.kernels._common import is_channels_last
 from torch import Tensor
+
+from dmgan_fast.kernels._common import is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
 ROW_BYTES = 128  # a cache line: what a tile reads at least along the contiguous axis
@@ -128,7 +129,7 @@ def _add_blocks_kernel(parts, out, blocks, columns, scale, BR: tl.constexpr, BC:
 
 @triton.jit
 def _forward_kernel(
-    x, weight, bias, skip, mean, var, eps, y, mean_out, rstd_out, y_parts, channels, y_channels, skip_channels, pixels,
+    x, weight, bias, skip, mean, var, eps, y, rstd_out, y_parts, channels, y_channels, skip_channels, pixels,
     BC: tl.constexpr, BP: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """y of one block of pixels; with ``y_parts`` its sum too. Channel c of x is gated by channel c + y_channels."""
@@ -139,7 +140,6 @@ def _forward_kernel(
     first_program = (tl.program_id(0) == 0) & (sample == 0)
     mean_a = tl.load(mean + channel, channel_mask, other=0.0)
     rstd_a = 1.0 / tl.sqrt_rn(tl.load(var + channel, channel_mask, other=1.0) + eps)
-    tl.store(mean_out + channel, mean_a, channel_mask & first_program)
     tl.store(rstd_out + channel, rstd_a, channel_mask & first_program)
     scale_a = rstd_a[:, None] * _per_channel(weight, channel, channel_mask, 1.0)
     bias_a = _per_channel(bias, channel, channel_mask, 0.0)
@@ -147,7 +147,6 @@ def _forward_kernel(
         gate_channel = channel + y_channels
         mean_b = tl.load(mean + gate_channel, channel_mask, other=0.0)
         rstd_b = 1.0 / tl.sqrt_rn(tl.load(var + gate_channel, channel_mask, other=1.0) + eps)
-        tl.store(mean_out + gate_channel, mean_b, channel_mask & first_program)
         tl.store(rstd_out + gate_channel, rstd_b, channel_mask & first_program)
         scale_b = rstd_b[:, None] * _per_channel(weight, gate_channel, channel_mask, 1.0)
         bias_b = _per_channel(bias, gate_channel, channel_mask, 0.0)
@@ -390,7 +389,7 @@ def batch_norm_glu_forward(
     if mean is None or var is None:
         mean, var = batch_norm_glu_statistics(x)
     else:
-        var = var.clone()  # a result of its own
+        mean, var = mean.clone(), var.clone()  # results of their own
     samples, channels, height, width = x.shape
     y_channels = channels // 2 if skip is None else channels
     blocks = _Blocks.of(x, y_channels)
@@ -398,14 +397,14 @@ def batch_norm_glu_forward(
     y = torch.empty(
         (samples, y_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
     )  # fmt: skip
-    mean_out, rstd = (_per_channel_like(x, channels) for _ in range(2))
+    rstd = _per_channel_like(x, channels)
     y_parts = _per_channel_like(x, samples, blocks.per_sample, y_channels) if want_mean else None
     _forward_kernel[blocks.grid](
-        x, weight, bias, skip, mean, var, eps, y, mean_out, rstd, y_parts, channels, y_channels,
+        x, weight, bias, skip, mean, var, eps, y, rstd, y_parts, channels, y_channels,
         channels if skip is None else skip.shape[1], blocks.pixels, TILES=TILES_PER_BLOCK, **blocks.tile,
     )  # fmt: skip
     spatial_mean = _per_channel_like(x, 0) if y_parts is None else _add_blocks(y_parts, 1 / blocks.pixels)
-    return y, mean_out, var, rstd, spatial_mean
+    return y, mean, var, rstd, spatial_mean
 
 
 def batch_norm_glu_reduce(

@@ -13,12 +13,13 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from dmgan_fast.kernels._common import dot_precision, empty_picture, pixel_strides
 from torch import Tensor
+
+from dmgan_fast.kernels._common import dot_precision, empty_picture, pixel_strides
 
 MAX_WORD_BLOCK = 32  # words of one softmax tile: captions have 18 or fewer; longer ones stream
 MAX_CHANNEL_BLOCK = 128  # channels of one tile: those of h fit for every published model; more come in blocks
-PROGRAM_PIXELS = 64  # at least, of the backward: every program stores sums [C, T], which are to stay smaller than its h
+PROGRAM_PIXELS = 64  # of the backward, where every program stores sums [C, T], about as many bytes as its h
 ADD_ROWS, ADD_COLUMNS = 32, 64  # tile of the kernel that adds the partial sums
 
 # Axes: b samples, p pixels, c channels, t words. Tiles: BP pixels by BC channels or BT words. Pixels come first, as the
@@ -384,9 +385,7 @@ class _Tiles(NamedTuple):
 
     @classmethod
     def of(cls, h: Tensor, keys: int, backward: bool) -> _Tiles:
-        """Tiles that spill nothing on NVIDIA's cards up to 96 channels (tests/kernels/test_offline.py). ``keys``: words,
-        and w_h if gated.
-        """
+        """Tiles that spill nothing on NVIDIA's cards (tests/kernels/test_offline.py). ``keys``: words, w_h if gated."""
         channels = h.shape[1]
         BT = 16 if keys <= 16 else MAX_WORD_BLOCK
         BC = min(max(16, triton.next_power_of_2(channels)), MAX_CHANNEL_BLOCK)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from dmgan_fast.kernels._common import dot_precision
 from torch import Tensor
+
+from dmgan_fast.kernels._common import dot_precision
 
 # Axes: b samples, t words, d channels D of a word, c channels C of the picture, j the 2C hidden channels of m.
 BT = 16  # words of a tile: the fewest that tensor cores take

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from dmgan_fast.kernels._common import dot_precision, is_channels_last
 from torch import Tensor
+
+from dmgan_fast.kernels._common import dot_precision, is_channels_last
 
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from dmgan_fast.kernels._common import dot_precision
 from torch import Tensor
+
+from dmgan_fast.kernels._common import dot_precision
 
 # Axes: b pictures, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
 # Buffers of a group are indexed by the pair b * captions + k.

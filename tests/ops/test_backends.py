@@ -10,13 +10,11 @@ from tests.ops.harness import DTYPES, Case, check, inputs, run
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
+GENERATOR = torch.Generator().manual_seed(0)  # the cases are made at import: the same in every process
+
+
 def rand(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+    return torch.randn(*shape, dtype=torch.float64, generator=GENERATOR)
 
 
 @pytest.fixture

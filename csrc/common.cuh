@@ -1,0 +1,172 @@
+// What every kernel shares. A file that includes this one compiles with nvcc and, unchanged, with g++ on simt/simt.h.
+//
+// Conventions: global memory is read and written through load() and store(), in the tensor's type outside and float
+// inside; shared memory is dynamic and taken from a SharedArena; kernels are started by launch(); sums run over fixed
+// parts in a fixed order, so there are no atomics.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#else
+#include "simt/simt.h"
+#endif
+
+namespace dmgan {
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// ------------------------------------------------------------------------------------------------- global memory
+#ifdef __CUDACC__
+
+template <class S>
+__device__ __forceinline__ S load_as_is(const S* address) {
+  return *address;
+}
+
+template <class S>
+__device__ __forceinline__ float load(const S* address) {
+  return static_cast<float>(*address);
+}
+
+template <class S>
+__device__ __forceinline__ void store(S* address, float value) {
+  *address = static_cast<S>(value);
+}
+
+#else
+
+template <class S>
+S load_as_is(const S* address, simt::Site site = simt::Site::current()) {
+  simt::probe.record(false, address, sizeof(S), site);
+  return *address;
+}
+
+template <class S>
+float load(const S* address, simt::Site site = simt::Site::current()) {
+  return static_cast<float>(load_as_is(address, site));
+}
+
+template <class S>
+void store(S* address, float value, simt::Site site = simt::Site::current()) {
+  simt::probe.record(true, address, sizeof(S), site);
+  *address = static_cast<S>(value);
+}
+
+#endif
+
+// Feature maps [B, C, H, W] seen as [B, C, N], N = H * W, with any strides, in elements.
+template <class S>
+struct Picture {
+  S* data;
+  int64_t sample, channel, pixel;
+
+  __host__ __device__ bool channels_last() const { return channel < pixel; }
+  __host__ __device__ S* at(int64_t b, int64_t c, int64_t n) const {
+    return data + b * sample + c * channel + n * pixel;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------- shared memory
+constexpr size_t SHARED_ALIGNMENT = 16;  // bytes: a float4
+
+// Bytes which an array of `count` takes in an arena; a launch asks for the sum over its arrays.
+template <class T>
+__host__ __device__ constexpr size_t shared_bytes(size_t count) {
+  return (count * sizeof(T) + SHARED_ALIGNMENT - 1) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
+}
+
+// Hands out the block's shared memory, array after array. On the CPU each array is a block of its own, so an overrun
+// into a neighbour is caught.
+class SharedArena {
+ public:
+  template <class T>
+  __device__ __forceinline__ T* take(size_t count) {
+#ifdef __CUDACC__
+    extern __shared__ __align__(SHARED_ALIGNMENT) unsigned char memory[];
+    T* array = reinterpret_cast<T*>(memory + used_);
+#else
+    T* array = static_cast<T*>(simt::shared_memory.array(index_++, count * sizeof(T), used_));
+#endif
+    used_ += shared_bytes<T>(count);
+    return array;
+  }
+
+ private:
+  size_t used_ = 0;
+#ifndef __CUDACC__
+  size_t index_ = 0;
+#endif
+};
+
+// ---------------------------------------------------------------------------------------------------------- warps
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int bits = WARP / 2; bits > 0; bits /= 2) value += __shfl_xor_sync(ALL_LANES, value, bits);
+  return value;
+}
+
+// ---------------------------------------------------------------------------------------------------- arithmetic
+template <class T>
+__host__ __device__ constexpr T divide_up(T value, T by) {
+  return (value + by - 1) / by;
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// ----------------------------------------------------------------------------------------------------------- host
+#ifdef __CUDACC__
+
+using Stream = cudaStream_t;
+
+inline void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// Bytes of shared memory which one block may use on the current device.
+inline size_t shared_limit() {
+  int device = 0, bytes = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  return static_cast<size_t>(bytes);
+}
+
+// Starts `kernel` on `blocks * threads` threads; no blocks, no start.
+template <class... P>
+void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, Stream stream,
+            std::type_identity_t<P>... arguments) {
+  constexpr size_t UNASKED = 48 * 1024;  // a block has this much without asking
+  if (blocks == 0) return;
+  if (shared > UNASKED) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "cudaFuncSetAttribute");
+  }
+  kernel<<<static_cast<unsigned>(blocks), threads, shared, stream>>>(arguments...);
+  check(cudaGetLastError(), "kernel launch");
+}
+
+#else
+
+using Stream = void*;  // kernels run at once
+
+inline size_t shared_limit() { return simt::SHARED_LIMIT; }
+
+template <class... P>
+void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, Stream,
+            std::type_identity_t<P>... arguments) {
+  if (blocks == 0) return;
+  simt::launch(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, [&] { kernel(arguments...); });
+}
+
+#endif
+
+}  // namespace dmgan

@@ -1,0 +1,705 @@
+// Memory reading: alpha_ij = softmax_i(h_j . k_i),  o_j = sum_i alpha_ij v_i,  g = sigmoid(w [h_j, o_j] + b),
+// h'_j = g o_j + (1 - g) h_j.
+// One pass over h: a tile of pixels stays in shared memory while one thread per pixel keeps the weights of all its
+// words in registers. w_o . o_j = sum_i alpha_ij (w_o . v_i), so the gate is known before o_j is. Captions longer than
+// the register row are streamed: once for the softmax, once more for what depends on it.
+#pragma once
+
+#include <algorithm>
+
+#include "common.cuh"
+
+namespace dmgan {
+
+// Axes: b sample, c channel, n pixel of the image, p pixel of the tile, t word. Tiles: `tile` pixels, `chunk` channels
+// whose keys and values are in shared memory, WORDS words in a register row (the caption is padded to it).
+template <class S>
+struct MemoryReadInputs {
+  int64_t batch;
+  int channels, pixels, words;            // at least one each
+  Picture<const S> h;
+  const S *key, *value;                   // [B, C, T]
+  const float *gate_weight, *gate_bias;   // [2C] for h, then o; [1]; null: no gate, h' = o
+  const bool* padding_mask;               // [B, T], true: padding; null: every word is read
+  bool official;                          // pixel n of sample b takes row (b N + n) mod B of the mask
+};
+
+template <class S>
+struct MemoryReadForward : MemoryReadInputs<S> {
+  Picture<S> out;
+  float* lse;      // [B, N]
+  S* attention;    // [B, T, N] or null
+  S* gate;         // [B, N] or null
+};
+
+template <class S>
+struct MemoryReadBackward : MemoryReadInputs<S> {
+  Picture<const S> grad_out;
+  const S *grad_attention, *grad_gate;  // or null
+  const float* lse;
+  Picture<S> grad_h;
+  S *grad_key, *grad_value;
+  float *grad_gate_weight, *grad_gate_bias;  // null without a gate
+  float* work;                               // memory_read_work_floats()
+};
+
+constexpr int LONGEST_ROW = 32;            // words: longer captions are streamed, 32 at a time
+constexpr int FORWARD_PIXELS = 128;        // largest tile; one thread each
+constexpr int BACKWARD_PIXELS = 64;        // largest tile; two threads each
+constexpr int LEAST_PIXELS = 8;            // smallest tile: what many channels leave room for
+constexpr int CHUNK = 64;                  // channels of key and value held at a time: all of the authors' models
+constexpr size_t GOOD_SHARED = 55 * 1024;  // bytes of a block, so that four share a multiprocessor (two on sm_80)
+constexpr int SLICE_BLOCKS = 512;          // blocks which the backward pass aims at: four per multiprocessor of 128
+constexpr int REDUCE_THREADS = 128;
+
+// Rows of a tile are an odd number of 4-byte banks apart: reading along pixels or along channels meets no conflict.
+template <class S>
+__host__ __device__ constexpr int tile_row(int tile) {
+  return tile + static_cast<int>(sizeof(float) / sizeof(S));
+}
+
+// ------------------------------------------------------------------------------------------------ tiles and chunks
+// [C][row] <- pixels n0 ... n0 + tile - 1 of sample b; zeros past the image. Lanes run along the dense axis.
+template <class S>
+__device__ __forceinline__ void load_tile(S* rows, Picture<const S> picture, int64_t b, int channels, int n0,
+                                          int pixels, int tile) {
+  const int row = tile_row<S>(tile), threads = blockDim.x, thread = threadIdx.x;
+  const bool channels_last = picture.channels_last();
+  const S* first = picture.at(b, 0, n0);
+  const auto element = [&](int c, int p) {
+    return n0 + p < pixels ? load_as_is(first + c * picture.channel + p * picture.pixel) : S(0.0f);
+  };
+  if (channels_last) {
+    for (int c = thread % WARP; c < channels; c += WARP) {
+#pragma unroll 8
+      for (int p = thread / WARP; p < tile; p += threads / WARP) rows[c * row + p] = element(c, p);
+    }
+  } else {
+    const int p = thread % tile;
+#pragma unroll 8
+    for (int c = thread / tile; c < channels; c += threads / tile) rows[c * row + p] = element(c, p);
+  }
+}
+
+// The reverse of load_tile.
+template <class S>
+__device__ __forceinline__ void store_tile(const S* rows, Picture<S> picture, int64_t b, int channels, int n0,
+                                           int pixels, int tile) {
+  const int row = tile_row<S>(tile), threads = blockDim.x, thread = threadIdx.x;
+  const int live = min(tile, pixels - n0);
+  S* first = picture.at(b, 0, n0);
+  if (picture.channels_last()) {
+    for (int c = thread % WARP; c < channels; c += WARP) {
+      for (int p = thread / WARP; p < live; p += threads / WARP) {
+        store(first + c * picture.channel + p * picture.pixel, static_cast<float>(rows[c * row + p]));
+      }
+    }
+  } else {
+    const int p = thread % tile;
+    for (int c = thread / tile; p < live && c < channels; c += threads / tile) {
+      store(first + c * picture.channel + p * picture.pixel, static_cast<float>(rows[c * row + p]));
+    }
+  }
+}
+
+// [chunk][WORDS] <- words t0 ... of channels c0 ... of sample b's key or value; zeros past the caption.
+template <int WORDS, class S>
+__device__ __forceinline__ void load_words(float* rows, const S* source, int64_t b, int channels, int words, int c0,
+                                           int count, int t0) {
+  const S* first = source + (b * channels + c0) * words + t0;
+  for (int i = threadIdx.x; i < count * WORDS; i += blockDim.x) {
+    const int c = i / WORDS, t = i % WORDS;
+    const float x = load(first + static_cast<int64_t>(c) * words + min(t, words - 1 - t0));
+    rows[i] = t0 + t < words ? x : 0.0f;
+  }
+}
+
+// Bit t is set if pixel n of sample b reads word t0 + t.
+template <int WORDS, class S>
+__device__ __forceinline__ uint32_t readable_words(const MemoryReadInputs<S>& in, int64_t b, int n, int t0) {
+  const int64_t row = in.official ? (b * in.pixels + n) % in.batch : b;
+  uint32_t readable = 0;
+#pragma unroll
+  for (int t = 0; t < WORDS; ++t) {
+    const bool reads = t0 + t < in.words && !(in.padding_mask && load_as_is(in.padding_mask + row * in.words + t0 + t));
+    readable |= static_cast<uint32_t>(reads) << t;
+  }
+  return readable;
+}
+
+// row[t] += x * words[t]
+template <int WORDS>
+__device__ __forceinline__ void multiply_add(float (&row)[WORDS], float x, const float* words) {
+#pragma unroll
+  for (int t = 0; t < WORDS; t += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(words + t);
+    row[t] += x * four.x;
+    row[t + 1] += x * four.y;
+    row[t + 2] += x * four.z;
+    row[t + 3] += x * four.w;
+  }
+}
+
+// sum_t row[t] * words[t]
+template <int WORDS>
+__device__ __forceinline__ float dot(const float (&row)[WORDS], const float* words) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int t = 0; t < WORDS; t += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(words + t);
+    sum += row[t] * four.x + row[t + 1] * four.y + row[t + 2] * four.z + row[t + 3] * four.w;
+  }
+  return sum;
+}
+
+// What a block keeps of key, value and gate weights: one chunk of channels.
+template <int WORDS>
+struct Chunk {
+  float *key, *value;      // [chunk][WORDS]
+  float *gate_h, *gate_o;  // [chunk]: the gate's weights
+  float* gate_read;        // [WORDS]: w_o . v_t
+  int size;
+
+  __device__ Chunk(SharedArena& arena, int size_)
+      : key(arena.take<float>(size_ * WORDS)),
+        value(arena.take<float>(size_ * WORDS)),
+        gate_h(arena.take<float>(size_)),
+        gate_o(arena.take<float>(size_)),
+        gate_read(arena.take<float>(WORDS)),
+        size(size_) {}
+
+  static size_t bytes(int size) {
+    return 2 * shared_bytes<float>(size * WORDS) + 2 * shared_bytes<float>(size) + shared_bytes<float>(WORDS);
+  }
+
+  // Visits all channels, chunk by chunk: work(c, i) for channel c, which is row i of the chunk. Leaves gate_read and
+  // the last chunk behind.
+  template <class S, class Work>
+  __device__ __forceinline__ void for_each_channel(const MemoryReadInputs<S>& in, int64_t b, int t0, bool works,
+                                                   Work work) {
+    float read = 0.0f;  // thread t sums w_o . v_t
+    for (int c0 = 0; c0 < in.channels; c0 += size) {
+      const int count = min(size, in.channels - c0);
+      __syncthreads();  // the chunk before has been read
+      load_words<WORDS>(key, in.key, b, in.channels, in.words, c0, count, t0);
+      load_words<WORDS>(value, in.value, b, in.channels, in.words, c0, count, t0);
+      for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        gate_h[i] = in.gate_weight ? load(in.gate_weight + c0 + i) : 0.0f;
+        gate_o[i] = in.gate_weight ? load(in.gate_weight + in.channels + c0 + i) : 0.0f;
+      }
+      __syncthreads();
+      if (works) {
+#pragma unroll 2
+        for (int i = 0; i < count; ++i) work(c0 + i, i);
+      }
+      if (threadIdx.x < WORDS) {
+        for (int i = 0; i < count; ++i) read += gate_o[i] * value[i * WORDS + threadIdx.x];
+      }
+    }
+    if (threadIdx.x < WORDS) gate_read[threadIdx.x] = read;
+    __syncthreads();
+  }
+
+  // The same for one of key (`keys`) or value, without the sums. All channels are still there if they fit one chunk.
+  template <class S, class Work>
+  __device__ __forceinline__ void for_each_channel_of(bool keys, const MemoryReadInputs<S>& in, int64_t b, int t0,
+                                                      bool works, Work work) {
+    float* rows = keys ? key : value;
+    for (int c0 = 0; c0 < in.channels; c0 += size) {
+      const int count = min(size, in.channels - c0);
+      if (size < in.channels) {
+        __syncthreads();
+        load_words<WORDS>(rows, keys ? in.key : in.value, b, in.channels, in.words, c0, count, t0);
+        __syncthreads();
+      }
+      if (works) {
+#pragma unroll 2
+        for (int i = 0; i < count; ++i) work(c0 + i, rows + i * WORDS);
+      }
+    }
+  }
+};
+
+// --------------------------------------------------------------------------------------------------------- forward
+template <class S, int WORDS, bool STREAM>
+__global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
+    memory_read_forward_kernel(MemoryReadForward<S> a, int tile, int chunk_size) {
+  const int channels = a.channels, row = tile_row<S>(tile), sum_row = tile_row<float>(tile);
+  const int tiles = divide_up(a.pixels, tile);
+  const int64_t b = blockIdx.x / tiles;
+  const int n0 = static_cast<int>(blockIdx.x % tiles) * tile;
+
+  SharedArena arena;
+  S* h = arena.take<S>(channels * row);  // [C][row]; h' takes its place
+  Chunk<WORDS> chunk(arena, chunk_size);
+  float* sum = STREAM ? arena.take<float>(channels * sum_row) : nullptr;  // [C][sum_row]: o so far
+
+  load_tile(h, a.h, b, channels, n0, a.pixels, tile);
+
+  const int p = threadIdx.x, n = n0 + p;
+  const bool works = p < tile, live = works && n < a.pixels;
+  float weight[WORDS];
+  float gate_logit = 0.0f;
+
+  const auto compute_logits = [&](int t0) {  // -infinity where a word is not read
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) weight[t] = 0.0f;
+    float gate_h = 0.0f;
+    chunk.for_each_channel(a, b, t0, works, [&](int c, int i) {
+      const float x = static_cast<float>(h[c * row + p]);
+      multiply_add(weight, x, chunk.key + i * WORDS);
+      gate_h += x * chunk.gate_h[i];
+    });
+    gate_logit = gate_h;
+    const uint32_t readable = live ? readable_words<WORDS>(a, b, n, t0) : 0;
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) {
+      if (!(readable >> t & 1)) weight[t] = -INFINITY;
+    }
+  };
+  // Turns the logits into exponentials and adds to the running sums; without a readable word so far all are zero.
+  float maximum = -INFINITY, total = 0.0f, gate_read = 0.0f;
+  const auto exponentiate = [&](float highest) {
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
+  };
+
+  for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+    compute_logits(t0);
+    float highest = maximum;
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) highest = fmaxf(highest, weight[t]);
+    exponentiate(highest);
+    const float rescale = maximum == -INFINITY ? 0.0f : expf(maximum - highest);
+    float part = 0.0f;
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) part += weight[t];
+    total = total * rescale + part;
+    gate_read = gate_read * rescale + dot(weight, chunk.gate_read);
+    maximum = highest;
+  }
+  const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+  const float gate = a.gate_weight ? sigmoid(gate_logit + gate_read * scale + load(a.gate_bias)) : 1.0f;
+  if (live) {
+    store(a.lse + b * a.pixels + n, total > 0.0f ? maximum + logf(total) : -INFINITY);
+    if (a.gate) store(a.gate + b * a.pixels + n, gate);
+  }
+
+  for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+    if constexpr (STREAM) {
+      compute_logits(t0);
+      exponentiate(maximum);
+    }
+#pragma unroll
+    for (int t = 0; t < WORDS; ++t) {
+      weight[t] *= scale;
+      if (a.attention && live && t0 + t < a.words) {
+        store(a.attention + (b * a.words + t0 + t) * a.pixels + n, weight[t]);
+      }
+    }
+    chunk.for_each_channel_of(false, a, b, t0, works, [&](int c, const float* value) {
+      const float read = dot(weight, value);
+      if constexpr (STREAM) {
+        sum[c * sum_row + p] = t0 == 0 ? read : sum[c * sum_row + p] + read;
+      } else {
+        const float x = static_cast<float>(h[c * row + p]);
+        h[c * row + p] = static_cast<S>(gate * read + (1.0f - gate) * x);
+      }
+    });
+  }
+  if (STREAM && works) {
+    for (int c = 0; c < channels; ++c) {
+      const float x = static_cast<float>(h[c * row + p]);
+      h[c * row + p] = static_cast<S>(gate * sum[c * sum_row + p] + (1.0f - gate) * x);
+    }
+  }
+  __syncthreads();
+  store_tile(h, a.out, b, channels, n0, a.pixels, tile);
+}
+
+// -------------------------------------------------------------------------------------------------------- backward
+// Where a slice's (and a sample's) sums over pixels lie in the work buffer.
+struct MemoryReadSums {
+  static constexpr int64_t SECTOR = 8;  // floats: all sums start at a memory sector
+  int64_t channels, words;
+  __host__ __device__ int64_t key() const { return 0; }                         // [T, C]: dL/dk
+  __host__ __device__ int64_t value() const { return words * channels; }        // [T, C]: sum_j g alpha_ij dh'_j
+  __host__ __device__ int64_t gate_h() const { return 2 * words * channels; }   // [C]: sum_j dz_j h_j
+  __host__ __device__ int64_t read() const { return gate_h() + channels; }      // [T]: sum_j dz_j alpha_ij
+  __host__ __device__ int64_t bias() const { return read() + words; }           // [1]: sum_j dz_j
+  __host__ __device__ int64_t size() const { return divide_up(bias() + 1, SECTOR) * SECTOR; }
+};
+
+constexpr int BLOCKING = 4;  // words and channels per thread in a product over pixels
+
+// sums[t][c] (+)= sum_p factor[t][p] * rows[c][p] for the words t0 ... of the register row. The work is dealt out from
+// `first_thread` on: two products in a row start half a block apart and so fill each other's last round.
+template <int WORDS, class S>
+__device__ __forceinline__ void multiply_over_pixels(float* sums, const float* factor, const S* rows, int channels,
+                                                     int words, int t0, int tile, int first_thread, bool first) {
+  const int row = tile_row<S>(tile), factor_row = tile_row<float>(tile), threads = blockDim.x;
+  const int step = divide_up(channels, BLOCKING);  // a thread's channels are this far apart: no bank conflicts
+  for (int i = (threadIdx.x + threads - first_thread) % threads; i < step * (WORDS / BLOCKING); i += threads) {
+    const int c0 = i % step, t1 = i / step * BLOCKING;
+    float product[BLOCKING][BLOCKING] = {};
+#pragma unroll 2
+    for (int p = 0; p < tile; ++p) {
+      float x[BLOCKING], y[BLOCKING];
+#pragma unroll
+      for (int j = 0; j < BLOCKING; ++j) {
+        x[j] = factor[(t1 + j) * factor_row + p];
+        y[j] = static_cast<float>(rows[min(c0 + j * step, channels - 1) * row + p]);
+      }
+#pragma unroll
+      for (int j = 0; j < BLOCKING; ++j) {
+#pragma unroll
+        for (int k = 0; k < BLOCKING; ++k) product[j][k] += x[j] * y[k];
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < BLOCKING; ++j) {
+#pragma unroll
+      for (int k = 0; k < BLOCKING; ++k) {
+        const int t = t0 + t1 + j, c = c0 + k * step;
+        if (t < words && c < channels) {
+          float* sum = sums + static_cast<int64_t>(t) * channels + c;
+          store(sum, first ? product[j][k] : load(sum) + product[j][k]);
+        }
+      }
+    }
+  }
+}
+
+// Gradient of h, and each slice's sums over its tiles. With da = g (dh' . v) + dz (w_o . v) + dL/dalpha, where
+// dz = dg g (1 - g) and dg = dh' . (o - h) + dL/dg:  ds = alpha (da - sum_i alpha da) and
+// dh = (1 - g) dh' + dz w_h + ds k.
+// Two threads share a pixel: one multiplies h by the keys while the other multiplies dh' by the values.
+template <class S, int WORDS, bool STREAM>
+__global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 : 3)
+    memory_read_backward_kernel(MemoryReadBackward<S> a, int tile, int chunk_size, int slices, int tiles_per_slice) {
+  const int channels = a.channels, row = tile_row<S>(tile), word_row = tile_row<float>(tile);
+  const int tiles = divide_up(a.pixels, tile);
+  const int64_t b = blockIdx.x / slices;
+  const int first_tile = static_cast<int>(blockIdx.x % slices) * tiles_per_slice;
+  const int last_tile = min(first_tile + tiles_per_slice, tiles) - 1;
+  const MemoryReadSums at{channels, a.words};
+  float* sums = a.work + blockIdx.x * at.size();
+
+  SharedArena arena;
+  S* h = arena.take<S>(channels * row);     // [C][row]
+  S* grad = arena.take<S>(channels * row);  // [C][row]: dh'; dh takes its place
+  Chunk<WORDS> chunk(arena, chunk_size);
+  float* ds = arena.take<float>(WORDS * word_row);       // [WORDS][word_row]
+  float* gated = arena.take<float>(WORDS * word_row);    // [WORDS][word_row]: first dh' . v, then g alpha
+  float* gate_of = arena.take<float>(tile);              // g
+  float* dz_of = arena.take<float>(tile);                // gradient of the gate's logit
+  float* dz_per_gate = arena.take<float>(tile);          // dz / g
+  float* sum = STREAM ? arena.take<float>(channels * word_row) : nullptr;  // [C][word_row]: ds k so far
+
+  const int p = threadIdx.x % tile, part = threadIdx.x / tile;
+  const bool works = part < 2, leads = part == 0;  // the leading thread of a pixel has its logits
+  const S* factor = leads ? h : grad;
+  float weight[WORDS];
+  float side = 0.0f;
+
+  for (int tile_index = first_tile; tile_index <= last_tile; ++tile_index) {
+    const int n0 = tile_index * tile, n = n0 + p;
+    const bool live = leads && n < a.pixels, first = tile_index == first_tile;
+    __syncthreads();  // the tile before has been stored, maybe in another layout
+    load_tile(h, a.h, b, channels, n0, a.pixels, tile);
+    load_tile(grad, a.grad_out, b, channels, n0, a.pixels, tile);
+    const float lse = live ? load(a.lse + b * a.pixels + n) : -INFINITY;
+
+    const auto grad_attention = [&](int t) {
+      return a.grad_attention && live && t < a.words ? load(a.grad_attention + (b * a.words + t) * a.pixels + n) : 0.0f;
+    };
+    // The leading thread gets alpha in `weight` and w_h . h in `side`; the other writes dh' . v and has dh' . h there.
+    const auto compute_weights = [&](int t0) {
+#pragma unroll
+      for (int t = 0; t < WORDS; ++t) weight[t] = 0.0f;
+      side = 0.0f;
+      chunk.for_each_channel(a, b, t0, works, [&](int c, int i) {
+        const float x = static_cast<float>(factor[c * row + p]);
+        multiply_add(weight, x, (leads ? chunk.key : chunk.value) + i * WORDS);
+        side += x * (leads ? chunk.gate_h[i] : static_cast<float>(h[c * row + p]));
+      });
+      if (works && !leads) {
+#pragma unroll
+        for (int t = 0; t < WORDS; ++t) gated[t * word_row + p] = weight[t];
+        dz_of[p] = side;
+      }
+      const uint32_t readable = live ? readable_words<WORDS>(a, b, n, t0) : 0;
+#pragma unroll
+      for (int t = 0; t < WORDS; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
+      __syncthreads();
+    };
+
+    float pulled = 0.0f, gate_read = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, w_o . v, dL/dalpha)
+    for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+      compute_weights(t0);
+      if (leads) {
+#pragma unroll
+        for (int t = 0; t < WORDS; ++t) {
+          pulled += weight[t] * gated[t * word_row + p];
+          attended += weight[t] * grad_attention(t0 + t);
+        }
+        gate_read += dot(weight, chunk.gate_read);
+      }
+    }
+    float gate = 1.0f, dz = 0.0f, mean = 0.0f;  // mean = sum_i alpha da
+    if (leads) {
+      if (a.gate_weight) {
+        gate = sigmoid(side + gate_read + load(a.gate_bias));
+        float grad_gate = pulled - dz_of[p];
+        if (a.grad_gate && live) grad_gate += load(a.grad_gate + b * a.pixels + n);
+        dz_per_gate[p] = grad_gate * (1.0f - gate);
+        dz = dz_per_gate[p] * gate;
+      } else {
+        dz_per_gate[p] = 0.0f;
+      }
+      mean = gate * pulled + dz * gate_read + attended;
+    }
+
+    for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+      if constexpr (STREAM) compute_weights(t0);
+      if (leads) {
+#pragma unroll
+        for (int t = 0; t < WORDS; ++t) {
+          const float da = gate * gated[t * word_row + p] + dz * chunk.gate_read[t] + grad_attention(t0 + t);
+          ds[t * word_row + p] = weight[t] * (da - mean);
+          gated[t * word_row + p] = weight[t] * gate;
+        }
+        gate_of[p] = gate;
+        dz_of[p] = dz;
+      }
+      __syncthreads();
+
+      multiply_over_pixels<WORDS>(sums + at.key(), ds, h, channels, a.words, t0, tile, 0, first);
+      multiply_over_pixels<WORDS>(sums + at.value(), gated, grad, channels, a.words, t0, tile, blockDim.x / 2, first);
+      if (a.gate_weight) {  // the sums with one factor per pixel: one thread each
+        const auto add = [&](int64_t where, auto product) {
+          float total = 0.0f;
+          for (int q = 0; q < tile; ++q) total += product(q);
+          store(sums + where, first ? total : load(sums + where) + total);
+        };
+        for (int i = threadIdx.x; i < WORDS && t0 + i < a.words; i += blockDim.x) {
+          add(at.read() + t0 + i, [&](int q) { return gated[i * word_row + q] * dz_per_gate[q]; });
+        }
+        for (int c = threadIdx.x; t0 == 0 && c <= channels; c += blockDim.x) {
+          if (c < channels) {
+            add(at.gate_h() + c, [&](int q) { return dz_of[q] * static_cast<float>(h[c * row + q]); });
+          } else {
+            add(at.bias(), [&](int q) { return dz_of[q]; });
+          }
+        }
+      }
+      __syncthreads();
+
+      if (works) {
+#pragma unroll
+        for (int t = 0; t < WORDS; ++t) weight[t] = ds[t * word_row + p];
+        gate = gate_of[p];
+        dz = dz_of[p];
+      }
+      // The two threads of a pixel take channels in turn.
+      chunk.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
+        if (c % 2 != part) return;
+        const float pull = dot(weight, key);
+        if constexpr (STREAM) {
+          sum[c * word_row + p] = t0 == 0 ? pull : sum[c * word_row + p] + pull;
+        } else {
+          const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
+          const float passed = (1.0f - gate) * static_cast<float>(grad[c * row + p]);
+          grad[c * row + p] = static_cast<S>(passed + gate_h + pull);
+        }
+      });
+    }
+    if (STREAM && works) {
+      for (int c = part; c < channels; c += 2) {
+        const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
+        const float passed = (1.0f - gate) * static_cast<float>(grad[c * row + p]);
+        grad[c * row + p] = static_cast<S>(passed + gate_h + sum[c * word_row + p]);
+      }
+    }
+    __syncthreads();
+    store_tile(grad, a.grad_h, b, channels, n0, a.pixels, tile);
+  }
+}
+
+// [B, size] <- [B, slices, size], of which the first `used` numbers count
+static __global__ void __launch_bounds__(REDUCE_THREADS)
+    memory_read_sum_slices_kernel(const float* parts, float* sums, int64_t batch, int slices, int64_t size,
+                                  int64_t used) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= batch * size || i % size >= used) return;
+  const float* part = parts + i / size * slices * size + i % size;
+  float total = 0.0f;
+#pragma unroll 8
+  for (int s = 0; s < slices; ++s) total += load(part + s * size);
+  store(sums + i, total);
+}
+
+// dL/dk and dL/dv = sum g alpha dh' + w_o sum dz alpha of sample b, WARP channels from c0 on: sums lie in [T, C],
+// results in [C, T].
+template <class S>
+__device__ __forceinline__ void finish_words(const MemoryReadBackward<S>& a, const float* sums, int64_t b, int c0) {
+  constexpr int ROW = WARP + 1;  // no bank conflicts
+  const MemoryReadSums at{a.channels, a.words};
+  const float* sample = sums + b * at.size();
+  SharedArena arena;
+  float* key = arena.take<float>(WARP * ROW);  // [t][c]
+  float* value = arena.take<float>(WARP * ROW);
+  const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+  for (int t0 = 0; t0 < a.words; t0 += WARP) {
+    __syncthreads();
+    const int rows = min(WARP, a.words - t0), columns = min(WARP, a.channels - c0);
+    for (int t = warp; t < rows && lane < columns; t += warps) {
+      const int64_t i = static_cast<int64_t>(t0 + t) * a.channels + c0 + lane;
+      key[t * ROW + lane] = load(sample + at.key() + i);
+      const float read = a.gate_weight ? load(sample + at.read() + t0 + t) : 0.0f;
+      const float gate_o = a.gate_weight ? load(a.gate_weight + a.channels + c0 + lane) : 0.0f;
+      value[t * ROW + lane] = load(sample + at.value() + i) + gate_o * read;
+    }
+    __syncthreads();
+    for (int c = warp; c < columns && lane < rows; c += warps) {
+      const int64_t i = (b * a.channels + c0 + c) * a.words + t0 + lane;
+      store(a.grad_key + i, key[lane * ROW + c]);
+      store(a.grad_value + i, value[lane * ROW + c]);
+    }
+  }
+}
+
+// dL/dw_h = sum dz h and dL/dw_o = sum dz o = sum v (sum dz alpha) of channel c, or dL/db = sum dz for c = C. One warp.
+template <class S>
+__device__ __forceinline__ void finish_gate(const MemoryReadBackward<S>& a, const float* sums, int c) {
+  const MemoryReadSums at{a.channels, a.words};
+  const int lane = threadIdx.x % WARP;
+  const bool bias = c == a.channels;
+  float for_h = 0.0f, for_o = 0.0f;
+  for (int64_t b = lane; b < a.batch; b += WARP) {
+    for_h += load(sums + b * at.size() + (bias ? at.bias() : at.gate_h() + c));
+  }
+  for (int64_t b = 0; b < a.batch && !bias; ++b) {
+    for (int t = lane; t < a.words; t += WARP) {
+      for_o += load(a.value + (b * a.channels + c) * a.words + t) * load(sums + b * at.size() + at.read() + t);
+    }
+  }
+  for_h = warp_sum(for_h);
+  for_o = warp_sum(for_o);
+  if (lane != 0) return;
+  if (bias) {
+    store(a.grad_gate_bias, for_h);
+  } else {
+    store(a.grad_gate_weight + c, for_h);
+    store(a.grad_gate_weight + a.channels + c, for_o);
+  }
+}
+
+// Gradients of all but h from the samples' sums: the first `word_blocks` blocks do the words, the others the gate.
+template <class S>
+__global__ void __launch_bounds__(REDUCE_THREADS)
+    memory_read_finish_kernel(MemoryReadBackward<S> a, const float* sums, int64_t word_blocks) {
+  if (blockIdx.x < word_blocks) {
+    const int parts = divide_up(a.channels, WARP);
+    finish_words(a, sums, blockIdx.x / parts, static_cast<int>(blockIdx.x % parts) * WARP);
+  } else {
+    const int c = static_cast<int>(blockIdx.x - word_blocks) * (REDUCE_THREADS / WARP) + threadIdx.x / WARP;
+    if (c <= a.channels) finish_gate(a, sums, c);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ host
+// The largest tile that leaves room for several blocks, else the largest that fits at all.
+template <class Bytes>
+int choose_tile(int largest, int pixels, Bytes bytes) {
+  while (largest > WARP && largest / 2 >= pixels) largest /= 2;
+  for (int tile = largest; tile >= WARP; tile /= 2) {
+    if (bytes(tile) <= GOOD_SHARED) return tile;
+  }
+  for (int tile = WARP; tile >= LEAST_PIXELS; tile /= 2) {
+    if (bytes(tile) <= shared_limit()) return tile;
+  }
+  throw std::runtime_error("memory_read: needs " + std::to_string(bytes(LEAST_PIXELS)) +
+                           " bytes of shared memory, the device has " + std::to_string(shared_limit()));
+}
+
+// Equal chunks of at most CHUNK channels.
+inline int choose_chunk(int channels) { return divide_up(channels, divide_up(channels, CHUNK)); }
+
+// How the backward pass cuts samples: depends on the sizes only, so that results do.
+struct MemoryReadSlices {
+  int tile, slices, tiles_per_slice;
+};
+
+template <class S, int WORDS, bool STREAM>
+size_t memory_read_backward_shared(int channels, int tile) {
+  const int word_row = tile_row<float>(tile);
+  return 2 * shared_bytes<S>(channels * tile_row<S>(tile)) + Chunk<WORDS>::bytes(choose_chunk(channels)) +
+         2 * shared_bytes<float>(WORDS * word_row) + 3 * shared_bytes<float>(tile) +
+         (STREAM ? shared_bytes<float>(channels * word_row) : 0);
+}
+
+// Calls run<WORDS, STREAM>() with the shortest register row that holds the caption. 20 words: the authors' captions.
+template <class Run>
+auto with_row(int words, Run run) {
+  if (words <= 8) return run.template operator()<8, false>();
+  if (words <= 16) return run.template operator()<16, false>();
+  if (words <= 20) return run.template operator()<20, false>();
+  if (words <= LONGEST_ROW) return run.template operator()<LONGEST_ROW, false>();
+  return run.template operator()<LONGEST_ROW, true>();
+}
+
+template <class S>
+MemoryReadSlices memory_read_slices(int64_t batch, int channels, int pixels, int words, int blocks) {
+  const int tile = with_row(words, [&]<int WORDS, bool STREAM>() {
+    return choose_tile(BACKWARD_PIXELS, pixels,
+                       [&](int size) { return memory_read_backward_shared<S, WORDS, STREAM>(channels, size); });
+  });
+  const int tiles = divide_up(pixels, tile);
+  const int wanted = static_cast<int>(divide_up<int64_t>(blocks, std::max(batch, int64_t{1})));
+  const int tiles_per_slice = divide_up(tiles, std::min(wanted, tiles));
+  return {tile, divide_up(tiles, tiles_per_slice), tiles_per_slice};
+}
+
+// Floats of the backward pass's work buffer: the sums of each slice, then of each sample.
+template <class S>
+int64_t memory_read_work_floats(int64_t batch, int channels, int pixels, int words, int blocks = SLICE_BLOCKS) {
+  const int slices = memory_read_slices<S>(batch, channels, pixels, words, blocks).slices;
+  return batch * (slices + 1) * MemoryReadSums{channels, words}.size();
+}
+
+template <class S>
+void launch_memory_read_forward(const MemoryReadForward<S>& a, Stream stream) {
+  with_row(a.words, [&]<int WORDS, bool STREAM>() {
+    const int chunk = choose_chunk(a.channels);
+    const auto bytes = [&](int tile) {
+      return shared_bytes<S>(a.channels * tile_row<S>(tile)) + Chunk<WORDS>::bytes(chunk) +
+             (STREAM ? shared_bytes<float>(a.channels * tile_row<float>(tile)) : 0);
+    };
+    const int tile = choose_tile(FORWARD_PIXELS, a.pixels, bytes);
+    launch(memory_read_forward_kernel<S, WORDS, STREAM>, a.batch * divide_up(a.pixels, tile), std::max(tile, WARP),
+           bytes(tile), stream, a, tile, chunk);
+  });
+}
+
+template <class S>
+void launch_memory_read_backward(const MemoryReadBackward<S>& a, Stream stream, int blocks = SLICE_BLOCKS) {
+  const auto [tile, slices, tiles_per_slice] = memory_read_slices<S>(a.batch, a.channels, a.pixels, a.words, blocks);
+  const MemoryReadSums at{a.channels, a.words};
+  float* samples = a.work + a.batch * slices * at.size();
+  with_row(a.words, [&, tile = tile, slices = slices, tiles_per_slice = tiles_per_slice]<int WORDS, bool STREAM>() {
+    launch(memory_read_backward_kernel<S, WORDS, STREAM>, a.batch * slices, std::max(2 * tile, WARP),
+           memory_read_backward_shared<S, WORDS, STREAM>(a.channels, tile), stream, a, tile, choose_chunk(a.channels),
+           slices, tiles_per_slice);
+  });
+  const int64_t sum_blocks = divide_up<int64_t>(a.batch * at.size(), REDUCE_THREADS);
+  const int64_t used = a.gate_weight ? at.bias() + 1 : at.gate_h();
+  launch(memory_read_sum_slices_kernel, sum_blocks, REDUCE_THREADS, 0, stream, static_cast<const float*>(a.work),
+         samples, a.batch, slices, at.size(), used);
+  const int64_t word_blocks = a.batch * divide_up(a.channels, WARP);
+  const int64_t gate_blocks = a.gate_weight ? divide_up(a.channels + 1, REDUCE_THREADS / WARP) : 0;
+  launch(memory_read_finish_kernel<S>, word_blocks + gate_blocks, REDUCE_THREADS,
+         2 * shared_bytes<float>(WARP * (WARP + 1)), stream, a, static_cast<const float*>(samples), word_blocks);
+}
+
+}  // namespace dmgan

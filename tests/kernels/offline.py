@@ -1,0 +1,123 @@
+"""Kernels compiled without a GPU, exactly as an op's function launches them: what the binaries need.
+
+``compile_launches(call, *arguments, target=...)`` runs ``call(*arguments)`` on CPU tensors in a process of its own, as
+this one may interpret Triton; there each launch only compiles for the target.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# HMMA: mma.sync, HGMMA: wgmma, UTCHMMA: tcgen05; v_mfma: CDNA's matrix cores
+TENSOR_CORE = re.compile(r"\b(?:[HQ]G?MMA|UTC[HQ]MMA|v_s?mfmac?_\w+)\b")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """What one compiled kernel needs; registers and local memory (stack, where spills go) per thread."""
+
+    kernel: str
+    target: str
+    warps: int
+    registers: int
+    local_bytes: int
+    shared_bytes: int
+    tensor_core: tuple[str, ...]
+
+
+def compile_launches(call: Callable[..., object], *arguments: object, target: str) -> list[Binary]:
+    """The kernels that ``call(*arguments)`` launches, in order. ``call`` is a function of a module, its arguments
+    pickle; it makes CPU tensors and must not look at their values, as nothing is computed.
+    """
+    return _worker().submit(_compile_launches, call, arguments, target).result()
+
+
+@cache
+def _worker() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would inherit Triton as it was imported here
+    return ProcessPoolExecutor(1, context, initializer=_compile_instead_of_interpreting)
+
+
+def _compile_instead_of_interpreting() -> None:
+    os.environ.pop("TRITON_INTERPRET", None)
+
+
+def _compile_launches(call: Callable[..., object], arguments: tuple[object, ...], target: str) -> list[Binary]:
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    compiled = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+
+    JITFunction.run = compile_only
+    driver.set_active(_Absent(target))
+    try:
+        call(*arguments)
+    finally:
+        JITFunction.run = run
+    return [_inspect(kernel, target) for kernel in compiled]
+
+
+class _Absent:
+    """A driver for a device that is not here; its number keeps the targets' compiled kernels apart."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def get_current_device(self) -> int:
+        return TARGETS.index(self.target)
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        if self.target.startswith("gfx"):
+            return GPUTarget("hip", self.target, 64)
+        return GPUTarget("cuda", int(self.target.removeprefix("sm_")), 32)
+
+
+def _inspect(kernel: Any, target: str) -> Binary:
+    metadata = kernel.metadata
+    if "cubin" in kernel.asm:
+        code = _disassemble(kernel.asm["cubin"])
+        usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", code))
+        registers, local_bytes = int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
+    else:
+        code = kernel.asm["amdgcn"]
+        registers, local_bytes = (
+            int(re.findall(rf"\.{key}:\s+(\d+)", code)[0]) for key in ("vgpr_count", "private_segment_fixed_size")
+        )
+    return Binary(
+        kernel=metadata.name,
+        target=target,
+        warps=metadata.num_warps,
+        registers=registers,
+        local_bytes=local_bytes,
+        shared_bytes=metadata.shared,
+        tensor_core=tuple(sorted(set(TENSOR_CORE.findall(code)))),
+    )
+
+
+def _disassemble(cubin: bytes) -> str:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,12 @@
+# Writes ${folder}/<name of original>: the original with the one place where text.txt stands replaced.
+file(READ ${original} code)
+file(READ ${folder}/text.txt text)
+file(READ ${folder}/replacement.txt replacement)
+string(FIND "${code}" "${text}" first)
+string(FIND "${code}" "${text}" last REVERSE)
+if(first EQUAL -1 OR NOT first EQUAL last)
+  message(FATAL_ERROR "${original}: a mutant looks for exactly one `${text}`")
+endif()
+string(REPLACE "${text}" "${replacement}" code "${code}")
+get_filename_component(name ${original} NAME)
+file(WRITE ${folder}/${name} "${code}")
