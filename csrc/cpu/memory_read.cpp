@@ -1,7 +1,7 @@
 // Key addressing, value reading and response gate:
 //   alpha = softmax_t(h^T k), o = sum_t alpha v, g = sigmoid(w [h, o] + b), h' = g o + (1 - g) h.
-// A tile of 64 pixels stays in cache from its first load to its store; padded words are dropped before the products.
-// Backward takes chunks of tiles: the products over pixels run once per chunk, with their sums in registers.
+// Chunks of eight tiles of 64 pixels stay in L2 from their load to their store, and the products of a tile in L1;
+// padded words are dropped before the products. Backward's sums over pixels run once per chunk, in registers.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -18,12 +18,16 @@ namespace dmgan {
 namespace {
 
 constexpr int64_t kTile = 64;       // pixels, one row of four vectors
-constexpr int64_t kChunkTiles = 8;  // tiles whose intermediates (about 0.6 MB at C = 64) stay in a core's L2
-constexpr int64_t kVecs = kTile / kLanes;
+constexpr int64_t kChunkTiles = 8;  // backward's intermediates of a chunk (about 0.6 MB at C = 64) stay in L2
+constexpr int64_t kChunk = kChunkTiles * kTile;  // 2 kB of each channel's pixels: runs that prefetchers follow
 
-// Pixels first ... first + count - 1 of a sample.
-struct Tile {
+constexpr int64_t kAhead = 2;  // channels fetched ahead: runs are too short for hardware to guess the next
+
+// Pixels first ... first + count - 1 of a sample: a tile or a chunk.
+struct Span {
   int64_t sample, first, count;
+  Span tile(int64_t k) const { return {sample, first + k * kTile, std::min(kTile, count - k * kTile)}; }
+  int64_t tiles() const { return (count + kTile - 1) / kTile; }
 };
 
 // One picture's feature map with evenly spaced pixels.
@@ -50,41 +54,45 @@ Map<S> output_map(Tensor& x) {
   return {mutable_data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
 }
 
-// tile [channels, kTile] of the pixels `which`; pixels beyond are zero.
+// tiles [tiles, channels, kTile] of the pixels `which`, `step` floats from tile to tile; pixels beyond are zero.
 template <class S>
-DMGAN_CLONES void load_tile(float* tile, Pixels<const S> from, int64_t channels, Tile which) {
-  const int64_t count = which.count;
+DMGAN_CLONES void load_tiles(float* tiles, int64_t step, Pixels<const S> from, int64_t channels, Span which) {
+  const int64_t count = which.count, end = which.tiles() * kTile;
   const S* base = from.data + which.first * from.pixel_step;
   if (from.pixel_step == 1) {
     for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t v = 0; v < kTile; v += kLanes) {
-        store(tile + c * kTile + v, load_some(base + c * from.channel_step + v, count - v));
+      for (int64_t p = 0; p < end; p += kLanes) {
+        __builtin_prefetch(base + (c + kAhead) * from.channel_step + p);
+        store(tiles + p / kTile * step + c * kTile + p % kTile, load_some(base + c * from.channel_step + p, count - p));
       }
     }
     return;
   }
-  for (int64_t p = 0; p < kTile; ++p) {
+  for (int64_t p = 0; p < end; ++p) {
+    float* to = tiles + p / kTile * step + p % kTile;
     for (int64_t c = 0; c < channels; ++c) {
-      tile[c * kTile + p] = p < count ? static_cast<float>(base[p * from.pixel_step + c * from.channel_step]) : 0.0f;
+      to[c * kTile] = p < count ? static_cast<float>(base[p * from.pixel_step + c * from.channel_step]) : 0.0f;
     }
   }
 }
 
 template <class S>
-DMGAN_CLONES void store_tile(const float* tile, Pixels<S> to, int64_t channels, Tile which) {
-  const int64_t count = which.count;
+DMGAN_CLONES void store_tiles(const float* tiles, int64_t step, Pixels<S> to, int64_t channels, Span which) {
   S* base = to.data + which.first * to.pixel_step;
   if (to.pixel_step == 1) {
     for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t v = 0; v < count; v += kLanes) {
-        store_some(base + c * to.channel_step + v, load(tile + c * kTile + v), count - v);
+      for (int64_t p = 0; p < which.count; p += kLanes) {
+        __builtin_prefetch(base + (c + kAhead) * to.channel_step + p, 1);
+        const Vec x = load(tiles + p / kTile * step + c * kTile + p % kTile);
+        store_some(base + c * to.channel_step + p, x, which.count - p);
       }
     }
     return;
   }
-  for (int64_t p = 0; p < count; ++p) {
+  for (int64_t p = 0; p < which.count; ++p) {
+    const float* from = tiles + p / kTile * step + p % kTile;
     for (int64_t c = 0; c < channels; ++c) {
-      base[p * to.pixel_step + c * to.channel_step] = static_cast<S>(tile[c * kTile + p]);
+      base[p * to.pixel_step + c * to.channel_step] = static_cast<S>(from[c * kTile]);
     }
   }
 }
@@ -124,7 +132,7 @@ struct Call {
   bool wide;
 };
 
-DMGAN_INLINE void mask_officially(const Call& call, const Tile& tile, float* logits) {
+DMGAN_INLINE void mask_officially(const Call& call, const Span& tile, float* logits) {
   for (int64_t p = 0; p < tile.count; ++p) {
     const int64_t row = (tile.sample * call.pixels + tile.first + p) % call.batch;
     for (int64_t t = 0; t < call.words; ++t) {
@@ -164,55 +172,62 @@ DMGAN_INLINE void response_gate(const Call& call, const float* h, const float* r
   }
 }
 
-// h [C, kTile] -> h' in `read`, attention [T, kTile], and per pixel the log-sum-exp and the response gate.
-struct ForwardTile {
-  float *h, *read, *attention, *lse, *gate;
-  static int64_t floats(const Call& call) { return (2 * call.channels + call.words + 2) * kTile; }
-  ForwardTile(float* work, const Call& call) {
+// Maps of a forward chunk, tile after tile; h becomes h'.
+struct ForwardChunk {
+  float *h, *attention, *gate, *lse;  // [tiles, C, kTile], [tiles, T, kTile], [tiles, kTile] twice
+  float* read;                        // of one tile
+  static int64_t floats(const Call& call) {
+    return (kChunkTiles * (call.channels + call.words + 2) + call.channels) * kTile;
+  }
+  ForwardChunk(float* work, const Call& call) {
     h = work;
-    read = h + call.channels * kTile;
-    attention = read + call.channels * kTile;
-    lse = attention + call.words * kTile;
-    gate = lse + kTile;
+    attention = h + call.channels * kChunk;
+    gate = attention + call.words * kChunk;
+    lse = gate + kChunk;
+    read = lse + kChunk;
   }
 };
 
-DMGAN_CLONES void forward_tile(const Call& call, const Memory& memory, const Tile& tile, const ForwardTile& t) {
+DMGAN_CLONES void forward_tile(const Call& call, const Memory& memory, const Span& tile, int64_t place,
+                               const ForwardChunk& chunk) {
   const int64_t channels = call.channels, words = memory.count();
-  multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, t.h, kTile, t.attention, kTile, call.wide);
-  if (call.official_mask) mask_officially(call, tile, t.attention);
-  softmax(words, t.attention, t.lse);
-  multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, t.attention, kTile, t.read, kTile,
-                  call.wide);
+  float* h = chunk.h + place * channels * kTile;
+  float* attention = chunk.attention + place * words * kTile;
+  float* gate = chunk.gate + place * kTile;
+  multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, h, kTile, attention, kTile, call.wide);
+  if (call.official_mask) mask_officially(call, tile, attention);
+  softmax(words, attention, chunk.lse + place * kTile);
+  float* read = call.gate_weight ? chunk.read : h;
+  multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, attention, kTile, read, kTile, call.wide);
   if (!call.gate_weight) return;
-  response_gate(call, t.h, t.read, t.gate);
+  response_gate(call, h, read, gate);
   for (int64_t at = 0; at < channels * kTile; at += kLanes) {
-    const Vec own = load(t.h + at);
-    store(t.read + at, own + load(t.gate + at % kTile) * (load(t.read + at) - own));
+    const Vec own = load(h + at);
+    store(h + at, own + load(gate + at % kTile) * (load(read + at) - own));
   }
 }
 
 // Where a chunk's intermediates live, each a row of kChunkTiles tiles, and its sums over pixels.
 struct Chunk {
   float *h, *grad_read, *attention, *grad_logits;  // [tiles, C, kTile] twice, [tiles, T, kTile] twice
-  float *read, *grad_h, *grad_attention;           // one tile each
-  float *lse, *grad_gate;                          // [kTile]
+  float *grad_h, *grad_attention;                  // [tiles, C, kTile], [tiles, T, kTile]
+  float *lse, *grad_gate;                          // [tiles, kTile]
+  float* read;                                     // of one tile
   Vec *gate_h, *gate_read, *gate_bias;             // [C], [C], [1]: sums over the chunk's pixels, by lane
   static int64_t floats(int64_t channels, int64_t words) {
-    return kChunkTiles * kTile * 2 * (channels + words) + (2 * channels + words + 2) * kTile +
-           (2 * channels + 1) * kLanes;
+    return kChunk * (3 * channels + 3 * words + 2) + channels * kTile + (2 * channels + 1) * kLanes;
   }
   Chunk(float* work, int64_t channels, int64_t words) {
     h = work;
-    grad_read = h + kChunkTiles * channels * kTile;
-    attention = grad_read + kChunkTiles * channels * kTile;
-    grad_logits = attention + kChunkTiles * words * kTile;
-    read = grad_logits + kChunkTiles * words * kTile;
-    grad_h = read + channels * kTile;
-    grad_attention = grad_h + channels * kTile;
-    lse = grad_attention + words * kTile;
-    grad_gate = lse + kTile;
-    gate_h = reinterpret_cast<Vec*>(grad_gate + kTile);
+    grad_read = h + channels * kChunk;
+    grad_h = grad_read + channels * kChunk;
+    attention = grad_h + channels * kChunk;
+    grad_logits = attention + words * kChunk;
+    grad_attention = grad_logits + words * kChunk;
+    lse = grad_attention + words * kChunk;
+    grad_gate = lse + kChunk;
+    read = grad_gate + kChunk;
+    gate_h = reinterpret_cast<Vec*>(read + channels * kTile);
     gate_read = gate_h + channels;
     gate_bias = gate_read + channels;
     std::memset(gate_h, 0, (2 * channels + 1) * sizeof(Vec));
@@ -220,18 +235,19 @@ struct Chunk {
 };
 
 // Recomputes a loaded tile from h and the log-sum-exp, leaves grad_h, and in the chunk what sums over pixels need.
-DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Tile& tile, const Chunk& chunk,
+DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Span& tile, const Chunk& chunk,
                                 int64_t place, bool has_grad_attention) {
   const int64_t channels = call.channels, words = memory.count();
   const float* h = chunk.h + place * channels * kTile;
   float* grad_read = chunk.grad_read + place * channels * kTile;  // at first the gradient of h'
   float* attention = chunk.attention + place * words * kTile;
   float* grad_logits = chunk.grad_logits + place * words * kTile;
+  float* grad_h = chunk.grad_h + place * channels * kTile;
   multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, h, kTile, attention, kTile, call.wide);
   if (call.official_mask) mask_officially(call, tile, attention);
   for (int64_t v = 0; v < kTile; v += kLanes) {
     const Vec none = splat(-std::numeric_limits<float>::infinity());
-    const Vec total = load(chunk.lse + v);
+    const Vec total = load(chunk.lse + place * kTile + v);
     const Vec shift = total == none ? Vec{} : total;
     const Vec some = total == none ? Vec{} : splat(1.0f);
     for (int64_t t = 0; t < words; ++t) {
@@ -243,28 +259,29 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Ti
 
   if (call.gate_weight) {
     alignas(64) float gate[kTile];
-    multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, attention, kTile, chunk.read, kTile,
-                    call.wide);
-    response_gate(call, h, chunk.read, gate);
+    float* const read = chunk.read;
+    const float *const of_h = call.gate_weight, *const of_read = of_h + channels;
+    Vec *const sum_h = chunk.gate_h, *const sum_read = chunk.gate_read;
+    multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, attention, kTile, read, kTile, call.wide);
+    response_gate(call, h, read, gate);
     for (int64_t v = 0; v < kTile; v += kLanes) {
-      Vec grad_gate = load(chunk.grad_gate + v);
+      Vec grad_gate = load(chunk.grad_gate + place * kTile + v);
       for (int64_t at = v; at < channels * kTile; at += kTile) {
-        grad_gate += load(grad_read + at) * (load(chunk.read + at) - load(h + at));
+        grad_gate += load(grad_read + at) * (load(read + at) - load(h + at));
       }
       const Vec g = load(gate + v);
       const Vec grad_gate_logit = grad_gate * g * (1.0f - g);
       chunk.gate_bias[0] += grad_gate_logit;
-      for (int64_t c = 0; c < channels; ++c) {
-        const int64_t at = c * kTile + v;
+      for (int64_t c = 0, at = v; c < channels; ++c, at += kTile) {
         const Vec grad_out = load(grad_read + at);
-        chunk.gate_h[c] += load(h + at) * grad_gate_logit;
-        chunk.gate_read[c] += load(chunk.read + at) * grad_gate_logit;
-        store(chunk.grad_h + at, (1.0f - g) * grad_out + call.gate_weight[c] * grad_gate_logit);
-        store(grad_read + at, g * grad_out + call.gate_weight[channels + c] * grad_gate_logit);
+        sum_h[c] += load(h + at) * grad_gate_logit;
+        sum_read[c] += load(read + at) * grad_gate_logit;
+        store(grad_h + at, (1.0f - g) * grad_out + of_h[c] * grad_gate_logit);
+        store(grad_read + at, g * grad_out + of_read[c] * grad_gate_logit);
       }
     }
   } else {
-    std::memset(chunk.grad_h, 0, channels * kTile * sizeof(float));
+    std::memset(grad_h, 0, channels * kTile * sizeof(float));
   }
 
   multiply<false>(words, kTile, channels, {memory.value.data(), 1, words}, grad_read, kTile, grad_logits, kTile,
@@ -272,14 +289,14 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Ti
   for (int64_t v = 0; v < kTile; v += kLanes) {
     Vec mean = {};
     for (int64_t at = v; at < words * kTile; at += kTile) {
-      if (has_grad_attention) store(grad_logits + at, load(grad_logits + at) + load(chunk.grad_attention + at));
+      if (has_grad_attention) store(grad_logits + at, load(grad_logits + at) + load(chunk.grad_attention + place * words * kTile + at));
       mean += load(attention + at) * load(grad_logits + at);
     }
     for (int64_t at = v; at < words * kTile; at += kTile) {
       store(grad_logits + at, load(attention + at) * (load(grad_logits + at) - mean));
     }
   }
-  multiply<true>(channels, kTile, words, {memory.key.data(), words, 1}, grad_logits, kTile, chunk.grad_h, kTile,
+  multiply<true>(channels, kTile, words, {memory.key.data(), words, 1}, grad_logits, kTile, grad_h, kTile,
                  call.wide);
 }
 
@@ -311,24 +328,25 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
   const auto h_map = input_map<S>(h);
   const auto out_map = output_map<S>(out);
   float* lse_data = mutable_data<float>(lse);
-  const int64_t tiles = (call.pixels + kTile - 1) / kTile;
-  torch::stable::parallel_for(0, call.batch * tiles, 4, [&](int64_t begin, int64_t end) {
-    const ForwardTile t(scratch(ForwardTile::floats(call)), call);
+  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
+    const ForwardChunk chunk(scratch(ForwardChunk::floats(call)), call);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / tiles, first = i % tiles * kTile;
-      const Tile tile{b, first, std::min(kTile, call.pixels - first)};
-      load_tile<S>(t.h, h_map.sample(b), call.channels, tile);
-      forward_tile(call, memory[b], tile, t);
-      store_tile<S>(t.read, out_map.sample(b), call.channels, tile);
-      std::copy_n(t.lse, tile.count, lse_data + b * call.pixels + first);
-      if (gate) store_tile<S>(t.gate, {gate + b * call.pixels, call.pixels, 1}, 1, tile);
+      const int64_t b = i / chunks, first = i % chunks * kChunk, words = memory[b].count();
+      const Span span{b, first, std::min(kChunk, call.pixels - first)};
+      load_tiles<S>(chunk.h, call.channels * kTile, h_map.sample(b), call.channels, span);
+      for (int64_t k = 0; k < span.tiles(); ++k) forward_tile(call, memory[b], span.tile(k), k, chunk);
+      store_tiles<S>(chunk.h, call.channels * kTile, out_map.sample(b), call.channels, span);
+      std::copy_n(chunk.lse, span.count, lse_data + b * call.pixels + first);
+      if (gate) store_tiles<S>(chunk.gate, kTile, {gate + b * call.pixels, call.pixels, 1}, 1, span);
       if (attention) {
         S* weights = attention + b * call.words * call.pixels;
         for (int64_t word = 0; word < call.words; ++word) {
-          std::fill_n(weights + word * call.pixels + first, tile.count, static_cast<S>(0.0f));
+          std::fill_n(weights + word * call.pixels + first, span.count, static_cast<S>(0.0f));
         }
-        for (int64_t k = 0; k < memory[b].count(); ++k) {
-          store_tile<S>(t.attention + k * kTile, {weights + memory[b].words[k] * call.pixels, call.pixels, 1}, 1, tile);
+        for (int64_t k = 0; k < words; ++k) {
+          const Pixels<S> of_word{weights + memory[b].words[k] * call.pixels, call.pixels, 1};
+          store_tiles<S>(chunk.attention + k * kTile, words * kTile, of_word, 1, span);
         }
       }
     }
@@ -360,30 +378,32 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
   const auto grad_map = input_map<S>(grad_out), h_map = input_map<S>(h);
   const auto grad_h_map = output_map<S>(grad_h);
   const int64_t channels = call.channels, words = call.words;
-  const int64_t chunk_pixels = kChunkTiles * kTile, chunks = (call.pixels + chunk_pixels - 1) / chunk_pixels;
-  const int64_t row = 2 * channels * words + 2 * channels + 1;
-  std::vector<float> sums(call.batch * chunks * row);
+  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk, row = 2 * channels * words + 2 * channels + 1;
+  Tensor parts = torch::stable::new_empty(h, {call.batch * chunks, row}, torch::headeronly::ScalarType::Float);
+  float* sums = mutable_data<float>(parts);
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     float* work = scratch(Chunk::floats(channels, words));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / chunks;
-      const Chunk chunk(work, channels, memory[b].count());
-      int64_t place = 0;
-      for (int64_t first = i % chunks * chunk_pixels; place < kChunkTiles && first < call.pixels; first += kTile) {
-        const Tile tile{b, first, std::min(kTile, call.pixels - first)};
-        load_tile<S>(chunk.h + place * channels * kTile, h_map.sample(b), channels, tile);
-        load_tile<S>(chunk.grad_read + place * channels * kTile, grad_map.sample(b), channels, tile);
-        load_tile<float>(chunk.lse, {lse + b * call.pixels, call.pixels, 1}, 1, tile);
-        std::fill_n(chunk.grad_gate, kTile, 0.0f);
-        if (grad_gate) load_tile<S>(chunk.grad_gate, {grad_gate + b * call.pixels, call.pixels, 1}, 1, tile);
-        for (int64_t k = 0; grad_attention && k < memory[b].count(); ++k) {
-          const S* of_word = grad_attention + (b * words + memory[b].words[k]) * call.pixels;
-          load_tile<S>(chunk.grad_attention + k * kTile, {of_word, call.pixels, 1}, 1, tile);
-        }
-        backward_tile(call, memory[b], tile, chunk, place++, grad_attention != nullptr);
-        store_tile<S>(chunk.grad_h, grad_h_map.sample(b), channels, tile);
+      const int64_t b = i / chunks, first = i % chunks * kChunk, count = memory[b].count();
+      const Span span{b, first, std::min(kChunk, call.pixels - first)};
+      const Chunk chunk(work, channels, words);
+      load_tiles<S>(chunk.h, channels * kTile, h_map.sample(b), channels, span);
+      load_tiles<S>(chunk.grad_read, channels * kTile, grad_map.sample(b), channels, span);
+      load_tiles<float>(chunk.lse, kTile, {lse + b * call.pixels, call.pixels, 1}, 1, span);
+      if (grad_gate) {
+        load_tiles<S>(chunk.grad_gate, kTile, {grad_gate + b * call.pixels, call.pixels, 1}, 1, span);
+      } else {
+        std::fill_n(chunk.grad_gate, kChunk, 0.0f);
       }
-      reduce_chunk(call, memory[b].count(), chunk, place, sums.data() + i * row);
+      for (int64_t k = 0; grad_attention && k < count; ++k) {
+        const S* of_word = grad_attention + (b * words + memory[b].words[k]) * call.pixels;
+        load_tiles<S>(chunk.grad_attention + k * kTile, count * kTile, {of_word, call.pixels, 1}, 1, span);
+      }
+      for (int64_t k = 0; k < span.tiles(); ++k) {
+        backward_tile(call, memory[b], span.tile(k), chunk, k, grad_attention != nullptr);
+      }
+      store_tiles<S>(chunk.grad_h, channels * kTile, grad_h_map.sample(b), channels, span);
+      reduce_chunk(call, count, chunk, span.tiles(), sums + i * row);
     }
   });
 
@@ -392,7 +412,7 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
   for (int64_t b = 0; b < call.batch; ++b) {
     const Memory& m = memory[b];
     const int64_t size = channels * m.count();
-    float* total = sums.data() + b * chunks * row;
+    float* total = sums + b * chunks * row;
     for (int64_t chunk = 1; chunk < chunks; ++chunk) {
       const float* part = total + chunk * row;
       for (int64_t i = 0; i < 2 * size + 2 * channels + 1; ++i) total[i] += part[i];

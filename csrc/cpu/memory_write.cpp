@@ -208,11 +208,22 @@ DMGAN_CLONES void backward_sample(const Sizes& s, const Parameters& p, const Sam
   }
 }
 
-// result [rows, columns] = sum over samples and words of a [rows, lanes] b [columns, lanes]^T, for rows begin ... end.
-DMGAN_CLONES void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t columns, const float* a,
-                             int64_t a_sample, const float* b, int64_t b_sample, float* result) {
-  dots(end - begin, columns, s.batch, s.lanes, a + begin * s.lanes, a_sample, b, b_sample, result + begin * columns,
-       columns, s.wide);
+// to [T, width] from rows [count, lanes]: words one after the other, zeros beyond `count`.
+void transpose_rows(const float* rows, int64_t count, const Sizes& s, int64_t width, float* to) {
+  for (int64_t t = 0; t < s.words; ++t) {
+    for (int64_t r = 0; r < count; ++r) to[t * width + r] = rows[r * s.lanes + t];
+    std::fill(to + t * width + count, to + (t + 1) * width, 0.0f);
+  }
+}
+
+// result [rows, width] += sum over samples and words of a [rows, lanes] b [T, width], for rows begin ... end.
+DMGAN_CLONES void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t width, const float* a,
+                             int64_t a_sample, const float* b, float* result) {
+  for (int64_t sample = 0; sample < s.batch; ++sample) {
+    const Scalars rows{a + sample * a_sample + begin * s.lanes, s.lanes, 1};
+    multiply<true>(end - begin, width, s.words, rows, b + sample * s.words * width, width, result + begin * width, width,
+                   s.wide);
+  }
 }
 
 DMGAN_CLONES void sum_rows(const Sizes& s, int64_t rows, const float* a, int64_t a_sample, float* result) {
@@ -225,9 +236,14 @@ DMGAN_CLONES void sum_rows(const Sizes& s, int64_t rows, const float* a, int64_t
   }
 }
 
-void store_floats(const float* from, Tensor& to) {
-  DMGAN_FLOAT_TYPES(to, S* target = mutable_data<S>(to);
-                    for (int64_t i = 0; i < to.numel(); ++i) target[i] = static_cast<S>(from[i]));
+// A tensor like `like` from rows `width` floats apart.
+Tensor from_rows(const std::vector<float>& from, int64_t width, const Tensor& like) {
+  Tensor to = torch::stable::empty_like(like);
+  const int64_t columns = like.size(like.dim() - 1);
+  DMGAN_FLOAT_TYPES(to, S* target = mutable_data<S>(to); for (int64_t r = 0; r * columns < to.numel(); ++r) {
+    for (int64_t i = 0; i < columns; ++i) target[r * columns + i] = static_cast<S>(from[r * width + i]);
+  });
+  return to;
 }
 
 using Twelve = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -244,7 +260,9 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
   const Floats all_words(words), means(image_mean), keys(key), values(value), grad_keys(grad_key),
       grad_values(grad_value);
   const int64_t sample_floats = Sample::floats(s), gradient_floats = Gradients::floats(s);
+  const int64_t word_width = round_up(s.word_channels, kLanes), memory_width = round_up(s.memory(), kLanes);
   std::vector<float> samples(s.batch * sample_floats), gradients(s.batch * gradient_floats);
+  std::vector<float> by_word(s.batch * s.words * word_width), memory_by_word(s.batch * s.words * memory_width);
   torch::stable::parallel_for(0, s.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       const Sample x(samples.data() + b * sample_floats, s);
@@ -257,27 +275,28 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
       pad_rows(grad_values + first, s.channels, s, g.value);
       write_memory(s, p, means + b * s.channels, x);
       backward_sample(s, p, x, g);
+      transpose_rows(x.words, s.word_channels, s, word_width, by_word.data() + b * s.words * word_width);
+      transpose_rows(x.memory, s.memory(), s, memory_width, memory_by_word.data() + b * s.words * memory_width);
     }
   });
 
   const Sample x(samples.data(), s);
   const Gradients g(gradients.data(), s);
   const int64_t memory = s.memory(), channels = s.channels;
-  std::vector<float> of_words(words.numel()), of_mean(image_mean.numel()), of_gate_word(s.word_channels),
-      of_gate_image(channels), of_word_weight(memory * s.word_channels), of_word_bias(memory),
-      of_image_weight(memory * channels), of_image_bias(memory), of_key_weight(channels * memory), of_key_bias(channels),
-      of_value_weight(channels * memory), of_value_bias(channels);
+  std::vector<float> of_words(words.numel()), of_mean(image_mean.numel()), of_gate_word(word_width),
+      of_gate_image(channels), of_word_weight(memory * word_width), of_word_bias(memory),
+      of_image_weight(memory * channels), of_image_bias(memory), of_key_weight(channels * memory_width),
+      of_key_bias(channels), of_value_weight(channels * memory_width), of_value_bias(channels);
   constexpr int64_t kRows = 8;
   torch::stable::parallel_for(0, (memory + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kRows, last = std::min(end * kRows, memory);
-    outer_rows(s, first, last, s.word_channels, g.written, gradient_floats, x.words, sample_floats,
-               of_word_weight.data());
+    outer_rows(s, first, last, word_width, g.written, gradient_floats, by_word.data(), of_word_weight.data());
     if (first >= channels) return;
     const int64_t until = std::min(last, channels);
-    outer_rows(s, first, until, memory, g.key, gradient_floats, x.memory, sample_floats, of_key_weight.data());
-    outer_rows(s, first, until, memory, g.value, gradient_floats, x.memory, sample_floats, of_value_weight.data());
+    outer_rows(s, first, until, memory_width, g.key, gradient_floats, memory_by_word.data(), of_key_weight.data());
+    outer_rows(s, first, until, memory_width, g.value, gradient_floats, memory_by_word.data(), of_value_weight.data());
   });
-  outer_rows(s, 0, 1, s.word_channels, g.gate, gradient_floats, x.words, sample_floats, of_gate_word.data());
+  outer_rows(s, 0, 1, word_width, g.gate, gradient_floats, by_word.data(), of_gate_word.data());
   sum_rows(s, memory, g.written, gradient_floats, of_word_bias.data());
   sum_rows(s, channels, g.key, gradient_floats, of_key_bias.data());
   sum_rows(s, channels, g.value, gradient_floats, of_value_bias.data());
@@ -293,23 +312,18 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
     }
   }
 
-  const auto result = [](const std::vector<float>& from, const Tensor& like) {
-    Tensor to = torch::stable::empty_like(like);
-    store_floats(from.data(), to);
-    return to;
-  };
-  return {result(of_words, words),
-          result(of_mean, image_mean),
-          result(of_gate_word, gate_word),
-          result(of_gate_image, gate_image),
-          result(of_word_weight, word_weight),
-          result(of_word_bias, word_bias),
-          result(of_image_weight, image_weight),
-          result(of_image_bias, image_bias),
-          result(of_key_weight, key_weight),
-          result(of_key_bias, key_bias),
-          result(of_value_weight, value_weight),
-          result(of_value_bias, value_bias)};
+  return {from_rows(of_words, s.words, words),
+          from_rows(of_mean, channels, image_mean),
+          from_rows(of_gate_word, word_width, gate_word),
+          from_rows(of_gate_image, channels, gate_image),
+          from_rows(of_word_weight, word_width, word_weight),
+          from_rows(of_word_bias, memory, word_bias),
+          from_rows(of_image_weight, channels, image_weight),
+          from_rows(of_image_bias, memory, image_bias),
+          from_rows(of_key_weight, memory_width, key_weight),
+          from_rows(of_key_bias, channels, key_bias),
+          from_rows(of_value_weight, memory_width, value_weight),
+          from_rows(of_value_bias, channels, value_bias)};
 }
 
 }  // namespace

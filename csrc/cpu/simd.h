@@ -103,14 +103,13 @@ DMGAN_INLINE void store_some(S* p, Vec x, int64_t n, int64_t step = 1) {
 
 DMGAN_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-// Pairwise, so that the order is fixed.
 DMGAN_INLINE float sum(Vec x) {
-  alignas(64) float values[kLanes];
-  store(values, x);
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) values[i] += values[i + half];
-  }
-  return values[0];
+  typedef float Half8 __attribute__((vector_size(32)));
+  typedef float Half4 __attribute__((vector_size(16)));
+  const Half8 eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Half4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // e^x within 2 ulp; 0 below -87.3, where floats become denormal. x must not exceed 88.

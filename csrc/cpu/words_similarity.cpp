@@ -262,10 +262,12 @@ Tensor words_similarity_forward(const Tensor& regions, const Tensor& words, cons
 }
 
 template <class S>
-void backward(const Call& call, const Captions& all, const float* grad, const float* scores, const S* regions,
+void backward(const Call& call, const Captions& all, const float* grad, const float* scores, const Tensor& like,
               S* grad_regions, S* grad_words) {
+  const S* regions = data<S>(like);
   const int64_t groups = std::min(kGroups, call.pictures), row_floats = all.first.back() * call.width;
-  std::vector<float> of_words(groups * row_floats);
+  Tensor work = torch::stable::new_zeros(like, {groups, row_floats}, torch::headeronly::ScalarType::Float);
+  float* of_words = mutable_data<float>(work);
   torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
     const Work w(scratch(Work::floats(call, all.most_rows)), call, all.most_rows);
     for (int64_t group = begin; group < end; ++group) {
@@ -275,7 +277,7 @@ void backward(const Call& call, const Captions& all, const float* grad, const fl
         for (size_t tile = 0; tile + 1 < all.tiles.size(); ++tile) {
           const int64_t first = all.tiles[tile], last = all.tiles[tile + 1];
           backward_tile(call, all, first, last, w, grad + b * call.captions, scores + b * call.captions,
-                        of_words.data() + group * row_floats + all.first[first] * call.width);
+                        of_words + group * row_floats + all.first[first] * call.width);
         }
         S* to = grad_regions + b * call.channels * call.regions;
         for (int64_t d = 0; d < call.channels; ++d) {
@@ -307,7 +309,7 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
   const Call call = describe(regions, words, gamma1, gamma2);
   Tensor grad_regions = torch::stable::empty_like(regions), grad_words = torch::stable::empty_like(words);
   DMGAN_FLOAT_TYPES(regions, backward<S>(call, gather_captions<S>(call, words, data<int64_t>(lengths)),
-                                         data<float>(grad), data<float>(scores), data<S>(regions),
+                                         data<float>(grad), data<float>(scores), regions,
                                          mutable_data<S>(grad_regions), mutable_data<S>(grad_words)));
   return {grad_regions, grad_words};
 }

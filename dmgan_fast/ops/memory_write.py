@@ -39,7 +39,7 @@ def memory_write(
     inputs = [words, image_mean, *(parameters[name] for name in PARAMETERS)]
     if torch.is_autocast_enabled(words.device.type):
         inputs = [tensor.float() for tensor in inputs]
-    key, value = _forward(inputs, chosen)
+    key, value = _forward(*inputs, chosen)
     return key, value
 
 
@@ -66,14 +66,40 @@ def _check(words: Tensor, image_mean: Tensor, parameters: dict[str, Tensor]) -> 
 
 
 @torch.library.custom_op("dmgan_fast::memory_write", mutates_args=())
-def _forward(inputs: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
-    """``inputs``: words, image_mean and the parameters in the order of ``PARAMETERS``."""
+def _forward(
+    words: Tensor,
+    image_mean: Tensor,
+    gate_word: Tensor,
+    gate_image: Tensor,
+    word_weight: Tensor,
+    word_bias: Tensor,
+    image_weight: Tensor,
+    image_bias: Tensor,
+    key_weight: Tensor,
+    key_bias: Tensor,
+    value_weight: Tensor,
+    value_bias: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    inputs = (
+        words,
+        image_mean,
+        gate_word,
+        gate_image,
+        word_weight,
+        word_bias,
+        image_weight,
+        image_bias,
+        key_weight,
+        key_bias,
+        value_weight,
+        value_bias,
+    )
     return _backends.function(backend, OP, "memory_write_forward")(*(tensor.contiguous() for tensor in inputs))
 
 
 @_forward.register_fake
-def _(inputs: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
-    words, image_mean = inputs[:2]
+def _(words: Tensor, image_mean: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     size = (words.shape[0], image_mean.shape[1], words.shape[2])
     return words.new_empty(size), words.new_empty(size)
 
@@ -82,6 +108,7 @@ def _(inputs: list[Tensor], backend: str) -> tuple[Tensor, Tensor]:
 def _backward(
     grad_key: Tensor, grad_value: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], backend: str
 ) -> list[Tensor]:
+    """Gradients of ``inputs``, which are words, image_mean and the parameters in the order of ``PARAMETERS``."""
     tensors = (tensor.contiguous() for tensor in (grad_key, grad_value, key, value, *inputs))
     return list(_backends.function(backend, OP, "memory_write_backward")(*tensors))
 
@@ -94,13 +121,13 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.backend = inputs
+    *tensors, ctx.backend = inputs
     ctx.save_for_backward(*output, *tensors)
 
 
-def _differentiate(ctx: Any, grad_key: Tensor, grad_value: Tensor) -> tuple[list[Tensor], None]:
+def _differentiate(ctx: Any, grad_key: Tensor, grad_value: Tensor) -> tuple[Tensor | None, ...]:
     key, value, *inputs = ctx.saved_tensors
-    return _backward(grad_key, grad_value, key, value, inputs, ctx.backend), None
+    return *_backward(grad_key, grad_value, key, value, inputs, ctx.backend), None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
