@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cmath>
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -156,7 +156,7 @@ DMGAN_INLINE void softmax(int64_t words, float* logits, float* lse) {
     }
     const Vec scale = total > 0.0f ? 1.0f / total : Vec{};
     for (int64_t t = 0; t < words; ++t) store(logits + t * kTile + v, load(logits + t * kTile + v) * scale);
-    for (int64_t i = 0; i < kLanes; ++i) lse[v + i] = shift[i] + std::log(total[i]);
+    store(lse + v, shift + log(total));
   }
 }
 

@@ -129,6 +129,26 @@ DMGAN_INLINE Vec exp(Vec x) {
   return x < -87.3f ? Vec{} : scaled;
 }
 
+// log x of normal positive floats within 2 ulp; -inf for 0.
+DMGAN_INLINE Vec log(Vec x) {
+  const IntVec raw = bits<IntVec>(x);
+  const IntVec high = (raw & 0x7fffff) > 0x3504f3 ? IntVec{} + 1 : IntVec{};  // mantissa above sqrt 2: halve it
+  const Vec exponent = __builtin_convertvector((raw >> 23) - 127 + high, Vec);
+  const Vec m = bits<Vec>((raw & 0x7fffff) | ((IntVec{} + 127 - high) << 23)) - 1.0f;
+  Vec p = splat(7.0376836292e-2f);  // minimax polynomial of log(1 + m) (Cephes)
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  const Vec square = m * m;
+  const Vec low = p * m * square - 2.12194440e-4f * exponent - 0.5f * square;
+  return x > 0.0f ? m + low + 0.693359375f * exponent : splat(-std::numeric_limits<float>::infinity());
+}
+
 DMGAN_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-max(x, splat(-87.0f)))); }
 
 // Scratch of at least `floats` floats, kept by the thread: fresh pages would cost more than the kernels.

@@ -16,6 +16,8 @@ def shape(op: str, name: str, tensor: Tensor, expected: Sequence[Size], like: st
     """A size given as a letter matches any size of at least one."""
     if not isinstance(tensor, Tensor):
         raise InputError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.shape == expected:
+        return
     fits = tensor.dim() == len(expected) and all(
         size >= 1 if isinstance(want, str) else size == want for size, want in zip(tensor.shape, expected, strict=True)
     )
