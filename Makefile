@@ -6,7 +6,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help env build demo test cpp-test lint clean
+.PHONY: help env build demo test cpp-test lint gpu gpu-run clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,16 @@ cpp-test: build  ## C++ tests
 	$(BIN)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
 	$(BIN)/cmake --build build/cpp -j 2 >/dev/null
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+gpu: build  ## on a machine with a GPU: build for it, prove every op on the card, run all benchmarks
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(MAKE) gpu-run; \
+	else echo "no GPU: PyTorch sees no CUDA device on this machine; nothing was run"; fi
+
+gpu-run:
+	DMGAN_FAST_CUDA=1 $(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
+	$(BIN)/python -m pytest tests/ops
+	$(BIN)/python -m benchmarks.all --device cuda --dtype float32 --json benchmarks/results/gpu_float32.json
+	$(BIN)/python -m benchmarks.all --device cuda --dtype bfloat16 --json benchmarks/results/gpu_bfloat16.json
 
 env: $(VENV)/.environment  ## the Python environment
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import authors
-from benchmarks.harness import Case, main
+from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
 BATCH = 4
@@ -23,13 +24,22 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor, **fixed: Any) -> Tensor:
     return y
 
 
-def fused(x: Tensor, weight: Tensor, bias: Tensor, **fixed: Any) -> Tensor:
-    y = functional.batch_norm_glu(x, weight, bias, **fixed)
+def fused(backend: str, x: Tensor, weight: Tensor, bias: Tensor, **fixed: Any) -> Tensor:
+    y = functional.batch_norm_glu(x, weight, bias, **fixed, backend=backend)
     assert isinstance(y, Tensor)
     return y
 
 
-def cases() -> Iterator[Case]:
+def target_statistics(target: Target, channels: int) -> dict[str, Any]:
+    kind = {"device": target.device, "dtype": target.dtype}
+    return {
+        "running_mean": torch.zeros(channels, **kind),
+        "running_var": torch.ones(channels, **kind),
+        "training": True,
+    }
+
+
+def cases(target: Target) -> Iterator[Case]:
     for channels, side in ((256, 128), (128, 256)):
         for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
             x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=memory_format)
@@ -37,18 +47,18 @@ def cases() -> Iterator[Case]:
             yield Case(
                 "batch_norm_glu",
                 f"B{BATCH} {channels}->{channels // 2} {side}x{side} {layout}",
-                {name: tensor.requires_grad_() for name, tensor in inputs.items()},
-                {"running_mean": torch.zeros(channels), "running_var": torch.ones(channels), "training": True},
+                target.place(inputs),
+                target_statistics(target, channels),
                 ("weight", "bias"),
                 reference,
                 {
                     "authors": authors.batch_norm_glu,
                     "authors+compile": torch.compile(authors.batch_norm_glu),
                     "reference": reference,
-                    "dmgan_fast": fused,
+                    **{name: partial(fused, backend) for name, backend in target.backends().items()},
                 },
             )
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", cases)
+    run({"batch_norm_glu": cases}, __doc__ or "")

@@ -28,7 +28,30 @@ from dmgan_fast import __version__
 from dmgan_fast.files import replace_file
 
 Function = Callable[..., Tensor]
-TOLERANCE = 2e-5  # relative RMS error against float64 that float32 must keep
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and in which dtype a benchmark runs."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def place(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs there, as leaves."""
+        return {name: x.to(self.device, self.dtype).requires_grad_() for name, x in inputs.items()}
+
+    def backends(self) -> dict[str, str]:
+        """Names of our implementations → backends."""
+        if self.device == "cpu":
+            return {"dmgan_fast": "auto"}
+        return {"dmgan_fast, cuda": "cuda", "dmgan_fast, triton": "triton"}
+
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 @dataclass
@@ -57,7 +80,7 @@ def keep_freed_memory() -> str:
 
 
 def _error(found: Tensor, truth: Tensor) -> float:
-    difference = (found.detach().double() - truth).square().mean().sqrt()
+    difference = (found.detach().double() - truth.to(found.device)).square().mean().sqrt()
     return (difference / truth.square().mean().sqrt().clamp(min=1e-30)).item()
 
 
@@ -74,7 +97,7 @@ def _run(case: Case, function: Function, inputs: dict[str, Tensor]) -> tuple[Ten
 def is_correct(case: Case, function: Function, truth: tuple[Tensor, tuple[Tensor, ...]]) -> bool:
     y, grads = _run(case, function, case.inputs)
     errors = [_error(y, truth[0]), *(_error(a, b) for a, b in zip(grads, truth[1], strict=True))]
-    return all(error <= TOLERANCE for error in errors)
+    return all(error <= TOLERANCE[y.dtype] for error in errors)
 
 
 def saved_bytes(case: Case, function: Function) -> int:
@@ -94,6 +117,11 @@ def saved_bytes(case: Case, function: Function) -> int:
 
 def peak_bytes(case: Case, function: Function) -> int:
     """Peak of PyTorch's allocations during forward + backward, above what was there before."""
+    if next(iter(case.inputs.values())).is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _run(case, function, case.inputs)
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         _run(case, function, case.inputs)
     assert profiler.profiler is not None
@@ -105,25 +133,28 @@ def peak_bytes(case: Case, function: Function) -> int:
     return peak
 
 
-def _time(case: Case, function: Function, gradient: Tensor) -> tuple[float, float]:
+def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> tuple[float, float]:
     """Milliseconds of forward alone, and of forward + backward."""
+    target.synchronize()
     start = time.perf_counter()
     y = function(**case.inputs, **case.fixed)
+    target.synchronize()
     middle = time.perf_counter()
     torch.autograd.grad(y, list(case.inputs.values()), gradient)
+    target.synchronize()
     return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
 
 
-def measure(case: Case, repeats: int, environment: dict[str, Any]) -> list[dict[str, Any]]:
+def measure(case: Case, repeats: int, target: Target, environment: dict[str, Any]) -> list[dict[str, Any]]:
     exact = {name: x.detach().double().requires_grad_() for name, x in case.inputs.items()}
     truth = _run(case, case.reference, exact)
     correct = {name: is_correct(case, f, truth) for name, f in case.implementations.items()}
-    gradient = _projection(truth[0]).float()
+    gradient = _projection(truth[0]).to(target.dtype)
     del truth, exact
     times: dict[str, list[tuple[float, float]]] = {name: [] for name, right in correct.items() if right}
     for _ in range(repeats):
         for name, runs in times.items():
-            runs.append(_time(case, case.implementations[name], gradient))
+            runs.append(_time(case, case.implementations[name], gradient, target))
     rows = []
     for name, function in case.implementations.items():
         memory = {"saved_bytes": saved_bytes(case, function), "peak_bytes": peak_bytes(case, function)}
@@ -143,26 +174,33 @@ def cpu_model() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def main(description: str, cases: Callable[[], Iterable[Case]], baseline: str = "authors") -> None:
-    """The command line of a benchmark."""
+def run(benchmarks: dict[str, Callable[[Target], Iterable[Case]]], description: str) -> None:
+    """The command line: runs benchmarks by name, shows tables, writes rows."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=11, help="runs of each implementation (default 11)")
-    parser.add_argument("--only", help="run the cases whose name contains this")
+    parser.add_argument("--repeats", type=int, default=21, help="runs of each implementation (default 21)")
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=[str(dtype).split(".")[1] for dtype in TOLERANCE], default="float32")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("no GPU: PyTorch sees no CUDA device")
+    target = Target(arguments.device, getattr(torch, arguments.dtype))
     environment = {
-        "device": cpu_model(),
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "dtype": arguments.dtype,
         "threads": torch.get_num_threads(),
-        "allocator": keep_freed_memory(),
+        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
         "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     rows = []
-    for case in cases():
-        if not arguments.only or arguments.only in case.name:
-            found = measure(case, arguments.repeats, environment)
-            show(found, baseline)
-            rows += found
+    for cases in benchmarks.values():
+        torch.manual_seed(0)
+        for case in cases(target):
+            if arguments.only in case.name:
+                found = measure(case, arguments.repeats, target, environment)
+                show(found)
+                rows += found
     if arguments.json:
         with replace_file(arguments.json) as file:
             file.write_text(json.dumps(rows, indent=1) + "\n")
@@ -170,11 +208,16 @@ def main(description: str, cases: Callable[[], Iterable[Case]], baseline: str = 
         sys.exit("a result is wrong: its time is not reported")
 
 
-def show(rows: list[dict[str, Any]], baseline: str) -> None:
+def baseline(rows: list[dict[str, Any]]) -> str:
+    """The implementation the others are compared with: the authors' form, in the layout of the inputs."""
+    return next(row["implementation"] for row in rows if row["implementation"].startswith("authors"))
+
+
+def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"{rows[0]['op']}: {rows[0]['case']}")
-    for column in ("implementation", "direction", "median ms", "p20–p80", f"× {baseline}", "saved MiB", "peak MiB"):
+    for column in ("implementation", "direction", "median ms", "p20–p80", "× authors", "saved MiB", "peak MiB"):
         table.add_column(column)
-    reference = {row["direction"]: row.get("median_ms") for row in rows if row["implementation"] == baseline}
+    reference = {row["direction"]: row.get("median_ms") for row in rows if row["implementation"] == baseline(rows)}
     for row in rows:
         memory = [f"{row[name] / 2**20:.2f}" for name in ("saved_bytes", "peak_bytes")]
         if "median_ms" not in row:

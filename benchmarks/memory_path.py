@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import authors
-from benchmarks.harness import Case, main
+from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 from dmgan_fast.ops.memory_write import PARAMETERS
 
@@ -29,10 +30,6 @@ def reference(**inputs: Tensor) -> Tensor:
     return path("reference", **inputs)
 
 
-def fused(**inputs: Tensor) -> Tensor:
-    return path("auto", **inputs)
-
-
 def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> Tensor:
     """Reading by PyTorch's scaled_dot_product_attention."""
     gate_weight, gate_bias = weights.pop("response_weight"), weights.pop("response_bias")
@@ -47,7 +44,7 @@ def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> T
     return gate * read + (1 - gate) * h
 
 
-def cases() -> Iterator[Case]:
+def cases(target: Target) -> Iterator[Case]:
     sizes = dict(
         zip(
             PARAMETERS,
@@ -71,8 +68,8 @@ def cases() -> Iterator[Case]:
         yield Case(
             "memory_path",
             f"B{BATCH} C{CHANNELS} T{WORDS} {side}x{side}",
-            {name: x.requires_grad_() for name, x in inputs.items()},
-            {"padding_mask": torch.arange(WORDS) >= lengths[:, None]},
+            target.place(inputs),
+            {"padding_mask": (torch.arange(WORDS) >= lengths[:, None]).to(target.device)},
             tuple(sizes),
             reference,
             {
@@ -80,10 +77,10 @@ def cases() -> Iterator[Case]:
                 "authors+compile": torch.compile(authors.memory_path),
                 "sdpa": sdpa,
                 "reference": reference,
-                "dmgan_fast": fused,
+                **{name: partial(path, backend) for name, backend in target.backends().items()},
             },
         )
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", cases)
+    run({"memory_path": cases}, __doc__ or "")

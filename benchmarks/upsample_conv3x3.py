@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, main
+from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
 BATCH, CHANNELS = 4, 128
@@ -22,23 +23,24 @@ def eager_channels_last(x: Tensor, weight: Tensor) -> Tensor:
     return eager(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
 
 
-def fused(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.upsample_conv3x3(x, weight)
+def fused(backend: str, x: Tensor, weight: Tensor) -> Tensor:
+    return functional.upsample_conv3x3(x, weight, backend=backend)
 
 
-def cases() -> Iterator[Case]:
+def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
         for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
             x = torch.randn(BATCH, CHANNELS, side, side).contiguous(memory_format=memory_format)
             weight = torch.randn(CHANNELS, CHANNELS, 3, 3) / (9 * CHANNELS) ** 0.5
             implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
-            implementations |= {"authors+compile": torch.compile(eager), "dmgan_fast": fused}
+            implementations |= {"authors+compile": torch.compile(eager)}
+            implementations |= {name: partial(fused, backend) for name, backend in target.backends().items()}
             if layout == "NCHW":
                 implementations |= {"authors, channels-last inside": eager_channels_last}
             yield Case(
                 "upsample_conv3x3",
                 f"B{BATCH} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",
-                {"x": x.requires_grad_(), "weight": weight.requires_grad_()},
+                target.place({"x": x, "weight": weight}),
                 {},
                 ("weight",),
                 eager,
@@ -47,4 +49,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", cases)
+    run({"upsample_conv3x3": cases}, __doc__ or "")

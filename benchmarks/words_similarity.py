@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks import authors
-from benchmarks.harness import Case, main
+from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
 CHANNELS, SIDE, WORDS = 256, 17, 18
@@ -23,23 +24,27 @@ def reference(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
     return functional.words_similarity(regions, words, lengths, **GAMMAS, backend="reference")
 
 
-def fused(regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
-    return functional.words_similarity(regions, words, lengths, **GAMMAS)
+def fused(backend: str, regions: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    return functional.words_similarity(regions, words, lengths, **GAMMAS, backend=backend)
 
 
-def cases() -> Iterator[Case]:
+def cases(target: Target) -> Iterator[Case]:
     for batch in (16, 32, 64):
         inputs = {"regions": torch.randn(batch, CHANNELS, SIDE, SIDE), "words": torch.randn(batch, CHANNELS, WORDS)}
         yield Case(
             "words_similarity",
             f"B{batch} T{WORDS} D{CHANNELS} {SIDE}x{SIDE}",
-            {name: (x * CHANNELS**-0.25).requires_grad_() for name, x in inputs.items()},
-            {"lengths": torch.full((batch,), WORDS)},
+            target.place({name: x * CHANNELS**-0.25 for name, x in inputs.items()}),
+            {"lengths": torch.full((batch,), WORDS, device=target.device)},
             (),
             reference,
-            {"authors": loop, "reference": reference, "dmgan_fast": fused},
+            {
+                "authors": loop,
+                "reference": reference,
+                **{name: partial(fused, backend) for name, backend in target.backends().items()},
+            },
         )
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", cases)
+    run({"words_similarity": cases}, __doc__ or "")
