@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md and the README from the committed results: ``python -m benchmarks.report``."""
+"""Writes the tables of docs/benchmarks.md and README from the committed results: ``python -m benchmarks.report``."""
 
 from __future__ import annotations
 

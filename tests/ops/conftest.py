@@ -32,7 +32,7 @@ def _simt_why_not(op: str) -> str | None:
     return None if SIMT.exists() else f"{SIMT} is not built: run `make cpp-test`"
 
 
-@pytest.fixture(params=["cpu", "cuda", "triton"] if GPU else ["cpu", "triton"])
+@pytest.fixture(params=["cpu", "cuda", "triton"] if GPU else ["cpu", "triton", "simt"])
 def backend(request, monkeypatch):
     name = Name(request.param)
     name.device = "cuda" if request.param == "cuda" or (request.param == "triton" and GPU) else "cpu"
