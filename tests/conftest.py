@@ -1,11 +1,15 @@
 """Fixtures shared by all tests."""
 
+import os
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,8 +8,9 @@
 #include <tuple>
 #include <vector>
 
+#include "../schemas.h"
+#include "../tensors.h"
 #include "simd.h"
-#include "tensors.h"
 
 namespace dmgan {
 namespace {
@@ -545,16 +546,10 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
-  m.def("batch_norm_glu_statistics(Tensor x) -> (Tensor, Tensor)");
-  m.def(
-      "batch_norm_glu_forward(Tensor x, Tensor? weight, Tensor? bias, Tensor? skip, Tensor? mean, Tensor? var, "
-      "float eps, bool want_mean) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "batch_norm_glu_reduce(Tensor grad_y, Tensor? grad_mean, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
-      "Tensor rstd, bool glu) -> Tensor");
-  m.def(
-      "batch_norm_glu_backward(Tensor grad_y, Tensor? grad_mean, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, "
-      "Tensor rstd, bool glu, bool training, Tensor? sums, float count) -> (Tensor, Tensor, Tensor)");
+  m.def(dmgan::schemas::batch_norm_glu_statistics);
+  m.def(dmgan::schemas::batch_norm_glu_forward);
+  m.def(dmgan::schemas::batch_norm_glu_reduce);
+  m.def(dmgan::schemas::batch_norm_glu_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
   m.impl("batch_norm_glu_statistics", TORCH_BOX(&dmgan::batch_norm_glu_statistics));

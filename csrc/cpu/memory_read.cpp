@@ -11,8 +11,9 @@
 #include <tuple>
 #include <vector>
 
+#include "../schemas.h"
+#include "../tensors.h"
 #include "gemm.h"
-#include "tensors.h"
 
 namespace dmgan {
 namespace {
@@ -455,13 +456,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
-  m.def(
-      "memory_read_forward(Tensor h, Tensor key, Tensor value, Tensor? gate_weight, Tensor? gate_bias, "
-      "Tensor? padding_mask, bool official, bool want_attention, bool want_gate) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor? grad_gate, Tensor h, Tensor key, "
-      "Tensor value, Tensor? gate_weight, Tensor? gate_bias, Tensor? padding_mask, Tensor lse, bool official) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(dmgan::schemas::memory_read_forward);
+  m.def(dmgan::schemas::memory_read_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
   m.impl("memory_read_forward", TORCH_BOX(&dmgan::memory_read_forward));

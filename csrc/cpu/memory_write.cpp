@@ -7,8 +7,9 @@
 #include <tuple>
 #include <vector>
 
+#include "../schemas.h"
+#include "../tensors.h"
 #include "gemm.h"
-#include "tensors.h"
 
 namespace dmgan {
 namespace {
@@ -330,16 +331,8 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
-  m.def(
-      "memory_write_forward(Tensor words, Tensor image_mean, Tensor gate_word, Tensor gate_image, Tensor word_weight, "
-      "Tensor word_bias, Tensor image_weight, Tensor image_bias, Tensor key_weight, Tensor key_bias, "
-      "Tensor value_weight, Tensor value_bias) -> (Tensor, Tensor)");
-  m.def(
-      "memory_write_backward(Tensor grad_key, Tensor grad_value, Tensor key, Tensor value, Tensor words, "
-      "Tensor image_mean, Tensor gate_word, Tensor gate_image, Tensor word_weight, Tensor word_bias, "
-      "Tensor image_weight, Tensor image_bias, Tensor key_weight, Tensor key_bias, Tensor value_weight, "
-      "Tensor value_bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor)");
+  m.def(dmgan::schemas::memory_write_forward);
+  m.def(dmgan::schemas::memory_write_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
   m.impl("memory_write_forward", TORCH_BOX(&dmgan::memory_write_forward));

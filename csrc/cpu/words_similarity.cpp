@@ -10,8 +10,9 @@
 #include <tuple>
 #include <vector>
 
+#include "../schemas.h"
+#include "../tensors.h"
 #include "gemm.h"
-#include "tensors.h"
 
 namespace dmgan {
 namespace {
@@ -318,11 +319,8 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
-  m.def(
-      "words_similarity_forward(Tensor regions, Tensor words, Tensor lengths, float gamma1, float gamma2) -> Tensor");
-  m.def(
-      "words_similarity_backward(Tensor grad, Tensor scores, Tensor regions, Tensor words, Tensor lengths, "
-      "float gamma1, float gamma2) -> (Tensor, Tensor)");
+  m.def(dmgan::schemas::words_similarity_forward);
+  m.def(dmgan::schemas::words_similarity_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
   m.impl("words_similarity_forward", TORCH_BOX(&dmgan::words_similarity_forward));

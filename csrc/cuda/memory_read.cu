@@ -72,13 +72,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(
-      "memory_read_forward(Tensor h, Tensor key, Tensor value, Tensor? gate_weight, Tensor? gate_bias, "
-      "Tensor? padding_mask, bool official, bool want_attention, bool want_gate) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "memory_read_backward(Tensor grad_out, Tensor? grad_attention, Tensor? grad_gate, Tensor h, Tensor key, "
-      "Tensor value, Tensor? gate_weight, Tensor? gate_bias, Tensor? padding_mask, Tensor lse, bool official) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(dmgan::schemas::memory_read_forward);
+  m.def(dmgan::schemas::memory_read_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
   m.impl("memory_read_forward", TORCH_BOX(&dmgan::memory_read_forward));

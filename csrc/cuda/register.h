@@ -14,7 +14,8 @@
 #include <utility>
 
 #include "../common.cuh"
-#include "../cpu/tensors.h"
+#include "../schemas.h"
+#include "../tensors.h"
 
 #ifdef __CUDACC__
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

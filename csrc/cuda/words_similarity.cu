@@ -51,11 +51,8 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
 }  // namespace dmgan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(
-      "words_similarity_forward(Tensor regions, Tensor words, Tensor lengths, float gamma1, float gamma2) -> Tensor");
-  m.def(
-      "words_similarity_backward(Tensor grad, Tensor scores, Tensor regions, Tensor words, Tensor lengths, "
-      "float gamma1, float gamma2) -> (Tensor, Tensor)");
+  m.def(dmgan::schemas::words_similarity_forward);
+  m.def(dmgan::schemas::words_similarity_backward);
 }
 STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
   m.impl("words_similarity_forward", TORCH_BOX(&dmgan::words_similarity_forward));

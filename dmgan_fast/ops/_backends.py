@@ -42,10 +42,24 @@ class Kernels:
     devices: Callable[[], tuple[str, ...]]
 
 
+OLDEST_CARD = (8, 0)  # compute capability: bfloat16 and asynchronous copies
+
+
+def _card_why_not() -> str | None:
+    """None if PyTorch sees a card that the kernels are made for, else the reason."""
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if torch.version.hip is None and capability < OLDEST_CARD:
+        return f"the card has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
+    return None
+
+
 def _native_why_not(kind: str) -> Callable[[str], str | None]:
     def why_not(op: str) -> str | None:
-        if kind == "cuda" and not torch.cuda.is_available():
-            return "PyTorch sees no CUDA device"
+        reason = _card_why_not() if kind == "cuda" else None
+        if reason:
+            return reason
         try:
             native.load(kind)
         except BackendError as error:
@@ -67,9 +81,10 @@ def _triton_interprets() -> bool:
 def _triton_why_not(op: str) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not torch.cuda.is_available() and not _triton_interprets():
-        return "PyTorch sees no GPU (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)"
-    return None
+    if _triton_interprets():
+        return None
+    reason = _card_why_not()
+    return f"{reason} (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)" if reason else None
 
 
 @cache
@@ -103,7 +118,6 @@ def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, channels: i
     return why_not(op, backend)
 
 
-@torch.compiler.assume_constant_result
 def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype, channels: int) -> str:
     wanted = backend or os.environ.get(VARIABLE) or "auto"
     if wanted not in BACKENDS and wanted not in REGISTRY:
@@ -121,6 +135,11 @@ def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype, chann
         _announced.add((op, chosen))
         _log.info("%s runs on the %s backend", op, chosen)
     return chosen
+
+
+# Compiled code takes the choice as a constant. That is all torch.compiler.assume_constant_result does, but it imports
+# torch._dynamo and with it Triton, which takes a second.
+_choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> str:
@@ -160,6 +179,13 @@ def refuse_second_derivatives(op: torch.library.CustomOpDef, name: str) -> None:
     op.register_autograd(backward)
 
 
+def _takes(op: str, backend: str) -> str:
+    if backend == "reference":
+        return "yes: every float type, second derivatives"
+    channels = f", at most {MAX_CHANNELS} channels" if op.startswith("memory") else ""
+    return f"yes: {', '.join(str(dtype).removeprefix('torch.') for dtype in KERNEL_DTYPES)}{channels}"
+
+
 def table() -> dict[str, dict[str, str]]:
-    """Op → backend → ``"yes"`` or the reason why not, for this machine."""
-    return {op: {name: why_not(op, name) or "yes" for name in BACKENDS[1:]} for op in OPS}
+    """Op → backend → ``"yes: "`` and what it takes, or the reason why not, for this machine."""
+    return {op: {name: why_not(op, name) or _takes(op, name) for name in BACKENDS[1:]} for op in OPS}

@@ -157,9 +157,9 @@ def test_info_as_json_and_text(monkeypatch, capsys):
     table = json.loads(out)
     assert status == 0
     assert table["native_library"] == "loaded"
-    assert table["ops"]["memory_read"]["reference"] == "yes"
-    assert table["ops"]["memory_read"]["cpu"] == "yes"
-    assert "PyTorch sees no GPU" in table["ops"]["memory_read"]["triton"]
+    assert table["ops"]["memory_read"]["reference"].startswith("yes")
+    assert table["ops"]["memory_read"]["cpu"].startswith("yes: float32")
+    assert "PyTorch sees no CUDA device" in table["ops"]["memory_read"]["triton"]
     _, text, _ = call(monkeypatch, capsys, "info")
     assert "words_similarity:" in text
 

@@ -1,6 +1,5 @@
 """The backends under test: native, Triton in its interpreter, CUDA bodies on the SIMT shim; on a GPU, the real ones."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ from dmgan_fast.ops import _backends
 # csrc/cuda built on csrc/simt, which runs CUDA threads on the CPU; `make cpp-test` builds it.
 SIMT = Path(__file__).parents[2] / "build" / "cpp" / "tests" / "simt" / "libdmgan_fast_simt.so"
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
 class Name(str):

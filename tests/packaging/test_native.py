@@ -27,7 +27,7 @@ def test_library_needs_no_particular_python():
 
 
 def test_library_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(native, "library_file", lambda: None)
+    monkeypatch.setattr(native, "library_file", lambda kind: None)
     with pytest.raises(BackendError, match=r"not built.*make build"):
         native.load()
 
@@ -35,7 +35,7 @@ def test_library_that_is_not_built_says_how_to_build_it(monkeypatch: pytest.Monk
 def test_library_that_does_not_load_names_file_and_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     broken = tmp_path / "_C.abi3.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setattr(native, "library_file", lambda: broken)
+    monkeypatch.setattr(native, "library_file", lambda kind: broken)
     with pytest.raises(BackendError) as caught:
         native.load()
     message = str(caught.value)
