@@ -53,5 +53,7 @@ inline constexpr const char* words_similarity_backward =
     "words_similarity_backward(Tensor grad, Tensor scores, Tensor regions, Tensor words, Tensor lengths, "
     "float gamma1, float gamma2) -> (Tensor, Tensor)";
 
+inline constexpr const char* relayout = "relayout(Tensor x) -> Tensor";
+
 }  // namespace schemas
 }  // namespace dmgan
