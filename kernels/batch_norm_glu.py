@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import is_channels_last
+from dmgan_fast.layouts import empty_picture, is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
 ROW_BYTES = 128  # a cache line: what a tile reads at least along the contiguous axis
@@ -393,10 +393,7 @@ def batch_norm_glu_forward(
     samples, channels, height, width = x.shape
     y_channels = channels // 2 if skip is None else channels
     blocks = _Blocks.of(x, y_channels)
-    memory_format = torch.channels_last if blocks.channels_last else torch.contiguous_format
-    y = torch.empty(
-        (samples, y_channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format
-    )  # fmt: skip
+    y = empty_picture(x, y_channels, height, width)
     rstd = _per_channel_like(x, channels)
     y_parts = _per_channel_like(x, samples, blocks.per_sample, y_channels) if want_mean else None
     _forward_kernel[blocks.grid](

@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, empty_picture, pixel_strides
+from dmgan_fast.kernels._common import dot_precision, pixel_strides
+from dmgan_fast.layouts import empty_picture
 
 MAX_WORD_BLOCK = 32  # words of one softmax tile: captions have 18 or fewer; longer ones stream
 MAX_CHANNEL_BLOCK = 128  # channels of one tile: those of h fit for every published model; more come in blocks
@@ -413,7 +414,7 @@ def memory_read_forward(
     batch, channels, height, width = h.shape
     words, pixels = key.shape[2], height * width
     tiles = _Tiles.of(h, words + (gate_weight is not None), backward=False)
-    out = empty_picture(h)
+    out = empty_picture(h, *h.shape[1:])
     lse = torch.empty((batch, pixels), dtype=torch.float32, device=h.device)
     attention = torch.empty((batch, words, height, width) if want_attention else 0, dtype=h.dtype, device=h.device)
     gate = torch.empty((batch, 1, height, width) if want_gate else 0, dtype=h.dtype, device=h.device)
@@ -450,7 +451,7 @@ def memory_read_backward(
     def floats(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=h.device)
 
-    grad_h, grad_key, grad_value = empty_picture(h), torch.empty_like(key), torch.empty_like(value)
+    grad_h, grad_key, grad_value = empty_picture(h, *h.shape[1:]), torch.empty_like(key), torch.empty_like(value)
     grad_weight, grad_bias = (floats(2 * channels), floats(1)) if gated else (floats(0), floats(0))
     key_sums, value_sums = floats(programs, *key.shape), floats(programs, *value.shape)
     weight_sums, bias_sums = floats(programs * batch, grad_weight.numel()), floats(programs * batch, grad_bias.numel())

@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, is_channels_last
+from dmgan_fast.kernels._common import dot_precision
+from dmgan_fast.layouts import empty_picture, is_channels_last
 
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
@@ -228,12 +229,7 @@ def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
     samples, in_channels, height, width = x.shape
     out_channels, pixels = len(weight), samples * height * width
     depth, options = _options(x)
-    y = torch.empty(
-        (samples, out_channels, 2 * height, 2 * width),
-        dtype=x.dtype,
-        device=x.device,
-        memory_format=torch.channels_last if options["CHANNELS_LAST"] else torch.contiguous_format,
-    )
+    y = empty_picture(x, out_channels, 2 * height, 2 * width)
     _forward_kernel[triton.cdiv(pixels, TILE), triton.cdiv(out_channels, TILE), 2](
         x, _fold(weight), y, out_channels, in_channels, pixels, height, width, BO=TILE, BI=depth, BP=TILE, **options
     )  # fmt: skip

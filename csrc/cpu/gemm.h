@@ -64,6 +64,13 @@ DMGAN_INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, Scalars
   for (; n < columns; n += kLanes) multiply_column<1, kAdd>(rows, depth, a, b + n, b_step, c + n, c_step);
 }
 
+DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
+  Vec total = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) total += load(a + i) * load(b + i);
+  return sum(total + load_some(a + i, n - i) * load_some(b + i, n - i));
+}
+
 template <int kRows, int kColumns>
 DMGAN_INLINE void dot_block(int64_t tiles, int64_t lanes, const float* a, int64_t a_tile, const float* b,
                             int64_t b_tile, float* c, int64_t c_step) {

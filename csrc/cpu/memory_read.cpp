@@ -244,6 +244,7 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Sp
   float* attention = chunk.attention + place * words * kTile;
   float* grad_logits = chunk.grad_logits + place * words * kTile;
   float* grad_h = chunk.grad_h + place * channels * kTile;
+  const float* grad_attention = has_grad_attention ? chunk.grad_attention + place * words * kTile : nullptr;
   multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, h, kTile, attention, kTile, call.wide);
   if (call.official_mask) mask_officially(call, tile, attention);
   for (int64_t v = 0; v < kTile; v += kLanes) {
@@ -290,7 +291,7 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Sp
   for (int64_t v = 0; v < kTile; v += kLanes) {
     Vec mean = {};
     for (int64_t at = v; at < words * kTile; at += kTile) {
-      if (has_grad_attention) store(grad_logits + at, load(grad_logits + at) + load(chunk.grad_attention + place * words * kTile + at));
+      if (grad_attention) store(grad_logits + at, load(grad_logits + at) + load(grad_attention + at));
       mean += load(attention + at) * load(grad_logits + at);
     }
     for (int64_t at = v; at < words * kTile; at += kTile) {

@@ -78,13 +78,6 @@ void pad_rows(const float* x, int64_t count, const Sizes& s, float* rows) {
 
 DMGAN_INLINE Vec relu(Vec x) { return max(x, Vec{}); }
 
-DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
-  Vec total = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) total += load(a + i) * load(b + i);
-  return sum(total + load_some(a + i, n - i) * load_some(b + i, n - i));
-}
-
 DMGAN_CLONES void write_memory(const Sizes& s, const Parameters& p, const float* image_mean, const Sample& x) {
   for (int64_t j = 0; j < s.memory(); ++j) {
     const float value = dot(p.image_weight + j * s.channels, image_mean, s.channels) + p.image_bias[j];

@@ -36,12 +36,6 @@ struct Call {
   bool wide;
 };
 
-DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
-  Vec total{};
-  for (int64_t i = 0; i < n; i += kLanes) total += load(a + i) * load(b + i);
-  return sum(total);
-}
-
 template <class S>
 Captions gather_captions(const Call& call, const Tensor& words, const int64_t* lengths) {
   Captions all;

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dmgan_fast import reference
+from dmgan_fast import layouts, reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks, _layouts
+from dmgan_fast.ops import _backends, _checks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -111,7 +111,7 @@ def _shared_statistics(x: Tensor, group: str, backend: str) -> tuple[Tensor, Ten
     """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
     from torch import distributed
 
-    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(_layouts.dense(x))
+    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(layouts.dense(x))
     process_group = _process_group(group)
     count = torch.full_like(mean[:1], x.numel() / x.shape[1])
     own = torch.cat((mean, var, count))
@@ -146,14 +146,14 @@ def _forward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Result, mean, biased variance, 1 / sqrt(var + eps), spatial mean of the result (size 0 if not wanted)."""
-    x = _layouts.dense(x)
+    x = layouts.dense(x)
     return _backends.function(backend, OP, "batch_norm_glu_forward")(
         x,
-        _layouts.wide(weight),
-        _layouts.wide(bias),
-        None if skip is None else _layouts.dense_like(skip, x),
-        _layouts.wide(mean),
-        _layouts.wide(var),
+        layouts.wide(weight),
+        layouts.wide(bias),
+        None if skip is None else layouts.dense_like(skip, x),
+        layouts.wide(mean),
+        layouts.wide(var),
         eps,
         want_mean,
     )
@@ -177,7 +177,7 @@ def _(
     batch, channels, height, width = x.shape
     result_channels = channels // 2 if skip is None else channels
     mean, new_var, rstd = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
-    y = _layouts.empty_picture(x, result_channels, height, width)
+    y = layouts.empty_picture(x, result_channels, height, width)
     spatial_mean = x.new_empty((batch, result_channels) if want_mean else (0,), dtype=torch.float32)
     return y, mean, new_var, rstd, spatial_mean
 
@@ -198,13 +198,13 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
-    x = _layouts.dense(x)
+    x = layouts.dense(x)
     arguments = (
-        _layouts.dense_like(grad, x),
+        layouts.dense_like(grad, x),
         None if grad_mean is None else grad_mean.contiguous(),
         x,
-        _layouts.wide(weight),
-        _layouts.wide(bias),
+        layouts.wide(weight),
+        layouts.wide(bias),
         mean,
         rstd,
         glu,
@@ -239,7 +239,7 @@ def _(
     group: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _layouts.empty_picture(x, *x.shape[1:]), torch.empty_like(mean), torch.empty_like(mean)
+    return layouts.empty_picture(x, *x.shape[1:]), torch.empty_like(mean), torch.empty_like(mean)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmgan_fast import reference
+from dmgan_fast import layouts, reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks, _layouts
+from dmgan_fast.ops import _backends, _checks
 
 OP = "memory_read"
 MASK_MODES = ("paper", "official")
@@ -111,11 +111,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Result, log-sum-exp ``[B, N]``, attention and gate (size 0 if not wanted)."""
     return _backends.function(backend, OP, "memory_read_forward")(
-        _layouts.pixel_linear(h),
+        layouts.pixel_linear(h),
         key.contiguous(),
         value.contiguous(),
-        _layouts.wide(gate_weight),
-        _layouts.wide(gate_bias),
+        layouts.wide(gate_weight),
+        layouts.wide(gate_bias),
         None if padding_mask is None else padding_mask.contiguous(),
         official,
         want_attention,
@@ -138,7 +138,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, channels, height, width = h.shape
     return (
-        _layouts.empty_picture(h, channels, height, width),
+        layouts.empty_picture(h, channels, height, width),
         h.new_empty((batch, height * width), dtype=torch.float32),
         h.new_empty((batch, key.shape[2], height, width) if want_attention else (0,)),
         h.new_empty((batch, 1, height, width) if want_gate else (0,)),
@@ -161,14 +161,14 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _backends.function(backend, OP, "memory_read_backward")(
-        _layouts.pixel_linear(grad),
+        layouts.pixel_linear(grad),
         None if grad_attention is None else grad_attention.contiguous(),
         None if grad_gate is None else grad_gate.contiguous(),
-        _layouts.pixel_linear(h),
+        layouts.pixel_linear(h),
         key.contiguous(),
         value.contiguous(),
-        _layouts.wide(gate_weight),
-        _layouts.wide(gate_bias),
+        layouts.wide(gate_weight),
+        layouts.wide(gate_bias),
         None if padding_mask is None else padding_mask.contiguous(),
         lse,
         official,
@@ -192,7 +192,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     channels, gated = h.shape[1], gate_weight is not None
     return (
-        _layouts.empty_picture(h, *h.shape[1:]),
+        layouts.empty_picture(h, *h.shape[1:]),
         torch.empty(key.shape, dtype=key.dtype, device=key.device),
         torch.empty(value.shape, dtype=value.dtype, device=value.device),
         h.new_empty(2 * channels if gated else 0, dtype=torch.float32),

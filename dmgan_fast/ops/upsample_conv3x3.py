@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmgan_fast import reference
-from dmgan_fast.ops import _backends, _checks, _layouts
+from dmgan_fast import layouts, reference
+from dmgan_fast.ops import _backends, _checks
 
 OP = "upsample_conv3x3"
 
@@ -29,12 +29,12 @@ def upsample_conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -
 
 @torch.library.custom_op("dmgan_fast::upsample_conv3x3", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-    return _backends.function(backend, OP, "upsample_conv3x3_forward")(_layouts.dense(x), weight.contiguous())
+    return _backends.function(backend, OP, "upsample_conv3x3_forward")(layouts.dense(x), weight.contiguous())
 
 
 @_forward.register_fake
 def _(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-    return _layouts.empty_picture(x, weight.shape[0], 2 * x.shape[2], 2 * x.shape[3])
+    return layouts.empty_picture(x, weight.shape[0], 2 * x.shape[2], 2 * x.shape[3])
 
 
 @torch.library.custom_op("dmgan_fast::upsample_conv3x3_backward", mutates_args=())
@@ -42,16 +42,16 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight (size 0 if not wanted)."""
-    x = _layouts.dense(x)
+    x = layouts.dense(x)
     return _backends.function(backend, OP, "upsample_conv3x3_backward")(
-        _layouts.dense_like(grad, x), x, weight.contiguous(), want_x, want_weight
+        layouts.dense_like(grad, x), x, weight.contiguous(), want_x, want_weight
     )
 
 
 @_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool, backend: str) -> tuple[Tensor, Tensor]:
     return (
-        _layouts.empty_picture(x, *x.shape[1:]) if want_x else x.new_empty(0),
+        layouts.empty_picture(x, *x.shape[1:]) if want_x else x.new_empty(0),
         weight.new_empty(weight.shape) if want_weight else weight.new_empty(0),
     )
 

@@ -31,6 +31,11 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def fixed_in_float32(case):
+    """Fresh copies of the running statistics, which are updated in place."""
+    return {name: value.float() if "running" in name else value for name, value in case.fixed.items()}
+
+
 def recorded_calls(case):
     with Recorder() as recorder:
         run(case, inputs(case, torch.float32, "cpu"), "cpu")
@@ -71,7 +76,7 @@ def test_compiled_without_graph_breaks_it_gives_the_same_results_and_gradients(o
     compiled = torch.compile(getattr(functional, op), fullgraph=True, backend="aot_eager")
 
     def gradients(function):
-        output = function(**tensors, **{k: v.float() if "running" in k else v for k, v in case.fixed.items()})
+        output = function(**tensors, **fixed_in_float32(case))
         output = output if isinstance(output, torch.Tensor) else output[0]
         return output, torch.autograd.grad(output.square().sum(), list(tensors.values()))
 
@@ -83,8 +88,7 @@ def test_under_autocast_results_have_its_type_and_gradients_the_parameters(op):
     case = ONE_OF_EACH[op]
     tensors = inputs(case, torch.float32, "cpu")
     with torch.autocast("cpu", torch.bfloat16):
-        fixed = {k: v.float() if "running" in k else v for k, v in case.fixed.items()}
-        output = getattr(functional, op)(**tensors, **fixed)
+        output = getattr(functional, op)(**tensors, **fixed_in_float32(case))
         output = output if isinstance(output, torch.Tensor) else output[0]
     narrow = op in ("memory_read", "upsample_conv3x3")
     assert output.dtype == (torch.bfloat16 if narrow else torch.float32)
