@@ -175,6 +175,69 @@ def batch_norm_glu(
     )
 
 
+def tiled_block(
+    x: Tensor,
+    conv_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    training: bool,
+    upsample: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    skip: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    return_mean: bool = False,
+    rows: int = 64,
+    process_group: ProcessGroup | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """A block of the generator in tiles: ``y = GLU(BN(conv(x)))``, keeping only x and holding one tile at a time.
+
+    For sides at which the convolution's result does not fit: it is computed tile by tile, twice forward (statistics,
+    result) and twice backward (sums, gradient), so a block costs six convolutions instead of three. Sums run over
+    tiles, so results differ from the plain block's by rounding.
+
+    Args:
+        x: ``[B, I, H, W]``.
+        conv_weight: ``[2C, I, 3, 3]``; with ``skip``, ``[C, I, 3, 3]``.
+        weight, bias, running_mean, running_var, training, momentum, eps, return_mean, process_group: as in
+            ``batch_norm_glu``.
+        upsample: nearest ×2 before the convolution.
+        skip: ``[B, K, H, W]``: ``y = BN(conv(x)) + skip`` instead, as in ``batch_norm_glu``; without ``upsample``.
+        head_weight: ``[O, C, 3, 3]``: return ``tanh(conv(y, head_weight))``, and y never exists either.
+        rows: rows of x in a tile, 4 or more; a tile is of one sample.
+        backend: of the arithmetic within a tile; see the module.
+
+    Returns:
+        ``y [B, C, H, W]`` (twice the side with ``upsample``), ``(y, mean)``, or the image ``[B, O, ...]``.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit, and for options that don't go together.
+        BackendError: if the backend asked for can't run.
+    """
+    return ops.tiled_block.tiled_block(
+        x,
+        conv_weight,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training=training,
+        upsample=upsample,
+        momentum=momentum,
+        eps=eps,
+        skip=skip,
+        head_weight=head_weight,
+        return_mean=return_mean,
+        rows=rows,
+        process_group=process_group,
+        backend=backend,
+    )
+
+
 def upsample_conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
     """Nearest ×2 up-sampling, then a 3×3 convolution with padding 1.
 

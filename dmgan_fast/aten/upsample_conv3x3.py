@@ -18,8 +18,8 @@ GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilatio
 
 
 def spread(weight: Tensor) -> Tensor:
-    """``[O, I, 3, 3]`` → W4 ``[I, O, 4, 4]``, summed in float32 and rounded once."""
-    flipped = weight.float().flip(2, 3).transpose(0, 1)
+    """``[O, I, 3, 3]`` → W4 ``[I, O, 4, 4]``, summed in float32 or wider and rounded once."""
+    flipped = weight.to(torch.promote_types(weight.dtype, torch.float32)).flip(2, 3).transpose(0, 1)
     wide = flipped.new_zeros((*flipped.shape[:2], 4, 4))
     for i, j in SHIFTS:
         wide[:, :, i : i + 3, j : j + 3] += flipped
@@ -28,7 +28,7 @@ def spread(weight: Tensor) -> Tensor:
 
 def gather(grad_wide: Tensor) -> Tensor:
     """The gradient of the 3×3 kernel from that of W4: the transpose of ``spread``."""
-    wide = grad_wide.float()
+    wide = grad_wide.to(torch.promote_types(grad_wide.dtype, torch.float32))
     total = sum(wide[:, :, i : i + 3, j : j + 3] for i, j in SHIFTS)
     assert isinstance(total, Tensor)
     return total.transpose(0, 1).flip(2, 3).contiguous().to(grad_wide.dtype)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.modules.rematerialise import rematerialise
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -23,16 +25,15 @@ class _BatchNorm(nn.BatchNorm2d):
 
     process_group: ProcessGroup | None = None
 
-    def _normalise(
-        self, x: Tensor, skip: Tensor | None = None, return_mean: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def apply_to(self, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
+        """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
                 momentum = 1.0 / float(self.num_batches_tracked)
-        return functional.batch_norm_glu(
-            x,
+        return op(
+            *inputs,
             self.weight,
             self.bias,
             self.running_mean,
@@ -40,9 +41,8 @@ class _BatchNorm(nn.BatchNorm2d):
             training=self.training or self.running_mean is None,
             momentum=momentum or 0.0,
             eps=self.eps,
-            skip=skip,
-            return_mean=return_mean,
             process_group=self.process_group if self.training else None,
+            **options,
         )
 
 
@@ -50,13 +50,12 @@ class BatchNormGLU(_BatchNorm):
     """Batch norm, then a gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._normalise(x)
-        assert isinstance(y, Tensor)
+        y: Tensor = self.apply_to(functional.batch_norm_glu, x)
         return y
 
     def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The result and its mean over pixels ``[B, C]``."""
-        y, mean = self._normalise(x, return_mean=True)
+        y, mean = self.apply_to(functional.batch_norm_glu, x, return_mean=True)
         return y, mean
 
 
@@ -64,8 +63,7 @@ class BatchNormSkip(_BatchNorm):
     """Batch norm, + skip; ``skip`` of K channels stands for as many copies of it as x has channels."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        y = self._normalise(x, skip)
-        assert isinstance(y, Tensor)
+        y: Tensor = self.apply_to(functional.batch_norm_glu, x, skip=skip)
         return y
 
 
@@ -77,7 +75,14 @@ def share_batch_statistics(module: nn.Module, process_group: ProcessGroup | None
 
 
 class UpBlock(nn.Module):
-    """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``."""
+    """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``.
+
+    ``tile_rows``: compute in tiles of so many rows (``functional.tiled_block``); None: all at once. ``recompute_glu``:
+    for a picture, keep the GLU's input only, not its result.
+    """
+
+    tile_rows: int | None = None
+    recompute_glu = False
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -85,11 +90,28 @@ class UpBlock(nn.Module):
         self.norm = BatchNormGLU(2 * out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(functional.upsample_conv3x3(x, self.conv.weight))
+        return self.with_mean(x)[0] if self.tile_rows else self.norm(functional.upsample_conv3x3(x, self.conv.weight))
 
     def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The result and its mean over pixels ``[B, O]``."""
+        if self.tile_rows:
+            y, mean = self._tiled(x, return_mean=True)
+            return y, mean
         return self.norm.with_mean(functional.upsample_conv3x3(x, self.conv.weight))
+
+    def draw(self, x: Tensor, head: ImageHead) -> Tensor:
+        """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
+        if self.tile_rows:
+            image: Tensor = self._tiled(x, head_weight=head.conv.weight)
+            return image
+        if self.recompute_glu:  # tanh keeps its result, so it stays outside: the convolution is then not run again
+            z = functional.upsample_conv3x3(x, self.conv.weight)
+            return torch.tanh(rematerialise(lambda z: head.conv(self.norm(z)), z, modules=(self.norm,)))
+        return head(self(x))
+
+    def _tiled(self, x: Tensor, **options: Any) -> Any:
+        op = functional.tiled_block
+        return self.norm.apply_to(op, x, self.conv.weight, upsample=True, rows=self.tile_rows, **options)
 
 
 class ResidualBlock(nn.Module):
@@ -97,7 +119,12 @@ class ResidualBlock(nn.Module):
 
     An input of C / 2 channels stands for ``cat(x, x)``, which never exists: ``conv(cat(x, x), W)`` is
     ``conv(x, W[:, :C/2] + W[:, C/2:])``.
+
+    ``tile_rows``, ``recompute_glu``: as in ``UpBlock``, for the first GLU.
     """
+
+    tile_rows: int | None = None
+    recompute_glu = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -110,8 +137,17 @@ class ResidualBlock(nn.Module):
         weight = self.conv1.weight
         if x.shape[1] != weight.shape[1]:
             weight = weight.unflatten(1, (-1, x.shape[1])).sum(1)
-        h = self.norm1(F.conv2d(x, weight, padding=1))
-        return self.norm2(self.conv2(h), x)
+        if self.tile_rows:
+            h = self.norm1.apply_to(functional.tiled_block, x, weight, rows=self.tile_rows)
+            y: Tensor = self.norm2.apply_to(functional.tiled_block, h, self.conv2.weight, skip=x, rows=self.tile_rows)
+            return y
+        z = F.conv2d(x, weight, padding=1)
+        if self.recompute_glu:  # the convolution itself is not run again: what it keeps is known before it starts
+            return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
+        return self.norm2(self._second_half(z), x)
+
+    def _second_half(self, z: Tensor) -> Tensor:
+        return self.conv2(self.norm1(z))
 
 
 class ImageHead(nn.Module):

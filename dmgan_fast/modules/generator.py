@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,13 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
 from dmgan_fast.modules.memory import DynamicMemory
 from dmgan_fast.modules.pretrained import PretrainedModel, require
+from dmgan_fast.modules.rematerialise import rematerialise
+from dmgan_fast.ops.tiled_block import MIN_ROWS
 
 FIRST_SIDE = 64
 SEED_SIDE = 4  # the initial stage starts from 4 x 4 and doubles four times
+Level = Literal["none", "op", "block", "tile", "stage"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 @config_dataclass
@@ -91,8 +96,23 @@ class InitialStage(nn.Module):
         return self.up_blocks[-1].with_mean(h)  # type: ignore[operator]
 
 
+class StageOutput(NamedTuple):
+    """``h [B, C, 2H, 2W]`` and its mean over pixels ``[B, C]``, which the last stage leaves out; the picture; maps."""
+
+    image: Tensor
+    h: Tensor | None
+    image_mean: Tensor | None
+    attention: Tensor | None
+    response_gate: Tensor | None
+
+
 class RefinementStage(nn.Module):
-    """Memory read → ``[h', h']`` → residual blocks → up-block: ``[B, C, H, W]`` → ``[B, C, 2H, 2W]`` and its mean."""
+    """Memory read → ``[h', h']`` → residual blocks → up-block → image head.
+
+    ``rematerialise_blocks``: each block keeps its input only; see ``Generator.set_checkpointing``.
+    """
+
+    rematerialise_blocks = False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -104,14 +124,38 @@ class RefinementStage(nn.Module):
         self.up_block = UpBlock(2 * channels, channels)
 
     def forward(
-        self, h: Tensor, image_mean: Tensor, words: Tensor, padding_mask: Tensor | None, return_attention: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        x, attention, response_gate = self.memory(
-            h, words, padding_mask, image_mean=image_mean, return_attention=return_attention
-        )
-        for block in self.residual_blocks:  # the first takes h' for [h', h']
-            x = block(x)
-        return *self.up_block.with_mean(x), attention, response_gate
+        self,
+        h: Tensor,
+        image_mean: Tensor,
+        words: Tensor,
+        padding_mask: Tensor | None,
+        head: ImageHead,
+        last: bool,
+        return_attention: bool,
+    ) -> StageOutput:
+        first, *others = self.residual_blocks
+
+        def begin(
+            h: Tensor, image_mean: Tensor, words: Tensor, padding_mask: Tensor | None
+        ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+            x, attention, gate = self.memory(
+                h, words, padding_mask, image_mean=image_mean, return_attention=return_attention
+            )
+            return first(x), attention, gate  # takes h' for [h', h']
+
+        run = rematerialise if self.rematerialise_blocks else _run
+        x, attention, gate = run(begin, h, image_mean, words, padding_mask, modules=(first,))
+        for block in others:
+            x = run(block, x)
+        if last:
+            return StageOutput(run(self.up_block.draw, x, head, modules=(self.up_block,)), None, None, attention, gate)
+        h, image_mean = run(self.up_block.with_mean, x, modules=(self.up_block,))
+        return StageOutput(head(h), h, image_mean, attention, gate)
+
+
+def _run(function: Callable[..., Any], *inputs: Any, modules: Sequence[nn.Module] = ()) -> Any:
+    """What ``rematerialise`` does, keeping everything."""
+    return function(*inputs)
 
 
 class Generator(PretrainedModel):
@@ -134,6 +178,7 @@ class Generator(PretrainedModel):
         self.stages = nn.ModuleList(RefinementStage(config) for _ in config.image_sizes[1:])
         self.image_heads = nn.ModuleList(ImageHead(config.base_channels) for _ in config.image_sizes)
         self.apply(init_weights)
+        self.checkpointing: tuple[Level, ...] = tuple("none" for _ in config.image_sizes)
 
     def forward(
         self,
@@ -160,15 +205,50 @@ class Generator(PretrainedModel):
         """
         self._check(noise, sentence, words, padding_mask, eps)
         condition, mu, logvar = self.conditioning(sentence, eps)
-        h, image_mean = self.initial_stage(condition, noise)
+        first, *levels = self.checkpointing
+        run = rematerialise if first in ("block", "tile", "stage") else _run
+        h, image_mean = run(self.initial_stage, condition, noise)
         images, attention, gates = [self.image_heads[0](h)], [], []
-        for stage, image_head in zip(self.stages, self.image_heads[1:], strict=True):
-            h, image_mean, stage_attention, gate = stage(h, image_mean, words, padding_mask, return_attention)
-            images.append(image_head(h))
+        for number, (stage, head, level) in enumerate(zip(self.stages, self.image_heads[1:], levels, strict=True), 1):
+            run = rematerialise if level == "stage" else _run
+            inputs = (h, image_mean, words, padding_mask, head, number == len(self.stages), return_attention)
+            image, h, image_mean, stage_attention, gate = run(stage, *inputs)
+            images.append(image)
             if stage_attention is not None and gate is not None:
                 attention.append(stage_attention)
                 gates.append(gate)
         return GeneratorOutput(images, attention, mu, logvar, gates)
+
+    def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
+        """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.
+
+        ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are computed again, no
+        convolution is. ``"block"``: every block keeps its input only. ``"tile"``: that, and blocks run in tiles of
+        ``tile_rows`` rows, so that nothing of a block's full size exists at once (``functional.tiled_block``; sums run
+        over tiles, so results differ by rounding). ``"stage"``: a stage keeps its input only. The initial stage knows
+        ``"none"`` and ``"stage"``; ``"block"`` and ``"tile"`` are ``"stage"`` there.
+
+        Raises:
+            InputError: for an unknown level, not one level per side, or too few rows.
+        """
+        sides = len(self.config.image_sizes)
+        chosen: tuple[Level, ...] = tuple(levels for _ in range(sides)) if isinstance(levels, str) else tuple(levels)
+        require(
+            len(chosen) == sides and set(chosen) <= set(LEVELS),
+            f"set_checkpointing: levels must be one of {', '.join(LEVELS)}, or {sides} of them, got {levels!r}",
+        )
+        require(
+            tile_rows >= MIN_ROWS or "tile" not in chosen,
+            f"set_checkpointing: tile_rows must be at least {MIN_ROWS}, got {tile_rows}",
+        )
+        self.checkpointing = chosen
+        for stage, level in zip(self.stages, chosen[1:], strict=True):
+            assert isinstance(stage, RefinementStage)
+            stage.rematerialise_blocks = level in ("block", "tile")
+            for block in (*stage.residual_blocks, stage.up_block):
+                assert isinstance(block, (ResidualBlock, UpBlock))
+                block.tile_rows = tile_rows if level == "tile" else None
+                block.recompute_glu = level == "op"
 
     def _check(
         self, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor | None, eps: Tensor | None

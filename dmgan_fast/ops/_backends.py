@@ -156,7 +156,11 @@ def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> s
 
 def function(backend: str, op: str, name: str) -> Callable[..., Any]:
     """A function of the contract (docs/backends.md)."""
-    found: Callable[..., Any] = getattr(REGISTRY[backend].load(op), name)
+    if backend == "reference":
+        kernels: Any = importlib.import_module(f"dmgan_fast.reference.{op}")
+    else:
+        kernels = REGISTRY[backend].load(op)
+    found: Callable[..., Any] = getattr(kernels, name)
     return found
 
 

@@ -65,16 +65,24 @@ def batch_norm_glu(
         x, weight, bias, skip, mean, var, share, eps, training, return_mean, group, chosen
     )
     if training:
-        with torch.no_grad():
-            _update(running_mean, mean, momentum)
-            count = x.numel() / x.shape[1]
-            _update(running_var, var * (count / (count - share)), momentum)
+        update_running(running_mean, running_var, mean, var, x.numel() / x.shape[1], share, momentum)
     return (y, spatial_mean.to(y.dtype)) if return_mean else y
 
 
-def _update(running: Tensor | None, value: Tensor, momentum: float) -> None:
-    if running is not None:
-        running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
+@torch.no_grad()
+def update_running(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    count: float,
+    share: Tensor,
+    momentum: float,
+) -> None:
+    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values."""
+    for running, value in ((running_mean, mean), (running_var, var * (count / (count - share)))):
+        if running is not None:
+            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
 
 
 def _check(x: Tensor, per_channel: dict[str, Tensor | None], skip: Tensor | None, training: bool, shared: bool) -> None:
@@ -109,19 +117,38 @@ def _process_group(name: str) -> ProcessGroup:
 @torch.library.custom_op("dmgan_fast::batch_norm_glu_shared_statistics", mutates_args=())
 def _shared_statistics(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
+    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(layouts.dense(x))
+    return share_statistics(mean, var, x.numel() / x.shape[1], group)
+
+
+def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
+    """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
     from torch import distributed
 
-    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(layouts.dense(x))
     process_group = _process_group(group)
-    count = torch.full_like(mean[:1], x.numel() / x.shape[1])
-    own = torch.cat((mean, var, count))
+    own = torch.cat((mean, var, torch.full_like(mean[:1], count)))
     gathered = own.new_empty(process_group.size() * own.numel())
     distributed.all_gather_into_tensor(gathered, own, group=process_group)
-    means, variances, counts = gathered.double().view(-1, own.numel()).split((mean.numel(), var.numel(), 1), dim=1)
-    parts = counts / counts.sum()
-    shared_mean = (parts * means).sum(0)
-    shared_var = (parts * (variances + (means - shared_mean).square())).sum(0)
-    return shared_mean.to(mean.dtype), shared_var.to(var.dtype), (count[0] / counts.sum()).to(mean.dtype)
+    means, variances, counts = gathered.view(-1, own.numel()).split((mean.numel(), var.numel(), 1), dim=1)
+    mean, var = merge_statistics(means, variances, counts)
+    return mean, var, (own[-1] / counts.sum()).to(mean.dtype)
+
+
+def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[C]`` of parts' ``means, variances [K, C]`` of ``counts [K, 1]`` values."""
+    parts = counts.double() / counts.double().sum()
+    mean = (parts * means.double()).sum(0)
+    var = (parts * (variances.double() + (means.double() - mean).square())).sum(0)
+    return mean.to(means.dtype), var.to(variances.dtype)
+
+
+def share_sums(sums: Tensor, group: str) -> Tensor:
+    """Sums of all processes."""
+    from torch import distributed
+
+    total = sums.clone()
+    distributed.all_reduce(total, group=_process_group(group))
+    return total
 
 
 @_shared_statistics.register_fake
@@ -210,18 +237,13 @@ def _backward(
         glu,
     )
     count = x.numel() / x.shape[1]
-    sums = None
     if group:
-        from torch import distributed
-
         local = _backends.function(backend, OP, "batch_norm_glu_reduce")(*arguments)
-        sums = local.clone()
-        distributed.all_reduce(sums, group=_process_group(group))
         grad_x, _, _ = _backends.function(backend, OP, "batch_norm_glu_backward")(
-            *arguments, training, sums * share, count
+            *arguments, training, share_sums(local, group) * share, count
         )
         return grad_x, local[1].clone(), local[0].clone()
-    return _backends.function(backend, OP, "batch_norm_glu_backward")(*arguments, training, sums, count)
+    return _backends.function(backend, OP, "batch_norm_glu_backward")(*arguments, training, None, count)
 
 
 @_backward.register_fake
@@ -257,13 +279,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tup
     grad_x, grad_weight, grad_bias = _backward(
         grad, grad_mean, x, weight, bias, mean, rstd, share, glu, ctx.training, ctx.group, ctx.backend
     )
-    grad_skip = None
-    if ctx.needs_input_grad[3]:
-        if grad_mean is not None:
-            grad = grad + (grad_mean / grad[0, 0].numel()).to(grad.dtype)[:, :, None, None]
-        grad_skip = grad
-        if ctx.skip_channels != x.shape[1]:
-            grad_skip = grad.unflatten(1, (-1, ctx.skip_channels)).sum(1)
+    grad_skip = gradient_of_skip(grad, grad_mean, ctx.skip_channels) if ctx.needs_input_grad[3] else None
     return (
         grad_x,
         None if weight is None else grad_weight.to(weight.dtype),
@@ -271,6 +287,13 @@ def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tup
         grad_skip,
         *(None,) * 8,
     )
+
+
+def gradient_of_skip(grad: Tensor, grad_mean: Tensor | None, channels: int) -> Tensor:
+    """Of ``skip [B, K, H, W]``, from the gradients of the result and of its mean over pixels."""
+    if grad_mean is not None:
+        grad = grad + (grad_mean / grad[0, 0].numel()).to(grad.dtype)[:, :, None, None]
+    return grad if channels == grad.shape[1] else grad.unflatten(1, (-1, channels)).sum(1)
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup_context)

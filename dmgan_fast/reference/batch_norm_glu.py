@@ -63,3 +63,104 @@ def _shared_batch_norm(
     scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
     z = centred * scale[:, None, None]
     return z if bias is None else z + bias[:, None, None]
+
+
+# ------------------------------------------------------- the kernels' contract (docs/backends.md), in any float type
+
+
+def batch_norm_glu_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance ``[C]``."""
+    var, mean = torch.var_mean(_wide(x), (0, 2, 3), correction=0)
+    return mean, var
+
+
+def batch_norm_glu_forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+    want_mean: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``y, mean, var, rstd, spatial_mean``."""
+    if mean is None or var is None:
+        mean, var = batch_norm_glu_statistics(x)
+    rstd = torch.rsqrt(var + eps)
+    z = _affine(_normalised(x, mean, rstd), weight, bias)
+    y = F.glu(z, dim=1) if skip is None else z + skip.repeat(1, x.shape[1] // skip.shape[1], 1, 1)
+    return y.to(x.dtype), mean.clone(), var.clone(), rstd, y.mean((2, 3)) if want_mean else y.new_empty(0)
+
+
+def batch_norm_glu_reduce(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    glu: bool,
+) -> Tensor:
+    """Sums ``[2, C]`` of dz and of dz times the normalised x."""
+    normalised, grad_z = _grad_z(grad, grad_mean, x, weight, bias, mean, rstd, glu)
+    return torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
+
+
+def batch_norm_glu_backward(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    glu: bool,
+    training: bool,
+    sums: Tensor | None,
+    count: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    normalised, grad_z = _grad_z(grad, grad_mean, x, weight, bias, mean, rstd, glu)
+    local = torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
+    if training:
+        of_z, of_product = (local if sums is None else sums) / count
+        grad_z = grad_z - of_z[:, None, None] - normalised * of_product[:, None, None]
+    scale = rstd if weight is None else rstd * weight
+    return (grad_z * scale[:, None, None]).to(x.dtype), local[1], local[0]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _normalised(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    return (_wide(x) - mean[:, None, None]) * rstd[:, None, None]
+
+
+def _affine(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    z = normalised if weight is None else normalised * weight[:, None, None]
+    return z if bias is None else z + bias[:, None, None]
+
+
+def _grad_z(
+    grad: Tensor,
+    grad_mean: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    glu: bool,
+) -> tuple[Tensor, Tensor]:
+    """The normalised x, and the gradient of its affine image z."""
+    grad = _wide(grad)
+    if grad_mean is not None:
+        grad = grad + (grad_mean / grad[0, 0].numel())[:, :, None, None]
+    normalised = _normalised(x, mean, rstd)
+    if not glu:
+        return normalised, grad
+    a, b = _affine(normalised, weight, bias).chunk(2, 1)
+    gate = torch.sigmoid(b)
+    return normalised, torch.cat((grad * gate, grad * a * gate * (1 - gate)), 1)

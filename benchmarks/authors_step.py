@@ -1,0 +1,202 @@
+"""A whole training step as the authors' code takes it, on copies of our models' weights.
+
+The same operations in the same order, in our own words: up-sampled tensors, `cat(h, h)`, batch norm and GLU apart, a
+power iteration on every forward, sigmoids with BCE, one graph over all losses, gradients of discriminators that
+nobody reads, values read on the host. Source: DM-GAN's published PyTorch code.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks import authors
+from dmgan_fast.modules import Discriminator, Generator
+from dmgan_fast.modules.blocks import ResidualBlock, UpBlock
+from dmgan_fast.modules.generator import RefinementStage
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.training.step import Batch, StepConfig
+
+MEMORY = ("gate_word", "gate_image", "word_weight", "word_bias", "image_weight", "image_bias", "key_weight")
+MEMORY += ("key_bias", "value_weight", "value_bias", "response_weight", "response_bias")
+
+
+# ------------------------------------------------------------------------------------------------------- generator
+
+
+def batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, 0.1, norm.eps)
+
+
+def glu(x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    return x[:, :half] * torch.sigmoid(x[:, half:])
+
+
+def up_block(block: UpBlock, x: Tensor) -> Tensor:
+    x = F.interpolate(x, scale_factor=2, mode="nearest")
+    return glu(batch_norm(block.norm, F.conv2d(x, block.conv.weight, padding=1)))
+
+
+def residual_block(block: ResidualBlock, x: Tensor) -> Tensor:
+    y = glu(batch_norm(block.norm1, F.conv2d(x, block.conv1.weight, padding=1)))
+    y = batch_norm(block.norm2, F.conv2d(y, block.conv2.weight, padding=1))
+    y += x
+    return y
+
+
+def refine(stage: RefinementStage, h: Tensor, words: Tensor, padding_mask: Tensor) -> Tensor:
+    weights = {name: getattr(stage.memory, name) for name in MEMORY}
+    h = authors.memory_path(h, words, padding_mask, **weights)
+    x = torch.cat((h, h), 1)
+    for block in stage.residual_blocks:
+        x = residual_block(block, x)
+    return up_block(stage.up_block, x)
+
+
+def generate(
+    generator: Generator, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor, eps: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    mu, logvar = glu(generator.conditioning.projection(sentence)).chunk(2, 1)
+    condition = eps * logvar.mul(0.5).exp() + mu
+    first = generator.initial_stage
+    x = F.linear(torch.cat((condition, noise), 1), first.projection.weight)
+    h = glu(batch_norm(first.norm, x[:, :, None, None])).view(-1, first.seed_channels, 4, 4)
+    for block in first.up_blocks:
+        h = up_block(block, h)
+    images = []
+    for k, head in enumerate(generator.image_heads):
+        if k:
+            h = refine(generator.stages[k - 1], h, words, padding_mask)
+        images.append(torch.tanh(F.conv2d(h, head.conv.weight, padding=1)))
+    return images, mu, logvar
+
+
+# --------------------------------------------------------------------------------------------------- discriminators
+
+
+def spectral_conv(conv: SpectralNormConv2d, x: Tensor) -> Tensor:
+    weight = conv.weight
+    matrix = weight.view(len(weight), -1)
+    with torch.no_grad():
+        v = matrix.t().mv(conv.u)
+        v = v / (v.norm() + 1e-12)
+        u = matrix.mv(v)
+        u = u / (u.norm() + 1e-12)
+    conv.u.copy_(u)
+    conv.v.copy_(v)
+    sigma = u.dot(matrix.mv(v))
+    return F.conv2d(x, weight / sigma.expand_as(weight), conv.bias, conv.stride, conv.padding)
+
+
+def features(discriminator: Discriminator, images: Tensor) -> Tensor:
+    x = images
+    for conv in (*discriminator.down, *discriminator.narrow):
+        x = F.leaky_relu(spectral_conv(conv, x), 0.2, inplace=True)
+    return x
+
+
+def judge(discriminator: Discriminator, x: Tensor, sentence: Tensor | None = None) -> Tensor:
+    if sentence is None:
+        return torch.sigmoid(discriminator.unconditional_head(x)).view(-1)
+    spread = sentence.view(len(sentence), -1, 1, 1).repeat(1, 1, 4, 4)
+    x = F.leaky_relu(spectral_conv(discriminator.joint, torch.cat((x, spread), 1)), 0.2, inplace=True)
+    return torch.sigmoid(discriminator.conditional_head(x)).view(-1)
+
+
+def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
+    size = len(sentence)
+    ones, zeros = sentence.new_ones(size), sentence.new_zeros(size)
+    real_features, fake_features = features(discriminator, real), features(discriminator, fake.detach())
+    conditional_real = F.binary_cross_entropy(judge(discriminator, real_features, sentence), ones)
+    conditional_fake = F.binary_cross_entropy(judge(discriminator, fake_features, sentence), zeros)
+    wrong = judge(discriminator, real_features[: size - 1], sentence[1:])
+    conditional_wrong = F.binary_cross_entropy(wrong, zeros[1:])
+    real_logits, fake_logits = judge(discriminator, real_features), judge(discriminator, fake_features)
+    loss = (F.binary_cross_entropy(real_logits, ones) + conditional_real) / 2.0
+    loss = loss + (F.binary_cross_entropy(fake_logits, zeros) + conditional_fake + conditional_wrong) / 3.0
+    real_logits.mean().item(), fake_logits.mean().item()  # logged at every step
+    return loss
+
+
+def damsm_loss(encoder: nn.Module, image: Tensor, batch: Batch, config: StepConfig) -> Tensor:
+    regions, code = encoder(image)
+    same = torch.zeros(len(code), len(code), dtype=torch.bool, device=code.device)
+    if batch.class_ids is not None:
+        same = (batch.class_ids[:, None] == batch.class_ids) & ~torch.eye(len(code), dtype=torch.bool).to(same.device)
+    labels = torch.arange(len(code), device=code.device)
+    lengths = batch.lengths.tolist()
+    similarity = authors.words_similarity(regions, batch.words, lengths, config.gamma1, config.gamma2)
+    norms = code.norm(2, 1, keepdim=True) @ batch.sentence.norm(2, 1, keepdim=True).t()
+    cosine = code @ batch.sentence.t() / norms.clamp(min=1e-8)
+    total = torch.zeros((), device=code.device, dtype=code.dtype)
+    for scores in (similarity * config.gamma3, cosine * config.gamma3):
+        scores = scores.masked_fill(same, -torch.inf)
+        part = F.cross_entropy(scores, labels) + F.cross_entropy(scores.t(), labels)
+        part.item()
+        total = total + part * config.damsm_weight
+    return total
+
+
+class AuthorsStep:
+    """The authors' trainer loop, one iteration a call; arguments as ``TrainStep``'s, whose models it copies."""
+
+    def __init__(
+        self, generator: Generator, discriminators: Sequence[Discriminator], encoder: nn.Module, config: StepConfig
+    ) -> None:
+        self.generator = copy.deepcopy(generator)
+        self.discriminators = [copy.deepcopy(d) for d in discriminators]
+        self.encoder, self.config = encoder.eval().requires_grad_(False), config
+        self.average = [p.detach().clone() for p in self.generator.parameters()]
+        self.optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=config.generator_learning_rate, betas=config.betas
+        )
+        self.optimizers = [
+            torch.optim.Adam(d.parameters(), lr=config.discriminator_learning_rate, betas=config.betas)
+            for d in self.discriminators
+        ]
+        self.generate: Any = generate
+        self.features: Any = features
+        self.encoder_call: Any = self.encoder
+
+    def compile(self) -> None:
+        """The generator, the discriminators' trunks and the encoder under ``torch.compile``."""
+        self.generate, self.features = torch.compile(generate), torch.compile(features)
+        self.encoder_call = torch.compile(self.encoder)
+
+    def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        losses = {}
+        images, mu, logvar = self.generate(self.generator, noise, batch.sentence, batch.words, batch.padding_mask, eps)
+        for discriminator, optimizer, real, fake in zip(
+            self.discriminators, self.optimizers, batch.images, images, strict=True
+        ):
+            discriminator.zero_grad(set_to_none=False)
+            loss = discriminator_loss(discriminator, real, fake, batch.sentence)
+            loss.backward()
+            optimizer.step()
+            losses[f"discriminator_{fake.shape[-1]}"] = loss.detach()
+        self.generator.zero_grad(set_to_none=False)
+        ones = batch.sentence.new_ones(len(batch.sentence))
+        total = torch.zeros((), device=ones.device, dtype=ones.dtype)
+        for discriminator, fake in zip(self.discriminators, images, strict=True):
+            x = self.features(discriminator, fake)
+            part = F.binary_cross_entropy(judge(discriminator, x, batch.sentence), ones)
+            part = part + F.binary_cross_entropy(judge(discriminator, x), ones)
+            part.item()
+            total = total + part
+        total = total + damsm_loss(self.encoder_call, images[-1], batch, self.config)
+        conditioning = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean()
+        total = total + conditioning
+        conditioning.item()
+        total.backward()
+        self.optimizer.step()
+        for live, average in zip(self.generator.parameters(), self.average, strict=True):
+            average.mul_(0.999).add_(live.data, alpha=0.001)
+        return losses | {"generator": total.detach()}
