@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.losses.damsm import sentence_loss, words_loss
+from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator
 
 
 def _judged_real(logits: Tensor) -> Tensor:
-    return F.softplus(-logits.float() if logits.dtype.itemsize < 4 else -logits).mean()  # BCE with logits, target 1
+    return F.softplus(-logits.float() if logits.dtype.itemsize < 4 else -logits)  # BCE with logits, target 1
 
 
 def _judged_fake(logits: Tensor) -> Tensor:
-    return F.softplus(logits.float() if logits.dtype.itemsize < 4 else logits).mean()  # BCE with logits, target 0
+    return F.softplus(logits.float() if logits.dtype.itemsize < 4 else logits)  # BCE with logits, target 0
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
@@ -43,20 +43,51 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
         )
     real_features = discriminator.features(real)
     fake_features = discriminator.features(fake.detach())
-    real_terms = [_judged_real(discriminator.logits(real_features, sentence))]
-    fake_terms = [_judged_fake(discriminator.logits(fake_features, sentence))]
+    real_terms = [_judged_real(discriminator.logits(real_features, sentence)).mean()]
+    fake_terms = [_judged_fake(discriminator.logits(fake_features, sentence)).mean()]
     if size > 1:
-        fake_terms.append(_judged_fake(discriminator.logits(real_features[:-1], sentence[1:])))
-    real_terms.append(_judged_real(discriminator.logits(real_features)))
-    fake_terms.append(_judged_fake(discriminator.logits(fake_features)))
+        fake_terms.append(_judged_fake(discriminator.logits(real_features[:-1], sentence[1:])).mean())
+    real_terms.append(_judged_real(discriminator.logits(real_features)).mean())
+    fake_terms.append(_judged_fake(discriminator.logits(fake_features)).mean())
     return torch.stack(real_terms).mean() + torch.stack(fake_terms).mean()
+
+
+def discriminator_loss_of_real(
+    discriminator: Discriminator, real: Tensor, sentence: Tensor, wrong_sentence: Tensor, batch: int
+) -> Tensor:
+    """The part of ``discriminator_loss`` that some real pictures of a batch have; a scalar.
+
+    With ``discriminator_loss_of_drawn`` it adds up to the whole loss, part by part, so that one graph is freed before
+    the next is built.
+
+    Args:
+        real: ``[b, 3, S, S]``, ``b`` pictures in a row; ``sentence [b, D]``.
+        wrong_sentence: ``[b, D]``, those of the following pictures; one less at the end of the batch.
+        batch: pictures in the whole batch.
+    """
+    features = discriminator.features(real)
+    right = _judged_real(discriminator.logits(features, sentence)).sum()
+    right = right + _judged_real(discriminator.logits(features)).sum()
+    loss = right / (2 * batch)
+    if len(wrong_sentence):
+        wrong = _judged_fake(discriminator.logits(features[: len(wrong_sentence)], wrong_sentence)).sum()
+        loss = loss + wrong / (3 * (batch - 1))
+    return loss
+
+
+def discriminator_loss_of_drawn(discriminator: Discriminator, fake: Tensor, sentence: Tensor, batch: int) -> Tensor:
+    """The part of ``discriminator_loss`` that some drawn pictures ``[b, 3, S, S]`` of a batch have; a scalar."""
+    features = discriminator.features(fake.detach())
+    fooled = _judged_fake(discriminator.logits(features, sentence)).sum()
+    fooled = fooled + _judged_fake(discriminator.logits(features)).sum()
+    return fooled / (batch * (3 if batch > 1 else 2))
 
 
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
     """Unconditional + conditional loss of drawn pictures ``[B, 3, S, S]`` under one discriminator; a scalar."""
     features = discriminator.features(fake)
     conditional = _judged_real(discriminator.logits(features, sentence))
-    return conditional + _judged_real(discriminator.logits(features))
+    return (conditional + _judged_real(discriminator.logits(features))).mean()
 
 
 def generator_loss(
@@ -96,8 +127,7 @@ def generator_loss(
     total = torch.stack(list(parts.values())).sum()
     if image_encoder is not None and damsm_weight:
         regions, codes = image_encoder(fakes[-1])
-        gammas = {"gamma1": gamma1, "gamma2": gamma2, "gamma3": gamma3}
-        parts["words"] = sum(words_loss(regions, words, lengths, class_ids, **gammas), torch.zeros_like(total))
-        parts["sentence"] = sum(sentence_loss(codes, sentence, class_ids, gamma3=gamma3), torch.zeros_like(total))
-        total = total + damsm_weight * (parts["words"] + parts["sentence"])
+        matching = damsm_losses(regions, codes, sentence, words, lengths, class_ids, gamma1, gamma2, gamma3)
+        parts |= matching
+        total = total + damsm_weight * (matching["words"] + matching["sentence"])
     return total, {name: part.detach() for name, part in parts.items()}

@@ -66,6 +66,23 @@ def sentence_loss(
     return _match("sentence_loss", gamma3 * similarity, class_ids)
 
 
+def damsm_losses(
+    regions: Tensor,
+    codes: Tensor,
+    sentence: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    class_ids: Tensor | None = None,
+    gamma1: float = 4.0,
+    gamma2: float = 5.0,
+    gamma3: float = 10.0,
+) -> dict[str, Tensor]:
+    """``"words"`` and ``"sentence"``: both directions of ``words_loss`` and of ``sentence_loss`` added up; scalars."""
+    by_words = words_loss(regions, words, lengths, class_ids, gamma1=gamma1, gamma2=gamma2, gamma3=gamma3)
+    by_sentence = sentence_loss(codes, sentence, class_ids, gamma3=gamma3)
+    return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
+
+
 def _wide(tensor: Tensor) -> Tensor:
     """At least float32."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor

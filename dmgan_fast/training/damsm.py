@@ -12,7 +12,7 @@ from torch.optim import Adam
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader, open_dataset
-from dmgan_fast.losses import sentence_loss, words_loss
+from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import ImageEncoder, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.config import PretrainConfig
 from dmgan_fast.training.engine import pick_device, run
@@ -57,14 +57,13 @@ class DAMSMTask:
         regions, codes = self.image_encoder(batch.images[-1].to(self.device, non_blocking=True))
         words, sentences = self.text_encoder(batch.captions.to(self.device), batch.lengths)
         lengths, class_ids = batch.lengths.to(self.device), batch.class_ids.to(self.device)
-        gammas = {"gamma1": config.gamma1, "gamma2": config.gamma2, "gamma3": config.gamma3}
-        by_words = torch.stack(words_loss(regions, words, lengths, class_ids, **gammas)).sum()
-        by_sentence = torch.stack(sentence_loss(codes, sentences, class_ids, gamma3=config.gamma3)).sum()
-        total = by_words + by_sentence
+        gammas = (config.gamma1, config.gamma2, config.gamma3)
+        losses = damsm_losses(regions, codes, sentences, words, lengths, class_ids, *gammas)
+        total = losses["words"] + losses["sentence"]
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.text_encoder.rnn.parameters(), config.clip)
         self.optimizer.step()
-        return {"words": by_words.detach(), "sentence": by_sentence.detach(), "total": total.detach()}
+        return {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,25 +1,54 @@
-"""One training step of DM-GAN: each discriminator in turn, then the generator, then the average of its weights."""
+"""One training step of DM-GAN: each discriminator in turn, then the generator, then the average of its weights.
+
+The losses meet the generator only in its pictures, so d loss / d picture is computed for one discriminator at a time
+and its graph freed before the next; the generator's backward starts from those gradients. The sum is the same, and the
+peak is the largest discriminator's, not all of them with the generator's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Adam, Optimizer
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
-from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_loss
+from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_adversarial_loss
+from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
+from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator, Generator
+from dmgan_fast.modules.generator import GeneratorOutput
+from dmgan_fast.modules.rematerialise import rematerialise
+from dmgan_fast.modules.spectral_norm import hold_weights
 from dmgan_fast.training.average import WeightAverage
+from dmgan_fast.training.offload import offloaded
+from dmgan_fast.training.policy import MemoryPolicy
+
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_log = logging.getLogger("dmgan_fast")
 
 
 @config_dataclass
 class StepConfig:
-    """Settings of a step; the defaults are the paper's for CUB birds. ``damsm_weight``: the paper's lambda."""
+    """Settings of a step; the defaults are the paper's for CUB birds. ``damsm_weight``: the paper's lambda.
+
+    ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
+    with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
+
+    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
+    parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
+    and its running statistics move once per part.
+    """
 
     generator_learning_rate: float = 2e-4
     discriminator_learning_rate: float = 2e-4
@@ -31,6 +60,9 @@ class StepConfig:
     gamma3: float = 10.0
     average_decay: float = 0.999
     average_buffers: bool = True
+    precision: Precision = "fp32"
+    memory: MemoryPolicy = MemoryPolicy()
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         for name in ("generator_learning_rate", "discriminator_learning_rate", "gamma1", "gamma2", "gamma3"):
@@ -42,6 +74,8 @@ class StepConfig:
         for name, values in (("betas", self.betas), ("average_decay", (self.average_decay,))):
             if not all(0 <= value < 1 for value in values):
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
 
 
 @dataclass
@@ -75,17 +109,19 @@ class TrainStep:
 
     Order of operations as in the authors' trainer: draw; for each side update its discriminator on the real and the
     detached drawn pictures; update the generator through the updated discriminators; average its weights.
-    Weights of the discriminators get no gradient in the generator's part. No host sync.
+    Weights of the discriminators get no gradient in the generator's part. Gradients are freed as soon as they are
+    used. No host sync.
 
     Args:
         generator: in training mode.
         discriminators: one for each of the generator's sides, smallest first.
         image_encoder: frozen DAMSM encoder, called as ``image_encoder(images) -> (regions, code)``; None only with
             ``damsm_weight = 0``.
-        config: learning rates, weights of the losses, average.
+        config: learning rates, weights of the losses, average, precision, memory.
 
     Raises:
-        InputError: if the discriminators do not match the generator's sides, or the image encoder is missing.
+        InputError: if the discriminators do not match the generator's sides, the image encoder is missing, or settings
+            do not go together.
     """
 
     def __init__(
@@ -96,25 +132,29 @@ class TrainStep:
         config: StepConfig | None = None,
     ) -> None:
         config = config or StepConfig()
-        sides = tuple(d.config.image_size for d in discriminators)
-        if sides != generator.config.image_sizes:
-            raise InputError(
-                f"TrainStep: discriminators must be for sides {generator.config.image_sizes}, in order, got {sides}"
-            )
-        if image_encoder is None and config.damsm_weight > 0:
-            raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
+        _check_models(generator, discriminators, image_encoder, config)
         self.config = config
         self.generator = generator
+        generator.set_checkpointing(config.memory.levels(len(discriminators)), tile_rows=config.memory.tile_rows)
         self.discriminators: Sequence[Discriminator] = discriminators
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
-        self.generator_optimizer = Adam(generator.parameters(), lr=config.generator_learning_rate, betas=config.betas)
-        self.discriminator_optimizers = [
-            Adam(d.parameters(), lr=config.discriminator_learning_rate, betas=config.betas) for d in discriminators
-        ]
+        self.generator_optimizer = _adam(generator, config.generator_learning_rate, config)
+        self.discriminator_optimizers = [_adam(d, config.discriminator_learning_rate, config) for d in discriminators]
+        self.device_type = next(generator.parameters()).device.type
+        scale = config.precision == "fp16"
+        self.generator_scaler = GradScaler(self.device_type, enabled=scale)
+        self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
+        if config.accumulate > 1:
+            _log.info(
+                "the generator draws each batch in %d parts, each normalised by its own statistics", config.accumulate
+            )
 
     def __call__(self, batch: Batch, *, noise: Tensor | None = None, eps: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalar tensors.
+
+        With ``precision="fp16"`` also ``skipped_generator`` and ``skipped_discriminator_<side>``: 1 where gradients
+        overflowed and the weights were left alone.
 
         Args:
             batch: pictures and encoded captions.
@@ -125,68 +165,180 @@ class TrainStep:
             InputError: if the batch does not fit the models.
         """
         self._check(batch)
-        if noise is None:
-            noise = torch.randn(
-                len(batch.sentence),
-                self.generator.config.noise_channels,
-                device=batch.sentence.device,
-                dtype=batch.sentence.dtype,
-            )
-        drawn = self.generator(noise, batch.sentence, batch.words, batch.padding_mask, eps=eps)
+        parts = self._draw(batch, noise, eps)
+        pictures = [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
         losses: dict[str, Tensor] = {}
-        for discriminator, optimizer, real, fake in zip(
-            self.discriminators, self.discriminator_optimizers, batch.images, drawn.images, strict=True
-        ):
-            optimizer.zero_grad(set_to_none=True)
-            loss = discriminator_loss(discriminator, real, fake.detach(), batch.sentence)
-            loss.backward()
-            optimizer.step()
-            losses[f"discriminator_{fake.shape[-1]}"] = loss.detach()
-
-        self.generator_optimizer.zero_grad(set_to_none=True)
+        for k in range(len(self.discriminators)):
+            losses |= self._update_discriminator(k, batch, pictures[k])
         self._learn(False)
         try:
-            total, parts = generator_loss(
-                self.discriminators,
-                drawn.images,
-                batch.sentence,
-                image_encoder=self.image_encoder,
-                words=batch.words,
-                lengths=batch.lengths,
-                class_ids=batch.class_ids,
-                damsm_weight=self.config.damsm_weight,
-                gamma1=self.config.gamma1,
-                gamma2=self.config.gamma2,
-                gamma3=self.config.gamma3,
-            )
-            conditioning = conditioning_loss(drawn.mu, drawn.logvar)
-            total = total + self.config.conditioning_weight * conditioning
-            total.backward()
+            gradients, judged = self._picture_gradients(batch, pictures)
         finally:
             self._learn(True)
-        self.generator_optimizer.step()
+        losses |= judged | self._update_generator(parts, gradients)
+        weighted = self.config.conditioning_weight * losses["conditioning"]
+        losses["generator"] = self._total(judged) + weighted
         self.average.update(self.generator)
-        return losses | parts | {"conditioning": conditioning.detach(), "generator": total.detach()}
+        return losses
+
+    # ------------------------------------------------------------------------------------------------------ generator
+
+    def _draw(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> list[GeneratorOutput]:
+        """The batch's pictures with their graphs, in ``accumulate`` parts; of several parts the graphs hold nothing."""
+        size, config = len(batch.sentence), self.generator.config
+        if noise is None:
+            noise = torch.randn(size, config.noise_channels, device=batch.sentence.device, dtype=batch.sentence.dtype)
+        if eps is None:
+            eps = torch.randn(size, config.condition_channels, device=noise.device, dtype=noise.dtype)
+
+        def draw(noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, eps: Tensor) -> GeneratorOutput:
+            output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps)
+            return output
+
+        inputs = (noise, batch.sentence, batch.words, batch.padding_mask, eps)
+        keep = offloaded() if self.config.memory.offload else nullcontext()
+        with self._autocast(), keep:
+            if self.config.accumulate == 1:
+                return [draw(*inputs)]
+            rows = _parts(size, -(-size // self.config.accumulate))
+            return [rematerialise(draw, *(x[part] for x in inputs), modules=(self.generator,)) for part in rows]
+
+    def _update_generator(self, parts: list[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
+        """Backward from the pictures' gradients, part by part, and a step of the optimiser."""
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        size, first, conditioning = len(gradients[0]), 0, []
+        while parts:  # each part's graph is freed before the next
+            part = parts.pop(0)
+            last = first + len(part.mu)
+            loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
+            conditioning.append(loss.detach())
+            loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
+            torch.autograd.backward([*part.images, loss], [*(g[first:last] for g in gradients), None])  # type: ignore
+            first = last
+        losses = {"conditioning": torch.stack(conditioning).sum()}
+        return losses | _take_step(self.generator_optimizer, self.generator_scaler, "generator")
+
+    # -------------------------------------------------------------------------------------------------- discriminators
+
+    def _update_discriminator(self, k: int, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Real and drawn pictures in turn, each graph freed before the next; one power iteration in all."""
+        discriminator, scaler, real = self.discriminators[k], self.discriminator_scalers[k], batch.images[k]
+        optimizer, sentence, size = self.discriminator_optimizers[k], batch.sentence, len(batch.sentence)
+        optimizer.zero_grad(set_to_none=True)
+
+        def learn(loss: Callable[[], Tensor]) -> Tensor:
+            with self._autocast():
+                value = loss()
+            scaler.scale(value).backward()
+            return value.detach()
+
+        if discriminator.config.spectral_norm == "official":  # iterates on every forward, in the authors' order
+            losses = [learn(partial(discriminator_loss, discriminator, real, fake, sentence))]
+        else:
+            losses = []
+            with hold_weights(discriminator):
+                for part in self._micro_batches(size):
+                    wrong = sentence[part.start + 1 : part.stop + 1]
+                    inputs = (real[part], sentence[part], wrong, size)
+                    losses.append(learn(partial(discriminator_loss_of_real, discriminator, *inputs)))
+                for part in self._micro_batches(size):
+                    drawn = (fake[part], sentence[part], size)
+                    losses.append(learn(partial(discriminator_loss_of_drawn, discriminator, *drawn)))
+        name = f"discriminator_{fake.shape[-1]}"
+        return {name: torch.stack(losses).sum()} | _take_step(optimizer, scaler, name)
+
+    # --------------------------------------------------------------------------------------------- pictures' gradients
+
+    def _picture_gradients(self, batch: Batch, pictures: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """d loss / d picture for each side, and the losses."""
+        size, sentence = len(batch.sentence), batch.sentence
+        gradients, losses = [], {}
+        for discriminator, picture in zip(self.discriminators, pictures, strict=True):
+            gradient, judged = torch.empty_like(picture), []
+            with hold_weights(discriminator):
+                for part in self._micro_batches(size):
+                    leaf = picture[part].detach().requires_grad_()
+                    with self._autocast():
+                        loss = generator_adversarial_loss(discriminator, leaf, sentence[part]) * (len(leaf) / size)
+                    (gradient[part],) = torch.autograd.grad(self.generator_scaler.scale(loss), leaf)
+                    judged.append(loss.detach())
+            gradients.append(gradient)
+            losses[f"adversarial_{picture.shape[-1]}"] = torch.stack(judged).sum()
+        if self.image_encoder is not None and self.config.damsm_weight:
+            losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1])
+        return gradients, losses
+
+    def _add_damsm_gradient(self, batch: Batch, picture: Tensor, gradient: Tensor) -> dict[str, Tensor]:
+        """The matching losses couple all pictures of a batch, the encoder does not: encode, differentiate the losses by
+        the features, then encode again in micro-batches to carry that back to the pictures."""
+        encoder, config = self.image_encoder, self.config
+        assert encoder is not None
+        parts = list(self._micro_batches(len(picture)))
+        leaf = picture.detach().requires_grad_(len(parts) == 1)
+        with self._autocast(), torch.set_grad_enabled(len(parts) == 1):
+            encoded = [encoder(leaf[part]) for part in parts]
+        features = [torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*encoded, strict=True)]
+        if len(parts) > 1:
+            features = [each.requires_grad_() for each in features]
+        regions, codes = features
+        captions = (batch.sentence, batch.words, batch.lengths, batch.class_ids)
+        gammas = (config.gamma1, config.gamma2, config.gamma3)
+        with self._autocast():
+            losses = damsm_losses(regions, codes, *captions, *gammas)
+            total = self.generator_scaler.scale(config.damsm_weight * (losses["words"] + losses["sentence"]))
+        if len(parts) == 1:
+            gradient += torch.autograd.grad(total, leaf)[0]
+        else:
+            of_features = torch.autograd.grad(total, features)
+            for part in parts:
+                leaf = picture[part].detach().requires_grad_()
+                with self._autocast():
+                    encoded_part = encoder(leaf)
+                gradient[part] += torch.autograd.grad(encoded_part, leaf, [each[part] for each in of_features])[0]
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    # ---------------------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers and average: all that the next step depends on but the batch and the noise."""
+        """Weights, optimisers, scalers and average: all that the next step depends on but the batch and the noise."""
         return {
             "generator": self.generator.state_dict(),
             "discriminators": [d.state_dict() for d in self.discriminators],
             "average": self.average.state_dict(),
             "generator_optimizer": self.generator_optimizer.state_dict(),
             "discriminator_optimizers": [optimizer.state_dict() for optimizer in self.discriminator_optimizers],
+            "generator_scaler": self.generator_scaler.state_dict(),
+            "discriminator_scalers": [scaler.state_dict() for scaler in self.discriminator_scalers],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.generator.load_state_dict(state["generator"])
-        for discriminator, values in zip(self.discriminators, state["discriminators"], strict=True):
-            discriminator.load_state_dict(values)
         self.average.load_state_dict(state["average"])
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        for optimizer, values in zip(self.discriminator_optimizers, state["discriminator_optimizers"], strict=True):
-            optimizer.load_state_dict(values)
+        self.generator_scaler.load_state_dict(state["generator_scaler"])
+        own: dict[str, Sequence[Any]] = {
+            "discriminators": self.discriminators,
+            "discriminator_optimizers": self.discriminator_optimizers,
+            "discriminator_scalers": self.discriminator_scalers,
+        }
+        for name, members in own.items():
+            for member, values in zip(members, state[name], strict=True):
+                member.load_state_dict(values)
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        precision = self.config.precision
+        return torch.autocast(self.device_type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
+
+    def _micro_batches(self, size: int) -> Iterator[slice]:
+        return _parts(size, self.config.memory.micro_batch or size)
+
+    def _total(self, judged: dict[str, Tensor]) -> Tensor:
+        """The generator's loss without the conditioning term."""
+        weights = {"words": self.config.damsm_weight, "sentence": self.config.damsm_weight}
+        return torch.stack([weights.get(name, 1.0) * loss for name, loss in judged.items()]).sum()
 
     def _learn(self, learn: bool) -> None:
         for discriminator in self.discriminators:
@@ -202,3 +354,59 @@ class TrainStep:
             value = getattr(batch, name)
             if value is not None and tuple(value.shape) != (size,):
                 raise InputError(f"TrainStep: batch.{name} must be [{size}], got {list(value.shape)}")
+        if size < 2 * self.config.accumulate:
+            raise InputError(
+                f"TrainStep: accumulate={self.config.accumulate} needs a batch of at least "
+                f"{2 * self.config.accumulate}, two for each part's statistics, got {size}"
+            )
+
+
+def _check_models(
+    generator: Generator, discriminators: Sequence[Discriminator], image_encoder: nn.Module | None, config: StepConfig
+) -> None:
+    sides = tuple(d.config.image_size for d in discriminators)
+    if sides != generator.config.image_sizes:
+        raise InputError(
+            f"TrainStep: discriminators must be for sides {generator.config.image_sizes}, in order, got {sides}"
+        )
+    if image_encoder is None and config.damsm_weight > 0:
+        raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
+    official = any(d.config.spectral_norm == "official" for d in discriminators)
+    if official and config.memory.micro_batch is not None:
+        raise InputError(
+            "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward; "
+            "use spectral_norm='paper'"
+        )
+    if config.accumulate > 1 and generator.config.mask_mode == "official":
+        raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
+    if config.memory.offload and next(generator.parameters()).device.type == "cpu":
+        raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
+
+
+def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Adam:
+    return Adam(model.parameters(), lr=learning_rate, betas=config.betas, fused=True)  # fused: no temporaries
+
+
+def _parts(size: int, length: int) -> Iterator[slice]:
+    for first in range(0, size, length):
+        yield slice(first, min(first + length, size))
+
+
+def _by_side(parts: list[GeneratorOutput]) -> list[list[Tensor]]:
+    """Detached pictures: side → parts."""
+    return [[image.detach() for image in side] for side in zip(*(part.images for part in parts), strict=True)]
+
+
+def _take_step(optimizer: Optimizer, scaler: GradScaler, name: str) -> dict[str, Tensor]:
+    """Step and free the gradients; with a scaler that is on, whether the step was skipped."""
+    if not scaler.is_enabled():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {}
+    scale = scaler._scale
+    assert scale is not None  # set by the first scale()
+    before = scale.clone()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return {f"skipped_{name}": (scale < before).to(torch.float32)}

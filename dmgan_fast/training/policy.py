@@ -1,0 +1,35 @@
+"""What a training step keeps in memory and what it computes again. Every choice here is exact."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dmgan_fast.config import config_dataclass
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules.generator import Level
+from dmgan_fast.ops.tiled_block import MIN_ROWS
+
+
+@config_dataclass
+class MemoryPolicy:
+    """How a step trades time for memory; ``planner.plan`` chooses one.
+
+    ``checkpointing``: a level for all sides of the generator, or one for each (``Generator.set_checkpointing``).
+    ``tile_rows``: rows of a tile at the level ``"tile"``. ``micro_batch``: pictures that go through a discriminator or
+    the image encoder at a time; None: all. ``offload``: what the generator keeps waits in the host's memory (GPU only).
+    """
+
+    checkpointing: Level | tuple[Level, ...] = "none"
+    tile_rows: int = Field(64, ge=MIN_ROWS)
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    offload: bool = False
+
+    def levels(self, sides: int) -> tuple[Level, ...]:
+        """One level for each side."""
+        chosen = self.checkpointing
+        levels = tuple(chosen for _ in range(sides)) if isinstance(chosen, str) else chosen
+        if len(levels) != sides:
+            raise InputError(f"memory.checkpointing must be one level or {sides}, one for each side, got {levels}")
+        return levels
