@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from dmgan_fast import layouts
 from dmgan_fast.errors import BackendError
 
 LIBRARIES = {"cpu": "dmgan_fast._C", "cuda": "dmgan_fast._cuda"}
@@ -44,4 +47,51 @@ def load(kind: str = "cpu") -> Any:
         ) from error
     if target != 2011:
         raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {BUILD[kind]}")
+    if kind not in _with_shapes:
+        _with_shapes.add(kind)
+        for name, shapes in SHAPES.items():
+            torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
     return operators
+
+
+# ------------------------------------------------------------------ results of tensors without data (docs/backends.md)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _per_channel(x), _per_channel(x)
+
+
+def _forward(
+    x: Tensor, weight: Any, bias: Any, skip: Tensor | None, mean: Any, var: Any, eps: float, want_mean: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    channels = x.shape[1] if skip is not None else x.shape[1] // 2
+    spatial_mean = x.new_empty((x.shape[0], channels) if want_mean else (0,), dtype=torch.float32)
+    y = layouts.empty_picture(x, channels, *x.shape[2:])
+    return y, _per_channel(x), _per_channel(x), _per_channel(x), spatial_mean
+
+
+def _reduce(grad: Tensor, grad_mean: Any, x: Tensor, *others: Any) -> Tensor:
+    return x.new_empty((2, x.shape[1]), dtype=torch.float32)
+
+
+def _backward(grad: Tensor, grad_mean: Any, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return layouts.empty_picture(x, *x.shape[1:]), _per_channel(x), _per_channel(x)
+
+
+def _relayout(x: Tensor) -> Tensor:
+    back = layouts.is_channels_last(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format if back else torch.channels_last)
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[1], dtype=torch.float32)
+
+
+SHAPES: dict[str, Callable[..., Any]] = {
+    "batch_norm_glu_statistics": _statistics,
+    "batch_norm_glu_forward": _forward,
+    "batch_norm_glu_reduce": _reduce,
+    "batch_norm_glu_backward": _backward,
+    "relayout": _relayout,
+}
+_with_shapes: set[str] = set()

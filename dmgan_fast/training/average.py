@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,10 @@ class WeightAverage(nn.Module):
         super().__init__()
         self.decay = decay
         self.average_buffers = buffers
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        # Cloned here, as deepcopy knows no tensors without data, which the planner uses.
+        tensors: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone()) for p in model.parameters()}
+        tensors |= {id(b): b.clone() for b in model.buffers()}
+        self.module = copy.deepcopy(model, tensors).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -24,7 +24,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_adversarial_loss
 from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
 from dmgan_fast.losses.damsm import damsm_losses
-from dmgan_fast.modules import Discriminator, Generator
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
@@ -115,8 +115,8 @@ class TrainStep:
     Args:
         generator: in training mode.
         discriminators: one for each of the generator's sides, smallest first.
-        image_encoder: frozen DAMSM encoder, called as ``image_encoder(images) -> (regions, code)``; None only with
-            ``damsm_weight = 0``.
+        image_encoder: DAMSM encoder, called as ``image_encoder(images) -> (regions, code)``; None only with
+            ``damsm_weight = 0``. Of an ``ImageEncoder`` a folded copy is used, any other module is frozen.
         config: learning rates, weights of the losses, average, precision, memory.
 
     Raises:
@@ -137,6 +137,8 @@ class TrainStep:
         self.generator = generator
         generator.set_checkpointing(config.memory.levels(len(discriminators)), tile_rows=config.memory.tile_rows)
         self.discriminators: Sequence[Discriminator] = discriminators
+        if isinstance(image_encoder, ImageEncoder):
+            image_encoder = image_encoder.folded()
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
         self.generator_optimizer = _adam(generator, config.generator_learning_rate, config)
