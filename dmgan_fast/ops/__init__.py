@@ -11,6 +11,11 @@ BODIES = {
     torch.ops.dmgan_fast.upsample_conv3x3.default: upsample_conv3x3._forward._init_fn,
     torch.ops.dmgan_fast.upsample_conv3x3_backward.default: upsample_conv3x3._backward._init_fn,
 }
+# Of these, the picture that is tiled and the rows of a tile, among the arguments.
+TILED = {
+    tiled_block._forward._init_fn: lambda arguments: (arguments[0], arguments[12]),
+    tiled_block._backward._init_fn: lambda arguments: (arguments[2], arguments[16]),
+}
 
 __all__ = [
     "BODIES",

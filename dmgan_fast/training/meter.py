@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dmgan_fast import ops
+from dmgan_fast.ops import tiled_block
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
-BLOCK = 16  # channels of oneDNN's blocked layout
+BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
 # Within an op's body these arrive whole; elsewhere autograd has taken them apart into aten.convolution.
 BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 
@@ -37,7 +38,8 @@ class Meter(TorchDispatchMode):
         self.device_type = device_type
         self.flops = 0
         self.now: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
+        self.peaks: dict[str, Counter[str]] = {}  # phase, as torch.profiler.record_function names it → bytes by kind
+        self._phase = ""
         self._kinds: dict[int, str] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
 
@@ -46,9 +48,14 @@ class Meter(TorchDispatchMode):
         for tensor in tensors:
             self._count(tensor, kind)
 
-    def reset_peak(self) -> None:
-        self.peak = Counter(self.now)
-        self.flops = 0
+    @property
+    def peak(self) -> Counter[str]:
+        """Bytes by kind when most were alive."""
+        return max(self.peaks.values(), key=Counter.total, default=self.now)
+
+    def reset(self) -> None:
+        """Forget peaks and operations, but not what is alive."""
+        self.peaks, self.flops = {}, 0
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
@@ -74,8 +81,12 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
+            self._phase = args[0]
         body = ops.BODIES.get(func)
-        if body is not None and (self.device_type == "cpu" or "tiled" in func.name()):
+        if body is not None and body in ops.TILED:
+            return self._run_tiled(body, args)
+        if body is not None and self.device_type == "cpu":
             with self:
                 return body(*args, **kwargs)
         if func._overloadpacket in BELOW_AUTOGRAD:
@@ -89,6 +100,15 @@ class Meter(TorchDispatchMode):
         self._note_peak(inside)
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        return result
+
+    def _run_tiled(self, body: Any, args: Any) -> Any:
+        """A few tiles stand for all."""
+        x, rows = ops.TILED[body](args)
+        before = self.flops
+        with tiled_block.few_tiles(), self:
+            result = body(*args)
+        self.flops = before + int((self.flops - before) * tiled_block.tiles_per_visit(x, rows))
         return result
 
     def _count(self, tensor: Tensor | None, kind: str) -> None:
@@ -109,38 +129,58 @@ class Meter(TorchDispatchMode):
         del self._alive[key]
 
     def _note_peak(self, inside: int = 0) -> None:
-        if self.now.total() + inside > self.peak.total():
-            self.peak = Counter(self.now)
-            self.peak["temporary"] += inside
+        known = self.peaks.get(self._phase)
+        if known is None or self.now.total() + inside > known.total():
+            self.peaks[self._phase] = Counter(self.now)
+            self.peaks[self._phase]["temporary"] += inside
 
 
 # ------------------------------------------------------------------------------------------------- inside operators
 
 
 def _temporary(func: Any, args: Any, result: Any) -> int:
-    """Bytes that an operator holds on a CPU beside its inputs and results."""
+    """Bytes that an operator holds on a CPU beside its inputs and results, at its own peak."""
     if func is torch.ops.aten.convolution.default:
-        return _blocked_forward(args[0], args[1], result)
+        x, weight, transposed = args[0], args[1], args[6]
+        return _in_convolution(x, weight, result, transposed)
     if func is torch.ops.aten.convolution_backward.default:
-        return _blocked_backward(args[0], args[1], args[2], result)
+        grad, x, weight = args[:3]
+        return _in_convolution_backward(grad, x, weight, *result[:2])
     return 0
 
 
-def _blocked(x: Tensor, *, produced: bool = False) -> int:
-    """Bytes of a copy of NCHW ``x`` in oneDNN's blocked layout; channels-last and pictures are taken as they are."""
+# oneDNN copies NCHW tensors into its blocked layout and its result back; channels-last it takes as it is, and only
+# the weight is copied, twice. Read off the allocations that PyTorch's profiler shows for single convolutions.
+
+
+def _in_convolution(x: Tensor, weight: Tensor, y: Tensor, transposed: bool) -> int:
+    if _channels_last(x):
+        return 2 * weight.nbytes
+    blocked = _blocked(y)
+    return max(_blocked(x, given=True) + weight.nbytes + blocked - y.nbytes, (2 if transposed else 1) * blocked)
+
+
+def _in_convolution_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, grad_x: Tensor | None, grad_weight: Tensor | None
+) -> int:
+    """First the gradient of x, then, while that is there, the gradient of the weight."""
+    if _channels_last(x):
+        of_x, of_weight = 2 * weight.nbytes, 3 * weight.nbytes
+    else:
+        both = _blocked(grad) + _blocked(x, given=True)
+        of_x = max(both + weight.nbytes - x.nbytes, _blocked(x))
+        of_weight = both + weight.nbytes
+    later = 0 if grad_weight is None else grad_weight.nbytes
+    return max(of_x - later if grad_x is not None else 0, of_weight if grad_weight is not None else 0)
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _blocked(x: Tensor, *, given: bool = False) -> int:
+    """Bytes of a copy in the blocked layout; pictures that are given are taken as they are."""
     channels = x.shape[1]
-    if x.dim() != 4 or x.is_contiguous(memory_format=torch.channels_last) or (channels <= 3 and not produced):
+    if x.dim() != 4 or (given and channels <= PICTURE):
         return 0
     return x.nbytes // channels * (-(-channels // BLOCK) * BLOCK)
-
-
-def _blocked_forward(x: Tensor, weight: Tensor, y: Tensor) -> int:
-    return _blocked(x) + _blocked(y, produced=True) + weight.nbytes
-
-
-def _blocked_backward(grad: Tensor, x: Tensor, weight: Tensor, result: Any) -> int:
-    """The larger of both gradients' copies; the gradient of x is there when the weight's begins."""
-    both = _blocked(grad, produced=True) + _blocked(x)
-    of_x = both + weight.nbytes if result[0] is not None else 0
-    of_weight = both + 2 * weight.nbytes if result[1] is not None else 0
-    return max(of_x - (0 if result[1] is None else result[1].nbytes), of_weight)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Adam, Optimizer
+from torch.profiler import record_function
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
@@ -135,7 +136,6 @@ class TrainStep:
         _check_models(generator, discriminators, image_encoder, config)
         self.config = config
         self.generator = generator
-        generator.set_checkpointing(config.memory.levels(len(discriminators)), tile_rows=config.memory.tile_rows)
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = image_encoder.folded()
@@ -147,10 +147,28 @@ class TrainStep:
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
+        self.set_memory(config.memory)
         if config.accumulate > 1:
             _log.info(
                 "the generator draws each batch in %d parts, each normalised by its own statistics", config.accumulate
             )
+
+    def set_memory(self, policy: MemoryPolicy) -> None:
+        """Take later steps under another memory policy. They learn the same.
+
+        Raises:
+            InputError: if the policy does not go with the models; nothing is changed.
+        """
+        official = any(d.config.spectral_norm == "official" for d in self.discriminators)
+        if official and policy.micro_batch is not None:
+            raise InputError(
+                "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward; "
+                "use spectral_norm='paper'"
+            )
+        if policy.offload and self.device_type == "cpu":
+            raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
+        self.generator.set_checkpointing(policy.levels(len(self.discriminators)), tile_rows=policy.tile_rows)
+        self.config = replace(self.config, memory=policy)
 
     def __call__(self, batch: Batch, *, noise: Tensor | None = None, eps: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalar tensors.
@@ -167,17 +185,20 @@ class TrainStep:
             InputError: if the batch does not fit the models.
         """
         self._check(batch)
-        parts = self._draw(batch, noise, eps)
+        with record_function("draw"):
+            parts = self._draw(batch, noise, eps)
         pictures = [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
         losses: dict[str, Tensor] = {}
-        for k in range(len(self.discriminators)):
-            losses |= self._update_discriminator(k, batch, pictures[k])
+        for k, discriminator in enumerate(self.discriminators):
+            with record_function(f"discriminator_{discriminator.config.image_size}"):
+                losses |= self._update_discriminator(k, batch, pictures[k])
         self._learn(False)
         try:
             gradients, judged = self._picture_gradients(batch, pictures)
         finally:
             self._learn(True)
-        losses |= judged | self._update_generator(parts, gradients)
+        with record_function("generator"):
+            losses |= judged | self._update_generator(parts, gradients)
         weighted = self.config.conditioning_weight * losses["conditioning"]
         losses["generator"] = self._total(judged) + weighted
         self.average.update(self.generator)
@@ -257,7 +278,7 @@ class TrainStep:
         gradients, losses = [], {}
         for discriminator, picture in zip(self.discriminators, pictures, strict=True):
             gradient, judged = torch.empty_like(picture), []
-            with hold_weights(discriminator):
+            with record_function(f"adversarial_{picture.shape[-1]}"), hold_weights(discriminator):
                 for part in self._micro_batches(size):
                     leaf = picture[part].detach().requires_grad_()
                     with self._autocast():
@@ -267,7 +288,8 @@ class TrainStep:
             gradients.append(gradient)
             losses[f"adversarial_{picture.shape[-1]}"] = torch.stack(judged).sum()
         if self.image_encoder is not None and self.config.damsm_weight:
-            losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1])
+            with record_function("damsm"):
+                losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1])
         return gradients, losses
 
     def _add_damsm_gradient(self, batch: Batch, picture: Tensor, gradient: Tensor) -> dict[str, Tensor]:
@@ -373,16 +395,8 @@ def _check_models(
         )
     if image_encoder is None and config.damsm_weight > 0:
         raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
-    official = any(d.config.spectral_norm == "official" for d in discriminators)
-    if official and config.memory.micro_batch is not None:
-        raise InputError(
-            "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward; "
-            "use spectral_norm='paper'"
-        )
     if config.accumulate > 1 and generator.config.mask_mode == "official":
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
-    if config.memory.offload and next(generator.parameters()).device.type == "cpu":
-        raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
 
 
 def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Adam:

@@ -1,0 +1,395 @@
+"""The memory planner: what a training step needs, and the cheapest policy under which it fits.
+
+Nothing is computed: the real step runs on tensors without data (``meter``), once for each policy tried.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dmgan_fast.config import load_config, to_dict
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    ImageEncoder,
+    ImageEncoderConfig,
+    padding_mask,
+)
+from dmgan_fast.modules.generator import FIRST_SIDE, Level
+from dmgan_fast.modules.pretrained import CONFIG_NAME
+from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.training.meter import KINDS, Meter
+from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.step import Batch, TrainStep
+from dmgan_fast.training.weights import find_bundle
+
+UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
+MAX_BATCH = 4096
+LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
+# Micro-batches make a step of a large batch long. Beyond these sizes they are not run one by one: the bytes and the
+# arithmetic of what goes through them are lines through these two.
+SMALL, LARGE = 4, 6
+WHOLE = ("draw", "generator")  # phases of a step that know no micro-batches
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``"24GiB"``, ``"900 MB"`` or ``"1073741824"``.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text)
+    if match is None or match[2] not in UNITS or not float(match[1]):
+        raise InputError(f"memory must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def show_size(size: float) -> str:
+    """``"1.50 GiB"`` or ``"131 MiB"``."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One policy at one batch: bytes by kind at the peak of each phase, and floating point operations of a step."""
+
+    policy: MemoryPolicy
+    phases: Mapping[str, Mapping[str, int]]
+    flops: int
+
+    @cached_property
+    def peak(self) -> Mapping[str, int]:
+        return max(self.phases.values(), key=lambda kinds: sum(kinds.values()))
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.peak.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``plan`` found.
+
+    ``policy``: the one with the least arithmetic that fits, or the most frugal if none does. ``peak``: its predicted
+    bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``).
+    ``recompute_flops``: what it computes beyond a step that keeps everything. ``bytes_per_picture``: what one more
+    picture costs. ``largest_batch``, ``largest_side``: the most that fits under the most frugal policy, 0 if nothing
+    does. ``tried``: every policy in the order of its cost.
+    """
+
+    fits: bool
+    policy: MemoryPolicy
+    peak: Mapping[str, int]
+    flops: int
+    recompute_flops: int
+    bytes_per_picture: int
+    largest_batch: int
+    largest_side: int
+    memory_bytes: int
+    batch_size: int
+    side: int
+    precision: str
+    device: str
+    tried: tuple[Cost, ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.peak.values())
+
+    def to_json(self) -> str:
+        """``fits``, ``policy``, ``peak_bytes``, ``bytes_per_picture``, ``largest_batch``, ``recompute_flops``, ..."""
+        values = {name: value for name, value in asdict(self).items() if name != "tried"}
+        return json.dumps(values | {"policy": to_dict(self.policy), "peak_bytes": self.peak_bytes}, indent=2)
+
+    def explain(self) -> str:
+        """The plan in words."""
+        what = f"{self.side}² in {self.precision}, batch {self.batch_size}, {show_size(self.memory_bytes)}"
+        kinds = ", ".join(f"{kind} {show_size(self.peak[kind])}" for kind in KINDS if self.peak.get(kind))
+        more = self.recompute_flops / (self.flops - self.recompute_flops)
+        lines = [
+            f"{what}: {'fits' if self.fits else 'does not fit'} ({self.device})",
+            f"  policy       {describe(self.policy)}",
+            f"  peak         {show_size(self.peak_bytes)}: {kinds}",
+            f"  arithmetic   {self.flops / 1e12:.2f} TFLOP a step, {100 * more:.0f} % of it recomputed"
+            if more
+            else f"  arithmetic   {self.flops / 1e12:.2f} TFLOP a step, none of it recomputed",
+            f"  one picture  {show_size(self.bytes_per_picture)} more",
+            f"  at the most  batch {self.largest_batch} at {self.side}², side {self.largest_side} at batch "
+            f"{self.batch_size}",
+            "  tried        " + "\n               ".join(self._row(cost) for cost in self.tried),
+        ]
+        if not self.fits:
+            lines.append(f"  it would need {show_size(self.peak_bytes)}" + self._instead())
+        if self.device != "cpu":
+            lines.append(
+                "  not counted: the CUDA context, workspaces of libraries and fragmentation; not yet verified on a GPU"
+            )
+        return "\n".join(lines)
+
+    def _row(self, cost: Cost) -> str:
+        mark = "*" if cost.policy == self.policy else " "
+        return f"{mark} {show_size(cost.peak_bytes):>9}  {cost.flops / 1e12:6.2f} TFLOP  {describe(cost.policy)}"
+
+    def _instead(self) -> str:
+        options = []
+        if self.largest_batch:
+            options.append(f"a batch of {self.largest_batch}")
+        if self.largest_side:
+            options.append(f"a side of {self.largest_side}")
+        if self.precision == "fp32":
+            options.append("precision bf16")
+        return "; what would fit or help: " + " or ".join(options) if options else ""
+
+
+def describe(policy: MemoryPolicy) -> str:
+    """A policy in a few words."""
+    levels = policy.checkpointing if isinstance(policy.checkpointing, str) else "/".join(policy.checkpointing)
+    words = [f"checkpointing {levels}"]
+    if "tile" in levels:
+        words.append(f"tiles of {policy.tile_rows} rows")
+    if policy.micro_batch:
+        words.append(f"judged {policy.micro_batch} at a time")
+    if policy.offload:
+        words.append("offloaded")
+    return ", ".join(words)
+
+
+def plan(
+    config: TrainConfig | GeneratorConfig,
+    *,
+    batch_size: int,
+    memory_bytes: int,
+    device: str | torch.device | None = None,
+) -> Plan:
+    """Choose the policy with the least arithmetic under which a training step fits into ``memory_bytes``.
+
+    Args:
+        config: of the run; a ``GeneratorConfig`` alone takes the other settings of the birds. ``config.encoders``, if
+            given, tells which image encoder.
+        batch_size: pictures a step, 2 or more.
+        memory_bytes: budget for weights, optimisers and everything else that PyTorch allocates.
+        device: planned for; None: a GPU if there is one. A GPU need not be there.
+
+    Raises:
+        InputError: for a batch below 2, or a budget that is not positive.
+    """
+    if isinstance(config, GeneratorConfig):
+        config = TrainConfig(generator=config)
+    if batch_size < 2:
+        raise InputError(f"plan: batch_size must be at least 2 (batch norm), got {batch_size}")
+    if memory_bytes < 1:
+        raise InputError(f"plan: memory_bytes must be positive, got {memory_bytes}")
+    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    measure = _Measure(config, kind)
+    policies = list(_ladder(config, batch_size))
+    least = measure(MemoryPolicy(), batch_size)
+    tried = [least]
+    for policy in policies[1:]:
+        if tried[-1].peak_bytes <= memory_bytes:
+            break
+        tried.append(measure(policy, batch_size))
+    fitting = [cost for cost in tried if cost.peak_bytes <= memory_bytes]
+    chosen = min(fitting, key=lambda c: c.flops) if fitting else min(tried, key=lambda c: c.peak_bytes)
+    frugal = policies[-1] if fitting else chosen.policy
+    more = max(1, batch_size // 4)
+    further = measure(chosen.policy, batch_size + more)
+    sides = config.generator.image_sizes
+    return Plan(
+        fits=bool(fitting),
+        policy=chosen.policy,
+        peak=dict(chosen.peak),
+        flops=chosen.flops,
+        recompute_flops=chosen.flops - least.flops,
+        bytes_per_picture=(further.peak_bytes - chosen.peak_bytes) // more,
+        largest_batch=_largest_batch(lambda size: measure(frugal, size).peak_bytes, memory_bytes, batch_size),
+        largest_side=_largest_side(config, kind, batch_size, memory_bytes),
+        memory_bytes=memory_bytes,
+        batch_size=batch_size,
+        side=sides[-1],
+        precision=config.step.precision,
+        device=kind,
+        tried=tuple(tried),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- searching
+
+
+def _ladder(config: TrainConfig, batch_size: int) -> Iterator[MemoryPolicy]:
+    """Policies from the cheapest to the most frugal, for the sides of ``config``."""
+    sides = len(config.generator.image_sizes)
+    one = None if config.spectral_norm == "official" else 1
+
+    def policy(last: Level, others: Level, micro_batch: int | None, tile_rows: int = 64) -> MemoryPolicy:
+        levels = (*(others for _ in range(sides - 1)), last)
+        return MemoryPolicy(checkpointing=levels, micro_batch=micro_batch, tile_rows=tile_rows)
+
+    yield MemoryPolicy()
+    if one and batch_size > 4:
+        yield MemoryPolicy(micro_batch=4)
+    yield MemoryPolicy(checkpointing="op")
+    if sides > 1:
+        yield policy("block", "none", None)
+        yield policy("block", "none", one)
+        yield policy("block", "block", one)
+    yield policy("block", "stage", one)
+    if sides > 1:
+        yield policy("tile", "stage", one)
+        yield policy("tile", "stage", one, tile_rows=16)
+
+
+def _largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
+    """The largest batch whose peak is within the budget, 0 if none is."""
+    low, low_peak = 2, peak(2)
+    if low_peak > budget:
+        return 0
+    high = max(start, 4)
+    while (high_peak := peak(high)) <= budget:
+        if high == MAX_BATCH:
+            return MAX_BATCH
+        low, low_peak = high, high_peak
+        high = min(4 * high, MAX_BATCH)
+    while high - low > 1:  # by interpolation: the peak is made of lines
+        guess = low + int((high - low) * (budget - low_peak) / (high_peak - low_peak))
+        guess = min(max(guess, low + 1), high - 1)
+        found = peak(guess)
+        if found <= budget:
+            low, low_peak = guess, found
+        else:
+            high, high_peak = guess, found
+    return low
+
+
+def _largest_side(config: TrainConfig, device: str, batch_size: int, budget: int) -> int:
+    """The largest side at which the most frugal policy fits."""
+
+    def fits(side: int) -> bool:
+        sizes = tuple(FIRST_SIDE * 2**k for k in range((side // FIRST_SIDE).bit_length()))
+        wider = replace(config, generator=replace(config.generator, image_sizes=sizes))
+        *_, frugal = _ladder(wider, batch_size)
+        return _Measure(wider, device)(frugal, batch_size).peak_bytes <= budget
+
+    side = config.generator.image_sizes[-1]
+    if fits(side):
+        while side < LARGEST_SIDE and fits(2 * side):
+            side *= 2
+        return side
+    while side > FIRST_SIDE:
+        side //= 2
+        if fits(side):
+            return side
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+class _Measure:
+    """Runs steps of a run's models without data; what a policy costs at a batch size is remembered."""
+
+    def __init__(self, config: TrainConfig, device: str) -> None:
+        self.config, self.meter = config, Meter(device)
+        self.known: dict[tuple[MemoryPolicy, int], Cost] = {}
+        self.mode = FakeTensorMode()
+        with self.mode:
+            self.step = _models(config)
+            models = [self.step.generator, *self.step.discriminators, self.step.average]
+            models += [self.step.image_encoder] if self.step.image_encoder is not None else []
+            self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
+            for optimizer in (self.step.generator_optimizer, *self.step.discriminator_optimizers):
+                _begin(optimizer)
+                self.meter.mark((t for state in optimizer.state.values() for t in state.values()), "optimiser")
+
+    def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
+        key = policy, batch_size
+        if key not in self.known:
+            loops = policy.micro_batch is not None and batch_size > LARGE
+            self.known[key] = self._extend(*key) if loops else self._run(*key)
+        return self.known[key]
+
+    def _run(self, policy: MemoryPolicy, batch_size: int) -> Cost:
+        self.step.set_memory(policy)
+        with self.mode:
+            batch, noise = _batch(self.config, batch_size)
+            self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
+            self.meter.reset()
+            with self.meter.watching([self.step.generator, *self.step.discriminators]):
+                self.step(batch, **noise)
+        return Cost(policy, {phase: dict(kinds) for phase, kinds in self.meter.peaks.items()}, self.meter.flops)
+
+    def _extend(self, policy: MemoryPolicy, batch_size: int) -> Cost:
+        """What knows no micro-batches from a run without them, the rest as lines through two smaller batches."""
+        whole = self(replace(policy, micro_batch=None), batch_size)
+        small, large = self(policy, SMALL), self(policy, LARGE)
+
+        def line(first: int, second: int) -> int:
+            return first + (second - first) * (batch_size - SMALL) // (LARGE - SMALL)
+
+        phases = {
+            phase: {kind: line(kinds.get(kind, 0), large.phases[phase].get(kind, 0)) for kind in KINDS}
+            for phase, kinds in small.phases.items()
+        }
+        phases |= {phase: dict(whole.phases[phase]) for phase in WHOLE}
+        return Cost(policy, phases, line(small.flops, large.flops))
+
+
+def _models(config: TrainConfig) -> TrainStep:
+    generator = Generator(config.generator)
+    discriminators = [
+        Discriminator(
+            DiscriminatorConfig(
+                image_size=side,
+                base_channels=config.discriminator_channels,
+                sentence_channels=config.generator.word_channels,
+                spectral_norm=config.spectral_norm,
+            )
+        )
+        for side in config.generator.image_sizes
+    ]
+    encoder = ImageEncoder(_encoder_config(config)) if config.step.damsm_weight else None
+    return TrainStep(generator, discriminators, encoder, replace(config.step, memory=MemoryPolicy()))
+
+
+def _begin(optimizer: torch.optim.Optimizer) -> None:
+    """Take a first step, which makes the optimiser's state."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _batch(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
+    generator, words = config.generator, config.data.max_words
+    lengths = torch.full((size,), words)
+    batch = Batch(
+        images=[torch.empty(size, 3, side, side) for side in generator.image_sizes],
+        words=torch.empty(size, generator.word_channels, words),
+        sentence=torch.empty(size, generator.word_channels),
+        padding_mask=padding_mask(lengths, words),
+        lengths=lengths,
+        class_ids=torch.arange(size),
+    )
+    noise = {"noise": generator.noise_channels, "eps": generator.condition_channels}
+    return batch, {name: torch.empty(size, channels) for name, channels in noise.items()}
+
+
+def _encoder_config(config: TrainConfig) -> ImageEncoderConfig:
+    if config.encoders is None:
+        return ImageEncoderConfig(channels=config.generator.word_channels)
+    file = Path(find_bundle(config.encoders, "image_encoder")) / "image_encoder" / CONFIG_NAME
+    values = json.loads(file.read_text())
+    values.pop("model", None)
+    return load_config(ImageEncoderConfig, values, where=str(file))

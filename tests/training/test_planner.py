@@ -1,0 +1,218 @@
+"""The planner: predictions against what a real step allocates, and the choice of a policy."""
+
+import gc
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import GeneratorConfig
+from dmgan_fast.ops import tiled_block
+from dmgan_fast.training import planner
+from dmgan_fast.training.config import TrainConfig, build_config
+from dmgan_fast.training.planner import Plan, parse_size, plan
+from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.step import TrainStep
+
+MiB = 1 << 20
+
+
+def config(sides=(64, 128), precision="fp32", **generator):
+    values = {
+        "data": {"max_words": 7},
+        "generator": {
+            "image_sizes": list(sides),
+            "base_channels": 16,
+            "word_channels": 32,
+            "condition_channels": 16,
+            "noise_channels": 16,
+            "residual_blocks": 1,
+        }
+        | generator,
+        "discriminator_channels": 8,
+        "step": {"damsm_weight": 0.0, "precision": precision},
+    }
+    return build_config(TrainConfig, values=values)
+
+
+def predicted(config, policy, batch_size, device="cpu"):
+    return planner._Measure(config, device)(policy, batch_size)
+
+
+def real_peak(config, policy, batch_size):
+    """Bytes of a real step's peak: those of its state, and what PyTorch allocates beyond them."""
+    torch.manual_seed(0)
+    step = planner._models(config)
+    step.set_memory(policy)
+    batch, noise = planner._batch(config, batch_size)
+    for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
+        tensor.normal_()
+    step(batch, **noise)  # makes the optimisers' state
+    models = (step.generator, *step.discriminators, step.average)
+    state = [t for model in models for t in (*model.parameters(), *model.buffers())]
+    optimizers = (step.generator_optimizer, *step.discriminator_optimizers)
+    state += [t for o in optimizers for values in o.state.values() for t in values.values()]
+    state += [*batch.images, batch.words, batch.sentence, *noise.values()]
+    gc.collect()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(batch, **noise)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak, sum(t.nbytes for t in state)
+
+
+POLICIES = {
+    "none": MemoryPolicy(),
+    "op": MemoryPolicy(checkpointing="op"),
+    "block": MemoryPolicy(checkpointing="block", micro_batch=1),
+    "tile": MemoryPolicy(checkpointing=("stage", "tile"), tile_rows=16, micro_batch=2),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", POLICIES)
+def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision):
+    chosen = config(precision=precision)
+    peak, state = real_peak(chosen, POLICIES[name], 6)
+    found = predicted(chosen, POLICIES[name], 6).peak_bytes
+    assert abs(found - (peak + state)) <= 0.05 * (peak + state)
+
+
+def test_micro_batches_of_a_large_batch_need_not_be_run_one_by_one():
+    measure = planner._Measure(config(), "cpu")
+    for policy in (POLICIES["block"], POLICIES["tile"]):
+        exact, line = measure._run(policy, 14), measure._extend(policy, 14)
+        assert abs(line.peak_bytes - exact.peak_bytes) <= 0.01 * exact.peak_bytes
+        assert abs(line.flops - exact.flops) <= 1e-6 * exact.flops
+
+
+def test_a_few_tiles_stand_for_all(monkeypatch):
+    policy = MemoryPolicy(checkpointing="tile", tile_rows=12)
+    few = predicted(config(), policy, 3)
+    monkeypatch.setattr(tiled_block, "few_tiles", nullcontext)
+    every = predicted(config(), policy, 3)
+    assert few.peak_bytes == every.peak_bytes
+    assert abs(few.flops - every.flops) <= 0.03 * every.flops
+
+
+def test_bytes_are_told_by_kind():
+    chosen = config()
+    cost = predicted(chosen, MemoryPolicy(), 4)
+    torch.manual_seed(0)
+    step = planner._models(chosen)
+    models = (step.generator, *step.discriminators, step.average)
+    weights = sum(t.nbytes for m in models for t in (*m.parameters(), *m.buffers()))
+    assert cost.peak["weights"] == weights
+    learning = sum(p.nbytes for m in (step.generator, *step.discriminators) for p in m.parameters())
+    assert 2 * learning <= cost.peak["optimiser"] <= 2 * learning + 4096
+    assert cost.phases["draw"]["saved"] > 2 * cost.phases["draw"]["temporary"]
+    assert max(phase.get("gradients", 0) for phase in cost.phases.values()) > 0
+    assert set(cost.phases) >= {"draw", "discriminator_64", "discriminator_128", "adversarial_128", "generator"}
+
+
+def test_every_level_costs_what_it_says():
+    measure = planner._Measure(config(), "cpu")
+    none, op, block, tile = (measure(POLICIES[name], 4) for name in ("none", "op", "block", "tile"))
+    assert none.peak_bytes > op.peak_bytes > block.peak_bytes > tile.peak_bytes
+    assert none.flops == op.flops < block.flops < tile.flops  # "op" computes no convolution twice
+
+
+def test_the_cheapest_policy_that_fits_is_chosen():
+    chosen = config()
+    plenty = plan(chosen, batch_size=4, memory_bytes=4 << 30, device="cpu")
+    assert plenty.fits
+    assert plenty.policy == MemoryPolicy()
+    assert plenty.recompute_flops == 0
+    tight = plan(chosen, batch_size=4, memory_bytes=plenty.peak_bytes - 1, device="cpu")
+    assert tight.fits
+    assert tight.policy != MemoryPolicy()
+    assert tight.peak_bytes < plenty.peak_bytes
+    assert tight.peak_bytes == sum(tight.peak.values())
+    fitting = [cost for cost in tight.tried if cost.peak_bytes <= tight.memory_bytes]
+    assert tight.flops == min(cost.flops for cost in fitting)
+    # What is said to fit does fit, and one more does not.
+    measure = planner._Measure(chosen, "cpu")
+    *_, frugal = planner._ladder(chosen, 4)
+    largest = tight.largest_batch
+    assert measure(frugal, largest).peak_bytes <= tight.memory_bytes < measure(frugal, largest + 1).peak_bytes
+    assert tight.largest_side == 128
+    assert plenty.largest_side > 128
+
+
+def test_if_nothing_fits_it_says_what_would():
+    nothing = plan(config(), batch_size=64, memory_bytes=60 * MiB, device="cpu")
+    assert not nothing.fits
+    assert nothing.peak_bytes == min(cost.peak_bytes for cost in nothing.tried)
+    assert 2 <= nothing.largest_batch < 64
+    text = nothing.explain()
+    assert "does not fit" in text
+    assert f"a batch of {nothing.largest_batch}" in text
+    hopeless = plan(config(), batch_size=2, memory_bytes=MiB, device="cpu")
+    assert (hopeless.fits, hopeless.largest_batch, hopeless.largest_side) == (False, 0, 0)
+
+
+def test_a_plan_can_be_read_by_programs_and_by_people():
+    made = plan(config(), batch_size=3, memory_bytes=1 << 30, device="cpu")
+    values = json.loads(made.to_json())
+    wanted = {"fits", "policy", "peak_bytes", "bytes_per_picture", "largest_batch", "recompute_flops"}
+    assert wanted <= values.keys()
+    assert (
+        MemoryPolicy(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["policy"].items()}) == made.policy
+    )
+    assert values["peak_bytes"] == made.peak_bytes == sum(values["peak"].values())
+    for word in ("policy", "weights", "optimiser", "saved", "TFLOP", "one picture", "batch", "side"):
+        assert word in made.explain()
+
+
+def test_a_generator_configuration_is_enough():
+    generator = GeneratorConfig(image_sizes=(64,), base_channels=4, word_channels=16)
+    made = plan(generator, batch_size=2, memory_bytes=8 << 30, device="cpu")
+    assert isinstance(made, Plan)
+    assert made.side == 64
+    assert made.peak["weights"] > 80 * MiB  # the paper's image encoder is part of the step
+
+
+def test_on_a_gpu_the_host_layouts_of_a_cpu_are_not_counted():
+    on_cpu, on_gpu = (predicted(config(), MemoryPolicy(), 4, device) for device in ("cpu", "cuda"))
+    assert on_gpu.peak_bytes < on_cpu.peak_bytes
+    assert "not yet verified on a GPU" in plan(config(), batch_size=2, memory_bytes=1 << 30, device="cuda").explain()
+
+
+def test_authors_spectral_norm_is_planned_without_micro_batches():
+    official = replace(config(), spectral_norm="official")
+    made = plan(official, batch_size=8, memory_bytes=MiB, device="cpu")
+    assert all(cost.policy.micro_batch is None for cost in made.tried)
+    step = planner._models(official)
+    assert isinstance(step, TrainStep)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GiB", 24 << 30), ("1.5 GiB", 3 << 29), ("900MB", 900_000_000), ("4096", 4096), ("2KiB", 2048)],
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GiB", "0", "24 Gb", "3GiBs"])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(InputError, match="memory must be written as 24GiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 1, "memory_bytes": 1 << 30}, "batch_size must be at least 2"),
+        ({"batch_size": 4, "memory_bytes": 0}, "memory_bytes must be positive"),
+    ],
+)
+def test_impossible_questions_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        plan(config(), **options)
