@@ -12,7 +12,7 @@ from torch import Tensor
 from dmgan_fast.data.captions import pad
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Generator, TextEncoder, padding_mask
+from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, padding_mask
 from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
@@ -106,20 +106,7 @@ class Sampler:
         return indices, unknown
 
     def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
-        device = self.text_encoder.embedding.weight.device
-        lengths = torch.tensor([len(indices) for _, indices, _ in rows])
-        longest = int(lengths.max())
-        texts = torch.stack([pad(indices, longest) for _, indices, _ in rows]).to(device)
-        words, sentence = self.text_encoder(texts, lengths)
-        config = self.generator.config
-        sizes = (config.noise_channels, config.condition_channels)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        noise, eps = (
-            torch.stack([torch.randn(size, generator=generator) for generator in generators]).to(device)
-            for size in sizes
-        )
-        mask = padding_mask(lengths, longest).to(device)
-        out = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
+        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps)
         return [
             Drawing(
                 caption=caption,
@@ -131,3 +118,33 @@ class Sampler:
             )
             for k, (caption, indices, unknown) in enumerate(rows)
         ]
+
+    @torch.inference_mode()
+    def generate(
+        self, captions: Sequence[Sequence[int]], seeds: Sequence[int], *, maps: bool = False
+    ) -> GeneratorOutput:
+        """One batch of encoded captions, each with the noise of its own seed.
+
+        Args:
+            captions: word indices, at least one for each.
+            seeds: one for each caption.
+            maps: also attention.
+
+        Returns:
+            the generator's output, on its device.
+        """
+        device = self.text_encoder.embedding.weight.device
+        lengths = torch.tensor([len(indices) for indices in captions])
+        longest = int(lengths.max())
+        texts = torch.stack([pad(indices, longest) for indices in captions]).to(device)
+        words, sentence = self.text_encoder(texts, lengths)
+        config = self.generator.config
+        sizes = (config.noise_channels, config.condition_channels)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise, eps = (
+            torch.stack([torch.randn(size, generator=generator) for generator in generators]).to(device)
+            for size in sizes
+        )
+        mask = padding_mask(lengths, longest).to(device)
+        output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
+        return output
