@@ -175,7 +175,7 @@ def read_bytes(record: Record) -> bytes:
 
 
 def read_picture(record: Record) -> Image.Image:
-    """Decode as RGB; gray, palette and CMYK pictures are converted, transparency is laid on white.
+    """Decode as RGB: gray, palette, CMYK and 16-bit pictures are converted, transparency is laid on white.
 
     Raises:
         DataError: naming the file, if it is missing, truncated or no picture.
@@ -188,6 +188,10 @@ def read_picture(record: Record) -> Image.Image:
                 layered = picture.convert("RGBA")
                 white = Image.new("RGBA", layered.size, "white")
                 return Image.alpha_composite(white, layered).convert("RGB")
+            if picture.mode.startswith("I"):  # 16 bits of gray; Pillow would cut them at 255
+                picture = Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
+            elif picture.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose range is not known")
             return picture.convert("RGB")
     except Exception as error:  # a broken picture can raise almost anything
         raise DataError(f"picture can't be read: {_where(record)}: {error}") from None
