@@ -200,7 +200,7 @@ def evaluate(
     from dmgan_fast.config import load_config
     from dmgan_fast.evaluation import EvaluationConfig
     from dmgan_fast.evaluation import evaluate as run
-    from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, shown
+    from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, by_reason, shown
 
     _use_threads(threads)
     values = {
@@ -228,8 +228,8 @@ def evaluate(
         typer.echo(f"{metric['title']}: {shown(metric)}")
         for note in metric["warnings"]:
             typer.echo(f"  warning: {note}")
-    for name, why in report["left_out"].items():
-        typer.echo(f"left out {name}: {why}", err=True)
+    for why, names in by_reason(report["left_out"]).items():
+        typer.echo(f"left out {names}: {why}", err=True)
     typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")
 
 

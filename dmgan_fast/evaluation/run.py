@@ -48,7 +48,7 @@ from dmgan_fast.evaluation.sources import (
 )
 from dmgan_fast.evaluation.statistics import GivenStatistics
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
-from dmgan_fast.evaluation.summary import read_report, write_report
+from dmgan_fast.evaluation.summary import by_reason, read_report, write_report
 from dmgan_fast.evaluation.weights import MissingWeights, digest_of
 from dmgan_fast.modules.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from dmgan_fast.training.engine import pick_device
@@ -150,7 +150,7 @@ class _Evaluation:
         self.left_out: dict[str, str] = {}
         self.metrics = [metric for metric in wanted if self._usable(metric)]
         if not self.metrics:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+            reasons = "; ".join(f"{names}: {why}" for why, names in by_reason(self.left_out).items())
             raise CheckpointError(f"no metric can be computed here: {reasons}")
         against = {m.extractor for m in self.metrics if m.kind in ("frechet", "kernel") and m.name not in self.given}
         self.real = self._real() if against else None
@@ -370,7 +370,7 @@ class _Evaluation:
             "metrics": results,
             "left_out": self.left_out,
             "drawn": {"what": what, "count": len(self.drawn), "side": self.drawn.side, "key": self.drawn.key},
-            "real": {"what": f"test split of {self.data!r}", "count": len(real), "key": real.key} if real else None,
+            "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key} if real else None,
             "statistics": {name: {"file": str(s.file), "sha256": s.sha256} for name, s in self.given.items()},
             "extractors": {name: extractor.key for name, extractor in self.extractors.items()},
             "generator": self.generator,
@@ -415,13 +415,12 @@ def _run_config(weights: str | None) -> dict[str, Any]:
 
 def _encoders(asked: str | None, of_run: str | None) -> Path | str:
     """The bundle of DAMSM encoders, or why there is none."""
-    needed = (VOCABULARY_NAME, "image_encoder", "text_encoder")
     if asked is not None:
-        return find_bundle(asked, *needed)
+        return find_bundle(asked, "image_encoder", "text_encoder")
     if of_run is None:
         return "no encoders given: --damsm DIR, the folder of a finished `pretrain`"
     try:
-        return find_bundle(of_run, *needed)
+        return find_bundle(of_run, "image_encoder", "text_encoder")
     except CheckpointError as error:
         return f"the encoders of the run are not there ({error}); give --damsm DIR"
 

@@ -33,7 +33,7 @@ class GivenStatistics:
             content = file.read_bytes()
             with np.load(BytesIO(content), allow_pickle=False) as arrays:
                 mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise DataError(f"{file} is not an .npz file with mu and sigma: {error}") from None
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise DataError(f"{file}: mu must be [D] and sigma [D, D], got {mean.shape} and {covariance.shape}")

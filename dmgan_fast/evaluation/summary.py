@@ -46,12 +46,20 @@ def shown(metric: dict[str, Any]) -> str:
     return f"{metric['value']:.{digits}f}{spread}"
 
 
+def by_reason(left_out: dict[str, str]) -> dict[str, str]:
+    """Reason → the metrics left out for it."""
+    names: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        names.setdefault(why, []).append(name)
+    return {why: ", ".join(same) for why, same in names.items()}
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
     drawn, real = report["drawn"], report["real"]
     lines = ["# Evaluation", "", f"{drawn['count']} pictures of {drawn['side']}², {drawn['what']}."]
     if real:
-        lines.append(f"Real pictures: {real['count']} of {real['what']}.")
+        lines.append(f"Real pictures: {real['count']}, {real['what']}.")
     lines += ["", "| metric | name | value | better |", "|---|---|---|---|"]
     for metric in report["metrics"]:
         lines.append(f"| {metric['title']} | `{metric['name']}` | {shown(metric)} | {metric['better']} |")
@@ -59,7 +67,7 @@ def markdown(report: dict[str, Any]) -> str:
     if notes:
         lines += ["", "## Warnings", "", *(f"- `{name}`: {note}" for name, note in notes)]
     if report["left_out"]:
-        lines += ["", "## Left out", "", *(f"- `{name}`: {why}" for name, why in report["left_out"].items())]
+        lines += ["", "## Left out", "", *(f"- {names}: {why}" for why, names in by_reason(report["left_out"]).items())]
     lines += ["", "## Measured with", ""]
     lines += [f"- `{name}`: {key}" for name, key in report["extractors"].items()]
     lines += ["", "## Settings", "", "```json", json.dumps(report["settings"], indent=2, ensure_ascii=False), "```"]

@@ -16,7 +16,7 @@ from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEnco
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "sample", "info")
+COMMANDS = ("demo", "pretrain", "train", "sample", "evaluate", "info")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,14 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
         (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),
         (["pretrain", "--out", "o", "--data", "nowhere"], "no data set at 'nowhere'"),
         (["pretrain", "--out", "o", "--flag"], "No such option"),
+        (["evaluate"], "Missing option '--out'"),
+        (["evaluate", "--out", "o", "--metrics", "fid"], "metrics: 'fid' is not one of is-tf, is-coco"),
+        (
+            ["evaluate", "--out", "o", "--count", "1"],
+            "evaluate: count: Input should be greater than or equal to 2, got 1",
+        ),
+        (["evaluate", "--out", "o", "--statistics", "x.npz"], "--statistics is written METRIC=FILE, got 'x.npz'"),
+        (["evaluate", "--out", "o", "--pictures", "nowhere"], "no pictures at 'nowhere': not a folder"),
         (["paint"], "No such command 'paint'"),
     ],
 )
