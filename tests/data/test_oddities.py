@@ -64,7 +64,7 @@ def palette_with_transparency():
 
 
 def sixteen_bits():
-    return Image.fromarray(np.repeat(np.array([[0] * 40 + [65535] * 40], np.uint16), 60, 0))
+    return Image.fromarray(np.repeat(np.array([[0] * 40 + [128 * 257] * 40], np.uint16), 60, 0))
 
 
 BLACK, WHITE, BLUE, GRAY = (-1, -1, -1), (1, 1, 1), (-1, -1, 1), (0, 0, 0)
@@ -79,7 +79,7 @@ BLACK, WHITE, BLUE, GRAY = (-1, -1, -1), (1, 1, 1), (-1, -1, 1), (0, 0, 0)
         pytest.param(halves((9, 9, 9, 0), (0, 0, 255, 255), mode="RGBA"), WHITE, BLUE, id="rgba"),
         pytest.param(halves((0, 128), (128, 255), mode="LA"), (0, 0, 0), GRAY, id="gray with alpha"),
         pytest.param(halves(0, 1, mode="1"), BLACK, WHITE, id="black and white"),
-        pytest.param(sixteen_bits(), BLACK, WHITE, id="16 bits"),
+        pytest.param(sixteen_bits(), BLACK, GRAY, id="16 bits"),
     ],
 )
 @pytest.mark.parametrize("boxes", [[(20, 10, 40, 40)], None], ids=["cub", "coco"])

@@ -182,6 +182,8 @@ def test_the_folder_of_saved_pictures_gives_the_same_figures(config, pictures, e
     found = evaluate(config(**settings), tmp_path / "found")
     assert results(found) == results(drawn)
     assert found["drawn"]["count"] == COUNT
+    with pytest.raises(InputError, match="of other pictures or settings"):
+        evaluate(config(**settings | {"seed": 1}), tmp_path / "found")
     assert "found in" in found["drawn"]["what"]
 
 
