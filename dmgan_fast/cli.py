@@ -195,6 +195,9 @@ def evaluate(
 ) -> None:
     """Measure drawn pictures: Inception Score, FID, KID, R-precision (docs/evaluation.md).
 
+    Metrics: is-tf, is-coco, is-birds, fid-paper, fid-align-corners, fid-tf, fid-damsm, kid-tf, kid-damsm, r-precision,
+    r-precision-official.
+
     Under torchrun the work is shared: torchrun --nproc-per-node 4 -m dmgan_fast evaluate ...
     """
     from dmgan_fast.config import load_config

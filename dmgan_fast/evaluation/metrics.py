@@ -49,7 +49,7 @@ METRICS = {
             "Inception Score (paper's COCO protocol: TF-Inception, Pillow resize)",
             "inception",
             "tf-pil",
-            False,
+            usual=False,
         ),
         Metric("is-birds", "Inception Score (paper's CUB protocol: fine-tuned classifier)", "inception", "classifier"),
         Metric(
@@ -60,14 +60,16 @@ METRICS = {
             "FID (torchvision Inception-v3, bilinear align_corners resize)",
             "frechet",
             "torchvision-align-corners",
-            False,
+            usual=False,
         ),
         Metric("fid-tf", "FID (TF-Inception, the standard)", "frechet", "tf"),
         Metric("fid-damsm", "FID (DAMSM features; comparable within one pretraining only)", "frechet", "damsm"),
         Metric("kid-tf", "KID (TF-Inception, the standard)", "kernel", "tf"),
         Metric("kid-damsm", "KID (DAMSM features; comparable within one pretraining only)", "kernel", "damsm"),
         Metric("r-precision", "R-precision % (DAMSM)", "retrieval", "damsm"),
-        Metric("r-precision-official", "R-precision % (DAMSM, the authors' slicing)", "retrieval", "damsm", False),
+        Metric(
+            "r-precision-official", "R-precision % (DAMSM, the authors' slicing)", "retrieval", "damsm", usual=False
+        ),
     )
 }
 

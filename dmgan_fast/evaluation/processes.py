@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -46,6 +47,13 @@ class Processes:
         """Until all processes are here."""
         if self.size > 1:
             distributed.barrier()
+
+    def from_first(self, result: dict[str, Any]) -> dict[str, Any]:
+        """What process 0 has, on all of them."""
+        held = [result]
+        if self.size > 1:
+            distributed.broadcast_object_list(held)
+        return held[0]
 
     def moments(self, chunks: Sequence[range], read: Callable[[range], Tensor], channels: int) -> FeatureMoments:
         """Moments of all processes' rows, on each of them."""

@@ -12,7 +12,7 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -155,11 +155,9 @@ class _Evaluation:
         against = {m.extractor for m in self.metrics if m.kind in ("frechet", "kernel") and m.name not in self.given}
         self.real = self._real() if against else None
         self.fingerprint = self._fingerprint()
-        own, cache = out / "features", Path(config.cache) if config.cache else cache_folder()
-        self.drawn_stores, self.real_stores = (
-            {name: FeatureStore(folder, f"{pictures.key} {self.extractors[name].key}") for name in names if pictures}
-            for folder, pictures, names in ((own, self.drawn, self.extractors), (cache, self.real, sorted(against)))
-        )
+        cache = Path(config.cache) if config.cache else cache_folder()
+        self.drawn_stores = self._stores(out / "features", self.drawn, self.extractors)
+        self.real_stores = self._stores(cache, self.real, against) if self.real else {}
 
     def run(self) -> dict[str, Any]:
         """The report: read if it is there, else computed."""
@@ -176,8 +174,7 @@ class _Evaluation:
             write_report(self.out, report)
             if not self.config.keep_features:
                 shutil.rmtree(self.out / "features", ignore_errors=True)
-        self.processes.wait()
-        return report
+        return self.processes.from_first(report)
 
     # What is compared
 
@@ -208,6 +205,9 @@ class _Evaluation:
             raise DataError(f"{self.data!r} has only {len(dataset)} test picture; a distribution needs 2 or more")
         with self._bar("reading real pictures", len(dataset)) as tick:
             return RealPictures(dataset, tick)
+
+    def _stores(self, folder: Path, pictures: PictureSet, extractors: Iterable[str]) -> dict[str, FeatureStore]:
+        return {name: FeatureStore(folder, f"{pictures.key} {self.extractors[name].key}") for name in extractors}
 
     # What can be measured
 
@@ -296,10 +296,10 @@ class _Evaluation:
         if metric.kind == "frechet":
             width, given = self.extractors[metric.extractor].width, self.given.get(metric.name)
             moments = self.processes.moments(drawn_chunks, drawn, width)
-            if given is not None:
-                return frechet_distance(moments.mean, moments.covariance, given.mean, given.covariance), None
-            against = self.processes.moments(real_chunks, self._reader(self.real_stores, metric), width)
-            return (frechet_of_moments(moments, against), None) if first else (None, None)
+            if given is None:
+                against = self.processes.moments(real_chunks, self._reader(self.real_stores, metric), width)
+                return (frechet_of_moments(moments, against), None) if first else (None, None)
+            return frechet_distance(moments.mean, moments.covariance, given.mean, given.covariance), None
         rows = self.processes.rows(drawn_chunks, drawn)
         if metric.kind == "kernel":
             others = self.processes.rows(real_chunks, self._reader(self.real_stores, metric))
@@ -353,6 +353,8 @@ class _Evaluation:
             "metrics": [metric.name for metric in self.metrics],
             "left_out": sorted(self.left_out),
             "drawn": self.drawn.key,
+            "captions": self.drawn.captions,
+            "class_ids": self.drawn.class_ids,
             "real": self.real.key if self.real else None,
             "extractors": {name: extractor.key for name, extractor in self.extractors.items()},
             "statistics": {name: given.sha256 for name, given in self.given.items()},

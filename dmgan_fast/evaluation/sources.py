@@ -34,8 +34,12 @@ class PictureSet(Protocol):
 
     key: str
     side: int
-    captions: list[str] | None
-    class_ids: list[int] | None
+
+    @property
+    def captions(self) -> list[str] | None: ...
+
+    @property
+    def class_ids(self) -> list[int] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -69,8 +73,8 @@ class DrawnPictures:
             torch.randperm(len(captions), generator=randomness(seed, "captions", index)).tolist()
             for index, captions in enumerate(known)
         ]
-        self.captions: list[str] | None = []
-        self.class_ids: list[int] | None = []
+        self.captions: list[str] = []
+        self.class_ids: list[int] = []
         for n in range(count):
             turn, index = divmod(n, len(records))
             self.captions.append(known[index][orders[index][turn % len(orders[index])]])
@@ -82,20 +86,20 @@ class DrawnPictures:
         )
 
     def __len__(self) -> int:
-        return len(self.captions or ())
+        return len(self.captions)
 
     def pictures(self, rows: range) -> Tensor:
-        captions = self.captions or []
         drawn = []
         for start in range(rows.start, rows.stop, self.batch_size):
             batch = range(start, min(start + self.batch_size, rows.stop))
-            words = [chosen_words(self.sampler.vocabulary.encode(captions[n])[0], self.max_words, n) for n in batch]
+            known = [self.sampler.vocabulary.encode(self.captions[n])[0] for n in batch]
+            words = [chosen_words(indices, self.max_words, n) for indices, n in zip(known, batch, strict=True)]
             images = self.sampler.generate(words, [self.seed * POSITION_STRIDE + n for n in batch]).images[-1]
             bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if bad:
                 raise InputError(
                     f"the generator drew NaN or infinity for {len(bad)} of {len(batch)} pictures; the first is picture "
-                    f"{batch[bad[0]]}, {captions[batch[bad[0]]]!r}"
+                    f"{batch[bad[0]]}, {self.captions[batch[bad[0]]]!r}"
                 )
             drawn.append(to_bytes(images).cpu())
         return torch.cat(drawn)
@@ -104,11 +108,11 @@ class DrawnPictures:
 class RealPictures:
     """A data set's pictures at one side, cut as for training but in the centre and not mirrored."""
 
+    captions, class_ids = None, None
+
     def __init__(self, dataset: CaptionedPictures, tick: Tick = lambda: None) -> None:
         self.dataset = dataset
         self.side = dataset.image_sizes[-1]
-        self.captions: list[str] | None = None
-        self.class_ids: list[int] | None = None
         contents = _digest(
             (repr((record.box, record.upright)).encode() + read_bytes(record) for record in dataset.records), tick
         )

@@ -97,28 +97,6 @@ class Sampler:
             )
         return drawings
 
-    def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
-        if not caption.strip():
-            raise InputError(f"caption {number} is empty; write what the picture should show")
-        indices, unknown = self.vocabulary.encode(caption)
-        if not indices:
-            raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
-        return indices, unknown
-
-    def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
-        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps)
-        return [
-            Drawing(
-                caption=caption,
-                words=self.vocabulary.decode(indices),
-                unknown=unknown,
-                images=[image[k].cpu() for image in out.images],
-                attention=[attention[k, : len(indices)].cpu() for attention in out.attention],
-                response_gates=[gate[k, 0].cpu() for gate in out.response_gates],
-            )
-            for k, (caption, indices, unknown) in enumerate(rows)
-        ]
-
     @torch.inference_mode()
     def generate(
         self, captions: Sequence[Sequence[int]], seeds: Sequence[int], *, maps: bool = False
@@ -148,3 +126,25 @@ class Sampler:
         mask = padding_mask(lengths, longest).to(device)
         output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
         return output
+
+    def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
+        if not caption.strip():
+            raise InputError(f"caption {number} is empty; write what the picture should show")
+        indices, unknown = self.vocabulary.encode(caption)
+        if not indices:
+            raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
+        return indices, unknown
+
+    def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
+        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps)
+        return [
+            Drawing(
+                caption=caption,
+                words=self.vocabulary.decode(indices),
+                unknown=unknown,
+                images=[image[k].cpu() for image in out.images],
+                attention=[attention[k, : len(indices)].cpu() for attention in out.attention],
+                response_gates=[gate[k, 0].cpu() for gate in out.response_gates],
+            )
+            for k, (caption, indices, unknown) in enumerate(rows)
+        ]

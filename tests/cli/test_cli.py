@@ -12,6 +12,7 @@ from PIL import Image
 from dmgan_fast import cli
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
+from dmgan_fast.evaluation.metrics import METRICS
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
@@ -65,6 +66,11 @@ def test_every_command_has_help_with_an_example(monkeypatch, capsys, command):
     status, out, _ = call(monkeypatch, capsys, command, "--help")
     assert status == 0
     assert f"Example: dmgan-fast {command}" in " ".join(out.split())
+
+
+def test_help_of_evaluate_names_every_metric(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "evaluate", "--help")
+    assert [name for name in METRICS if not re.search(rf"\b{name}[,.\s]", out)] == []
 
 
 def test_help_loads_no_torch():

@@ -54,6 +54,15 @@ def test_a_set_is_at_distance_zero_from_itself(rank):
     assert 0 <= frechet_distance(mean, cov, mean, cov) <= 1e-9
 
 
+def test_a_singular_covariance_costs_no_digits_as_it_does_by_eigenvalues():
+    rows = 10 * torch.randn(100, 512, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).relu()
+    moments = FeatureMoments.of(rows)
+    mean, cov = moments.mean, moments.covariance
+    by_eigenvalues = 2 * cov.trace() - 2 * torch.linalg.eigvals(cov @ cov).sqrt().real.sum()
+    assert abs(float(by_eigenvalues)) > 1e-4
+    assert frechet_distance(mean, cov, mean, cov) < 1e-9
+
+
 def test_it_is_symmetric_and_only_the_difference_of_means_counts():
     m1, m2, c1, c2 = vector(30, 1), vector(30, 2), covariance(30, 1), covariance(30, 2)
     distance = frechet_distance(m1, c1, m2, c2)

@@ -79,6 +79,7 @@ def share(rank, size, folder):
         read = lambda rows: features(offset=100)[rows.start : rows.stop]  # noqa: E731
         moments = processes.moments(chunks, read, CHANNELS)
         rows = processes.rows(chunks, read)
+        assert processes.from_first({"rank": rank}) == {"rank": 0}
         result = {"mean": moments.mean, "covariance": moments.covariance, "count": moments.count, "rows": rows}
         torch.save(result, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

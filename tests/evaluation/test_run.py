@@ -184,6 +184,10 @@ def test_the_folder_of_saved_pictures_gives_the_same_figures(config, pictures, e
     assert found["drawn"]["count"] == COUNT
     with pytest.raises(InputError, match="of other pictures or settings"):
         evaluate(config(**settings | {"seed": 1}), tmp_path / "found")
+    captions = tmp_path / "drawn" / "pictures" / "captions.jsonl"
+    captions.write_text(captions.read_text().replace("one", "a"))
+    with pytest.raises(InputError, match="of other pictures or settings"):
+        evaluate(config(**settings), tmp_path / "found")
     assert "found in" in found["drawn"]["what"]
 
 
