@@ -29,7 +29,7 @@ from dmgan_fast._version import __version__
 from dmgan_fast.config import config_dataclass, to_dict
 from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
-from dmgan_fast.evaluation._checks import EvaluationWarning
+from dmgan_fast.evaluation._checks import EvaluationWarning, warn
 from dmgan_fast.evaluation.extractors import DAMSMFeatures, Extractor
 from dmgan_fast.evaluation.frechet import frechet_distance, frechet_of_moments
 from dmgan_fast.evaluation.inception_score import inception_score
@@ -306,6 +306,8 @@ class _Evaluation:
             if rows is None or others is None:
                 return None, None
             size = min(SUBSET_SIZE, len(rows), len(others))
+            if size < SUBSET_SIZE:
+                warn(f"subsets of {size} pictures, where the standard is {SUBSET_SIZE}: one of the sets has no more")
             return kernel_distance(rows, others, subsets=SUBSETS, subset_size=size, seed=self.config.seed)
         if rows is None:
             return None, None
