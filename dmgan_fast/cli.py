@@ -155,7 +155,7 @@ def evaluate(
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Whose test split is drawn and compared with: a folder or 'demo'; default: the run's own."),
+        typer.Option(help="Whose test split is drawn and compared with: a folder or 'demo'; default: the run's."),
     ] = None,
     damsm: Annotated[
         Optional[str],  # noqa: UP045

@@ -49,16 +49,26 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
 
 def frechet_of_moments(drawn: FeatureMoments, real: FeatureMoments) -> float:
     """``frechet_distance`` of two sets; warns where the number says less than it seems to."""
-    for name, moments in (("drawn", drawn), ("real", real)):
-        channels = len(moments.mean)
-        if moments.constant:
-            warn(f"the features of all {moments.count} {name} pictures are the same")
-        elif moments.count <= channels:
-            warn(
-                f"{moments.count} {name} pictures are too few for {channels} features: their covariance is singular, "
-                "the distance too large; compare it only with one of as many pictures"
-            )
-    return frechet_distance(drawn.mean, drawn.covariance, real.mean, real.covariance)
+    warn_of_few("real", real)
+    return frechet_to_given(drawn, real.mean, real.covariance)
+
+
+def frechet_to_given(drawn: FeatureMoments, mean: Any, covariance: Any) -> float:
+    """``frechet_distance`` of a set to a published mean and covariance; warns as ``frechet_of_moments``."""
+    warn_of_few("drawn", drawn)
+    return frechet_distance(drawn.mean, drawn.covariance, mean, covariance)
+
+
+def warn_of_few(name: str, moments: FeatureMoments) -> None:
+    """Warn of pictures that are all the same, or fewer than features."""
+    channels = len(moments.mean)
+    if moments.constant:
+        warn(f"the features of all {moments.count} {name} pictures are the same")
+    elif moments.count <= channels:
+        warn(
+            f"{moments.count} {name} pictures are too few for {channels} features: their covariance is singular, the "
+            "distance too large; compare it only with one of as many pictures"
+        )
 
 
 def _mean(name: str, values: Any) -> Tensor:

@@ -31,7 +31,7 @@ from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation._checks import EvaluationWarning, warn
 from dmgan_fast.evaluation.extractors import DAMSMFeatures, Extractor
-from dmgan_fast.evaluation.frechet import frechet_distance, frechet_of_moments
+from dmgan_fast.evaluation.frechet import frechet_of_moments, frechet_to_given
 from dmgan_fast.evaluation.inception_score import inception_score
 from dmgan_fast.evaluation.kernel import kernel_distance
 from dmgan_fast.evaluation.metrics import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
@@ -66,7 +66,7 @@ class EvaluationConfig:
 
     ``weights``: a run or its weights, None for those shipped; ``pictures``: a folder of pictures instead.
     ``count``: pictures to draw, 30,000 unless given; of a folder, all unless given.
-    ``data``: real pictures and captions, from the test split; None: the run's own data, else ``"demo"``.
+    ``data``: real pictures and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
     ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
     ``inception``: folder of Inception weights; ``classifier``: file of a fine-tuned Inception-v3.
     ``metrics``: names; empty: all usual ones that the weights here allow.
@@ -134,11 +134,13 @@ class _Evaluation:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
         if config.weights is not None and config.pictures is not None:
             raise InputError("give weights to draw with, or pictures to evaluate, not both")
+        if config.weights is not None:
+            find_bundle(config.weights, *PARTS)
         wanted = named(config.metrics)
         self.given = _given(config.statistics, wanted)
         self.device = _device(config.device)
         run = _run_config(config.weights)
-        self.data = config.data or run.get("data", {}).get("source") or "demo"
+        self.data = _data(config, run)
         self.weights = Weights(
             inception=Path(config.inception) if config.inception else None,
             classifier=Path(config.classifier) if config.classifier else None,
@@ -222,6 +224,8 @@ class _Evaluation:
                 raise type(reason)(f"{metric.name}: {reason}") from None
             self.left_out[metric.name] = str(reason)
             return False
+        if metric.kind == "retrieval":
+            self._words()
         width = self.extractors[metric.extractor].width
         if (given := self.given.get(metric.name)) and len(given.mean) != width:
             raise InputError(f"{given.file}: mu must be [{width}] for {metric.name}, got [{len(given.mean)}]")
@@ -299,7 +303,7 @@ class _Evaluation:
             if given is None:
                 against = self.processes.moments(real_chunks, self._reader(self.real_stores, metric), width)
                 return (frechet_of_moments(moments, against), None) if first else (None, None)
-            return frechet_distance(moments.mean, moments.covariance, given.mean, given.covariance), None
+            return (frechet_to_given(moments, given.mean, given.covariance), None) if first else (None, None)
         rows = self.processes.rows(drawn_chunks, drawn)
         if metric.kind == "kernel":
             others = self.processes.rows(real_chunks, self._reader(self.real_stores, metric))
@@ -327,17 +331,24 @@ class _Evaluation:
     def _reader(self, stores: dict[str, FeatureStore], metric: Metric) -> Callable[[range], Tensor]:
         return partial(stores[metric.extractor].read, name=metric.output)
 
-    def _sentences(self) -> Tensor:
-        """Each picture's caption as the DAMSM text encoder, with a vocabulary of its own, reads it: ``[N, D]``."""
-        damsm, captions = self.extractors["damsm"], self.drawn.captions or []
+    def _damsm(self) -> DAMSMFeatures:
+        damsm = self.extractors["damsm"]
         assert isinstance(damsm, DAMSMFeatures)
-        codes = []
-        for rows in chunks_of(len(captions)):
-            words = [chosen_words(damsm.vocabulary.encode(captions[n])[0], self.config.max_words, n) for n in rows]
-            if not all(words):
-                raise DataError(f"the DAMSM encoders know no word of {captions[rows[words.index([])]]!r}")
-            codes.append(damsm.sentences(words))
-        return torch.cat(codes)
+        return damsm
+
+    def _words(self) -> list[list[int]]:
+        """Each picture's caption in the vocabulary of the DAMSM encoders."""
+        captions, vocabulary = self.drawn.captions or [], self._damsm().vocabulary
+        words = [chosen_words(vocabulary.encode(said)[0], self.config.max_words, n) for n, said in enumerate(captions)]
+        if not all(words):
+            raise DataError(f"the DAMSM encoders know no word of {captions[words.index([])]!r}")
+        return words
+
+    def _sentences(self) -> Tensor:
+        """Each picture's caption as the DAMSM text encoder reads it: ``[N, D]``."""
+        words = self._words()
+        chunks = chunks_of(len(words))
+        return torch.cat([self._damsm().sentences(words[rows.start : rows.stop]) for rows in chunks])
 
     def _gallery(self) -> Gallery | None:
         if not self.config.save_pictures:
@@ -415,6 +426,16 @@ def _run_config(weights: str | None) -> dict[str, Any]:
             if isinstance(values, dict) and values.get("kind") == "gan":
                 return values
     return {}
+
+
+def _data(config: EvaluationConfig, run: dict[str, Any]) -> str:
+    """Whose captions are drawn and whose pictures are compared with; never guessed for what came from elsewhere."""
+    source: str | None = config.data or run.get("data", {}).get("source")
+    if source is None and config.pictures is not None:
+        raise InputError("pictures need data, whose test split they are compared with: --data DIR, or demo")
+    if source is None and config.weights is not None:
+        raise InputError(f"{config.weights} is not part of a training run, so data must be named: --data DIR, or demo")
+    return source or "demo"
 
 
 def _encoders(asked: str | None, of_run: str | None) -> Path | str:

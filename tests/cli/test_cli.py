@@ -142,7 +142,10 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
             "evaluate: count: Input should be greater than or equal to 2, got 1",
         ),
         (["evaluate", "--out", "o", "--statistics", "x.npz"], "--statistics is written METRIC=FILE, got 'x.npz'"),
-        (["evaluate", "--out", "o", "--pictures", "nowhere"], "no pictures at 'nowhere': not a folder"),
+        (
+            ["evaluate", "--out", "o", "--data", "demo", "--pictures", "nowhere"],
+            "no pictures at 'nowhere': not a folder",
+        ),
         (["paint"], "No such command 'paint'"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation import EvaluationWarning, FeatureMoments, frechet_distance
-from dmgan_fast.evaluation.frechet import frechet_of_moments
+from dmgan_fast.evaluation.frechet import frechet_of_moments, frechet_to_given
 
 
 def covariance(size, seed, rank=None):
@@ -109,6 +109,8 @@ def test_few_or_equal_pictures_are_warned_of():
     many, few, same = torch.rand(50, 8), torch.rand(8, 8), torch.ones(50, 8)
     with pytest.warns(EvaluationWarning, match="8 drawn pictures are too few for 8 features"):
         frechet_of_moments(FeatureMoments.of(few), FeatureMoments.of(many))
+    with pytest.warns(EvaluationWarning, match="8 drawn pictures are too few"):
+        frechet_to_given(FeatureMoments.of(few), torch.zeros(8), torch.eye(8))
     with pytest.warns(EvaluationWarning, match="features of all 50 real pictures are the same"):
         frechet_of_moments(FeatureMoments.of(many), FeatureMoments.of(same))
 

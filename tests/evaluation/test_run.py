@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ import torch
 
 from dmgan_fast import cli
 from dmgan_fast.config import load_config
-from dmgan_fast.data import open_dataset
+from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation import (
     EvaluationConfig,
@@ -205,11 +206,16 @@ def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders
 def test_given_statistics_stand_for_the_real_pictures(config, tmp_path):
     mean, covariance = np.linspace(-1, 1, 8), np.diag(np.arange(1.0, 9.0))
     np.savez(tmp_path / "birds.npz", mu=mean, sigma=covariance)
-    given = {"metrics": ("fid-damsm",), "statistics": {"fid-damsm": str(tmp_path / "birds.npz")}, "keep_features": True}
+    given = {
+        "count": 40,
+        "metrics": ("fid-damsm",),
+        "statistics": {"fid-damsm": str(tmp_path / "birds.npz")},
+        "keep_features": True,
+    }
     report = evaluate(config(**given), tmp_path / "out")
     (folder,) = (tmp_path / "out" / "features").iterdir()
     kept = store.FeatureStore(folder.parent, f"{report['drawn']['key']} {report['extractors']['damsm']}")
-    rows = torch.cat([kept.read(rows, "features") for rows in store.chunks_of(COUNT)]).double()
+    rows = torch.cat([kept.read(rows, "features") for rows in store.chunks_of(40)]).double()
     expected = frechet_distance(rows.mean(0), torch.cov(rows.t()), mean, covariance)
     assert results(report)["fid-damsm"][0] == pytest.approx(expected, rel=1e-9)
     assert report["real"] is None
@@ -232,6 +238,7 @@ def test_given_statistics_stand_for_the_real_pictures(config, tmp_path):
             "needs 99 captions of other classes beside its own, one has 87",
         ),
         ({"metrics": ("is-tf",), "count": 9}, InputError, "is-tf: 10 splits need as many pictures, got 9"),
+        ({"weights": None, "pictures": "somewhere"}, InputError, "pictures need data, whose test split"),
         ({"pictures": "somewhere"}, InputError, "weights to draw with, or pictures to evaluate, not both"),
         ({"weights": "nowhere"}, CheckpointError, "no weights at 'nowhere'"),
         ({"damsm": "nowhere"}, CheckpointError, "no weights at 'nowhere': vocabulary.json, image_encoder"),
@@ -252,6 +259,24 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(config, tmp_path, monk
 def test_settings_out_of_range_are_named(config, values, message):
     with pytest.raises(InputError, match=message):
         config(**values)
+
+
+def test_weights_of_no_run_need_data_to_be_named(config, trained, tmp_path):
+    """A bare bundle does not say what it was trained on, and is not compared with the demo set for want of it."""
+    bare = tmp_path / "bare"
+    shutil.copytree(trained / "weights", bare)
+    with pytest.raises(InputError, match="bare is not part of a training run, so data must be named: --data DIR"):
+        evaluate(config(weights=str(bare)), tmp_path / "out")
+
+
+def test_captions_that_the_encoders_cannot_read_are_named_before_any_work(config, encoders, tmp_path, monkeypatch):
+    strangers = tmp_path / "strangers"
+    shutil.copytree(encoders / "weights", strangers)
+    size = len(Vocabulary.load(strangers / "vocabulary.json"))
+    Vocabulary(["<end>", *(f"zebra{k}" for k in range(1, size))]).save(strangers / "vocabulary.json")
+    monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
+    with pytest.raises(DataError, match="the DAMSM encoders know no word of"):
+        evaluate(config(damsm=str(strangers)), tmp_path / "out")
 
 
 def test_statistics_of_another_width_are_refused(config, tmp_path):
