@@ -15,7 +15,8 @@ from dmgan_fast.evaluation.moments import FeatureMoments
 from dmgan_fast.evaluation.retrieval import r_precision
 
 if TYPE_CHECKING:
-    from dmgan_fast.evaluation.run import EvaluationConfig, evaluate
+    from dmgan_fast.evaluation.config import EvaluationConfig
+    from dmgan_fast.evaluation.run import evaluate
 
 __all__ = [
     "EvaluationConfig",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections import Counter
@@ -20,16 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast._version import __version__
-from dmgan_fast.config import config_dataclass, to_dict
+from dmgan_fast.config import to_dict
 from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation._checks import EvaluationWarning, warn
+from dmgan_fast.evaluation.config import (
+    PICTURES,
+    EvaluationConfig,
+    data_of,
+    device_of,
+    encoders_of,
+    run_config,
+    statistics_of,
+)
 from dmgan_fast.evaluation.extractors import DAMSMFeatures, Extractor
 from dmgan_fast.evaluation.frechet import frechet_of_moments, frechet_to_given
 from dmgan_fast.evaluation.inception_score import inception_score
@@ -46,51 +53,15 @@ from dmgan_fast.evaluation.sources import (
     Tick,
     chosen_words,
 )
-from dmgan_fast.evaluation.statistics import GivenStatistics
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 from dmgan_fast.evaluation.summary import by_reason, read_report, write_report
 from dmgan_fast.evaluation.weights import MissingWeights, digest_of
 from dmgan_fast.modules.pretrained import CONFIG_NAME, WEIGHTS_NAME
-from dmgan_fast.training.engine import pick_device
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
 
-PICTURES = 30_000  # as the paper
 PARTS = ("generator", "text_encoder")
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")
-
-
-@config_dataclass
-class EvaluationConfig:
-    """What is evaluated, and how.
-
-    ``weights``: a run or its weights, None for those shipped; ``pictures``: a folder of pictures instead.
-    ``count``: pictures to draw, 30,000 unless given; of a folder, all unless given.
-    ``data``: real pictures and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
-    ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
-    ``inception``: folder of Inception weights; ``classifier``: file of a fine-tuned Inception-v3.
-    ``metrics``: names; empty: all usual ones that the weights here allow.
-    ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real pictures.
-    ``max_words``: words a caption is cut to (the paper: 25 for CUB, 20 for COCO).
-    ``cache``: folder for features of real pictures. ``keep_features``: do not delete those of the drawn ones.
-    """
-
-    weights: str | None = None
-    pictures: str | None = None
-    count: int | None = Field(None, ge=2)
-    data: str | None = None
-    damsm: str | None = None
-    inception: str | None = None
-    classifier: str | None = None
-    metrics: tuple[str, ...] = ()
-    statistics: dict[str, str] = Field(default_factory=dict)
-    seed: int = Field(0, ge=0)
-    max_words: int = Field(25, ge=1)
-    batch_size: int = Field(32, ge=1)
-    device: str = "auto"
-    cache: str | None = None
-    save_pictures: bool = False
-    keep_features: bool = False
 
 
 class TooFew(InputError):
@@ -137,14 +108,14 @@ class _Evaluation:
         if config.weights is not None:
             find_bundle(config.weights, *PARTS)
         wanted = named(config.metrics)
-        self.given = _given(config.statistics, wanted)
-        self.device = _device(config.device)
-        run = _run_config(config.weights)
-        self.data = _data(config, run)
+        self.given = statistics_of(config.statistics, wanted)
+        self.device = device_of(config.device)
+        run = run_config(config.weights)
+        self.data = data_of(config, run)
         self.weights = Weights(
             inception=Path(config.inception) if config.inception else None,
             classifier=Path(config.classifier) if config.classifier else None,
-            damsm=_encoders(config.damsm, run.get("encoders")),
+            damsm=encoders_of(config.damsm, run.get("encoders")),
         )
         self.generator: dict[str, Any] = {}  # configuration and hashes of what draws
         self.drawn = self._folder(config.pictures) if config.pictures is not None else self._drawn(config.weights)
@@ -398,61 +369,3 @@ class _Evaluation:
     def _bar(self, what: str, total: int | None = None) -> Iterator[Tick]:
         task = self.progress.add_task(what, total=total)
         yield lambda steps=1: self.progress.advance(task, steps)
-
-
-def _device(name: str) -> torch.device:
-    """Each process of one machine takes a card of its own."""
-    try:
-        device = pick_device(name)
-    except RuntimeError as error:
-        raise InputError(
-            f"device must be auto, cpu, cuda or cuda:N, got {name!r}: {str(error).splitlines()[0]}"
-        ) from None
-    local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if device == torch.device("cuda") and local else device
-
-
-def _run_config(weights: str | None) -> dict[str, Any]:
-    """The configuration of the training run that ``weights`` belong to; empty if they belong to none."""
-    if weights is None:
-        return {}
-    for folder in (Path(weights), Path(weights).absolute().parent):
-        file = folder / "config.json"
-        if file.is_file():
-            try:
-                values = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file} can't be read: {error}") from None
-            if isinstance(values, dict) and values.get("kind") == "gan":
-                return values
-    return {}
-
-
-def _data(config: EvaluationConfig, run: dict[str, Any]) -> str:
-    """Whose captions are drawn and whose pictures are compared with; never guessed for what came from elsewhere."""
-    source: str | None = config.data or run.get("data", {}).get("source")
-    if source is None and config.pictures is not None:
-        raise InputError("pictures need data, whose test split they are compared with: --data DIR, or demo")
-    if source is None and config.weights is not None:
-        raise InputError(f"{config.weights} is not part of a training run, so data must be named: --data DIR, or demo")
-    return source or "demo"
-
-
-def _encoders(asked: str | None, of_run: str | None) -> Path | str:
-    """The bundle of DAMSM encoders, or why there is none."""
-    if asked is not None:
-        return find_bundle(asked, "image_encoder", "text_encoder")
-    if of_run is None:
-        return "no encoders given: --damsm DIR, the folder of a finished `pretrain`"
-    try:
-        return find_bundle(of_run, "image_encoder", "text_encoder")
-    except CheckpointError as error:
-        return f"the encoders of the run are not there ({error}); give --damsm DIR"
-
-
-def _given(statistics: dict[str, str], metrics: list[Metric]) -> dict[str, GivenStatistics]:
-    for name in statistics:
-        allowed = [metric.name for metric in metrics if metric.kind == "frechet"]
-        if name not in allowed:
-            raise InputError(f"statistics: {name!r} is not one of the FIDs asked for, {', '.join(allowed) or 'none'}")
-    return {name: GivenStatistics.read(Path(file)) for name, file in statistics.items()}
