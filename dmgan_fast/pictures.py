@@ -16,9 +16,14 @@ from dmgan_fast.files import replace_file
 HEAT = torch.tensor([0.85, 0.15, 0.1])  # maps are laid over the picture in red
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """``[..., 3, H, W]`` in [-1, 1] → uint8, cut and not rounded, as the authors' files are."""
+    return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).byte()
+
+
 def picture_of(image: Tensor) -> Image.Image:
     """``[3, H, W]`` in [-1, 1] → RGB."""
-    return to_pil_image((image.float() / 2 + 0.5).clamp(0, 1))
+    return to_pil_image(to_bytes(image))
 
 
 def shade(image: Tensor, weight: Tensor) -> Image.Image:

@@ -7,6 +7,8 @@ DIR/train/class_info.pickle    a class for each key (CUB; COCO has none, each pi
 DIR/text/KEY.txt               captions, one a line
 DIR/CUB_200_2011/              images/KEY.jpg, images.txt, bounding_boxes.txt
 DIR/images/KEY.jpg             (COCO)
+
+Pictures are taken as stored, whatever their EXIF data say: the boxes are measured so, and the authors read them so.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def _captions(folder: Path, split: str, keys: list[str]) -> tuple[list[tuple[str
 
 def _text(file: Path) -> tuple[str, ...]:
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # splitlines() cuts at U+0085 too
     except OSError as error:
         raise DataError(f"captions can't be read: {error}") from None
     return tuple(line.strip() for line in lines if line.strip())
@@ -102,12 +104,12 @@ def _boxes(cub: Path) -> dict[str, tuple[float, float, float, float]]:
     try:
         names = dict(
             line.split(maxsplit=1)
-            for line in (cub / "images.txt").read_text(encoding="utf-8").splitlines()
+            for line in (cub / "images.txt").read_text(encoding="utf-8-sig").splitlines()
             if line.strip()
         )
         rows = [
             line.split()
-            for line in (cub / "bounding_boxes.txt").read_text(encoding="utf-8").splitlines()
+            for line in (cub / "bounding_boxes.txt").read_text(encoding="utf-8-sig").splitlines()
             if line.strip()
         ]
         return {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -27,7 +27,10 @@ CROP_MARGIN = 76 / 64  # pictures are resized to this times the side, then cropp
 
 @dataclass(frozen=True)
 class Record:
-    """One picture: where it is, what is said of it. ``box``: x, y, width, height in pixels."""
+    """One picture: where it is, what is said of it.
+
+    ``box``: x, y, width, height in pixels as stored. ``upright``: turn it as its EXIF data say.
+    """
 
     key: str
     picture: Path
@@ -35,6 +38,7 @@ class Record:
     class_id: int
     box: tuple[float, float, float, float] | None = None
     member: str | None = None  # name inside ``picture`` if that is a zip archive
+    upright: bool = False
 
 
 class PictureItem(NamedTuple):
@@ -150,31 +154,51 @@ class CaptionedPictures(Dataset[PictureItem]):
         return pixels
 
 
-def generator(*numbers: int) -> torch.Generator:
-    """Randomness that depends on the numbers only, on every machine alike."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+def generator(*keys: int | str) -> torch.Generator:
+    """Randomness that depends on the keys only, on every machine alike."""
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
+def read_bytes(record: Record) -> bytes:
+    """The picture's file as it is.
+
+    Raises:
+        DataError: naming the file, if it is missing or can't be read.
+    """
+    try:
+        return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()
+    except (FileNotFoundError, KeyError):
+        raise DataError(f"picture not found: {_where(record)}") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"picture can't be read: {_where(record)}: {error}") from None
+
+
 def read_picture(record: Record) -> Image.Image:
-    """Decode as RGB; gray, palette and CMYK pictures are converted, transparency is laid on white.
+    """Decode as RGB: gray, palette, CMYK and 16-bit pictures are converted, transparency is laid on white.
 
     Raises:
         DataError: naming the file, if it is missing, truncated or no picture.
     """
-    where = f"{record.picture}:{record.member}" if record.member else str(record.picture)
+    content = BytesIO(read_bytes(record))
     try:
-        source = BytesIO(_archive(record.picture).read(record.member)) if record.member else record.picture
-        with Image.open(source) as picture:
+        with Image.open(content) as opened:
+            picture = ImageOps.exif_transpose(opened) if record.upright else opened
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 layered = picture.convert("RGBA")
                 white = Image.new("RGBA", layered.size, "white")
                 return Image.alpha_composite(white, layered).convert("RGB")
+            if picture.mode.startswith("I"):  # 16 bits of gray; Pillow would cut them at 255
+                picture = Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
+            elif picture.mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose range is not known")
             return picture.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"picture not found: {where}") from None
     except Exception as error:  # a broken picture can raise almost anything
-        raise DataError(f"picture can't be read: {where}: {error}") from None
+        raise DataError(f"picture can't be read: {_where(record)}: {error}") from None
+
+
+def _where(record: Record) -> str:
+    return f"{record.picture}:{record.member}" if record.member else str(record.picture)
 
 
 @cache

@@ -4,6 +4,7 @@
     DIR/captions.csv     columns picture, caption (a row for each caption), and if you like class_id, split
 
 Without a split, about one picture in ten is test, by the hash of its name. Without a class, each picture is its own.
+Pictures are turned upright as their EXIF data say.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def read_records(folder: Path, split: str) -> list[Record]:
                 raise DataError(
                     f"{file}: class_id of {name} must be a whole number, got {entry['class_id']!r}"
                 ) from None
-            records.append(Record(name, folder / name, tuple(entry["captions"]), class_id))
+            records.append(Record(name, folder / name, tuple(entry["captions"]), class_id, upright=True))
     return records
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -120,10 +121,8 @@ class ImageEncoder(PretrainedModel):
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many types for a broken file
             raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from None
-        own = self.trunk.state_dict()
-        kept = {key: value for key, value in tensors.items() if not key.startswith(("fc.", "AuxLogits."))}
-        kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in kept}
-        load_weights(self.trunk, kept, where=str(file))
+        assert isinstance(self.trunk, InceptionTrunk)
+        self.trunk.load_imagenet(tensors, where=str(file))
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
@@ -145,6 +144,13 @@ class InceptionTrunk(nn.Module):
         for name, child in whole.named_children():
             if name not in ("AuxLogits", "avgpool", "dropout", "fc"):
                 self.add_module(name, child)
+
+    def load_imagenet(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Load torchvision's state dict, classifiers left out; ``CheckpointError`` if it does not fit."""
+        own = self.state_dict()
+        kept = {key: value for key, value in tensors.items() if not key.startswith(("fc.", "AuxLogits."))}
+        kept |= {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in kept}
+        load_weights(self, kept, where)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         regions = x

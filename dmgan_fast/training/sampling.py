@@ -12,7 +12,7 @@ from torch import Tensor
 from dmgan_fast.data.captions import pad
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Generator, TextEncoder, padding_mask
+from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, padding_mask
 from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
@@ -97,19 +97,24 @@ class Sampler:
             )
         return drawings
 
-    def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
-        if not caption.strip():
-            raise InputError(f"caption {number} is empty; write what the picture should show")
-        indices, unknown = self.vocabulary.encode(caption)
-        if not indices:
-            raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
-        return indices, unknown
+    @torch.inference_mode()
+    def generate(
+        self, captions: Sequence[Sequence[int]], seeds: Sequence[int], *, maps: bool = False
+    ) -> GeneratorOutput:
+        """One batch of encoded captions, each with the noise of its own seed.
 
-    def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
+        Args:
+            captions: word indices, at least one for each.
+            seeds: one for each caption.
+            maps: also attention.
+
+        Returns:
+            the generator's output, on its device.
+        """
         device = self.text_encoder.embedding.weight.device
-        lengths = torch.tensor([len(indices) for _, indices, _ in rows])
+        lengths = torch.tensor([len(indices) for indices in captions])
         longest = int(lengths.max())
-        texts = torch.stack([pad(indices, longest) for _, indices, _ in rows]).to(device)
+        texts = torch.stack([pad(indices, longest) for indices in captions]).to(device)
         words, sentence = self.text_encoder(texts, lengths)
         config = self.generator.config
         sizes = (config.noise_channels, config.condition_channels)
@@ -119,7 +124,19 @@ class Sampler:
             for size in sizes
         )
         mask = padding_mask(lengths, longest).to(device)
-        out = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
+        output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
+        return output
+
+    def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
+        if not caption.strip():
+            raise InputError(f"caption {number} is empty; write what the picture should show")
+        indices, unknown = self.vocabulary.encode(caption)
+        if not indices:
+            raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
+        return indices, unknown
+
+    def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
+        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps)
         return [
             Drawing(
                 caption=caption,

@@ -12,11 +12,12 @@ from PIL import Image
 from dmgan_fast import cli
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
+from dmgan_fast.evaluation.metrics import METRICS
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "sample", "info")
+COMMANDS = ("demo", "pretrain", "train", "sample", "evaluate", "info")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,11 @@ def test_every_command_has_help_with_an_example(monkeypatch, capsys, command):
     status, out, _ = call(monkeypatch, capsys, command, "--help")
     assert status == 0
     assert f"Example: dmgan-fast {command}" in " ".join(out.split())
+
+
+def test_help_of_evaluate_names_every_metric(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "evaluate", "--help")
+    assert [name for name in METRICS if not re.search(rf"\b{name}[,.\s]", out)] == []
 
 
 def test_help_loads_no_torch():
@@ -129,6 +135,17 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
         (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),
         (["pretrain", "--out", "o", "--data", "nowhere"], "no data set at 'nowhere'"),
         (["pretrain", "--out", "o", "--flag"], "No such option"),
+        (["evaluate"], "Missing option '--out'"),
+        (["evaluate", "--out", "o", "--metrics", "fid"], "metrics: 'fid' is not one of is-tf, is-coco"),
+        (
+            ["evaluate", "--out", "o", "--count", "1"],
+            "evaluate: count: Input should be greater than or equal to 2, got 1",
+        ),
+        (["evaluate", "--out", "o", "--statistics", "x.npz"], "--statistics is written METRIC=FILE, got 'x.npz'"),
+        (
+            ["evaluate", "--out", "o", "--data", "demo", "--pictures", "nowhere"],
+            "no pictures at 'nowhere': not a folder",
+        ),
         (["paint"], "No such command 'paint'"),
     ],
 )

@@ -36,6 +36,15 @@ print(sorted({"triton", "dmgan_fast._C", "dmgan_fast.kernels"} & set(sys.modules
     assert run_python(code) == "[] False"
 
 
+def test_metrics_load_no_torchvision():
+    code = """
+import sys
+from dmgan_fast.evaluation import frechet_distance, inception_score, kernel_distance, r_precision
+print(sorted({"torchvision", "torch_fidelity", "PIL"} & set(sys.modules)))
+"""
+    assert run_python(code) == "[]"
+
+
 def test_version_is_a_release_number_and_that_of_the_installed_package():
     from importlib.metadata import version
 
@@ -59,6 +68,7 @@ def test_unknown_name_is_an_attribute_error():
     [
         ("functional", "memory_write memory_read batch_norm_glu upsample_conv3x3 words_similarity"),
         ("losses", "words_loss sentence_loss conditioning_loss discriminator_loss generator_loss"),
+        ("evaluation", "frechet_distance inception_score r_precision kernel_distance FeatureMoments evaluate"),
         (
             "compat",
             "import_generator import_discriminator import_text_encoder import_image_encoder "

@@ -1,0 +1,114 @@
+"""Settings of an evaluation, and what they refer to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from dmgan_fast.config import config_dataclass
+from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.evaluation.metrics import Metric
+from dmgan_fast.evaluation.statistics import GivenStatistics
+from dmgan_fast.training.engine import pick_device
+from dmgan_fast.training.weights import find_bundle
+
+PICTURES = 30_000  # as the paper
+
+
+@config_dataclass
+class EvaluationConfig:
+    """What is evaluated, and how.
+
+    ``weights``: a run or its weights, None for those shipped; ``pictures``: a folder of pictures instead.
+    ``count``: pictures to draw, 30,000 unless given; of a folder, all unless given.
+    ``data``: real pictures and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
+    ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
+    ``inception``: folder of Inception weights; ``classifier``: file of a fine-tuned Inception-v3.
+    ``metrics``: names; empty: all usual ones that the weights here allow.
+    ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real pictures.
+    ``max_words``: words a caption is cut to (the paper: 25 for CUB, 20 for COCO).
+    ``cache``: folder for features of real pictures. ``keep_features``: do not delete those of the drawn ones.
+    """
+
+    weights: str | None = None
+    pictures: str | None = None
+    count: int | None = Field(None, ge=2)
+    data: str | None = None
+    damsm: str | None = None
+    inception: str | None = None
+    classifier: str | None = None
+    metrics: tuple[str, ...] = ()
+    statistics: dict[str, str] = Field(default_factory=dict)
+    seed: int = Field(0, ge=0)
+    max_words: int = Field(25, ge=1)
+    batch_size: int = Field(32, ge=1)
+    device: str = "auto"
+    cache: str | None = None
+    save_pictures: bool = False
+    keep_features: bool = False
+
+
+def device_of(name: str) -> torch.device:
+    """Each process of one machine takes a card of its own."""
+    try:
+        device = pick_device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f"device must be auto, cpu, cuda or cuda:N, got {name!r}: {str(error).splitlines()[0]}"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device: PyTorch sees no CUDA device here, got {name!r}")
+    local = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(local)) if device == torch.device("cuda") and local else device
+
+
+def run_config(weights: str | None) -> dict[str, Any]:
+    """The configuration of the training run that ``weights`` belong to; empty if they belong to none."""
+    if weights is None:
+        return {}
+    for folder in (Path(weights), Path(weights).absolute().parent):
+        file = folder / "config.json"
+        if file.is_file():
+            try:
+                values = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{file} can't be read: {error}") from None
+            if isinstance(values, dict) and values.get("kind") == "gan":
+                return values
+    return {}
+
+
+def data_of(config: EvaluationConfig, run: dict[str, Any]) -> str:
+    """Whose captions are drawn and whose pictures are compared with; never guessed for what came from elsewhere."""
+    source: str | None = config.data or run.get("data", {}).get("source")
+    if source is None and config.pictures is not None:
+        raise InputError("pictures need data, whose test split they are compared with: --data DIR, or demo")
+    if source is None and config.weights is not None:
+        raise InputError(f"{config.weights} is not part of a training run, so data must be named: --data DIR, or demo")
+    return source or "demo"
+
+
+def encoders_of(asked: str | None, of_run: str | None) -> Path | str:
+    """The bundle of DAMSM encoders, or why there is none."""
+    if asked is not None:
+        return find_bundle(asked, "image_encoder", "text_encoder")
+    if of_run is None:
+        return "no encoders given: --damsm DIR, the folder of a finished `pretrain`"
+    try:
+        return find_bundle(of_run, "image_encoder", "text_encoder")
+    except CheckpointError as error:
+        return f"the encoders of the run are not there ({error}); give --damsm DIR"
+
+
+def statistics_of(statistics: dict[str, str], metrics: list[Metric]) -> dict[str, GivenStatistics]:
+    """What stands for the real pictures, by metric."""
+    for name in statistics:
+        allowed = [metric.name for metric in metrics if metric.kind == "frechet"]
+        if name not in allowed:
+            raise InputError(f"statistics: {name!r} is not one of the FIDs asked for, {', '.join(allowed) or 'none'}")
+    return {name: GivenStatistics.read(Path(file)) for name, file in statistics.items()}

@@ -1,0 +1,40 @@
+"""Mean and covariance of real features from a file, as pytorch-fid and the authors publish them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from dmgan_fast.errors import DataError
+
+
+@dataclass(frozen=True)
+class GivenStatistics:
+    """``mean [D]`` and ``covariance [D, D]`` in float64, with the file's SHA-256."""
+
+    file: Path
+    sha256: str
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def read(cls, file: Path) -> GivenStatistics:
+        """Read an ``.npz`` with ``mu`` and ``sigma``, without unpickling anything.
+
+        Raises:
+            DataError: if it is missing, damaged or holds something else.
+        """
+        try:
+            content = file.read_bytes()
+            with np.load(BytesIO(content), allow_pickle=False) as arrays:
+                mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{file} is not an .npz file with mu and sigma: {error}") from None
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise DataError(f"{file}: mu must be [D] and sigma [D, D], got {mean.shape} and {covariance.shape}")
+        return cls(file, hashlib.sha256(content).hexdigest(), mean, covariance)

@@ -1,0 +1,350 @@
+"""Whole evaluations: what is reported, what is left out and why, going on after a stop, several processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from dmgan_fast import cli
+from dmgan_fast.config import load_config
+from dmgan_fast.data import Vocabulary, open_dataset
+from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
+from dmgan_fast.evaluation import (
+    EvaluationConfig,
+    evaluate,
+    extractors,
+    frechet_distance,
+    kernel_distance,
+    r_precision,
+    sources,
+    store,
+)
+from dmgan_fast.evaluation.metrics import METRICS, Weights
+from dmgan_fast.evaluation.sources import DrawnPictures
+from dmgan_fast.training.sampling import Sampler
+
+COUNT = 128  # with 8 pictures a caption has 112 others of other classes
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(store, "CHUNK", 50)
+
+
+@pytest.fixture
+def config(trained, tmp_path):
+    """Settings of an evaluation of the run, over which others may be laid."""
+
+    def build(**values):
+        base = {"weights": str(trained), "count": COUNT, "cache": str(tmp_path / "cache"), "batch_size": 25}
+        return load_config(EvaluationConfig, base | values)
+
+    return build
+
+
+def results(report):
+    return {metric["name"]: (metric["value"], metric["std"]) for metric in report["metrics"]}
+
+
+def test_every_figure_is_its_formula_on_the_pictures_drawn(config, trained, encoders, pictures, tmp_path):
+    names = ("fid-damsm", "kid-damsm", "r-precision", "r-precision-official")
+    report = evaluate(config(metrics=names), tmp_path / "out")
+    sampler = Sampler.from_pretrained(trained)
+    dataset = open_dataset(pictures, "test", image_sizes=(128,), vocabulary=sampler.vocabulary)
+    drawn = DrawnPictures(sampler, dataset, weights="", count=COUNT, seed=0, max_words=25, batch_size=25)
+    damsm = extractors.DAMSMFeatures(encoders / "weights")
+    fake = damsm(drawn.pictures(range(COUNT)))["features"].double()
+    real = damsm(sources.RealPictures(dataset).pictures(range(8)))["features"].double()
+    fid = frechet_distance(fake.mean(0), torch.cov(fake.t()), real.mean(0), torch.cov(real.t()))
+    words = [damsm.vocabulary.encode(said)[0] for said in drawn.captions]
+    sentences, got = damsm.sentences(words), results(report)
+    assert got["fid-damsm"] == (pytest.approx(fid, rel=1e-5), None)
+    assert got["kid-damsm"] == pytest.approx(kernel_distance(fake, real, subset_size=8), rel=1e-4)
+    for name, slicing in (("r-precision", "exact"), ("r-precision-official", "official")):
+        precision = r_precision(fake, sentences, class_ids=drawn.class_ids, slicing=slicing)
+        assert got[name] == pytest.approx(precision, rel=1e-5)
+    assert tuple(got) == names
+
+
+def test_the_report_says_what_was_measured_with_what(config, tmp_path):
+    report = evaluate(config(), tmp_path / "out")
+    assert report == json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert report["drawn"]["count"] == COUNT
+    assert report["real"]["count"] == 8
+    assert report["extractors"]["damsm"].startswith("damsm sha256=")
+    assert len(report["generator"]["sha256"]) == 64
+    assert report["settings"]["seed"] == 0
+    assert report["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "too few for 8 features" in report["metrics"][0]["warnings"][0]  # 8 real pictures
+    assert "subsets of 8 pictures, where the standard is 1000" in report["metrics"][1]["warnings"][0]
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    assert "| R-precision % (DAMSM) | `r-precision` |" in page
+    assert "is-tf, fid-tf, kid-tf: TensorFlow's Inception of 2015-12-05" in page
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "evaluation.md"}
+
+
+def test_metrics_whose_weights_are_missing_are_left_out_and_it_is_said_what_to_fetch(config, tmp_path):
+    report = evaluate(config(inception=str(tmp_path)), tmp_path / "out")
+    assert set(report["left_out"]) == {"is-tf", "is-birds", "fid-paper", "fid-tf", "kid-tf"}
+    assert f"inception_v3_google-0cc3c7bd.pth and put it into {tmp_path}" in report["left_out"]["fid-paper"]
+    assert "--classifier FILE" in report["left_out"]["is-birds"]
+
+
+def test_metrics_of_every_network_with_all_weights(config, inception, tmp_path):
+    """Twelve pictures, because Inception and the root of a matrix of 2048 take their time."""
+    classifier = tmp_path / "birds.pth"
+    state = torch.load(inception / extractors.TORCHVISION_INCEPTION.names[0], weights_only=True)
+    torch.save(state | {"fc.weight": state["fc.weight"][:5], "fc.bias": state["fc.bias"][:5]}, classifier)
+    names = ["is-tf", "is-coco", "is-birds", "fid-paper", "kid-tf"]
+    few = {"count": 12, "metrics": names, "inception": str(inception), "classifier": str(classifier)}
+    report = evaluate(config(**few), tmp_path / "out")
+    got = results(report)
+    assert list(got) == names  # in the order of the table, whatever was asked for first
+    assert report["left_out"] == {}
+    assert all(1 <= got[name][0] <= 2 for name in names[:3])  # of one or two pictures a split
+    assert got["fid-paper"][0] > 0
+    assert np.isfinite(got["kid-tf"]).all()
+    assert set(report["extractors"]) == {"tf", "tf-pil", "classifier", "torchvision"}
+    notes = {metric["name"]: metric["warnings"] for metric in report["metrics"]}
+    few_of = [note.split(" pictures are too few for 2048 features")[0] for note in notes["fid-paper"]]
+    assert sorted(few_of) == ["12 drawn", "8 real"]
+    assert "can't score above 2, and there are 1008 classes" in notes["is-tf"][0]
+
+
+def test_every_metric_has_an_extractor_of_its_protocol(inception, encoders, tmp_path):
+    torch.save({"fc.weight": torch.zeros(2, 5), "fc.bias": torch.zeros(2)}, tmp_path / "birds.pth")
+    weights = Weights(inception=inception, classifier=tmp_path / "birds.pth", damsm=encoders / "weights")
+    keys = {}
+    for metric in METRICS.values():
+        if metric.extractor != "classifier":
+            keys[metric.name] = weights.load(metric.extractor, torch.device("cpu")).key.split(" ")
+    assert [keys[name][0] for name in ("fid-paper", "fid-align-corners")] == ["torchvision-inception-v3"] * 2
+    assert [keys[name][2] for name in ("fid-paper", "fid-align-corners")] == ["resize=pil", "resize=align_corners"]
+    assert {keys[name][0] for name in ("is-tf", "is-coco", "fid-tf", "kid-tf")} == {"tf-inception-2015-12-05"}
+    assert [keys[name][2] for name in ("is-tf", "is-coco")] == ["resize=tf", "resize=pil"]
+    assert {keys[name][0] for name in ("fid-damsm", "kid-damsm", "r-precision", "r-precision-official")} == {"damsm"}
+    with pytest.raises(CheckpointError, match=r"birds\.pth: not an Inception-v3 classifier"):
+        weights.load(METRICS["is-birds"].extractor, torch.device("cpu"))
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was_with_the_same_result(config, tmp_path, monkeypatch):
+    whole = evaluate(config(), tmp_path / "whole")
+    seen = []
+    draw = DrawnPictures.pictures
+
+    def stop_in_the_third_chunk(self, rows):
+        seen.append(rows.start)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return draw(self, rows)
+
+    monkeypatch.setattr(DrawnPictures, "pictures", stop_in_the_third_chunk)
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        evaluate(config(), tmp_path / "parts")
+    assert not (tmp_path / "parts" / "evaluation.json").exists()
+    parts = evaluate(config(), tmp_path / "parts")
+    assert seen == [0, 50, 100, 100]
+    assert parts == whole
+    assert evaluate(config(), tmp_path / "parts") == whole  # a finished one is only read
+    assert len(seen) == 4
+
+
+def test_another_evaluation_is_not_overwritten(config, tmp_path):
+    evaluate(config(), tmp_path / "out")
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+    for other in ({"seed": 1}, {"count": COUNT + 1}, {"metrics": ("fid-damsm",)}):
+        with pytest.raises(InputError, match="holds an evaluation of other pictures or settings; give another --out"):
+            evaluate(config(**other), tmp_path / "out")
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+
+
+def test_features_of_real_pictures_are_computed_once(config, tmp_path, monkeypatch):
+    calls = Counter()
+    read = sources.RealPictures.pictures
+
+    def counted(self, rows):
+        calls["chunks"] += 1
+        return read(self, rows)
+
+    monkeypatch.setattr(sources.RealPictures, "pictures", counted)
+    evaluate(config(), tmp_path / "one")
+    evaluate(config(seed=1), tmp_path / "other")
+    assert calls["chunks"] == 1
+
+
+def test_the_folder_of_saved_pictures_gives_the_same_figures(config, pictures, encoders, tmp_path):
+    drawn = evaluate(config(save_pictures=True), tmp_path / "drawn")
+    settings = {"weights": None, "pictures": str(tmp_path / "drawn" / "pictures"), "count": None}
+    settings |= {"data": str(pictures), "damsm": str(encoders)}
+    found = evaluate(config(**settings), tmp_path / "found")
+    assert results(found) == results(drawn)
+    assert found["drawn"]["count"] == COUNT
+    with pytest.raises(InputError, match="of other pictures or settings"):
+        evaluate(config(**settings | {"seed": 1}), tmp_path / "found")
+    captions = tmp_path / "drawn" / "pictures" / "captions.jsonl"
+    captions.write_text(captions.read_text().replace("one", "a"))
+    with pytest.raises(InputError, match="of other pictures or settings"):
+        evaluate(config(**settings), tmp_path / "found")
+    assert "found in" in found["drawn"]["what"]
+
+
+def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders, tmp_path):
+    evaluate(config(save_pictures=True), tmp_path / "drawn")
+    folder = tmp_path / "drawn" / "pictures"
+    (folder / "captions.jsonl").unlink()
+    settings = {"weights": None, "pictures": str(folder), "count": None, "data": str(pictures), "damsm": str(encoders)}
+    report = evaluate(config(**settings), tmp_path / "found")
+    assert set(results(report)) == {"fid-damsm", "kid-damsm"}
+    assert "captions.jsonl or captions.csv" in report["left_out"]["r-precision"]
+
+
+def test_given_statistics_stand_for_the_real_pictures(config, tmp_path):
+    mean, covariance = np.linspace(-1, 1, 8), np.diag(np.arange(1.0, 9.0))
+    np.savez(tmp_path / "birds.npz", mu=mean, sigma=covariance)
+    given = {
+        "count": 40,
+        "metrics": ("fid-damsm",),
+        "statistics": {"fid-damsm": str(tmp_path / "birds.npz")},
+        "keep_features": True,
+    }
+    report = evaluate(config(**given), tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "features").iterdir()
+    kept = store.FeatureStore(folder.parent, f"{report['drawn']['key']} {report['extractors']['damsm']}")
+    rows = torch.cat([kept.read(rows, "features") for rows in store.chunks_of(40)]).double()
+    expected = frechet_distance(rows.mean(0), torch.cov(rows.t()), mean, covariance)
+    assert results(report)["fid-damsm"][0] == pytest.approx(expected, rel=1e-9)
+    assert report["real"] is None
+    assert len(report["statistics"]["fid-damsm"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"metrics": ("fid",)}, InputError, "metrics: 'fid' is not one of is-tf, is-coco"),
+        (
+            {"metrics": ("fid-paper",), "inception": "."},
+            CheckpointError,
+            "fid-paper: torchvision's Inception-v3 not found",
+        ),
+        ({"metrics": ("is-birds",)}, CheckpointError, "is-birds: no classifier given"),
+        (
+            {"metrics": ("r-precision",), "count": 100},
+            InputError,
+            "needs 99 captions of other classes beside its own, one has 87",
+        ),
+        ({"metrics": ("is-tf",), "count": 9}, InputError, "is-tf: 10 splits need as many pictures, got 9"),
+        ({"weights": None, "pictures": "somewhere"}, InputError, "pictures need data, whose test split"),
+        ({"pictures": "somewhere"}, InputError, "weights to draw with, or pictures to evaluate, not both"),
+        ({"weights": "nowhere"}, CheckpointError, "no weights at 'nowhere'"),
+        ({"damsm": "nowhere"}, CheckpointError, "no weights at 'nowhere': vocabulary.json, image_encoder"),
+        ({"data": "nowhere"}, DataError, "no data set at 'nowhere'"),
+        ({"device": "cuda:1"}, InputError, "device: PyTorch sees no CUDA device here, got 'cuda:1'"),
+        ({"device": "gpu"}, InputError, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        ({"statistics": {"kid-damsm": "x.npz"}}, InputError, "'kid-damsm' is not one of the FIDs asked for, fid-paper"),
+        ({"statistics": {"fid-damsm": "x.npz"}}, DataError, r"x\.npz is not an \.npz file with mu and sigma"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_any_work(config, tmp_path, monkeypatch, values, error, message):
+    monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(error, match=message):
+        evaluate(config(**values), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("values", "message"), [({"count": 1}, "count: .*got 1"), ({"seed": -1}, "seed: .*got -1")])
+def test_settings_out_of_range_are_named(config, values, message):
+    with pytest.raises(InputError, match=message):
+        config(**values)
+
+
+def test_weights_of_no_run_need_data_to_be_named(config, trained, tmp_path):
+    """A bare bundle does not say what it was trained on, and is not compared with the demo set for want of it."""
+    bare = tmp_path / "bare"
+    shutil.copytree(trained / "weights", bare)
+    with pytest.raises(InputError, match="bare is not part of a training run, so data must be named: --data DIR"):
+        evaluate(config(weights=str(bare)), tmp_path / "out")
+
+
+def test_captions_that_the_encoders_cannot_read_are_named_before_any_work(config, encoders, tmp_path, monkeypatch):
+    strangers = tmp_path / "strangers"
+    shutil.copytree(encoders / "weights", strangers)
+    size = len(Vocabulary.load(strangers / "vocabulary.json"))
+    Vocabulary(["<end>", *(f"zebra{k}" for k in range(1, size))]).save(strangers / "vocabulary.json")
+    monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
+    with pytest.raises(DataError, match="the DAMSM encoders know no word of"):
+        evaluate(config(damsm=str(strangers)), tmp_path / "out")
+
+
+def test_statistics_of_another_width_are_refused(config, tmp_path):
+    np.savez(tmp_path / "x.npz", mu=np.zeros(5), sigma=np.eye(5))
+    with pytest.raises(InputError, match=r"mu must be \[8\] for fid-damsm, got \[5\]"):
+        evaluate(config(statistics={"fid-damsm": str(tmp_path / "x.npz")}), tmp_path / "out")
+
+
+def test_features_that_are_not_finite_name_the_picture(config, tmp_path, monkeypatch):
+    look = extractors.DAMSMFeatures.__call__
+
+    def spoil(self, pictures):
+        outputs = look(self, pictures)
+        spoilt = outputs["features"].clone()
+        spoilt[3] = torch.inf
+        return {"features": spoilt}
+
+    monkeypatch.setattr(extractors.DAMSMFeatures, "__call__", spoil)
+    with pytest.raises(InputError, match="features of picture 3 by damsm are not finite"):
+        evaluate(config(), tmp_path / "out")
+
+
+def test_a_broken_report_is_named(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evaluation.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"evaluation\.json is not a report"):
+        evaluate(config(), tmp_path / "out")
+
+
+def test_the_command_prints_figures_warnings_and_what_was_left_out(trained, tmp_path, monkeypatch, capsys):
+    arguments = ["--weights", trained, "--count", COUNT, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["dmgan-fast", "evaluate", *map(str, arguments)])
+    cli.main()
+    out, err = capsys.readouterr()
+    assert "R-precision % (DAMSM): " in out
+    assert "  warning: 8 real pictures are too few for 8 features" in out
+    assert "left out is-tf, fid-tf, kid-tf: TensorFlow's Inception" in err
+    assert "drawn pictures" in err
+    assert out.splitlines()[-2:] == [str(tmp_path / "out" / name) for name in ("evaluation.json", "evaluation.md")]
+
+
+def test_two_processes_report_what_one_reports(trained, tmp_path):
+    """300 pictures are three chunks of 128: two for the first process, one for the other."""
+
+    def run(out, *launcher):
+        command = [
+            sys.executable,
+            *launcher,
+            "-m",
+            "dmgan_fast",
+            "evaluate",
+            "--weights",
+            str(trained),
+            "--count",
+            "300",
+        ]
+        command += ["--cache", str(tmp_path / f"cache-{out}"), "--out", str(tmp_path / out), "--threads", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout, json.loads((tmp_path / out / "evaluation.json").read_text())
+
+    _, one = run("one")
+    printed, two = run("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert printed.count("R-precision % (DAMSM): ") == 1
+    assert two["fingerprint"] == one["fingerprint"]
+    for name, figures in results(one).items():
+        for figure, other in zip(figures, results(two)[name], strict=True):
+            assert other == (figure and pytest.approx(figure, rel=1e-9)), name
