@@ -6,6 +6,7 @@ this one may interpret Triton; there each launch only compiles for the target.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -94,7 +96,10 @@ class _Absent:
 def _inspect(kernel: Any, target: str) -> Binary:
     metadata = kernel.metadata
     if "cubin" in kernel.asm:
-        code = _disassemble(kernel.asm["cubin"])
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(kernel.asm["cubin"])
+            file.flush()
+            code = disassemble(Path(file.name))
         usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", code))
         registers, local_bytes = int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
     else:
@@ -113,11 +118,10 @@ def _inspect(kernel: Any, target: str) -> Binary:
     )
 
 
-def _disassemble(cubin: bytes) -> str:
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def disassemble(binary: Path) -> str:
+    """Machine code and needs of the NVIDIA kernels in a binary, by the disassembler that comes with Triton."""
+    spec = importlib.util.find_spec("triton")  # not imported: that would settle whether it interprets
+    assert spec is not None
+    assert spec.origin is not None
+    cuobjdump = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([cuobjdump, "-sass", "-res-usage", binary], capture_output=True, text=True, check=True).stdout
