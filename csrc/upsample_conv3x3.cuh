@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(FOLD_THREADS)
 
 // ------------------------------------------------------------------------------------------- y, and the gradient of x
 // Forward, a block makes both column parities of y's rows of parity a, which NCHW stores side by side: pixel (i, j)
-// reads rows i + a - 1 + {0, 1} of x and columns j - 1 + {0, 1, 2}, of which parity b sees two, from b on. Backward, pixel
-// (i, j) of x's gradient reads rows 2i - a + {0, 2} of y's gradient for each parity a in turn, and columns
+// reads rows i + a - 1 + {0, 1} of x and columns j - 1 + {0, 1, 2}, of which parity b sees two, from b on. Backward,
+// pixel (i, j) of x's gradient reads rows 2i - a + {0, 2} of y's gradient for each parity a in turn, and columns
 // 2j - 1 + {0, 1, 2, 3}.
 template <class S, bool BACKWARD>
 struct PictureProduct {

@@ -1,7 +1,7 @@
-// CUDA's <mma.h> on the CPU: a warp's matrix products on tensor cores, namespace nvcuda::wmma, as far as the kernels use
-// it (16 x 16 x 16, factors of sixteen bits, float32 sums). Fragments are spread over the warp's lanes, as on a GPU; which
-// lane has which element CUDA does not say. It finds lanes that do not take part in a product, lanes that disagree on a
-// matrix, addresses that CUDA does not take and, as loads and stores are each lane's own, missing barriers.
+// CUDA's <mma.h> on the CPU: a warp's matrix products on tensor cores, namespace nvcuda::wmma, as far as the kernels
+// use it (16 x 16 x 16, factors of sixteen bits, float32 sums). Fragments are spread over the warp's lanes, as on a GPU;
+// which lane has which element CUDA does not say. It finds lanes that do not take part in a product, lanes that disagree
+// on a matrix, addresses that CUDA does not take and, as loads and stores are each lane's own, missing barriers.
 #pragma once
 
 #include "simt.h"

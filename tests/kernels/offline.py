@@ -19,7 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+import torch
+
+# What a program may have of shared memory. 99 KiB: every NVIDIA card, those of consumers, too.
+SHARED_BYTES = {"sm_80": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+TARGETS = tuple(SHARED_BYTES)
 # HMMA: mma.sync, HGMMA: wgmma, UTCHMMA: tcgen05; v_mfma: CDNA's matrix cores
 TENSOR_CORE = re.compile(r"\b(?:[HQ]G?MMA|UTC[HQ]MMA|v_s?mfmac?_\w+)\b")
 
@@ -66,10 +70,11 @@ def _compile_launches(call: Callable[..., object], arguments: tuple[object, ...]
 
     JITFunction.run = compile_only
     driver.set_active(_Absent(target))
+    hip, torch.version.hip = torch.version.hip, target if target.startswith("gfx") else None  # as where the card is
     try:
         call(*arguments)
     finally:
-        JITFunction.run = run
+        JITFunction.run, torch.version.hip = run, hip
     return [_inspect(kernel, target) for kernel in compiled]
 
 
@@ -104,9 +109,9 @@ def _inspect(kernel: Any, target: str) -> Binary:
         registers, local_bytes = int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
     else:
         code = kernel.asm["amdgcn"]
-        registers, local_bytes = (
-            int(re.findall(rf"\.{key}:\s+(\d+)", code)[0]) for key in ("vgpr_count", "private_segment_fixed_size")
-        )
+        usage = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s+(\d+)", code))
+        registers, local_bytes = int(usage["vgpr_count"]), int(usage["private_segment_fixed_size"])
+        local_bytes = max(local_bytes, 4 * int(usage["vgpr_spill_count"]))
     return Binary(
         kernel=metadata.name,
         target=target,
