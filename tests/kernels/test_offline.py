@@ -3,34 +3,8 @@
 import pytest
 import torch
 
+from .launches import NCHW, NHWC, memory_read, memory_write
 from .offline import SHARED_BYTES, TARGETS, Binary, compile_launches
-
-BATCH, WORDS, SIDE = 4, 18, 64  # captions of birds, at the resolution where the memory is read first
-WORD_CHANNELS = 256
-
-
-def read(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
-    from dmgan_fast.kernels.memory_read import memory_read_backward, memory_read_forward
-
-    h = torch.empty((BATCH, channels, SIDE, SIDE), dtype=dtype, memory_format=layout)
-    key = torch.empty((BATCH, channels, WORDS), dtype=dtype)
-    gate = torch.empty(2 * channels), torch.empty(1)
-    mask = torch.empty((BATCH, WORDS), dtype=torch.bool)
-    lse = torch.empty((BATCH, SIDE * SIDE))
-    memory_read_forward(h, key, key, *gate, mask, False, False, False)
-    memory_read_backward(h, None, None, h, key, key, *gate, mask, lse, False)
-
-
-def write(dtype: torch.dtype, channels: int) -> None:
-    from dmgan_fast.kernels.memory_write import memory_write_backward, memory_write_forward
-
-    words = torch.empty((BATCH, WORD_CHANNELS, WORDS), dtype=dtype)
-    sizes = (BATCH, channels), (WORD_CHANNELS,), (channels,), (2 * channels, WORD_CHANNELS), (2 * channels,)
-    sizes += (2 * channels, channels), (2 * channels,), *[(channels, 2 * channels), (channels,)] * 2
-    inputs = [words, *(torch.empty(size, dtype=dtype) for size in sizes)]
-    key = torch.zeros((BATCH, channels, WORDS), dtype=dtype)
-    memory_write_forward(*inputs)
-    memory_write_backward(key, key, key, key, *inputs)
 
 
 def assert_within_budget(binaries: list[Binary], dtype: torch.dtype) -> None:
@@ -41,7 +15,6 @@ def assert_within_budget(binaries: list[Binary], dtype: torch.dtype) -> None:
             assert binary.tensor_core, f"no tensor cores: {binary}"
 
 
-NCHW, NHWC = torch.contiguous_format, torch.channels_last
 # Every width, dtype, layout and card at least once; one compilation takes seconds.
 READS = [
     (torch.bfloat16, 32, NCHW, "sm_80"),
@@ -66,7 +39,7 @@ READS = [
 
 @pytest.mark.parametrize(("dtype", "channels", "layout", "target"), READS, ids=str)
 def test_read_spills_nothing_and_uses_tensor_cores(dtype, channels, layout, target):
-    binaries = compile_launches(read, dtype, channels, layout, target=target)
+    binaries = compile_launches(memory_read, dtype, layout, channels, target=target)
     assert [binary.kernel for binary in binaries] == ["_forward_kernel", "_backward_kernel", *["_add_kernel"] * 2]
     assert_within_budget(binaries, dtype)
 
@@ -82,6 +55,6 @@ def test_read_spills_nothing_and_uses_tensor_cores(dtype, channels, layout, targ
     ids=str,
 )
 def test_write_spills_nothing_and_uses_tensor_cores(dtype, channels, target):
-    binaries = compile_launches(write, dtype, channels, target=target)
+    binaries = compile_launches(memory_write, dtype, NCHW, channels, target=target)
     assert [binary.kernel for binary in binaries] == ["_forward_kernel", "_backward_kernel"]
     assert_within_budget(binaries, dtype)
