@@ -17,9 +17,7 @@ namespace dmgan {
 // A step multiplies [TILE, depth] by [depth, TILE]; depth is the axis that the sum runs over.
 constexpr int TILE = 16;
 template <class S>
-constexpr int TILE_DEPTH = 16;
-template <>
-constexpr int TILE_DEPTH<float> = 2;  // more, and both factors would not stay in registers
+constexpr int TILE_DEPTH = sizeof(S) == 2 ? 16 : 2;  // with more, factors of floats would not stay in registers
 
 // A factor's memory is dense along depth, or along its other axis: rows of the left factor, columns of the right.
 enum class Dense { DEPTH, LINES };

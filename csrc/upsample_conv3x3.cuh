@@ -222,7 +222,7 @@ struct PictureProduct {
   static __device__ constexpr int v_of(int b, int c) { return BACKWARD ? 1 - c / 2 : c - b; }
 };
 
-// to [B, M, ...] <- the products of folded taps and from [B, K, ...]: y from x, or BACKWARD x's gradient from y's.
+// y from x, or BACKWARD x's gradient from y's: `to` <- folded taps times `from`.
 template <class S, bool BACKWARD>
 __global__ void __launch_bounds__(CONV_THREADS, CONV_BLOCKS)
     upsample_conv3x3_picture_kernel(DensePicture<const S> from, const S* folded, DensePicture<S> to, PixelTiles tiles,
@@ -435,7 +435,7 @@ __global__ void __launch_bounds__(CONV_THREADS, CONV_BLOCKS)
 
 // ------------------------------------------------------------------------------------------------------------ host
 constexpr int SPLIT_BLOCKS = 256;       // which the gradient of the weight aims at: two on each of 128 multiprocessors
-constexpr int64_t SPLIT_PIXELS = 1024;  // of a partial sum, at least: its 16 taps are written once and read once
+constexpr int64_t SPLIT_PIXELS = 1024;  // of a partial sum, at least: it is written and read again
 
 // The shape of `pixels` pixels that covers the picture with the least waste, the widest of those.
 inline PixelTiles choose_tiles(int pixels, int height, int width) {
