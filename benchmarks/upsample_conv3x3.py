@@ -1,4 +1,4 @@
-"""Nearest ×2 + conv3×3: eager in NCHW and channels-last, compiled, and by the identity."""
+"""Nearest ×2 + conv3×3: eager in NCHW and channels-last, compiled, fused; on a GPU also the identity on cuDNN."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
+from dmgan_fast.aten.upsample_conv3x3 import upsample_conv3x3_forward as identity
 
 BATCH, CHANNELS = 4, 128
 
@@ -37,6 +38,8 @@ def cases(target: Target) -> Iterator[Case]:
             implementations |= {name: partial(fused, backend) for name, backend in target.backends().items()}
             if layout == "NCHW":
                 implementations |= {"authors, channels-last inside": eager_channels_last}
+            if target.device == "cuda":
+                implementations |= {"identity on cuDNN": identity}  # as a transposed convolution
             yield Case(
                 "upsample_conv3x3",
                 f"B{BATCH} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",

@@ -44,7 +44,6 @@ struct BatchNormGluBackward : BatchNormGluInputs<S> {
 
 constexpr int NORM_THREADS = 128;
 constexpr int NORM_BLOCKS = 4;         // per multiprocessor, at least: up to 128 registers a thread, so no spills
-constexpr int NORM_BYTES = 16;         // of the widest load
 constexpr int64_t STRIP_WARPS = 4096;  // aimed at: 32 for each of 128 multiprocessors
 constexpr int64_t LEAST_STRIP = 2048;  // elements: partial sums stay a small part of what is read
 constexpr int64_t MOST_STRIP = 8192;   // elements: eight bits of a variance cancel at most, if ever
@@ -64,12 +63,6 @@ struct Strips {
 
   __host__ __device__ int rows() const { return static_cast<int>(batch) * per_sample; }
   __host__ __device__ int warps() const { return rows() * channel_groups; }
-};
-
-// What one instruction moves.
-template <class S, int PACK>
-struct alignas(PACK * sizeof(S)) Packed {
-  S elements[PACK];
 };
 
 template <int PACK, class S>
@@ -473,7 +466,7 @@ __global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
 // ------------------------------------------------------------------------------------------------------------ host
 // Elements of a pack; along channels the constants of more, and of their gates, would not stay in registers.
 template <class S, bool LAST>
-constexpr int WIDEST_PACK = LAST ? 4 : NORM_BYTES / static_cast<int>(sizeof(S));
+constexpr int WIDEST_PACK = LAST ? 4 : PACK_SIZE<S>;
 
 // Strips depend on the sizes only, so that the work buffer does; lanes also on the pack.
 inline Strips choose_strips(int64_t batch, int channels, int pixels, bool channels_last, int pack) {
@@ -514,7 +507,7 @@ void with_strips(const BatchNormGluInputs<S>& a, int channels, const std::vector
     constexpr int PACK = WIDEST_PACK<S, LAST>;
     const auto packs = [&](const Operand& operand) {
       return (LAST ? operand.channels : a.pixels) % PACK == 0 &&
-             reinterpret_cast<uintptr_t>(operand.data) % NORM_BYTES == 0;
+             reinterpret_cast<uintptr_t>(operand.data) % PACK_BYTES == 0;
     };
     const bool all_pack = packs({a.weight, a.channels}) && packs({a.bias, a.channels}) &&
                           std::all_of(operands.begin(), operands.end(), packs);

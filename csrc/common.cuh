@@ -15,6 +15,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #ifdef __CUDACC__
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #else
 #include "simt/simt.h"
@@ -38,6 +39,12 @@ __device__ __forceinline__ float load(const S* address) {
   return static_cast<float>(*address);
 }
 
+// Zero where not inside.
+template <class S>
+__device__ __forceinline__ S load_if(bool inside, const S* address) {
+  return inside ? *address : S(0.0f);
+}
+
 template <class S>
 __device__ __forceinline__ void store(S* address, float value) {
   *address = static_cast<S>(value);
@@ -57,12 +64,28 @@ float load(const S* address, simt::Site site = simt::Site::current()) {
 }
 
 template <class S>
+S load_if(bool inside, const S* address, simt::Site site = simt::Site::current()) {
+  simt::probe.record(false, address, inside ? sizeof(S) : 0, site);  // a lane left out takes part in the request
+  return inside ? *address : S(0.0f);
+}
+
+template <class S>
 void store(S* address, float value, simt::Site site = simt::Site::current()) {
   simt::probe.record(true, address, sizeof(S), site);
   *address = static_cast<S>(value);
 }
 
 #endif
+
+constexpr int PACK_BYTES = 16;  // of the widest load or copy
+template <class S>
+constexpr int PACK_SIZE = PACK_BYTES / static_cast<int>(sizeof(S));  // elements
+
+// What one instruction moves.
+template <class S, int COUNT>
+struct alignas(COUNT * sizeof(S)) Packed {
+  S elements[COUNT];
+};
 
 // Feature maps [B, C, H, W] seen as [B, C, N], N = H * W, with any strides, in elements.
 template <class S>
@@ -77,7 +100,7 @@ struct Picture {
 };
 
 // ------------------------------------------------------------------------------------------------- shared memory
-constexpr size_t SHARED_ALIGNMENT = 16;  // bytes: a float4
+constexpr size_t SHARED_ALIGNMENT = 32;  // bytes: what a tile for tensor cores must start at
 
 // Bytes which an array of `count` takes in an arena; a launch asks for the sum over its arrays.
 template <class T>
@@ -107,6 +130,25 @@ class SharedArena {
   size_t index_ = 0;
 #endif
 };
+
+// Starts to copy a pack from global to shared memory, or makes it zeros; it is there after wait_for_copies().
+template <class S>
+__device__ __forceinline__ void copy_async_if(bool inside, S* to, const S* from) {
+#ifndef __CUDACC__
+  simt::probe.record(false, from, inside ? PACK_BYTES : 0, simt::Site::current());
+#endif
+  if (inside) {
+    __pipeline_memcpy_async(to, from, PACK_BYTES);
+  } else {
+    *reinterpret_cast<Packed<S, PACK_SIZE<S>>*>(to) = {};
+  }
+}
+
+// For all copies that this thread has started.
+__device__ __forceinline__ void wait_for_copies() {
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
+}
 
 // ---------------------------------------------------------------------------------------------------------- warps
 __device__ __forceinline__ float warp_sum(float value) {

@@ -1,4 +1,4 @@
-"""What the kernels share on the host: how exact products are, how pixels lie."""
+"""What the kernels share on the host: how exact products are, how wide programs are, how pixels lie."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from torch import Tensor
 def dot_precision() -> str:
     """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 and the card has it."""
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 and torch.version.hip is None else "ieee"
+
+
+def warps_of(threads: int) -> int:
+    """``num_warps`` of a program that many threads wide: AMD's warps have 64 threads, NVIDIA's 32."""
+    return threads // (32 if torch.version.hip is None else 64)
 
 
 def pixel_strides(x: Tensor) -> tuple[int, int, int]:

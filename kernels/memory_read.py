@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, pixel_strides
+from dmgan_fast.kernels._common import dot_precision, pixel_strides, warps_of
 from dmgan_fast.layouts import empty_picture
 
 MAX_WORD_BLOCK = 32  # words of one softmax tile: captions have 18 or fewer; longer ones stream
@@ -386,17 +386,19 @@ class _Tiles(NamedTuple):
 
     @classmethod
     def of(cls, h: Tensor, keys: int, backward: bool) -> _Tiles:
-        """Tiles that spill nothing on NVIDIA's cards (tests/kernels/test_offline.py). ``keys``: words, w_h if gated."""
+        """Tiles that spill nothing if channels come in sixteens (tests/kernels/test_offline.py). ``keys``: words, with
+        w_h if gated.
+        """
         channels = h.shape[1]
         BT = 16 if keys <= 16 else MAX_WORD_BLOCK
         BC = min(max(16, triton.next_power_of_2(channels)), MAX_CHANNEL_BLOCK)
+        if channels > MAX_CHANNEL_BLOCK:
+            BC = 32
         if h.dtype != torch.float32:
-            BP, warps = 64, 4 if channels <= 64 else 8
+            BP, threads = 64, 128 if channels <= 64 else 256
         else:  # exact products hold their operands in registers
-            BP, warps = 16 if backward or channels > 64 else 64, 8
-            if channels > MAX_CHANNEL_BLOCK:
-                BC = 32
-        return cls(BP, BC, BT, triton.cdiv(keys, BT), warps)
+            BP, threads = 16 if backward or channels > 64 else 64, 256
+        return cls(BP, BC, BT, triton.cdiv(keys, BT), warps_of(threads))
 
 
 def memory_read_forward(

@@ -16,10 +16,13 @@ from dmgan_fast.layouts import empty_picture, is_channels_last
 
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
+GRAD_WEIGHT_TILE = (64, 32)  # BO, BI, four of them: tensor cores like 64 rows
+GRAD_WEIGHT_EXACT_TILE = (32, 64)  # spills nothing where (64, 32) does
 WARPS = 8
 DEPTH = 32  # of the axis that a step of the product sums over: 64 bytes of a row in half precision
 EXACT_DEPTH = 8  # exact float32 products keep both operands in registers
 TAPS = 16  # folded taps (a, b, u, v), numbered ((2a + b) 2 + u) 2 + v
+KERNEL = tl.constexpr(9)  # taps of the 3x3 kernel
 FOLD_BLOCK = 128  # weights that a program folds or unfolds
 SPLIT_PIXELS = 2048  # of one partial sum of the weight's gradient, at least
 MAX_SPLITS = 32  # partial sums: enough programs for a large card at 64 channels, and a small work buffer
@@ -35,23 +38,21 @@ def _covers(parity, side, k):
 
 
 @triton.jit
-def _on_tap(tap, row, column):
-    """Is tap (row, column) of the 3x3 kernel one of those that folded ``tap`` adds up?"""
-    return _covers(tap // 8, tap // 2 % 2, row) & _covers(tap // 4 % 2, tap % 2, column)
+def _sums(tap, k):
+    """1 where folded ``tap`` adds up tap k of the 3x3 kernel, else 0: ``[taps, k]``, or transposed."""
+    on_tap = _covers(tap // 8, tap // 2 % 2, k // 3) & _covers(tap // 4 % 2, tap % 2, k % 3) & (k < KERNEL)
+    return tl.where(on_tap, 1.0, 0.0)
 
 
 @triton.jit
 def _fold_kernel(weight, folded, weights, TAPS: tl.constexpr, BLOCK: tl.constexpr):
     """``folded [16, O, I]`` from ``weight [O, I, 3, 3]``."""
     w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tap = tl.arange(0, TAPS)
-    total = tl.zeros([TAPS, BLOCK], tl.float32)
-    for row in tl.static_range(3):
-        for column in tl.static_range(3):
-            value = tl.load(weight + w * 9 + (row * 3 + column), w < weights, other=0.0).to(tl.float32)
-            total += tl.where(_on_tap(tap, row, column)[:, None], value[None, :], 0.0)
-    mask = (tap < TAPS)[:, None] & (w < weights)[None, :]
-    tl.store(folded + tap[:, None] * weights + w[None, :], total.to(folded.dtype.element_ty), mask)
+    tap = tl.arange(0, TAPS)  # of either kernel: there are fewer in 3x3
+    live = (w < weights)[None, :]
+    kernel = tl.load(weight + w[None, :] * KERNEL + tap[:, None], live & (tap < KERNEL)[:, None], other=0.0)
+    total = tl.dot(_sums(tap[:, None], tap[None, :]), kernel.to(tl.float32), input_precision="ieee")
+    tl.store(folded + tap[:, None] * weights + w[None, :], total.to(folded.dtype.element_ty), live)
 
 
 @triton.jit
@@ -59,15 +60,14 @@ def _unfold_kernel(parts, grad_weight, weights, splits, TAPS: tl.constexpr, BLOC
     """``grad_weight [O, I, 3, 3]`` from partial sums ``parts [splits, 16, O, I]``, in order."""
     w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tap = tl.arange(0, TAPS)
-    mask = (tap < TAPS)[:, None] & (w < weights)[None, :]
+    live = (w < weights)[None, :]
     total = tl.zeros([TAPS, BLOCK], tl.float32)
     for _ in range(splits):
-        total += tl.load(parts + tap[:, None] * weights + w[None, :], mask, other=0.0)
+        total += tl.load(parts + tap[:, None] * weights + w[None, :], live, other=0.0)
         parts += TAPS * weights
-    for row in tl.static_range(3):
-        for column in tl.static_range(3):
-            value = tl.sum(tl.where(_on_tap(tap, row, column)[:, None], total, 0.0), 0)
-            tl.store(grad_weight + w * 9 + (row * 3 + column), value.to(grad_weight.dtype.element_ty), w < weights)
+    kernel = tl.dot(_sums(tap[None, :], tap[:, None]), total, input_precision="ieee")
+    pointer = grad_weight + w[None, :] * KERNEL + tap[:, None]
+    tl.store(pointer, kernel.to(grad_weight.dtype.element_ty), live & (tap < KERNEL)[:, None])
 
 
 @triton.jit
@@ -103,6 +103,31 @@ def _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS
 def _load_at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
     pointer, mask = _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST)
     return tl.load(pointer, mask, other=0.0)
+
+
+@triton.jit
+def _load_pairs(
+    y, o, first, end, down, right, channels, height, width, BO: tl.constexpr, BP: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+):  # fmt: skip
+    """Row 2i + down of ``y`` at columns 2j + right and 2j + right + 1, for pixels (i, j) of x from ``first`` on: tiles
+    [BO, BP]. In NCHW they are read as one: columns two apart would waste half of what memory sends.
+    """
+    if CHANNELS_LAST:
+        p = first + tl.arange(0, BP)
+        sample, row, column = _locate(p, height, width)
+        row, column = 2 * row + down, 2 * column + right
+        height, width = 2 * height, 2 * width
+        first_tile = _load_at(y, o, sample, row, column, p < end, channels, height, width, CHANNELS_LAST)
+        second_tile = _load_at(y, o, sample, row, column + 1, p < end, channels, height, width, CHANNELS_LAST)
+    else:
+        q = tl.arange(0, 2 * BP)
+        p = first + q // 2
+        sample, row, column = _locate(p, height, width)
+        row, column = 2 * row + down, 2 * column + right + q % 2
+        both = _load_at(y, o, sample, row, column, p < end, channels, 2 * height, 2 * width, CHANNELS_LAST)
+        first_tile, second_tile = tl.split(tl.reshape(both, [BO, BP, 2]))
+    return first_tile, second_tile
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -152,21 +177,24 @@ def _grad_x_kernel(
 ):  # fmt: skip
     """Pixel (i, j) of x is seen by rows 2i - 1 to 2i + 2 and columns 2j - 1 to 2j + 2 of y."""
     i = tl.program_id(1) * BI + tl.arange(0, BI)
-    p = tl.program_id(0) * BP + tl.arange(0, BP)
-    sample, row, column = _locate(p, height, width)
+    first = tl.program_id(0) * BP
     total = tl.zeros([BI, BP], tl.float32)
-    for step in range(TAPS * tl.cdiv(out_channels, BO)):
-        down, right = step // 4 % 4, step % 4
-        o = step // TAPS * BO + tl.arange(0, BO)
-        tile = _load_at(
-            grad_y, o, sample, 2 * row + down - 1, 2 * column + right - 1, p < pixels, out_channels, 2 * height,
-            2 * width, CHANNELS_LAST,
-        )  # fmt: skip
+    for step in range(TAPS // 2 * tl.cdiv(out_channels, BO)):
+        down, side = step // 2 % 4, step % 2
+        o = step // (TAPS // 2) * BO + tl.arange(0, BO)
+        odd, even = _load_pairs(
+            grad_y, o, first, pixels, down - 1, 2 * side - 1, out_channels, height, width, BO, BP, CHANNELS_LAST
+        )
         tap = _folded_tap(
-            folded, 1 - down % 2, 1 - right % 2, 1 - down // 2, 1 - right // 2, o[None, :], i[:, None], out_channels,
-            in_channels,
-        )  # fmt: skip
-        total = tl.dot(tap, tile, total, input_precision=PRECISION)
+            folded, 1 - down % 2, 1, 1 - down // 2, 1 - side, o[None, :], i[:, None], out_channels, in_channels
+        )
+        total = tl.dot(tap, odd, total, input_precision=PRECISION)
+        tap = _folded_tap(
+            folded, 1 - down % 2, 0, 1 - down // 2, 1 - side, o[None, :], i[:, None], out_channels, in_channels
+        )
+        total = tl.dot(tap, even, total, input_precision=PRECISION)
+    p = first + tl.arange(0, BP)
+    sample, row, column = _locate(p, height, width)
     pointer, mask = _at(grad_x, i, sample, row, column, p < pixels, in_channels, height, width, CHANNELS_LAST)
     tl.store(pointer, total.to(grad_x.dtype.element_ty), mask)
 
@@ -177,42 +205,50 @@ def _grad_weight_kernel(
     TAPS: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``parts [splits, 16, O, I]``: gradients of the two taps (a, b, u, .) from one split of the pixels."""
+    """``parts [splits, 16, O, I]``: gradients of the four taps (a, ., u, .) from one split of the pixels."""
     blocks = tl.cdiv(in_channels, BI)
     o = tl.program_id(0) // blocks * BO + tl.arange(0, BO)
     i = tl.program_id(0) % blocks * BI + tl.arange(0, BI)
-    a, b, u = tl.program_id(1) // 4, tl.program_id(1) // 2 % 2, tl.program_id(1) % 2
+    a, u = tl.program_id(1) // 2, tl.program_id(1) % 2
     split = tl.program_id(2)
     end = tl.minimum((split + 1) * split_pixels, pixels)
-    tap_0 = tl.zeros([BO, BI], tl.float32)
-    tap_1 = tl.zeros([BO, BI], tl.float32)
+    even_0 = tl.zeros([BO, BI], tl.float32)
+    even_1 = tl.zeros([BO, BI], tl.float32)
+    odd_0 = tl.zeros([BO, BI], tl.float32)
+    odd_1 = tl.zeros([BO, BI], tl.float32)
     for first in range(split * split_pixels, end, BP):
         p = first + tl.arange(0, BP)
         live = p < end
         sample, row, column = _locate(p, height, width)
-        dy = _load_at(
-            grad_y, o, sample, 2 * row + a, 2 * column + b, live, out_channels, 2 * height, 2 * width, CHANNELS_LAST
-        )  # fmt: skip
-        row, column = row + a + u - 1, column + b - 1
-        x_0 = _load_at(x, i, sample, row, column, live, in_channels, height, width, CHANNELS_LAST)
-        x_1 = _load_at(x, i, sample, row, column + 1, live, in_channels, height, width, CHANNELS_LAST)
-        tap_0 = tl.dot(dy, tl.trans(x_0), tap_0, input_precision=PRECISION)
-        tap_1 = tl.dot(dy, tl.trans(x_1), tap_1, input_precision=PRECISION)
+        even, odd = _load_pairs(grad_y, o, first, end, a, 0, out_channels, height, width, BO, BP, CHANNELS_LAST)
+        row += a + u - 1
+        left = _load_at(x, i, sample, row, column - 1, live, in_channels, height, width, CHANNELS_LAST)
+        middle = _load_at(x, i, sample, row, column, live, in_channels, height, width, CHANNELS_LAST)
+        right = _load_at(x, i, sample, row, column + 1, live, in_channels, height, width, CHANNELS_LAST)
+        even_0 = tl.dot(even, tl.trans(left), even_0, input_precision=PRECISION)
+        even_1 = tl.dot(even, tl.trans(middle), even_1, input_precision=PRECISION)
+        odd_0 = tl.dot(odd, tl.trans(middle), odd_0, input_precision=PRECISION)
+        odd_1 = tl.dot(odd, tl.trans(right), odd_1, input_precision=PRECISION)
     weights = out_channels * in_channels
-    part = parts + (split.to(tl.int64) * TAPS + tl.program_id(1) * 2) * weights
+    part = parts + (split.to(tl.int64) * TAPS + (a * 4 + u) * 2) * weights
     part += o[:, None] * in_channels + i[None, :]
     mask = (o < out_channels)[:, None] & (i < in_channels)[None, :]
-    tl.store(part, tap_0, mask)
-    tl.store(part + weights, tap_1, mask)
+    tl.store(part, even_0, mask)
+    tl.store(part + weights, even_1, mask)
+    tl.store(part + 4 * weights, odd_0, mask)
+    tl.store(part + 5 * weights, odd_1, mask)
 
 
 # ------------------------------------------------------------------------------------------------------------ launches
 
 
+def _is_exact(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and dot_precision() == "ieee"
+
+
 def _options(x: Tensor) -> tuple[int, dict[str, int | bool | str]]:
     """Depth of a product's steps, and what all three kernels are launched with."""
-    precision = dot_precision()
-    depth = EXACT_DEPTH if x.dtype == torch.float32 and precision == "ieee" else DEPTH
+    depth, precision = EXACT_DEPTH if _is_exact(x) else DEPTH, dot_precision()
     return depth, {"CHANNELS_LAST": is_channels_last(x), "PRECISION": precision, "num_warps": WARPS}
 
 
@@ -255,10 +291,11 @@ def upsample_conv3x3_backward(
         split_pixels = max(SPLIT_PIXELS, triton.cdiv(triton.cdiv(pixels, MAX_SPLITS), DEPTH) * DEPTH)
         splits = triton.cdiv(pixels, split_pixels)
         parts = torch.empty((splits, TAPS, out_channels, in_channels), dtype=torch.float32, device=x.device)
-        blocks = triton.cdiv(out_channels, TILE) * triton.cdiv(in_channels, TILE)
-        _grad_weight_kernel[blocks, TAPS // 2, splits](
-            grad_y, x, parts, out_channels, in_channels, pixels, split_pixels, height, width, TAPS=TAPS, BO=TILE,
-            BI=TILE, BP=depth, **options,
+        BO, BI = GRAD_WEIGHT_EXACT_TILE if _is_exact(x) else GRAD_WEIGHT_TILE
+        blocks = triton.cdiv(out_channels, BO) * triton.cdiv(in_channels, BI)
+        _grad_weight_kernel[blocks, TAPS // 4, splits](
+            grad_y, x, parts, out_channels, in_channels, pixels, split_pixels, height, width, TAPS=TAPS, BO=BO, BI=BI,
+            BP=depth, **options,
         )  # fmt: skip
         weights = out_channels * in_channels
         _unfold_kernel[(triton.cdiv(weights, FOLD_BLOCK),)](

@@ -14,22 +14,20 @@ from pathlib import Path
 import torch
 
 from dmgan_fast.files import replace_file
+from tests.kernels import launches
 from tests.kernels.offline import Binary, compile_launches
-from tests.kernels.test_offline import read, write
-from tests.kernels.test_offline_dense import launch_batch_norm, launch_upsample, launch_words
 from tests.simt.test_nvcc import ARCHITECTURES, NVCC, OPTIONS, SOURCES
 
 PAGE = Path(__file__).parents[1] / "docs" / "occupancy.md"
 REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of a multiprocessor, sm_80 to sm_100
 SHARED_KIB = {"sm_80": 164, "sm_90": 228, "sm_100": 228}
 CUDA_CARD = "sm_90"
-NHWC = torch.channels_last
-LAUNCHES: dict[str, tuple[Callable[..., None], tuple[object, ...]]] = {
-    "memory_write, C = 64": (write, (64,)),
-    "memory_read, C = 64": (read, (64, NHWC)),
-    "batch_norm_glu": (launch_batch_norm, (NHWC,)),
-    "upsample_conv3x3": (launch_upsample, (NHWC,)),
-    "words_similarity": (launch_words, (NHWC,)),
+LAUNCHES: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
+    "memory_write, C = 64": (launches.memory_write, (64,)),
+    "memory_read, C = 64": (launches.memory_read, (64,)),
+    "batch_norm_glu": (launches.batch_norm_glu, ()),
+    "upsample_conv3x3": (launches.upsample_conv3x3, ()),
+    "words_similarity": (launches.words_similarity, ()),
 }
 HEAD = """# What the GPU kernels need
 
@@ -50,11 +48,11 @@ def occupancy(binary: Binary) -> float:
 def triton_rows() -> Iterator[str]:
     yield "| op | kernel | dtype | card | registers | shared KiB | tensor cores | occupancy |"
     yield "|---|---|---|---|---|---|---|---|"
-    for op, (launch, arguments) in LAUNCHES.items():
+    for op, (launch, sizes) in LAUNCHES.items():
         for dtype in (torch.bfloat16, torch.float32):
             for target in SHARED_KIB:
                 seen = set()
-                for binary in compile_launches(launch, dtype, *arguments, target=target):
+                for binary in compile_launches(launch, dtype, launches.NHWC, *sizes, target=target):
                     assert binary.local_bytes == 0, binary
                     row = (
                         f"| {op} | `{binary.kernel.strip('_')}` | {str(dtype)[6:]} | {target} | {binary.registers} "

@@ -5,9 +5,10 @@
 //
 // What it finds that a GPU forgives: shared memory read before it is written (each array starts as NaN), overruns of
 // each shared array (every one is a heap block of its own), barriers and shuffles that not all threads reach, block
-// sizes that leave a warp ragged, more shared memory than was asked for, and uncoalesced accesses (simt::Traffic).
-// What it does not have: atomics (sums must not depend on the order of threads), partial warp masks, textures, mma,
-// cp.async, and any notion of time.
+// sizes that leave a warp ragged, more shared memory than was asked for, asynchronous copies that are read before they
+// were waited for, and uncoalesced accesses (simt::Traffic). mma.h has the tensor cores.
+// What it does not have: atomics (sums must not depend on the order of threads), partial warp masks, textures, and any
+// notion of time.
 #pragma once
 
 #include <algorithm>
@@ -73,12 +74,14 @@ namespace simt {
 constexpr unsigned WARP = 32;
 constexpr unsigned SECTOR = 32;             // bytes: the unit in which a GPU reads and writes its memory
 constexpr size_t SHARED_LIMIT = 99 * 1024;  // bytes a block may ask for: the least of all cards since sm_80
-constexpr size_t SHARED_ALIGNMENT = 16;     // every shared array starts at a multiple of this
+constexpr size_t SHARED_ALIGNMENT = 32;     // every shared array starts at a multiple of this
 constexpr uint16_t POISON = 0x7fc0;         // NaN as half and bfloat16 and, twice in a row, as float
 
 using Site = std::source_location;
 
 [[noreturn]] void fail(const std::string& message);  // ends the launch with an error
+
+uint64_t barriers_passed();  // by the block
 
 inline unsigned linear_thread() { return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x; }
 
@@ -129,7 +132,8 @@ class SharedMemory {
 inline SharedMemory shared_memory;
 
 // ---------------------------------------------------------------------------------------------- coalescing probe
-// Counts the sectors which a warp's accesses touch. The n-th access of each lane at one line of source is one request.
+// Counts the sectors which a warp's accesses touch. The n-th access of each lane at one line of source, between two
+// barriers of the block, is one request.
 struct Traffic {
   uint64_t requests = 0;
   uint64_t sectors = 0;  // touched
@@ -145,8 +149,11 @@ class Probe {
     if (!enabled) return;
     const unsigned thread = linear_thread();
     auto& line = lines_[{store, site.file_name(), site.line()}];
-    if (line.count.size() <= thread) line.count.resize(thread + 1);
-    line.requests[{thread / WARP, line.count[thread]++}].push_back({reinterpret_cast<uintptr_t>(address), bytes});
+    if (line.counts.size() <= thread) line.counts.resize(thread + 1);
+    auto& [interval, count] = line.counts[thread];
+    if (interval != barriers_passed()) count = 0;
+    interval = barriers_passed();
+    line.requests[{thread / WARP, interval, count++}].push_back({reinterpret_cast<uintptr_t>(address), bytes});
   }
 
   // To be called after each block.
@@ -163,7 +170,7 @@ class Probe {
         line.traffic.sectors += unique(sectors);
       }
       line.requests.clear();
-      line.count.clear();
+      line.counts.clear();
     }
   }
 
@@ -201,8 +208,8 @@ class Probe {
   }
 
   struct Line {
-    std::vector<unsigned> count;  // accesses in this block so far, per thread
-    std::map<std::pair<unsigned, unsigned>, std::vector<std::pair<uintptr_t, size_t>>> requests;  // by (warp, number)
+    std::vector<std::pair<uint64_t, unsigned>> counts;  // per thread: accesses so far between these two barriers
+    std::map<std::tuple<unsigned, uint64_t, unsigned>, std::vector<std::pair<uintptr_t, size_t>>> requests;
     Traffic traffic;
   };
   std::map<std::tuple<bool, std::string, unsigned>, Line> lines_;  // by (store, file, line)
@@ -217,6 +224,33 @@ struct Warp {
   uint32_t word[2][WARP];
 };
 inline std::vector<Warp> warps;
+
+// Asynchronous copies of one thread. They happen when they are waited for, no sooner: what reads too early finds what
+// was there before.
+class Copies {
+ public:
+  void start(void* to, const void* from, size_t bytes) { open_.push_back({to, from, bytes}); }
+  void commit() {
+    groups_.push_back(std::move(open_));
+    open_.clear();
+  }
+  // All groups but the last `prior` ones.
+  void finish(size_t prior) {
+    while (groups_.size() > prior) {
+      for (const Copy& copy : groups_.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+      groups_.erase(groups_.begin());
+    }
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  std::vector<Copy> open_;
+  std::vector<std::vector<Copy>> groups_;
+};
 inline std::mutex one_launch;  // the state of a launch is global
 
 // The threads of a block which a GPU would run.
@@ -239,15 +273,18 @@ inline dim3 unflatten(unsigned i, dim3 size) { return {i % size.x, i / size.x % 
 inline pthread_barrier_t block_barrier;
 inline std::vector<pthread_barrier_t> warp_barriers;
 inline thread_local unsigned exchanges;  // by this lane so far
+inline thread_local Copies thread_copies;
 
 [[noreturn]] inline void fail(const std::string& message) {
   std::fprintf(stderr, "simt: %s\n", message.c_str());
   std::abort();
 }
 
+inline uint64_t barriers_passed() { return 0; }
 inline void synchronize_block(const Site&) { pthread_barrier_wait(&block_barrier); }
 inline void synchronize_warp() { pthread_barrier_wait(&warp_barriers[linear_thread() / WARP]); }
 inline unsigned next_exchange() { return exchanges++; }
+inline Copies& copies() { return thread_copies; }
 
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   const std::lock_guard lock(one_launch);
@@ -268,6 +305,7 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
           shared_memory.reset(shared_bytes);
         }
         pthread_barrier_wait(&block_barrier);
+        thread_copies = {};
         kernel();
         pthread_barrier_wait(&block_barrier);
       }
@@ -294,6 +332,7 @@ struct Fiber {
   const Barrier* waits;  // for its generation to pass
   uint64_t generation;
   unsigned exchanges;
+  Copies copies;
 };
 
 inline std::vector<Fiber> fibers;
@@ -363,11 +402,13 @@ inline void arrive(Barrier& barrier, unsigned expected, unsigned line) {
   back_to_scheduler();
 }
 
+inline uint64_t barriers_passed() { return block_barrier.generation; }
 inline void synchronize_block(const Site& site) {
   arrive(block_barrier, static_cast<unsigned>(fibers.size()), site.line());
 }
 inline void synchronize_warp() { arrive(warp_barriers[linear_thread() / WARP], WARP, 0); }
 inline unsigned next_exchange() { return current->exchanges++; }
+inline Copies& copies() { return current->copies; }
 
 inline void run_block(const std::vector<unsigned>& order) {
   block_barrier = {};
@@ -378,6 +419,7 @@ inline void run_block(const std::vector<unsigned>& order) {
     fiber.done = false;
     fiber.waits = nullptr;
     fiber.exchanges = 0;
+    fiber.copies = {};
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = STACK;
@@ -444,6 +486,16 @@ T exchange(unsigned mask, T value, unsigned source) {
 }  // namespace simt
 
 inline void __syncthreads(simt::Site site = simt::Site::current()) { simt::synchronize_block(site); }
+inline void __syncwarp() { simt::synchronize_warp(); }
+
+inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    simt::fail("an asynchronous copy of " + std::to_string(bytes) + " bytes is misaligned");
+  }
+  simt::copies().start(to, from, bytes);
+}
+inline void __pipeline_commit() { simt::copies().commit(); }
+inline void __pipeline_wait_prior(size_t prior) { simt::copies().finish(prior); }
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {

@@ -1,1 +1,1 @@
-"""Ops that PyTorch's own kernels run best, by an exact identity; shared by the cpu and cuda backends."""
+"""Ops that PyTorch's own kernels run best on CPUs, by an exact identity; part of the cpu backend."""

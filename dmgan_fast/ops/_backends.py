@@ -69,9 +69,9 @@ def _native_why_not(kind: str) -> Callable[[str], str | None]:
     return why_not
 
 
-def _native_load(kind: str) -> Callable[[str], Any]:
+def _cpu_load(op: str) -> Any:
     """What PyTorch's own kernels run best comes from ``dmgan_fast.aten``, the rest from the native library."""
-    return lambda op: upsample_conv3x3 if op == "upsample_conv3x3" else native.load(kind)
+    return upsample_conv3x3 if op == "upsample_conv3x3" else native.load("cpu")
 
 
 def _triton_interprets() -> bool:
@@ -93,9 +93,9 @@ def _triton_load(op: str) -> Any:
 
 
 REGISTRY = {
-    "cuda": Kernels(_native_why_not("cuda"), _native_load("cuda"), lambda: ("cuda",)),
+    "cuda": Kernels(_native_why_not("cuda"), lambda op: native.load("cuda"), lambda: ("cuda",)),
     "triton": Kernels(_triton_why_not, _triton_load, lambda: ("cpu",) if _triton_interprets() else ("cuda",)),
-    "cpu": Kernels(_native_why_not("cpu"), _native_load("cpu"), lambda: ("cpu",)),
+    "cpu": Kernels(_native_why_not("cpu"), _cpu_load, lambda: ("cpu",)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Triton kernels executed on the CPU: a correct bfloat16, a sanitizer, and mutants.
+"""Triton kernels executed on the CPU: a correct bfloat16, a sanitizer, a count of memory sectors, and mutants.
 
 Importing this module switches Triton's interpreter on, so it comes before any import of Triton. Triton 3.8 computes
 bfloat16 on the raw bits and truncates casts; here every operation widens to float32 and rounds to nearest even once.
@@ -27,7 +27,7 @@ from triton import knobs
 from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.errors import InterpreterError
 
-__all__ = ["InterpreterError", "mutant", "sanitized"]
+__all__ = ["InterpreterError", "Traffic", "counted_loads", "mutant", "sanitized"]
 
 if not knobs.runtime.interpret:
     raise ImportError("Triton was imported before its interpreter was switched on: set TRITON_INTERPRET=1")
@@ -247,6 +247,72 @@ def sanitized() -> Iterator[None]:
         executor._init_args_hst = arguments
         Builder.create_masked_load, Builder.create_masked_store = load, store
         Builder.create_atomic_rmw, Builder.create_atomic_cas = atomics
+
+
+# --- traffic ----------------------------------------------------------------------------------------------------------
+
+SECTOR = 32  # bytes: the unit in which a GPU reads its memory
+
+
+class Traffic:
+    """Loads of elements of ``size`` bytes: how many sectors they touched, for one that their bytes would fill."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.loads: dict[int, list[np.ndarray]] = {}  # program → addresses of each load
+
+    def add(self, program: int, addresses: np.ndarray) -> None:
+        self.loads.setdefault(program, []).append(np.unique(addresses))
+
+    @property
+    def ratio(self) -> float:
+        """Each load for itself."""
+        return self._ratio([load for loads in self.loads.values() for load in loads])
+
+    @property
+    def ratio_of_programs(self) -> float:
+        """All loads of a program at once, as if it had a cache."""
+        return self._ratio([np.unique(np.concatenate(loads)) for loads in self.loads.values()])
+
+    def _ratio(self, loads: list[np.ndarray]) -> float:
+        touched = sum(np.unique(addresses // SECTOR).size for addresses in loads)
+        return touched / sum(-(-addresses.size * self.size // SECTOR) for addresses in loads)
+
+
+@contextmanager
+def counted_loads() -> Iterator[dict[tuple[str, str], Traffic]]:
+    """What the kernels launched inside read, by kernel and argument. A load counts with the whole tile that it reads:
+    Triton deals the elements out so that those of a warp lie side by side, whichever axis comes first.
+    """
+    found: dict[tuple[str, str], Traffic] = {}
+    storages: dict[str, tuple[int, int]] = {}  # argument → first byte and last of its storage
+    kernel = ""
+    executor = triton_interpreter.GridExecutor
+    arguments, load = executor._init_args_hst, Builder.create_masked_load
+
+    def seen_arguments(self: Any, args: Any, kwargs: Any) -> Any:
+        nonlocal kernel
+        host_args, host_kwargs = arguments(self, args, kwargs)
+        kernel = self.fn.__name__
+        storages.clear()
+        for name, x in [*zip(self.arg_names, host_args, strict=False), *host_kwargs.items()]:
+            if isinstance(x, torch.Tensor):
+                storages[name] = x.data_ptr(), x.untyped_storage().data_ptr() + x.untyped_storage().nbytes()
+        return host_args, host_kwargs
+
+    def counted_load(self: Any, pointers: Any, mask: Any, *options: Any, **named: Any) -> Any:
+        addresses = _unmasked(pointers, mask)
+        if addresses.size:
+            name = next(name for name, (first, end) in storages.items() if first <= addresses[0] < end)
+            size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
+            found.setdefault((kernel, name), Traffic(size)).add(_program(), addresses)
+        return load(self, pointers, mask, *options, **named)
+
+    executor._init_args_hst, Builder.create_masked_load = seen_arguments, counted_load
+    try:
+        yield found
+    finally:
+        executor._init_args_hst, Builder.create_masked_load = arguments, load
 
 
 # --- mutants ----------------------------------------------------------------------------------------------------------

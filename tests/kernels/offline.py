@@ -6,6 +6,7 @@ this one may interpret Triton; there each launch only compiles for the target.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import re
@@ -15,9 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+import torch
+
+# What a program may have of shared memory. 99 KiB: every NVIDIA card, those of consumers, too.
+SHARED_BYTES = {"sm_80": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+TARGETS = tuple(SHARED_BYTES)
 # HMMA: mma.sync, HGMMA: wgmma, UTCHMMA: tcgen05; v_mfma: CDNA's matrix cores
 TENSOR_CORE = re.compile(r"\b(?:[HQ]G?MMA|UTC[HQ]MMA|v_s?mfmac?_\w+)\b")
 
@@ -64,10 +70,11 @@ def _compile_launches(call: Callable[..., object], arguments: tuple[object, ...]
 
     JITFunction.run = compile_only
     driver.set_active(_Absent(target))
+    hip, torch.version.hip = torch.version.hip, target if target.startswith("gfx") else None  # as where the card is
     try:
         call(*arguments)
     finally:
-        JITFunction.run = run
+        JITFunction.run, torch.version.hip = run, hip
     return [_inspect(kernel, target) for kernel in compiled]
 
 
@@ -94,14 +101,17 @@ class _Absent:
 def _inspect(kernel: Any, target: str) -> Binary:
     metadata = kernel.metadata
     if "cubin" in kernel.asm:
-        code = _disassemble(kernel.asm["cubin"])
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(kernel.asm["cubin"])
+            file.flush()
+            code = disassemble(Path(file.name))
         usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", code))
         registers, local_bytes = int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
     else:
         code = kernel.asm["amdgcn"]
-        registers, local_bytes = (
-            int(re.findall(rf"\.{key}:\s+(\d+)", code)[0]) for key in ("vgpr_count", "private_segment_fixed_size")
-        )
+        usage = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count|private_segment_fixed_size):\s+(\d+)", code))
+        registers, local_bytes = int(usage["vgpr_count"]), int(usage["private_segment_fixed_size"])
+        local_bytes = max(local_bytes, 4 * int(usage["vgpr_spill_count"]))
     return Binary(
         kernel=metadata.name,
         target=target,
@@ -113,11 +123,10 @@ def _inspect(kernel: Any, target: str) -> Binary:
     )
 
 
-def _disassemble(cubin: bytes) -> str:
-    from triton import knobs
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-sass", "-res-usage", file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def disassemble(binary: Path) -> str:
+    """Machine code and needs of the NVIDIA kernels in a binary, by the disassembler that comes with Triton."""
+    spec = importlib.util.find_spec("triton")  # not imported: that would settle whether it interprets
+    assert spec is not None
+    assert spec.origin is not None
+    cuobjdump = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([cuobjdump, "-sass", "-res-usage", binary], capture_output=True, text=True, check=True).stdout

@@ -3,46 +3,18 @@
 import pytest
 import torch
 
-from .offline import TARGETS, Binary, compile_launches
-
-BATCH, WORDS, SIDE = 4, 18, 64  # captions of birds, at the resolution where the memory is read first
-WORD_CHANNELS = 256
-MAX_SHARED_BYTES = 99 * 1024  # a block's limit on the smallest cards, those of consumers
-
-
-def read(dtype: torch.dtype, channels: int, layout: torch.memory_format) -> None:
-    from dmgan_fast.kernels.memory_read import memory_read_backward, memory_read_forward
-
-    h = torch.empty((BATCH, channels, SIDE, SIDE), dtype=dtype, memory_format=layout)
-    key = torch.empty((BATCH, channels, WORDS), dtype=dtype)
-    gate = torch.empty(2 * channels), torch.empty(1)
-    mask = torch.empty((BATCH, WORDS), dtype=torch.bool)
-    lse = torch.empty((BATCH, SIDE * SIDE))
-    memory_read_forward(h, key, key, *gate, mask, False, False, False)
-    memory_read_backward(h, None, None, h, key, key, *gate, mask, lse, False)
-
-
-def write(dtype: torch.dtype, channels: int) -> None:
-    from dmgan_fast.kernels.memory_write import memory_write_backward, memory_write_forward
-
-    words = torch.empty((BATCH, WORD_CHANNELS, WORDS), dtype=dtype)
-    sizes = (BATCH, channels), (WORD_CHANNELS,), (channels,), (2 * channels, WORD_CHANNELS), (2 * channels,)
-    sizes += (2 * channels, channels), (2 * channels,), *[(channels, 2 * channels), (channels,)] * 2
-    inputs = [words, *(torch.empty(size, dtype=dtype) for size in sizes)]
-    key = torch.zeros((BATCH, channels, WORDS), dtype=dtype)
-    memory_write_forward(*inputs)
-    memory_write_backward(key, key, key, key, *inputs)
+from .launches import NCHW, NHWC, memory_read, memory_write
+from .offline import SHARED_BYTES, TARGETS, Binary, compile_launches
 
 
 def assert_within_budget(binaries: list[Binary], dtype: torch.dtype) -> None:
     for binary in binaries:
         assert binary.local_bytes == 0, f"spills: {binary}"
-        assert binary.shared_bytes <= MAX_SHARED_BYTES, binary
+        assert binary.shared_bytes <= SHARED_BYTES[binary.target], binary
         if dtype != torch.float32 and "add" not in binary.kernel:
             assert binary.tensor_core, f"no tensor cores: {binary}"
 
 
-NCHW, NHWC = torch.contiguous_format, torch.channels_last
 # Every width, dtype, layout and card at least once; one compilation takes seconds.
 READS = [
     (torch.bfloat16, 32, NCHW, "sm_80"),
@@ -56,12 +28,18 @@ READS = [
     (torch.float16, 96, NHWC, "sm_90"),
     (torch.float32, 96, NCHW, "sm_90"),
     (torch.float32, 96, NHWC, "sm_100"),
+    (torch.float16, 160, NHWC, "sm_80"),
+    (torch.bfloat16, 256, NCHW, "gfx942"),
+    (torch.float32, 160, NCHW, "sm_90"),
+    *((dtype, channels, NCHW, "gfx942") for dtype in (torch.float16, torch.float32) for channels in (32, 64, 96)),
+    *((dtype, channels, NHWC, "gfx942") for dtype in (torch.bfloat16, torch.float32) for channels in (32, 96)),
+    (torch.float32, 64, NHWC, "gfx942"),
 ]
 
 
 @pytest.mark.parametrize(("dtype", "channels", "layout", "target"), READS, ids=str)
 def test_read_spills_nothing_and_uses_tensor_cores(dtype, channels, layout, target):
-    binaries = compile_launches(read, dtype, channels, layout, target=target)
+    binaries = compile_launches(memory_read, dtype, layout, channels, target=target)
     assert [binary.kernel for binary in binaries] == ["_forward_kernel", "_backward_kernel", *["_add_kernel"] * 2]
     assert_within_budget(binaries, dtype)
 
@@ -77,6 +55,6 @@ def test_read_spills_nothing_and_uses_tensor_cores(dtype, channels, layout, targ
     ids=str,
 )
 def test_write_spills_nothing_and_uses_tensor_cores(dtype, channels, target):
-    binaries = compile_launches(write, dtype, channels, target=target)
+    binaries = compile_launches(memory_write, dtype, NCHW, channels, target=target)
     assert [binary.kernel for binary in binaries] == ["_forward_kernel", "_backward_kernel"]
     assert_within_budget(binaries, dtype)

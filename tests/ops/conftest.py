@@ -19,8 +19,6 @@ class Name(str):
 
 
 def _load_simt(op: str) -> object:
-    if op == "upsample_conv3x3":
-        return _backends.REGISTRY["cpu"].load(op)
     torch.ops.load_library(SIMT)
     return torch.ops.dmgan_fast_simt
 

@@ -1,4 +1,6 @@
-"""The CUDA library compiles without a GPU, for every architecture, and no kernel spills or uses local memory."""
+"""The CUDA library compiles without a GPU, for every architecture; no kernel spills or uses local memory, and products
+of sixteen-bit tiles run on tensor cores.
+"""
 
 import re
 import shutil
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from tests.kernels.offline import disassemble
 
 SOURCES = sorted((Path(__file__).parents[2] / "csrc" / "cuda").glob("*.cu"))
 TORCH = Path(torch.__file__).parent
@@ -30,14 +34,17 @@ OPTIONS = (
 PROPERTIES = re.compile(
     r"Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 )
+# Kernels that multiply tiles (csrc/tile.cuh), by source.
+TILED = {"upsample_conv3x3": ("upsample_conv3x3_picture_kernel", "upsample_conv3x3_grad_weight_kernel")}
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is neither on PATH nor in the environment")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_kernels_stay_in_registers(source: Path, architecture: str, tmp_path: Path) -> None:
+def test_kernels_stay_in_registers_and_use_tensor_cores(source: Path, architecture: str, tmp_path: Path) -> None:
+    binary = tmp_path / "kernels.o"
     result = subprocess.run(
-        [NVCC, *OPTIONS, "-gencode", ARCHITECTURES[architecture], "-c", source, "-o", tmp_path / "kernels.o"],
+        [NVCC, *OPTIONS, "-gencode", ARCHITECTURES[architecture], "-c", source, "-o", binary],
         capture_output=True,
         text=True,
     )
@@ -50,3 +57,20 @@ def test_kernels_stay_in_registers(source: Path, architecture: str, tmp_path: Pa
     ]
     assert not in_local_memory, "\n".join(in_local_memory)
     assert "warning" not in log, log
+    if source.stem in TILED:
+        assert_tiles_are_multiplied_by_tensor_cores(disassemble(binary), TILED[source.stem])
+
+
+def assert_tiles_are_multiplied_by_tensor_cores(code: str, names: tuple[str, ...]) -> None:
+    """Sixteen bits: by HMMA from matrices that LDSM loads; float32: exactly, one by one."""
+    functions = re.split(r"Function : (\S+)", code)[1:]
+    products = 0
+    for function, body in zip(functions[::2], functions[1::2], strict=True):
+        if any(name in function for name in names):
+            instructions = set(re.findall(r"\b(HMMA|LDSM|FFMA)\b", body))
+            exact = "BFloat16" not in function and "Half" not in function
+            assert instructions >= ({"FFMA"} if exact else {"HMMA", "LDSM"}), function
+            assert exact or not re.search(r"\bLD\.E", body), f"{function} loads from an unknown kind of memory"
+            assert not exact or "HMMA" not in instructions, function
+            products += 1
+    assert products >= 3 * len(names)
