@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_DOES_NOT_FIT = 1
 
 app = typer.Typer(
     name="dmgan-fast",
@@ -40,6 +43,13 @@ DataFolder = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
+
+
+Size = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's."),
+]
+Precision = Annotated[Optional[str], typer.Option("--dtype", help="fp32, bf16 or fp16.")]  # noqa: UP045
 
 
 def _print_version(wanted: bool) -> None:
@@ -104,20 +114,62 @@ def train(
     config: ConfigFile = None,
     preset: Preset = "birds",
     settings: Settings = None,
+    size: Size = None,
+    dtype: Precision = None,
+    memory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Budget, as 24GiB: choose what is kept and what is computed again so that a step fits."),
+    ] = None,
+    init_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--init-from", help="A run or weights of a smaller model: grow from it, new stages start fresh."),
+    ] = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
     """Train the GAN."""
     from dmgan_fast.training import trainer
     from dmgan_fast.training.config import TrainConfig, build_config
+    from dmgan_fast.training.planner import fit
 
     _use_threads(threads)
     values: dict[str, object] = {"data": {"source": data}} if data else {}
-    if damsm:
-        values["encoders"] = str(damsm)
+    values |= {"encoders": str(damsm)} if damsm else {}
+    values |= {"init_from": str(init_from)} if init_from else {}
+    values |= _generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    if memory is not None:
+        built, plan = fit(built, memory)
+        typer.echo(plan.explain(), err=True)
     trainer.train(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
+
+
+@app.command(epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB")
+def plan(
+    size: Size = None,
+    batch: Annotated[Optional[int], typer.Option(help="Pictures a step; default: the preset's.")] = None,  # noqa: UP045
+    dtype: Precision = None,
+    memory: Annotated[Optional[str], typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cpu or cuda, which need not be here.")] = None,  # noqa: UP045
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What a training step needs in memory, and the cheapest way to make it fit."""
+    from dmgan_fast.training import planner
+    from dmgan_fast.training.config import TrainConfig, build_config
+
+    values = _generator_values(size, dtype)
+    built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    budget = planner.parse_size(memory) if memory else planner.device_memory(device)
+    batch_size = batch or built.loop.batch_size
+    with _working("running steps without data"):
+        found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)
+    typer.echo(found.to_json() if as_json else found.explain())
+    if not found.fits:
+        raise typer.Exit(EXIT_DOES_NOT_FIT)
 
 
 @app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
@@ -255,6 +307,22 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
             typer.echo(f"{name}: " + ", ".join(f"{key} {text}" for key, text in value.items()))
         else:
             typer.echo(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+def _generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
+    """Settings of ``--size`` and ``--dtype``."""
+    from dmgan_fast.modules.generator import sides_up_to
+
+    values: dict[str, object] = {"generator": {"image_sizes": sides_up_to(size)}} if size is not None else {}
+    return values | ({"step": {"precision": dtype}} if dtype else {})
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
 
 
 def _use_threads(threads: int | None) -> None:

@@ -48,6 +48,18 @@ class GeneratorConfig:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+def sides_up_to(side: int) -> tuple[int, ...]:
+    """``(64, 128, ..., side)``.
+
+    Raises:
+        InputError: if ``side`` is not 64 times a power of two.
+    """
+    doublings = (side // FIRST_SIDE).bit_length() - 1
+    if side < FIRST_SIDE or side != FIRST_SIDE << doublings:
+        raise InputError(f"the side must be {FIRST_SIDE} times a power of two (64, 128, 256, 512, ...), got {side}")
+    return tuple(FIRST_SIDE << k for k in range(doublings + 1))
+
+
 class GeneratorOutput(NamedTuple):
     """What a generator draws.
 

@@ -63,10 +63,13 @@ class PretrainConfig:
 
 @config_dataclass
 class TrainConfig:
-    """GAN training; the defaults are the paper's for CUB birds. ``encoders``: folder of a finished pretraining."""
+    """GAN training; the defaults are the paper's for CUB birds.
+
+    ``encoders``: folder of a finished pretraining. ``init_from``: a run or weights of a smaller model to grow from.
+    """
 
     encoders: str | None = None
-
+    init_from: str | None = None
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator_channels: int = Field(32, ge=1)

@@ -138,8 +138,8 @@ def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
 
 
 def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> None:
-    """Only the length of a run and its reporting may change on resuming."""
-    free = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "workers"}
+    """Only the length of a run, its reporting and what it keeps in memory may change on resuming."""
+    free = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "workers", "memory"}
     changed = [
         f"{section}.{key}" if isinstance(value, dict) else section
         for section, value in saved.items()

@@ -6,6 +6,7 @@ Nothing is computed: the real step runs on tensors without data (``meter``), onc
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from dmgan_fast.modules import (
     ImageEncoderConfig,
     padding_mask,
 )
-from dmgan_fast.modules.generator import FIRST_SIDE, Level
+from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
 from dmgan_fast.modules.pretrained import CONFIG_NAME
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.meter import KINDS, Meter
@@ -54,6 +55,13 @@ def parse_size(text: str) -> int:
     if match is None or match[2] not in UNITS or not float(match[1]):
         raise InputError(f"memory must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
     return int(float(match[1]) * UNITS[match[2]])
+
+
+def device_memory(device: str | torch.device | None = None) -> int:
+    """Bytes of a GPU, or of this machine."""
+    if torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda":
+        return int(torch.cuda.mem_get_info()[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def show_size(size: float) -> str:
@@ -131,7 +139,7 @@ class Plan:
             "  tried        " + "\n               ".join(self._row(cost) for cost in self.tried),
         ]
         if not self.fits:
-            lines.append(f"  it would need {show_size(self.peak_bytes)}" + self._instead())
+            lines.append(f"  it would need {show_size(self.peak_bytes)}" + self.instead())
         if self.device != "cpu":
             lines.append(
                 "  not counted: the CUDA context, workspaces of libraries and fragmentation; not yet verified on a GPU"
@@ -142,7 +150,8 @@ class Plan:
         mark = "*" if cost.policy == self.policy else " "
         return f"{mark} {show_size(cost.peak_bytes):>9}  {cost.flops / 1e12:6.2f} TFLOP  {describe(cost.policy)}"
 
-    def _instead(self) -> str:
+    def instead(self) -> str:
+        """What would fit or help, to end a sentence with; empty if nothing is known."""
         options = []
         if self.largest_batch:
             options.append(f"a batch of {self.largest_batch}")
@@ -224,6 +233,22 @@ def plan(
     )
 
 
+def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
+    """``config`` under the cheapest policy that fits into ``memory`` (as ``"24GiB"``), and the plan.
+
+    Raises:
+        InputError: if nothing fits; says what would.
+    """
+    batch_size, device = config.loop.batch_size, None if config.loop.device == "auto" else config.loop.device
+    found = plan(config, batch_size=batch_size, memory_bytes=parse_size(memory), device=device)
+    if not found.fits:
+        raise InputError(
+            f"a step at {found.side}² in {found.precision} with a batch of {batch_size} does not fit into {memory}: "
+            f"the most frugal policy needs {show_size(found.peak_bytes)}{found.instead()}"
+        )
+    return replace(config, step=replace(config.step, memory=found.policy)), found
+
+
 # ----------------------------------------------------------------------------------------------------------- searching
 
 
@@ -276,8 +301,7 @@ def _largest_side(config: TrainConfig, device: str, batch_size: int, budget: int
     """The largest side at which the most frugal policy fits."""
 
     def fits(side: int) -> bool:
-        sizes = tuple(FIRST_SIDE * 2**k for k in range((side // FIRST_SIDE).bit_length()))
-        wider = replace(config, generator=replace(config.generator, image_sizes=sizes))
+        wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
         *_, frugal = _ladder(wider, batch_size)
         return _Measure(wider, device)(frugal, batch_size).peak_bytes <= budget
 

@@ -167,7 +167,11 @@ class TrainStep:
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
-        self.generator.set_checkpointing(policy.levels(len(self.discriminators)), tile_rows=policy.tile_rows)
+        levels = policy.levels(len(self.discriminators))
+        average = self.average.module
+        assert isinstance(average, Generator)
+        for generator in (self.generator, average):
+            generator.set_checkpointing(levels, tile_rows=policy.tile_rows)
         self.config = replace(self.config, memory=policy)
 
     def __call__(self, batch: Batch, *, noise: Tensor | None = None, eps: Tensor | None = None) -> dict[str, Tensor]:

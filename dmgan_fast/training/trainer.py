@@ -15,6 +15,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, DiscriminatorConfig, Generator, ImageEncoder, TextEncoder, padding_mask
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.engine import pick_device, run
+from dmgan_fast.training.growth import grow_from
 from dmgan_fast.training.step import Batch, TrainStep
 from dmgan_fast.training.weights import VOCABULARY_NAME, find_bundle, save_bundle
 
@@ -58,6 +59,8 @@ class GANTask:
             for side in config.generator.image_sizes
         ]
         self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
+        if config.init_from is not None:
+            grow_from(self.train_step, config.init_from)
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
@@ -95,13 +98,18 @@ class GANTask:
         fixed = torch.Generator().manual_seed(self.config.loop.seed)
         sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
         noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
-        drawn = self.train_step.average.module(
-            noise, encoded.sentence, encoded.words, encoded.padding_mask, eps=eps
-        ).images[-1]
+        inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask, eps)
+        at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
+        drawn = torch.cat(
+            [
+                self.train_step.average.module(*part[:-1], eps=part[-1]).images[-1].cpu()
+                for part in zip(*(x.split(at_once) for x in inputs), strict=True)
+            ]
+        )
         rows = []
         for start in range(0, len(noise), 8):
-            rows += [encoded.images[-1][start : start + 8], drawn[start : start + 8]]
-        save_image(torch.cat(rows).cpu() / 2 + 0.5, file, nrow=8)
+            rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
+        save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
 
     def save_weights(self, folder: Path, step: int) -> None:
         loop, sizes = self.config.loop, self.config.generator.image_sizes

@@ -1,0 +1,114 @@
+"""A run may start from a smaller model; runs may be planned into a budget."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.modules import Generator
+from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.training.planner import fit
+from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.state import latest_checkpoint, load_checkpoint
+from dmgan_fast.training.trainer import train
+from tests.training.conftest import train_config
+
+
+def config(pictures, encoders, steps=1, source=None, **generator):
+    """A run of sides 64 and 128 that learns next to nothing, so that what it starts from can be seen."""
+    base = train_config(pictures, encoders, steps=steps)
+    slow = replace(base.step, generator_learning_rate=1e-12, discriminator_learning_rate=1e-12)
+    return replace(base, step=slow, init_from=source and str(source), generator=replace(base.generator, **generator))
+
+
+@pytest.fixture(scope="module")
+def small_run(pictures, encoders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("small")
+    train(config(pictures, encoders, steps=2, image_sizes=(64,)), out)
+    return out
+
+
+def step_state(out):
+    return load_checkpoint(latest_checkpoint(out / "checkpoints"), "gan")["task"]["train_step"]
+
+
+def grown(pictures, encoders, source, out, **generator):
+    """The state after one step that starts from ``source``."""
+    train(config(pictures, encoders, source=source, **generator), out)
+    return step_state(out)
+
+
+def test_a_larger_model_takes_over_all_that_the_smaller_has(pictures, encoders, small_run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "dmgan_fast"):
+        state = grown(pictures, encoders, small_run, tmp_path / "grown")
+    assert "fresh: discriminators 128" in caplog.text
+    before = step_state(small_run)
+    for key, value in before["generator"].items():
+        if "running" not in key and "tracked" not in key:
+            torch.testing.assert_close(state["generator"][key], value, rtol=0, atol=1e-10)
+    for key, value in before["average"].items():
+        if "running" not in key and "tracked" not in key:
+            torch.testing.assert_close(state["average"][key], value, rtol=1e-3, atol=1e-4)
+    for key, value in before["discriminators"][0].items():
+        if key.split(".")[-1] not in ("u", "v"):
+            torch.testing.assert_close(state["discriminators"][0][key], value, rtol=0, atol=1e-10)
+    assert len(state["discriminators"]) == 2
+    assert any(key.startswith("stages.0") for key in state["generator"])
+    assert state["generator_optimizer"]["state"][0]["step"] == 1  # the optimisers start afresh
+
+
+def test_weights_alone_start_generator_and_average(pictures, encoders, small_run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "dmgan_fast"):
+        state = grown(pictures, encoders, small_run / "weights", tmp_path / "grown")
+    assert "fresh: discriminators 64, 128" in caplog.text
+    saved = Generator.from_pretrained(small_run / "weights" / "generator").state_dict()
+    key = "initial_stage.projection.weight"
+    torch.testing.assert_close(state["generator"][key], saved[key], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("generator", "message"),
+    [
+        ({"base_channels": 3}, r"it has base_channels 2 \(here 3\)"),
+        ({"noise_channels": 5, "residual_blocks": 2}, r"noise_channels 4 \(here 5\), residual_blocks 1 \(here 2\)"),
+    ],
+)
+def test_another_width_is_refused(pictures, encoders, small_run, tmp_path, generator, message):
+    with pytest.raises(CheckpointError, match=message):
+        grown(pictures, encoders, small_run, tmp_path / "grown", **generator)
+    assert not (tmp_path / "grown" / "checkpoints").exists()
+
+
+def test_a_larger_model_can_not_start_a_smaller_one(pictures, encoders, small_run, tmp_path):
+    larger = tmp_path / "larger"
+    train(train_config(pictures, encoders, steps=1), larger)
+    with pytest.raises(CheckpointError, match="draws sides up to 128, this generator only up to 64"):
+        grown(pictures, encoders, larger, tmp_path / "grown", image_sizes=(64,))
+
+
+def test_nothing_to_start_from_is_named(pictures, encoders, tmp_path):
+    with pytest.raises(CheckpointError, match="no weights at"):
+        grown(pictures, encoders, tmp_path / "nowhere", tmp_path / "grown")
+
+
+# -------------------------------------------------------------------------------------------------------------- budget
+
+
+def test_a_budget_becomes_a_policy_that_trains_and_resumes(pictures, encoders, tmp_path):
+    wanted = train_config(pictures, encoders, steps=2)
+    everything = fit(wanted, "64GiB")[1]
+    assert everything.policy == MemoryPolicy()
+    planned, made = fit(wanted, str(everything.peak_bytes - 1))
+    assert isinstance(planned, TrainConfig)
+    assert planned.step.memory == made.policy != MemoryPolicy()
+    train(planned, tmp_path / "run")
+    plain = train_config(pictures, encoders, steps=3)
+    train(plain, tmp_path / "run", resume=True)  # another policy may go on: it learns the same
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").stem.endswith("3")
+
+
+def test_an_impossible_budget_is_refused_with_what_would_fit(pictures, encoders):
+    with pytest.raises(InputError, match=r"does not fit into 1MiB: the most frugal policy needs \d+ MiB"):
+        fit(train_config(pictures, encoders), "1MiB")
