@@ -178,6 +178,10 @@ def sample(
     weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
     seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
     batch: Annotated[int, typer.Option(help="Captions drawn at once.")] = 16,
+    tile: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
     attention: Annotated[bool, typer.Option("--attention", help="Also a map for each word.")] = False,
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
@@ -186,7 +190,8 @@ def sample(
     from dmgan_fast.pictures import grid, save_picture
     from dmgan_fast.training.sampling import Sampler
 
-    drawings = Sampler.from_pretrained(weights).draw(captions, seed=seed, batch_size=batch, maps=attention or gates)
+    sampler = Sampler.from_pretrained(weights)
+    drawings = sampler.draw(captions, seed=seed, batch_size=batch, maps=attention or gates, tile=tile)
     for number, drawing in enumerate(drawings, start=1):
         if drawing.unknown:
             typer.echo(f"caption {number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
@@ -361,9 +366,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments  # wherever it stands
     try:
-        app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)  # what typer.Exit carried, if a command raised it
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

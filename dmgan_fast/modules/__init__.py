@@ -6,6 +6,7 @@ from dmgan_fast.modules.generator import Generator, GeneratorConfig, GeneratorOu
 from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
 from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput
 from dmgan_fast.modules.text_encoder import TextEncoder, TextEncoderConfig, padding_mask
+from dmgan_fast.modules.tiles import draw_in_tiles
 
 __all__ = [
     "Discriminator",
@@ -19,6 +20,7 @@ __all__ = [
     "MemoryOutput",
     "TextEncoder",
     "TextEncoderConfig",
+    "draw_in_tiles",
     "padding_mask",
     "share_batch_statistics",
 ]

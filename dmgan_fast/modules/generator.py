@@ -215,7 +215,7 @@ class Generator(PretrainedModel):
         Raises:
             InputError: for shapes, dtypes or devices that do not fit, and for a batch of one in training.
         """
-        self._check(noise, sentence, words, padding_mask, eps)
+        self.check_inputs(noise, sentence, words, padding_mask, eps)
         condition, mu, logvar = self.conditioning(sentence, eps)
         first, *levels = self.checkpointing
         run = rematerialise if first in ("block", "tile", "stage") else _run
@@ -262,9 +262,10 @@ class Generator(PretrainedModel):
                 block.tile_rows = tile_rows if level == "tile" else None
                 block.recompute_glu = level == "op"
 
-    def _check(
+    def check_inputs(
         self, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor | None, eps: Tensor | None
     ) -> None:
+        """Raise ``InputError`` unless ``forward`` can take these."""
         config, batch = self.config, noise.shape[0] if noise.dim() else 0
         expected = {"noise": (noise, config.noise_channels), "sentence": (sentence, config.word_channels)}
         if eps is not None:

@@ -38,7 +38,9 @@ class Meter(TorchDispatchMode):
         self.device_type = device_type
         self.flops = 0
         self.now: Counter[str] = Counter()
-        self.peaks: dict[str, Counter[str]] = {}  # phase, as torch.profiler.record_function names it → bytes by kind
+        # Phase, as torch.profiler.record_function names it → bytes by kind at its peak, and when it began.
+        self.peaks: dict[str, Counter[str]] = {}
+        self.begins: dict[str, Counter[str]] = {}
         self._phase = ""
         self._kinds: dict[int, str] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
@@ -55,7 +57,7 @@ class Meter(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget peaks and operations, but not what is alive."""
-        self.peaks, self.flops = {}, 0
+        self.peaks, self.begins, self.flops = {}, {}, 0
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
@@ -83,6 +85,7 @@ class Meter(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
             self._phase = args[0]
+            self.begins.setdefault(self._phase, Counter(self.now))
         body = ops.BODIES.get(func)
         if body is not None and body in ops.TILED:
             return self._run_tiled(body, args)

@@ -39,10 +39,11 @@ from dmgan_fast.training.weights import find_bundle
 UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
 MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
-# Micro-batches make a step of a large batch long. Beyond these sizes they are not run one by one: the bytes and the
-# arithmetic of what goes through them are lines through these two.
+# Micro-batches make a step long. Beyond these batch sizes they are not run one by one: the bytes and the arithmetic of
+# what goes through them are lines through these two.
 SMALL, LARGE = 4, 6
 WHOLE = ("draw", "generator")  # phases of a step that know no micro-batches
+AFTER_DRAWING = f"discriminator_{FIRST_SIDE}"  # the phase that begins with all that the generator keeps
 
 
 def parse_size(text: str) -> int:
@@ -71,10 +72,14 @@ def show_size(size: float) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """One policy at one batch: bytes by kind at the peak of each phase, and floating point operations of a step."""
+    """One policy at one batch: bytes by kind at the peak of each phase, and floating point operations of a step.
+
+    ``held``: bytes by kind once the pictures are drawn.
+    """
 
     policy: MemoryPolicy
     phases: Mapping[str, Mapping[str, int]]
+    held: Mapping[str, int]
     flops: int
 
     @cached_property
@@ -339,8 +344,11 @@ class _Measure:
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         key = policy, batch_size
         if key not in self.known:
-            loops = policy.micro_batch is not None and batch_size > LARGE
-            self.known[key] = self._extend(*key) if loops else self._run(*key)
+            alone = policy == MemoryPolicy(micro_batch=policy.micro_batch)
+            if policy.micro_batch is None or (alone and batch_size <= LARGE):
+                self.known[key] = self._run(*key)
+            else:
+                self.known[key] = self._extend(*key) if alone else self._combine(*key)
         return self.known[key]
 
     def _run(self, policy: MemoryPolicy, batch_size: int) -> Cost:
@@ -351,22 +359,33 @@ class _Measure:
             self.meter.reset()
             with self.meter.watching([self.step.generator, *self.step.discriminators]):
                 self.step(batch, **noise)
-        return Cost(policy, {phase: dict(kinds) for phase, kinds in self.meter.peaks.items()}, self.meter.flops)
+        phases = {phase: dict(kinds) for phase, kinds in self.meter.peaks.items()}
+        return Cost(policy, phases, dict(self.meter.begins[AFTER_DRAWING]), self.meter.flops)
 
     def _extend(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        """What knows no micro-batches from a run without them, the rest as lines through two smaller batches."""
-        whole = self(replace(policy, micro_batch=None), batch_size)
+        """Lines through two smaller batches."""
         small, large = self(policy, SMALL), self(policy, LARGE)
 
         def line(first: int, second: int) -> int:
             return first + (second - first) * (batch_size - SMALL) // (LARGE - SMALL)
 
+        def lines(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+            return {kind: line(first.get(kind, 0), second.get(kind, 0)) for kind in KINDS}
+
+        phases = {phase: lines(kinds, large.phases[phase]) for phase, kinds in small.phases.items()}
+        return Cost(policy, phases, lines(small.held, large.held), line(small.flops, large.flops))
+
+    def _combine(self, policy: MemoryPolicy, batch_size: int) -> Cost:
+        """What is drawn and how it is judged meet in the pictures and in what the generator holds meanwhile."""
+        drawn = self(replace(policy, micro_batch=None), batch_size)
+        judged = self(MemoryPolicy(micro_batch=policy.micro_batch), batch_size)
+        more = {kind: drawn.held.get(kind, 0) - judged.held.get(kind, 0) for kind in KINDS}
         phases = {
-            phase: {kind: line(kinds.get(kind, 0), large.phases[phase].get(kind, 0)) for kind in KINDS}
-            for phase, kinds in small.phases.items()
+            phase: {kind: kinds.get(kind, 0) + more[kind] for kind in KINDS} for phase, kinds in judged.phases.items()
         }
-        phases |= {phase: dict(whole.phases[phase]) for phase in WHOLE}
-        return Cost(policy, phases, line(small.flops, large.flops))
+        phases |= {phase: dict(drawn.phases[phase]) for phase in WHOLE}
+        flops = drawn.flops + judged.flops - self(MemoryPolicy(), batch_size).flops
+        return Cost(policy, phases, drawn.held, flops)
 
 
 def _models(config: TrainConfig) -> TrainStep:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dmgan_fast.data.captions import pad
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, padding_mask
+from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, draw_in_tiles, padding_mask
 from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
@@ -66,7 +66,13 @@ class Sampler:
 
     @torch.inference_mode()
     def draw(
-        self, captions: Sequence[str], *, seed: int = 0, batch_size: int = 16, maps: bool = False
+        self,
+        captions: Sequence[str],
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        maps: bool = False,
+        tile: int | None = None,
     ) -> list[Drawing]:
         """Draw one picture of every side for each caption.
 
@@ -78,9 +84,11 @@ class Sampler:
             seed: 0 or more.
             batch_size: captions drawn at once.
             maps: also return attention and response-gate maps.
+            tile: draw one picture at a time, in windows of this side (``modules.draw_in_tiles``): large pictures in
+                little memory. Not with maps.
 
         Raises:
-            InputError: for no captions, an empty one, or one without a known word.
+            InputError: for no captions, an empty one, or one without a known word, and for tiles with maps.
         """
         if not captions:
             raise InputError("draw: at least one caption is needed")
@@ -88,18 +96,21 @@ class Sampler:
             raise InputError(f"draw: batch_size must be at least 1, got {batch_size}")
         if seed < 0:
             raise InputError(f"draw: seed must be 0 or more, got {seed}")
+        if tile is not None:
+            if maps:
+                raise InputError("draw: tiles give no maps; leave out one of them")
+            batch_size = 1
         encoded = [self._encode(caption, number) for number, caption in enumerate(captions, start=1)]
         drawings: list[Drawing] = []
         for start in range(0, len(captions), batch_size):
             rows = range(start, min(start + batch_size, len(captions)))
-            drawings += self._draw(
-                [(captions[k], *encoded[k]) for k in rows], [seed * POSITION_STRIDE + k for k in rows], maps
-            )
+            seeds = [seed * POSITION_STRIDE + k for k in rows]
+            drawings += self._draw([(captions[k], *encoded[k]) for k in rows], seeds, maps, tile)
         return drawings
 
     @torch.inference_mode()
     def generate(
-        self, captions: Sequence[Sequence[int]], seeds: Sequence[int], *, maps: bool = False
+        self, captions: Sequence[Sequence[int]], seeds: Sequence[int], *, maps: bool = False, tile: int | None = None
     ) -> GeneratorOutput:
         """One batch of encoded captions, each with the noise of its own seed.
 
@@ -107,6 +118,7 @@ class Sampler:
             captions: word indices, at least one for each.
             seeds: one for each caption.
             maps: also attention.
+            tile: in windows of this side; then one caption, without maps.
 
         Returns:
             the generator's output, on its device.
@@ -124,6 +136,8 @@ class Sampler:
             for size in sizes
         )
         mask = padding_mask(lengths, longest).to(device)
+        if tile is not None:
+            return draw_in_tiles(self.generator, noise, sentence, words, mask, eps=eps, tile=tile)
         output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps, return_attention=maps)
         return output
 
@@ -135,8 +149,10 @@ class Sampler:
             raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
         return indices, unknown
 
-    def _draw(self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool) -> list[Drawing]:
-        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps)
+    def _draw(
+        self, rows: list[tuple[str, list[int], list[str]]], seeds: list[int], maps: bool, tile: int | None
+    ) -> list[Drawing]:
+        out = self.generate([indices for _, indices, _ in rows], seeds, maps=maps, tile=tile)
         return [
             Drawing(
                 caption=caption,

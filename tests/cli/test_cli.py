@@ -17,7 +17,7 @@ from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEnco
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "sample", "evaluate", "info")
+COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "evaluate", "info")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +192,62 @@ def test_a_picture_depends_on_its_caption_seed_and_place_only(weights):
     assert not torch.equal(sampler.draw(captions, seed=4)[1].images[-1], together[1].images[-1])
     swapped = sampler.draw(["a blue car", "blue", "apple"], seed=3)
     assert (swapped[1].images[-1] - together[1].images[-1]).abs().max() < 1e-5
+
+
+def test_tiles_draw_the_same_pictures(weights, monkeypatch, capsys, tmp_path):
+    sampler = Sampler.from_pretrained(weights)
+    captions = ["a red apple", "blue"]
+    for whole, tiled in zip(sampler.draw(captions, seed=3), sampler.draw(captions, seed=3, tile=64), strict=True):
+        for ours, true in zip(tiled.images, whole.images, strict=True):
+            assert (ours - true).abs().max() < 1e-5
+    with pytest.raises(InputError, match="tiles give no maps"):
+        sampler.draw(captions, maps=True, tile=64)
+    code, _, error = call(
+        monkeypatch, capsys, "sample", "blue", "--weights", str(weights), "--tile", "32", "--out", str(tmp_path / "o")
+    )
+    assert code == 2
+    assert "tile must be at least 64" in error
+
+
+PLAN = ("plan", "--preset", "demo", "--batch", "4", "--device", "cpu")
+
+
+def test_plan_answers_people_and_programs(monkeypatch, capsys):
+    code, text, _ = call(monkeypatch, capsys, *PLAN, "--size", "128", "--memory", "8GiB")
+    assert code == 0
+    assert re.match(r"128² in fp32, batch 4, 8\.00 GiB: fits \(cpu\)", text)
+    assert "policy       checkpointing none" in text
+    code, text, _ = call(monkeypatch, capsys, *PLAN, "--size", "128", "--dtype", "bf16", "--memory", "1MiB", "--json")
+    assert code == 1
+    values = json.loads(text)
+    assert values["fits"] is False
+    assert (values["side"], values["precision"], values["batch_size"]) == (128, "bf16", 4)
+    assert {"policy", "peak_bytes", "bytes_per_picture", "largest_batch", "recompute_flops"} <= values.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "300"), "the side must be 64 times a power of two"),
+        (("--memory", "lots"), "memory must be written as 24GiB"),
+        (("--dtype", "int8"), "step.precision"),
+        (("--batch", "1", "--memory", "1GiB"), "batch_size must be at least 2"),
+        (("--set", "step.memory.tile_rows=2"), "tile_rows"),
+    ],
+)
+def test_bad_plans_are_refused_in_one_paragraph(monkeypatch, capsys, arguments, message):
+    code, _, error = call(monkeypatch, capsys, "plan", "--preset", "demo", *arguments)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_training_into_an_impossible_budget_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    code, _, error = call(monkeypatch, capsys, "train", "--preset", "demo", "--memory", "1MiB", "--out", str(out))
+    assert code == 2
+    assert "does not fit into 1MiB: the most frugal policy needs" in error
+    assert not out.exists()
 
 
 def test_maps_fit_the_words(weights):

@@ -1,0 +1,136 @@
+"""Draw pictures of any side in a fixed small memory: window by window, with exact halos.
+
+In evaluation a pixel depends on a few neighbours, on the words, and on one mean over each stage's features. So a window
+of the picture needs a window of the features below it, a little larger, and so on down to the first stage. Features up
+to ``KEPT`` bytes are kept; those of larger sides are computed again for every window above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dmgan_fast.modules.generator import Generator, GeneratorOutput, RefinementStage
+from dmgan_fast.modules.pretrained import require
+
+KEPT = 64 << 20  # bytes of one stage's features: 512² at 64 channels in float32
+MIN_TILE = 64
+
+
+class Window(NamedTuple):
+    """Rows ``top ... bottom - 1`` and columns ``left ... right - 1`` of a square of ``side``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    side: int
+
+    def of(self, picture: Tensor, within: Window | None = None) -> Tensor:
+        """A view of the picture, or of its part ``within``."""
+        down, right = (within.top, within.left) if within else (0, 0)
+        return picture[:, :, self.top - down : self.bottom - down, self.left - right : self.right - right]
+
+    def grown(self, by: int) -> Window:
+        """With ``by`` more pixels on every side, as far as there are."""
+        first, last = (max(edge - by, 0) for edge in (self.top, self.left)), (self.bottom, self.right)
+        top, left = first
+        bottom, right = (min(edge + by, self.side) for edge in last)
+        return Window(top, bottom, left, right, self.side)
+
+    def below(self) -> Window:
+        """What a 3×3 convolution after nearest ×2 sees of the picture of half the side."""
+        wider = self.grown(1)
+        return Window(wider.top // 2, -(-wider.bottom // 2), wider.left // 2, -(-wider.right // 2), self.side // 2)
+
+    def doubled(self) -> Window:
+        """The same place in the picture of twice the side."""
+        return Window(*(2 * edge for edge in self))
+
+
+def _windows(side: int, tile: int) -> Iterator[Window]:
+    for top in range(0, side, tile):
+        for left in range(0, side, tile):
+            yield Window(top, min(top + tile, side), left, min(left + tile, side), side)
+
+
+@torch.no_grad()
+def draw_in_tiles(
+    generator: Generator,
+    noise: Tensor,
+    sentence: Tensor,
+    words: Tensor,
+    padding_mask: Tensor | None = None,
+    *,
+    eps: Tensor | None = None,
+    tile: int = 256,
+    kept: int = KEPT,
+) -> GeneratorOutput:
+    """What ``generator(...)`` draws for one sample, the same up to rounding; without maps.
+
+    Args:
+        generator: in evaluation mode.
+        noise, sentence, words, padding_mask, eps: as the generator takes them, with ``B = 1``.
+        tile: side of a window of the picture, 64 or more. Memory grows with its square, and with the picture itself.
+        kept: bytes of a stage's features that are kept rather than computed again.
+
+    Raises:
+        InputError: for a generator in training mode, a batch, a smaller tile, or tensors that do not fit.
+    """
+    require(not generator.training, "draw_in_tiles: the generator must be in evaluation mode; call .eval()")
+    require(tile >= MIN_TILE, f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}")
+    require(len(noise) == 1, f"draw_in_tiles: one picture at a time, got a batch of {len(noise)}")
+    return _Drawing(generator, words, padding_mask, tile, kept).draw(noise, sentence, eps)
+
+
+class _Drawing:
+    def __init__(self, generator: Generator, words: Tensor, mask: Tensor | None, tile: int, kept: int) -> None:
+        self.generator, self.words, self.mask, self.tile, self.limit = generator, words, mask, tile, kept
+        self.kept: dict[int, Tensor] = {}  # stage → its features
+        self.means: list[Tensor] = []  # of each stage's features over pixels, [1, C]
+
+    def draw(self, noise: Tensor, sentence: Tensor, eps: Tensor | None) -> GeneratorOutput:
+        generator = self.generator
+        generator.check_inputs(noise, sentence, self.words, self.mask, eps)
+        condition, mu, logvar = generator.conditioning(sentence, eps)
+        self.kept[0], mean = generator.initial_stage(condition, noise)
+        self.means.append(mean)
+        images = []
+        for k, side in enumerate(generator.config.image_sizes):
+            h, last = self.kept.get(k), k + 1 == len(generator.config.image_sizes)
+            keep = k > 0 and not last and self._bytes(side) <= self.limit
+            total = torch.zeros_like(mean, dtype=torch.float64)
+            image = mean.new_empty(1, 3, side, side)
+            for window in _windows(side, self.tile):
+                around = window.grown(1)  # the image head's halo
+                features = self.features(k, around)
+                window.of(image).copy_(window.of(generator.image_heads[k](features), around))
+                total += window.of(features, around).sum((2, 3), dtype=torch.float64)
+                if keep:
+                    h = mean.new_empty(*features.shape[:2], side, side) if h is None else h
+                    window.of(h).copy_(window.of(features, around))
+            if keep and h is not None:
+                self.kept[k] = h
+                self.kept = {stage: kept for stage, kept in self.kept.items() if stage == k}
+            if k:
+                self.means.append((total / side**2).to(mean.dtype))
+            images.append(image)
+        return GeneratorOutput(images, [], mu, logvar, [])
+
+    def _bytes(self, side: int) -> int:
+        return self.means[0].nbytes * side**2
+
+    def features(self, k: int, window: Window) -> Tensor:
+        """Features of stage ``k`` in a window ``[1, C, h, w]``."""
+        if k in self.kept:
+            return window.of(self.kept[k])
+        stage = self.generator.stages[k - 1]
+        assert isinstance(stage, RefinementStage)
+        below = window.below().grown(2 * len(stage.residual_blocks))  # each block has two convolutions
+        x = stage.memory(self.features(k - 1, below), self.words, self.mask, image_mean=self.means[k - 1]).h
+        for block in stage.residual_blocks:
+            x = block(x)
+        return window.of(stage.up_block(x), below.doubled())
