@@ -36,9 +36,9 @@ class Meter(TorchDispatchMode):
     def __init__(self, device_type: str = "cpu") -> None:
         super().__init__()
         self.device_type = device_type
-        self.flops = 0
         self.now: Counter[str] = Counter()
-        # Phase, as torch.profiler.record_function names it → bytes by kind at its peak, and when it began.
+        # By phase, as torch.profiler.record_function names it: operations; bytes by kind at its peak, and at its start.
+        self.flops: Counter[str] = Counter()
         self.peaks: dict[str, Counter[str]] = {}
         self.begins: dict[str, Counter[str]] = {}
         self._phase = ""
@@ -57,7 +57,7 @@ class Meter(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget peaks and operations, but not what is alive."""
-        self.peaks, self.begins, self.flops = {}, {}, 0
+        self.peaks, self.begins, self.flops = {}, {}, Counter()
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
@@ -102,16 +102,17 @@ class Meter(TorchDispatchMode):
                 self._count(tensor, "temporary")
         self._note_peak(inside)
         if func._overloadpacket in flop_registry:
-            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.flops[self._phase] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
         return result
 
     def _run_tiled(self, body: Any, args: Any) -> Any:
         """A few tiles stand for all."""
         x, rows = ops.TILED[body](args)
-        before = self.flops
+        before = self.flops[self._phase]
         with tiled_block.few_tiles(), self:
             result = body(*args)
-        self.flops = before + int((self.flops - before) * tiled_block.tiles_per_visit(x, rows))
+        visited = self.flops[self._phase] - before
+        self.flops[self._phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
         return result
 
     def _count(self, tensor: Tensor | None, kind: str) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
 # Micro-batches make a step long. Beyond these batch sizes they are not run one by one: the bytes and the arithmetic of
 # what goes through them are lines through these two.
-SMALL, LARGE = 4, 6
+SMALL, LARGE = 2, 3
 WHOLE = ("draw", "generator")  # phases of a step that know no micro-batches
 AFTER_DRAWING = f"discriminator_{FIRST_SIDE}"  # the phase that begins with all that the generator keeps
 
@@ -72,15 +73,15 @@ def show_size(size: float) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """One policy at one batch: bytes by kind at the peak of each phase, and floating point operations of a step.
+    """One policy at one batch: by phase of the step, bytes by kind at the peak and floating point operations.
 
     ``held``: bytes by kind once the pictures are drawn.
     """
 
     policy: MemoryPolicy
     phases: Mapping[str, Mapping[str, int]]
+    arithmetic: Mapping[str, int]
     held: Mapping[str, int]
-    flops: int
 
     @cached_property
     def peak(self) -> Mapping[str, int]:
@@ -90,6 +91,10 @@ class Cost:
     def peak_bytes(self) -> int:
         return sum(self.peak.values())
 
+    @property
+    def flops(self) -> int:
+        return sum(self.arithmetic.values())
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,9 +102,8 @@ class Plan:
 
     ``policy``: the one with the least arithmetic that fits, or the most frugal if none does. ``peak``: its predicted
     bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``).
-    ``recompute_flops``: what it computes beyond a step that keeps everything. ``bytes_per_picture``: what one more
-    picture costs. ``largest_batch``, ``largest_side``: the most that fits under the most frugal policy, 0 if nothing
-    does. ``tried``: every policy in the order of its cost.
+    ``recompute_flops``: what it computes beyond a step that keeps everything. ``tried``: policies in the order of
+    their cost.
     """
 
     fits: bool
@@ -107,15 +111,32 @@ class Plan:
     peak: Mapping[str, int]
     flops: int
     recompute_flops: int
-    bytes_per_picture: int
-    largest_batch: int
-    largest_side: int
     memory_bytes: int
     batch_size: int
     side: int
     precision: str
     device: str
     tried: tuple[Cost, ...]
+    _measure: _Measure = field(repr=False, compare=False)
+
+    @cached_property
+    def bytes_per_picture(self) -> int:
+        """What one more picture costs."""
+        more = max(1, self.batch_size // 4)
+        return (self._measure(self.policy, self.batch_size + more).peak_bytes - self.peak_bytes) // more
+
+    @cached_property
+    def largest_batch(self) -> int:
+        """The most pictures that fit under the most frugal policy, 0 if not even two do."""
+        *_, frugal = _ladder(self._measure.config, self.batch_size)
+        if self._measure.state_bytes > self.memory_bytes:
+            return 0
+        return _largest_batch(lambda n: self._measure(frugal, n).peak_bytes, self.memory_bytes, self.batch_size)
+
+    @cached_property
+    def largest_side(self) -> int:
+        """The largest side of pictures at which the most frugal policy fits, 0 if none does."""
+        return _largest_side(self._measure, self.batch_size, self.memory_bytes)
 
     @property
     def peak_bytes(self) -> int:
@@ -123,8 +144,9 @@ class Plan:
 
     def to_json(self) -> str:
         """``fits``, ``policy``, ``peak_bytes``, ``bytes_per_picture``, ``largest_batch``, ``recompute_flops``, ..."""
-        values = {name: value for name, value in asdict(self).items() if name != "tried"}
-        return json.dumps(values | {"policy": to_dict(self.policy), "peak_bytes": self.peak_bytes}, indent=2)
+        shown = [f.name for f in fields(self) if f.name not in ("tried", "_measure")]
+        shown += ["peak_bytes", "bytes_per_picture", "largest_batch", "largest_side"]
+        return json.dumps({name: getattr(self, name) for name in shown} | {"policy": to_dict(self.policy)}, indent=2)
 
     def explain(self) -> str:
         """The plan in words."""
@@ -208,7 +230,9 @@ def plan(
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     measure = _Measure(config, kind)
     policies = list(_ladder(config, batch_size))
-    least = measure(MemoryPolicy(), batch_size)
+    least = measure(policies[0], batch_size)
+    if measure.state_bytes > memory_bytes:
+        policies = policies[-2:]
     tried = [least]
     for policy in policies[1:]:
         if tried[-1].peak_bytes <= memory_bytes:
@@ -216,25 +240,19 @@ def plan(
         tried.append(measure(policy, batch_size))
     fitting = [cost for cost in tried if cost.peak_bytes <= memory_bytes]
     chosen = min(fitting, key=lambda c: c.flops) if fitting else min(tried, key=lambda c: c.peak_bytes)
-    frugal = policies[-1] if fitting else chosen.policy
-    more = max(1, batch_size // 4)
-    further = measure(chosen.policy, batch_size + more)
-    sides = config.generator.image_sizes
     return Plan(
         fits=bool(fitting),
         policy=chosen.policy,
         peak=dict(chosen.peak),
         flops=chosen.flops,
         recompute_flops=chosen.flops - least.flops,
-        bytes_per_picture=(further.peak_bytes - chosen.peak_bytes) // more,
-        largest_batch=_largest_batch(lambda size: measure(frugal, size).peak_bytes, memory_bytes, batch_size),
-        largest_side=_largest_side(config, kind, batch_size, memory_bytes),
         memory_bytes=memory_bytes,
         batch_size=batch_size,
-        side=sides[-1],
+        side=config.generator.image_sizes[-1],
         precision=config.step.precision,
         device=kind,
         tried=tuple(tried),
+        _measure=measure,
     )
 
 
@@ -285,16 +303,20 @@ def _largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
     low, low_peak = 2, peak(2)
     if low_peak > budget:
         return 0
-    high = max(start, 4)
-    while (high_peak := peak(high)) <= budget:
+    high, high_peak = max(start, 4), peak(max(start, 4))
+    while high_peak <= budget:
         if high == MAX_BATCH:
             return MAX_BATCH
+        slope = max(1, (high_peak - low_peak) // (high - low))
         low, low_peak = high, high_peak
-        high = min(4 * high, MAX_BATCH)
-    while high - low > 1:  # by interpolation: the peak is made of lines
-        guess = low + int((high - low) * (budget - low_peak) / (high_peak - low_peak))
-        guess = min(max(guess, low + 1), high - 1)
+        high = min(high + (budget - high_peak) // slope + 1, MAX_BATCH)
+        high_peak = peak(high)
+    halve = False
+    while high - low > 1:  # the peak is made of lines: follow one, and halve in turn for where they meet
+        line = low + (high - low) * (budget - low_peak) // (high_peak - low_peak)
+        guess = (low + high) // 2 if halve else min(max(line, low + 1), high - 1)
         found = peak(guess)
+        halve = not halve
         if found <= budget:
             low, low_peak = guess, found
         else:
@@ -302,15 +324,19 @@ def _largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
     return low
 
 
-def _largest_side(config: TrainConfig, device: str, batch_size: int, budget: int) -> int:
-    """The largest side at which the most frugal policy fits."""
+def _largest_side(known: _Measure, batch_size: int, budget: int) -> int:
+    """The largest side at which the most frugal policy fits, 0 if none does."""
+    config = known.config
+    side = own = config.generator.image_sizes[-1]
 
     def fits(side: int) -> bool:
         wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
+        measure = known if side == own else _Measure(wider, known.meter.device_type)
+        if measure.state_bytes > budget:
+            return False
         *_, frugal = _ladder(wider, batch_size)
-        return _Measure(wider, device)(frugal, batch_size).peak_bytes <= budget
+        return measure(frugal, batch_size).peak_bytes <= budget
 
-    side = config.generator.image_sizes[-1]
     if fits(side):
         while side < LARGEST_SIDE and fits(2 * side):
             side *= 2
@@ -340,6 +366,7 @@ class _Measure:
             for optimizer in (self.step.generator_optimizer, *self.step.discriminator_optimizers):
                 _begin(optimizer)
                 self.meter.mark((t for state in optimizer.state.values() for t in state.values()), "optimiser")
+        self.state_bytes = self.meter.now.total()  # weights and optimisers
 
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         key = policy, batch_size
@@ -360,32 +387,33 @@ class _Measure:
             with self.meter.watching([self.step.generator, *self.step.discriminators]):
                 self.step(batch, **noise)
         phases = {phase: dict(kinds) for phase, kinds in self.meter.peaks.items()}
-        return Cost(policy, phases, dict(self.meter.begins[AFTER_DRAWING]), self.meter.flops)
+        return Cost(policy, phases, dict(self.meter.flops), dict(self.meter.begins[AFTER_DRAWING]))
 
     def _extend(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         """Lines through two smaller batches."""
         small, large = self(policy, SMALL), self(policy, LARGE)
 
-        def line(first: int, second: int) -> int:
-            return first + (second - first) * (batch_size - SMALL) // (LARGE - SMALL)
-
         def lines(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-            return {kind: line(first.get(kind, 0), second.get(kind, 0)) for kind in KINDS}
+            ahead, apart = batch_size - SMALL, LARGE - SMALL
+            names = {**first, **second}
+            return {k: first.get(k, 0) + (second.get(k, 0) - first.get(k, 0)) * ahead // apart for k in names}
 
         phases = {phase: lines(kinds, large.phases[phase]) for phase, kinds in small.phases.items()}
-        return Cost(policy, phases, lines(small.held, large.held), line(small.flops, large.flops))
+        return Cost(policy, phases, lines(small.arithmetic, large.arithmetic), lines(small.held, large.held))
 
     def _combine(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         """What is drawn and how it is judged meet in the pictures and in what the generator holds meanwhile."""
         drawn = self(replace(policy, micro_batch=None), batch_size)
         judged = self(MemoryPolicy(micro_batch=policy.micro_batch), batch_size)
-        more = {kind: drawn.held.get(kind, 0) - judged.held.get(kind, 0) for kind in KINDS}
-        phases = {
-            phase: {kind: kinds.get(kind, 0) + more[kind] for kind in KINDS} for phase, kinds in judged.phases.items()
-        }
-        phases |= {phase: dict(drawn.phases[phase]) for phase in WHOLE}
-        flops = drawn.flops + judged.flops - self(MemoryPolicy(), batch_size).flops
-        return Cost(policy, phases, drawn.held, flops)
+        more = Counter(drawn.held)
+        more.subtract(judged.held)
+        phases = {phase: {k: kinds.get(k, 0) + more[k] for k in KINDS} for phase, kinds in judged.phases.items()}
+        return Cost(
+            policy,
+            phases | {phase: drawn.phases[phase] for phase in WHOLE},
+            {**judged.arithmetic} | {phase: drawn.arithmetic[phase] for phase in WHOLE},
+            drawn.held,
+        )
 
 
 def _models(config: TrainConfig) -> TrainStep:
