@@ -146,13 +146,22 @@ def damsm_loss(encoder: nn.Module, image: Tensor, batch: Batch, config: StepConf
 
 
 class AuthorsStep:
-    """The authors' trainer loop, one iteration a call; arguments as ``TrainStep``'s, whose models it copies."""
+    """The authors' trainer loop, one iteration a call; arguments as ``TrainStep``'s.
+
+    It trains copies of the models, or, with ``copies=False``, the models themselves.
+    """
 
     def __init__(
-        self, generator: Generator, discriminators: Sequence[Discriminator], encoder: nn.Module, config: StepConfig
+        self,
+        generator: Generator,
+        discriminators: Sequence[Discriminator],
+        encoder: nn.Module,
+        config: StepConfig,
+        *,
+        copies: bool = True,
     ) -> None:
-        self.generator = copy.deepcopy(generator)
-        self.discriminators = [copy.deepcopy(d) for d in discriminators]
+        self.generator = copy.deepcopy(generator) if copies else generator
+        self.discriminators = [copy.deepcopy(d) if copies else d for d in discriminators]
         self.encoder, self.config = encoder.eval().requires_grad_(False), config
         self.average = [p.detach().clone() for p in self.generator.parameters()]
         self.optimizer = torch.optim.Adam(

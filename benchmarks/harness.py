@@ -116,15 +116,10 @@ def saved_bytes(case: Case, function: Function) -> int:
     return sum(storages.values())
 
 
-def peak_bytes(case: Case, function: Function) -> int:
-    """Peak of PyTorch's allocations during forward + backward, above what was there before."""
-    if next(iter(case.inputs.values())).is_cuda:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        _run(case, function, case.inputs)
-        return torch.cuda.max_memory_allocated() - before
+def allocation_peak(run: Callable[[], Any]) -> int:
+    """Peak of the bytes that PyTorch allocates on the CPU during ``run``, above what was there before."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        _run(case, function, case.inputs)
+        run()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     now = peak = 0
@@ -132,6 +127,16 @@ def peak_bytes(case: Case, function: Function) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+def peak_bytes(case: Case, function: Function) -> int:
+    """Peak of PyTorch's allocations during forward + backward, above what was there before."""
+    if next(iter(case.inputs.values())).is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _run(case, function, case.inputs)
+        return torch.cuda.max_memory_allocated() - before
+    return allocation_peak(lambda: _run(case, function, case.inputs))
 
 
 def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> tuple[float, float]:

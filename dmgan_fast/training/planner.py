@@ -117,7 +117,7 @@ class Plan:
     precision: str
     device: str
     tried: tuple[Cost, ...]
-    _measure: _Measure = field(repr=False, compare=False)
+    _measure: Measure = field(repr=False, compare=False)
 
     @cached_property
     def bytes_per_picture(self) -> int:
@@ -228,7 +228,7 @@ def plan(
     if memory_bytes < 1:
         raise InputError(f"plan: memory_bytes must be positive, got {memory_bytes}")
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-    measure = _Measure(config, kind)
+    measure = Measure(config, kind)
     policies = list(_ladder(config, batch_size))
     least = measure(policies[0], batch_size)
     if measure.state_bytes > memory_bytes:
@@ -324,14 +324,14 @@ def _largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
     return low
 
 
-def _largest_side(known: _Measure, batch_size: int, budget: int) -> int:
+def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
     """The largest side at which the most frugal policy fits, 0 if none does."""
     config = known.config
     side = own = config.generator.image_sizes[-1]
 
     def fits(side: int) -> bool:
         wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
-        measure = known if side == own else _Measure(wider, known.meter.device_type)
+        measure = known if side == own else Measure(wider, known.meter.device_type)
         if measure.state_bytes > budget:
             return False
         *_, frugal = _ladder(wider, batch_size)
@@ -351,7 +351,7 @@ def _largest_side(known: _Measure, batch_size: int, budget: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
-class _Measure:
+class Measure:
     """Runs steps of a run's models without data; what a policy costs at a batch size is remembered."""
 
     def __init__(self, config: TrainConfig, device: str) -> None:
@@ -359,7 +359,7 @@ class _Measure:
         self.known: dict[tuple[MemoryPolicy, int], Cost] = {}
         self.mode = FakeTensorMode()
         with self.mode:
-            self.step = _models(config)
+            self.step = models_of(config)
             models = [self.step.generator, *self.step.discriminators, self.step.average]
             models += [self.step.image_encoder] if self.step.image_encoder is not None else []
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
@@ -381,7 +381,7 @@ class _Measure:
     def _run(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         self.step.set_memory(policy)
         with self.mode:
-            batch, noise = _batch(self.config, batch_size)
+            batch, noise = batch_of(self.config, batch_size)
             self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
             self.meter.reset()
             with self.meter.watching([self.step.generator, *self.step.discriminators]):
@@ -416,7 +416,7 @@ class _Measure:
         )
 
 
-def _models(config: TrainConfig) -> TrainStep:
+def models_of(config: TrainConfig) -> TrainStep:
     generator = Generator(config.generator)
     discriminators = [
         Discriminator(
@@ -442,7 +442,7 @@ def _begin(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def _batch(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
+def batch_of(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
     generator, words = config.generator, config.data.max_words
     lengths = torch.full((size,), words)
     batch = Batch(

@@ -209,7 +209,7 @@ def test_tiles_draw_the_same_pictures(weights, monkeypatch, capsys, tmp_path):
     assert "tile must be at least 64" in error
 
 
-PLAN = ("plan", "--preset", "demo", "--batch", "4", "--device", "cpu")
+PLAN = ("plan", "--preset", "demo", "--batch", "4", "--device", "cpu", "--set", "step.damsm_weight=0")
 
 
 def test_plan_answers_people_and_programs(monkeypatch, capsys):
@@ -244,7 +244,19 @@ def test_bad_plans_are_refused_in_one_paragraph(monkeypatch, capsys, arguments, 
 
 def test_training_into_an_impossible_budget_is_refused_before_any_work(monkeypatch, capsys, tmp_path):
     out = tmp_path / "run"
-    code, _, error = call(monkeypatch, capsys, "train", "--preset", "demo", "--memory", "1MiB", "--out", str(out))
+    code, _, error = call(
+        monkeypatch,
+        capsys,
+        "train",
+        "--preset",
+        "demo",
+        "--memory",
+        "1MiB",
+        "--set",
+        "step.damsm_weight=0",
+        "--out",
+        str(out),
+    )
     assert code == 2
     assert "does not fit into 1MiB: the most frugal policy needs" in error
     assert not out.exists()

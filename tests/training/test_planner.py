@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.harness import allocation_peak
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
 from dmgan_fast.ops import tiled_block
@@ -39,15 +40,15 @@ def config(sides=(64, 128), precision="fp32", **generator):
 
 
 def predicted(config, policy, batch_size, device="cpu"):
-    return planner._Measure(config, device)(policy, batch_size)
+    return planner.Measure(config, device)(policy, batch_size)
 
 
 def real_peak(config, policy, batch_size):
     """Bytes of a real step's peak: those of its state, and what PyTorch allocates beyond them."""
     torch.manual_seed(0)
-    step = planner._models(config)
+    step = planner.models_of(config)
     step.set_memory(policy)
-    batch, noise = planner._batch(config, batch_size)
+    batch, noise = planner.batch_of(config, batch_size)
     for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
         tensor.normal_()
     step(batch, **noise)  # makes the optimisers' state
@@ -57,14 +58,7 @@ def real_peak(config, policy, batch_size):
     state += [t for o in optimizers for values in o.state.values() for t in values.values()]
     state += [*batch.images, batch.words, batch.sentence, *noise.values()]
     gc.collect()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(batch, **noise)
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak, sum(t.nbytes for t in state)
+    return allocation_peak(lambda: step(batch, **noise)), sum(t.nbytes for t in state)
 
 
 POLICIES = {
@@ -85,7 +79,7 @@ def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision)
 
 
 def test_micro_batches_of_a_large_batch_need_not_be_run_one_by_one():
-    measure = planner._Measure(config(), "cpu")
+    measure = planner.Measure(config(), "cpu")
     for batch_size in (5, 14):
         for policy in (POLICIES["block"], POLICIES["tile"]):
             exact, found = measure._run(policy, batch_size), measure(policy, batch_size)
@@ -107,7 +101,7 @@ def test_bytes_are_told_by_kind():
     chosen = config()
     cost = predicted(chosen, MemoryPolicy(), 4)
     torch.manual_seed(0)
-    step = planner._models(chosen)
+    step = planner.models_of(chosen)
     models = (step.generator, *step.discriminators, step.average)
     weights = sum(t.nbytes for m in models for t in (*m.parameters(), *m.buffers()))
     assert cost.peak["weights"] == weights
@@ -119,7 +113,7 @@ def test_bytes_are_told_by_kind():
 
 
 def test_every_level_costs_what_it_says():
-    measure = planner._Measure(config(), "cpu")
+    measure = planner.Measure(config(), "cpu")
     none, op, block, tile = (measure(POLICIES[name], 4) for name in ("none", "op", "block", "tile"))
     assert none.peak_bytes > op.peak_bytes > block.peak_bytes > tile.peak_bytes
     assert none.flops == op.flops < block.flops < tile.flops  # "op" computes no convolution twice
@@ -139,7 +133,7 @@ def test_the_cheapest_policy_that_fits_is_chosen():
     fitting = [cost for cost in tight.tried if cost.peak_bytes <= tight.memory_bytes]
     assert tight.flops == min(cost.flops for cost in fitting)
     # What is said to fit does fit, and one more does not.
-    measure = planner._Measure(chosen, "cpu")
+    measure = planner.Measure(chosen, "cpu")
     *_, frugal = planner._ladder(chosen, 4)
     largest = tight.largest_batch
     assert measure(frugal, largest).peak_bytes <= tight.memory_bytes < measure(frugal, largest + 1).peak_bytes
@@ -190,7 +184,7 @@ def test_authors_spectral_norm_is_planned_without_micro_batches():
     official = replace(config(), spectral_norm="official")
     made = plan(official, batch_size=8, memory_bytes=MiB, device="cpu")
     assert all(cost.policy.micro_batch is None for cost in made.tried)
-    step = planner._models(official)
+    step = planner.models_of(official)
     assert isinstance(step, TrainStep)
 
 
