@@ -20,12 +20,11 @@ if TYPE_CHECKING:
         TextEncoder,
         TextEncoderConfig,
     )
-    from dmgan_fast.training.sampling import Sampler
-    from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+    from dmgan_fast.training import Batch, MemoryPolicy, Plan, Sampler, StepConfig, TrainStep, plan
 
 _MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
 _NAMES = {
-    "Batch": "training.step",
+    "Batch": "training",
     "Discriminator": "modules",
     "DiscriminatorConfig": "modules",
     "Generator": "modules",
@@ -33,11 +32,14 @@ _NAMES = {
     "GeneratorOutput": "modules",
     "ImageEncoder": "modules",
     "ImageEncoderConfig": "modules",
-    "Sampler": "training.sampling",
-    "StepConfig": "training.step",
+    "MemoryPolicy": "training",
+    "Plan": "training",
+    "Sampler": "training",
+    "StepConfig": "training",
     "TextEncoder": "modules",
     "TextEncoderConfig": "modules",
-    "TrainStep": "training.step",
+    "TrainStep": "training",
+    "plan": "training",
 }
 
 __all__ = [
@@ -49,12 +51,15 @@ __all__ = [
     "GeneratorOutput",
     "ImageEncoder",
     "ImageEncoderConfig",
+    "MemoryPolicy",
+    "Plan",
     "Sampler",
     "StepConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "TrainStep",
     "__version__",
+    "plan",
 ]
 
 

@@ -1,0 +1,240 @@
+"""Writes the tables and figures of docs/memory.md from committed results: ``python -m benchmarks.memory_report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.harness import RESULTS
+from benchmarks.memory import AUTHORS, CARDS, COMPILED, POLICIES
+from benchmarks.report import replace_text
+from dmgan_fast.files import replace_file
+
+ROOT = Path(__file__).parents[1]
+PAGE, FIGURES = ROOT / "docs" / "memory.md", ROOT / "docs" / "figures"
+MARKER = "<!-- results: written by `python -m benchmarks.memory_report` -->\n"
+MIB, GIB = 1 << 20, 1 << 30
+COLOURS = {
+    AUTHORS: "#666666",
+    COMPILED: "#999999",
+    "none": "#1f6fb4",
+    "op": "#d08a00",
+    "block": "#2e8b57",
+    "tile": "#b03a75",
+}
+Row = dict[str, Any]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def where(part: dict[str, Any]) -> str:
+    found = part["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"{found['threads']} threads of an {found['device']}; {versions}."
+
+
+def mib(size: int | None) -> str:
+    return "" if size is None else f"{size / MIB:.0f}"
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def per_picture(rows: list[Row]) -> str:
+    """MiB of one more picture, by side."""
+    sides = sorted({row["side"] for row in rows})
+    found = {(r["policy"], r["precision"], r["side"]): r["bytes_per_picture"] for r in rows}
+    kinds = [(AUTHORS, "fp32"), *((name, precision) for precision in ("fp32", "bf16") for name in POLICIES)]
+    body = [[name, precision, *(mib(found[name, precision, side]) for side in sides)] for name, precision in kinds]
+    return table(["policy", "dtype", *(f"{side}²" for side in sides)], body)
+
+
+def forecasts(rows: list[Row]) -> str:
+    body = []
+    for r in rows:
+        size, forecast = r["measured_bytes"], r["predicted_bytes"]
+        error = f"{100 * (forecast / size - 1):+.2f} %" if size and forecast else ""
+        measured = mib(size) or "out of memory"
+        body.append([r["policy"], r["precision"], f"{r['side']}²", r["batch_size"], measured, mib(forecast), error])
+    return table(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body)
+
+
+def fitting(rows: list[Row]) -> str:
+    """Largest batches by card."""
+    chosen = [(AUTHORS, "fp32"), ("none", "fp32"), ("block", "fp32"), ("block", "bf16"), ("tile", "bf16")]
+    body = []
+    for side in sorted({row["side"] for row in rows}):
+        for name, precision in chosen:
+            row = next(r for r in rows if (r["side"], r["policy"], r["precision"]) == (side, name, precision))
+            sizes = [row["largest_batch"][str(card)] or "–" for card in CARDS]
+            body.append([f"{side}²", name, precision, *sizes])
+    return table(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body)
+
+
+def times(rows: list[Row]) -> str:
+    by = {row["policy"]: row for row in rows}
+    body = [
+        [
+            name,
+            f"{row['median_ms'] / 1e3:.2f} ({row['p20_ms'] / 1e3:.2f}–{row['p80_ms'] / 1e3:.2f})",
+            f"{row['ratio_to_none']:.2f}",
+            f"{by[AUTHORS]['median_ms'] / row['median_ms']:.2f}",
+        ]
+        for name, row in by.items()
+    ]
+    return table(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body)
+
+
+def training(rows: list[Row]) -> str:
+    steps = rows[0]["steps"]
+    body = [
+        [
+            row["policy"],
+            "bit for bit" if row["identical"] else f"{row['apart_after_1']:.0e}",
+            "bit for bit" if row["identical"] else f"{row['apart_after_10']:.0e}",
+            "bit for bit" if row["identical"] else f"{row[f'apart_after_{steps}']:.0e}",
+        ]
+        for row in rows
+    ]
+    return table(["policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body)
+
+
+def drawing(rows: list[Row]) -> str:
+    body = [[f"{r['side']}²", r["tile"] or "whole", mib(r["measured_bytes"]) or "out of memory"] for r in rows]
+    return table(["side", "tile", "peak MiB"], body)
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def save(figure: Figure, name: str) -> None:
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    with replace_file(FIGURES / name) as file:
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+
+
+def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height))
+    ax = figure.subplots()
+    ax.set(**labels)
+    ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
+    figure, ax = axes(7.2, 4.4, xlabel="side of the largest picture", ylabel="MiB of one more picture in a batch")
+    for name in (AUTHORS, *POLICIES):
+        for precision, style in (("fp32", "-"), ("bf16", "--")):
+            rows = [r for r in computed if r["policy"] == name and r["precision"] == precision]
+            if rows:
+                label = name if name == AUTHORS else f"{name}, {precision}"
+                sizes = [r["bytes_per_picture"] / MIB for r in rows]
+                ax.plot([r["side"] for r in rows], sizes, style, color=COLOURS[name], marker="o", ms=3, label=label)
+    compiled = {r["batch_size"]: r["measured_bytes"] for r in measured if r["policy"] == COMPILED and r["side"] == 256}
+    if len(compiled) > 1 and None not in compiled.values():
+        low, high = min(compiled), max(compiled)
+        slope = (compiled[high] - compiled[low]) / (high - low) / MIB
+        ax.plot([256], [slope], "x", color="black", ms=7, label="authors, torch.compile (measured)")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    sides = sorted({r["side"] for r in computed})
+    ax.set_xticks(sides, [f"{side}²" for side in sides])
+    three = next(r["bytes_per_picture"] for r in computed if r["policy"] == AUTHORS and r["side"] == 256) / MIB
+    ax.axhline(three, color="#aaaaaa", linewidth=0.8, linestyle=":")
+    ax.text(sides[0], three * 1.06, "the authors' three stages", fontsize=8, color="#666666")
+    ax.legend(fontsize=7.5, frameon=False, ncols=2, loc="lower right")
+    save(figure, "memory_by_side.svg")
+
+
+def figure_against_time(timed: list[Row], measured: list[Row]) -> None:
+    label = {"xlabel": "seconds of a step", "ylabel": "MiB of a step, above weights, optimiser and batch"}
+    figure, ax = axes(6, 4, **label)
+    sizes = {
+        r["policy"]: r["measured_bytes"]
+        for r in measured
+        if (r["side"], r["batch_size"]) == (256, 4) and r["precision"] == "fp32"
+    }
+    for row in timed:
+        size = sizes.get(row["policy"])
+        if size is None:
+            continue
+        low, high = row["median_ms"] - row["p20_ms"], row["p80_ms"] - row["median_ms"]
+        x, y = row["median_ms"] / 1e3, size / MIB
+        ax.errorbar(x, y, xerr=[[low / 1e3], [high / 1e3]], fmt="o", color=COLOURS[row["policy"]], capsize=2)
+        ax.annotate(row["policy"], (x, y), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    ax.set_ylim(0)
+    ax.set_xlim(0)
+    save(figure, "memory_against_time.svg")
+
+
+def figure_fitting(computed: list[Row]) -> None:
+    kinds = [(AUTHORS, "fp32"), ("block", "fp32"), ("block", "bf16"), ("tile", "bf16")]
+    sides = sorted({r["side"] for r in computed})
+    figure = Figure(figsize=(9, 3.2))
+    panels = figure.subplots(1, len(CARDS), sharey=True)
+    for ax, card in zip(panels, CARDS, strict=True):
+        for k, (name, precision) in enumerate(kinds):
+            rows = [
+                next(r for r in computed if (r["side"], r["policy"], r["precision"]) == (s, name, precision))
+                for s in sides
+            ]
+            heights = [r["largest_batch"][str(card)] for r in rows]
+            places = [i + 0.2 * (k - 1.5) for i in range(len(sides))]
+            label = name if name == AUTHORS else f"{name}, {precision}"
+            ax.bar(places, heights, 0.18, color=COLOURS[name], alpha=0.55 if precision == "bf16" else 1, label=label)
+        ax.set_yscale("log")
+        ax.set_ylim(1)
+        ax.set_title(f"{card} GiB", fontsize=10)
+        ax.set_xticks(range(len(sides)), [f"{side}²" for side in sides], fontsize=7, rotation=45)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, axis="y", color="#dddddd", linewidth=0.6)
+        ax.set_axisbelow(True)
+    panels[0].set_ylabel("largest batch that fits")
+    panels[-1].legend(fontsize=7.5, frameon=False)
+    save(figure, "memory_fitting.svg")
+
+
+def main() -> None:
+    results = json.loads((RESULTS / "cpu_memory.json").read_text())
+    rows = {name: part["rows"] for name, part in results.items()}
+    figure_by_side(rows["computed"], rows["measured"])
+    figure_against_time(rows["time"], rows["measured"])
+    figure_fitting(rows["computed"])
+    text = [
+        "### One more picture in a batch, MiB",
+        "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
+        per_picture(rows["computed"]),
+        "![MiB of one more picture by side](figures/memory_by_side.svg)",
+        "### Measured and forecast peaks",
+        "Above weights, optimiser states and the batch. " + where(results["measured"]),
+        forecasts(rows["measured"]),
+        "### Memory against time",
+        "Steps at 256² in fp32, batch 4, in turn. " + where(results["time"]),
+        times(rows["time"]),
+        "![memory against time](figures/memory_against_time.svg)",
+        "### Largest batch by card",
+        "Computed; 1 GiB of each card is set aside for the CUDA context, workspaces and fragmentation. "
+        "**Unverified on GPU.**",
+        fitting(rows["computed"]),
+        "![largest batches](figures/memory_fitting.svg)",
+        "### Four stages trained under every policy",
+        "The largest relative difference of any loss from those without a policy, 64² to 512², narrow models, fp32.",
+        training(rows["training"]),
+        "### Drawing one picture",
+        "Above the weights, the picture included. " + where(results["sampling"]),
+        drawing(rows["sampling"]),
+    ]
+    head, _, _ = PAGE.read_text().partition(MARKER)
+    replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()
