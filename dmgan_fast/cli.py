@@ -167,7 +167,8 @@ def plan(
     batch_size = batch or built.loop.batch_size
     with _working("running steps without data"):
         found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)
-    typer.echo(found.to_json() if as_json else found.explain())
+        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and side
+    typer.echo(text)
     if not found.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
 
