@@ -10,6 +10,7 @@ from dmgan_fast._version import __version__
 
 if TYPE_CHECKING:
     from dmgan_fast.modules import (
+        AttnGenerator,
         Discriminator,
         DiscriminatorConfig,
         Generator,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
 _NAMES = {
+    "AttnGenerator": "modules",
     "Batch": "training.step",
     "Discriminator": "modules",
     "DiscriminatorConfig": "modules",
@@ -41,6 +43,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "AttnGenerator",
     "Batch",
     "Discriminator",
     "DiscriminatorConfig",

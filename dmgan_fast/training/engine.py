@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from dmgan_fast.training.state import (
     save_checkpoint,
     set_random_state,
 )
+from dmgan_fast.training.weights import VOCABULARY_NAME
 
 
 class Task(Protocol):
@@ -49,6 +50,20 @@ class Task(Protocol):
 def pick_device(name: str) -> torch.device:
     """``"auto"``: a GPU if there is one."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
+    """Do what of ``work`` (``pretrain`` or ``train``) is not done yet: start it, go on after a stop, or leave it alone.
+
+    Raises:
+        CheckpointError: if ``out`` holds a run with other settings.
+    """
+    checkpoints = out / "checkpoints"
+    done = checkpoint_file(checkpoints, config.loop.steps)
+    if not (done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()):
+        work(config, out, resume=latest_checkpoint(checkpoints) is not None, console=console)
+        return
+    _same_config(json.loads((out / "config.json").read_text(encoding="utf-8")), to_dict(config), done)
 
 
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
@@ -139,13 +154,23 @@ def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
 
 def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> None:
     """Only the length of a run, its reporting and what it keeps in memory may change on resuming."""
-    free = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "workers", "memory"}
+    free = {
+        "kind",
+        "steps",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "device",
+        "workers",
+        "memory",
+    }
     changed = [
         f"{section}.{key}" if isinstance(value, dict) else section
         for section, value in saved.items()
         for key in (value if isinstance(value, dict) else [section])
         if (isinstance(value, dict) and key not in free and (given.get(section) or {}).get(key) != value[key])
-        or (not isinstance(value, dict) and given.get(section) != value)
+        or (not isinstance(value, dict) and section not in free and given.get(section) != value)
     ]
     if changed:
         raise CheckpointError(f"{file} was trained with other settings; these differ: {', '.join(changed)}")
