@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dmgan_fast.config import config_dataclass, load_config
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import GeneratorConfig, ImageEncoderConfig
+from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig
 from dmgan_fast.training.step import StepConfig
 
 T = TypeVar("T")
@@ -74,8 +74,19 @@ class TrainConfig:
     generator: GeneratorConfig = GeneratorConfig()
     discriminator_channels: int = Field(32, ge=1)
     spectral_norm: Literal["paper", "official", "none"] = "paper"
+    batch_norm: bool = False
     step: StepConfig = StepConfig()
     loop: LoopConfig = LoopConfig()
+
+    def discriminator(self, side: int) -> DiscriminatorConfig:
+        """Of the pictures of one side."""
+        return DiscriminatorConfig(
+            image_size=side,
+            base_channels=self.discriminator_channels,
+            sentence_channels=self.generator.word_channels,
+            spectral_norm=self.spectral_norm,
+            batch_norm=self.batch_norm,
+        )
 
 
 _DEMO_DATA = {"source": "demo", "max_words": 12}

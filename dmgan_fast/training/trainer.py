@@ -12,7 +12,7 @@ from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Vocabulary, make_loader, open_dataset
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Discriminator, DiscriminatorConfig, Generator, ImageEncoder, TextEncoder, padding_mask
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder, padding_mask
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.engine import pick_device, run
 from dmgan_fast.training.growth import grow_from
@@ -48,15 +48,7 @@ class GANTask:
         torch.manual_seed(config.loop.seed)
         generator = Generator(config.generator).to(self.device)
         discriminators = [
-            Discriminator(
-                DiscriminatorConfig(
-                    image_size=side,
-                    base_channels=config.discriminator_channels,
-                    sentence_channels=channels,
-                    spectral_norm=config.spectral_norm,
-                )
-            ).to(self.device)
-            for side in config.generator.image_sizes
+            Discriminator(config.discriminator(side)).to(self.device) for side in config.generator.image_sizes
         ]
         self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
         if config.init_from is not None:
