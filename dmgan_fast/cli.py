@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco or demo.")]
+Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco, attngan-birds, attngan-coco or demo.")]
 ConfigFile = Annotated[Optional[Path], typer.Option("--config", help="YAML file over the preset.")]  # noqa: UP045
 Settings = Annotated[
     Optional[list[str]],  # noqa: UP045

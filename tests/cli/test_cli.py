@@ -129,7 +129,10 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
             ["train", "--out", "o", "--damsm", "d", "--set", "loop.stps=3"],
             "unknown key 'loop.stps'; did you mean 'steps'",
         ),
-        (["train", "--out", "o", "--damsm", "d", "--preset", "brids"], "preset must be one of birds, coco, demo"),
+        (
+            ["train", "--out", "o", "--damsm", "d", "--preset", "brids"],
+            "preset must be one of birds, coco, attngan-birds, attngan-coco, demo",
+        ),
         (["train", "--out", "o", "--damsm", "d"], "no weights at 'd'"),
         (["train", "--out", "o"], "encoders: the folder of a finished pretraining is needed"),
         (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),
