@@ -210,6 +210,7 @@ def markdown(report: dict[str, Any]) -> str:
         runs = [run for run in report["runs"] if run["variant"] == name]
         cells = [_shown(interval(list(values_of(report, name, m.name).values()))) for m in metrics]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {runs[0]['parameters']:,} |")
+    others = [name for name in others if name in done]
     if others:
         lines += [
             "",
@@ -218,7 +219,7 @@ def markdown(report: dict[str, Any]) -> str:
             "| variant | " + " | ".join(f"`{m.name}`" for m in metrics) + " |",
             "|---" * (len(metrics) + 1) + "|",
         ]
-    for name in [name for name in others if name in done]:
+    for name in others:
         cells = []
         for metric in metrics:
             base, mine = values_of(report, first, metric.name), values_of(report, name, metric.name)

@@ -82,7 +82,7 @@ class GANTask:
         self.noise.set_state(state["noise"])
 
     @torch.no_grad()
-    def sample(self, file: Path) -> None:
+    def sample(self, file: Path) -> dict[str, float]:
         """Held-out captions: a row of real pictures, then what the averaged generator draws, for three rows."""
         file.parent.mkdir(parents=True, exist_ok=True)
         batch = next(iter(make_loader(self.held_out, min(SAMPLES, len(self.held_out)))))
@@ -102,6 +102,7 @@ class GANTask:
         for start in range(0, len(noise), 8):
             rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
+        return {}
 
     def save_weights(self, folder: Path, step: int) -> None:
         loop, sizes = self.config.loop, self.config.generator.image_sizes
