@@ -345,6 +345,32 @@ def ablate(
     typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
 
 
+@app.command(epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies")
+def study(
+    name: Annotated[str, typer.Argument(help="recovery, writing-gate, memory or gates.")],
+    runs: Annotated[Path, typer.Option(help="What ablate wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")],
+    threads: Threads = None,
+) -> None:
+    """What the memory does, measured on the runs of an ablation (docs/studies.md)."""
+    from dmgan_fast import experiments
+
+    _use_threads(threads)
+    typer.echo(experiments.study(name, runs, out).read_text(encoding="utf-8"))
+
+
+@app.command(epilog="Example: dmgan-fast export --weights runs/damsm --out DAMSMencoders/bird")
+def export(
+    weights: Annotated[Path, typer.Option(help="A run of `pretrain` or `train`, or its weights.")],
+    out: Annotated[Path, typer.Option(help="Folder for netG.pth, text_encoder.pth, image_encoder.pth.")],
+) -> None:
+    """Write weights as files that the authors' code loads."""
+    from dmgan_fast.compat import export_bundle
+
+    for file in export_bundle(weights, out):
+        typer.echo(file)
+
+
 @app.command(epilog="Example: dmgan-fast info --json")
 def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Versions, devices, and which backend can run each op here."""

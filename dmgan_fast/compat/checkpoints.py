@@ -23,6 +23,7 @@ from dmgan_fast.compat.names import (
     translate,
 )
 from dmgan_fast.errors import CheckpointError
+from dmgan_fast.files import replace_file
 from dmgan_fast.modules import (
     AttnGenerator,
     Discriminator,
@@ -36,6 +37,7 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.discriminator import FEATURE_SIDE
 from dmgan_fast.modules.pretrained import check_shapes
+from dmgan_fast.training.weights import find_bundle
 
 StateDict = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
@@ -202,6 +204,30 @@ def export_image_encoder(model: ImageEncoder, *, batch_counters: bool = True) ->
             f"export_image_encoder: the authors' encoder is Inception-v3, this one is {model.config.kind}"
         )
     return _export(model, IMAGE_ENCODER, batch_counters)
+
+
+def export_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+    """Write a run's weights for the authors' code: ``netG.pth``, ``text_encoder.pth``, ``image_encoder.pth``.
+
+    Args:
+        folder: a run or its weights; of the three models, those that are there are written.
+        out: folder; the files are in PyTorch's old format, which their PyTorch 0.4 reads.
+
+    Raises:
+        CheckpointError: for a model that the authors' code does not have; nothing is then written.
+    """
+    bundle = find_bundle(folder)
+    states: dict[str, StateDict] = {}
+    if (bundle / "generator").is_dir():
+        states["netG.pth"] = export_generator(Generator.from_pretrained(bundle / "generator"))
+    if (bundle / "text_encoder").is_dir():
+        states["text_encoder.pth"] = export_text_encoder(TextEncoder.from_pretrained(bundle / "text_encoder"))
+    if (bundle / "image_encoder").is_dir():
+        states["image_encoder.pth"] = export_image_encoder(ImageEncoder.from_pretrained(bundle / "image_encoder"))
+    for name, state in states.items():
+        with replace_file(Path(out) / name) as temporary:
+            torch.save(state, temporary, _use_new_zipfile_serialization=False)
+    return [Path(out) / name for name in states]
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> StateDict:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from dmgan_fast._version import __version__
@@ -173,8 +175,6 @@ def _overrides(variant: str) -> tuple[str, ...]:
 
 
 def _parameters(config: TrainConfig) -> int:
-    import torch
-
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Generator(config.generator).parameters())
 
@@ -188,7 +188,8 @@ def _write(out: Path, report: dict[str, Any]) -> None:
     for name, text in ((JSON_NAME, json.dumps(report, indent=2)), (MARKDOWN_NAME, markdown(report))):
         with replace_file(out / name) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    _draw(out / FIGURE_NAME, report)
+    with replace_file(out / FIGURE_NAME) as temporary:
+        draw(report).savefig(temporary, format="png", dpi=150)
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -238,10 +239,8 @@ def _shown(found: tuple[float, float], sign: str = "") -> str:
     return f"{mean:{sign}.3g}" + (f" ± {half:.2g}" if half == half else "")
 
 
-def _draw(file: Path, report: dict[str, Any]) -> None:
+def draw(report: dict[str, Any]) -> Figure:
     """A panel for each metric: seeds as dots, means with their intervals."""
-    from matplotlib.figure import Figure
-
     names = [name for name in report["variants"] if any(run["variant"] == name for run in report["runs"])]
     metrics = [METRICS[name] for name in report["metrics"]]
     figure = Figure(figsize=(3.6 * len(metrics) + 1.2, 0.42 * len(names) + 1.2), layout="constrained")
@@ -256,5 +255,4 @@ def _draw(file: Path, report: dict[str, Any]) -> None:
         axes.invert_yaxis()
         axes.grid(axis="x", alpha=0.25)
         axes.set_title(f"{metric.name} ({metric.better} is better)", fontsize=9)
-    with replace_file(file) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    return figure
