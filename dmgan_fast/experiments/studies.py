@@ -156,18 +156,18 @@ def _recovery(ablation: _Ablation) -> tuple[dict[str, Any], str, Figure]:
             captions, classes = ablation.captions(sampler.vocabulary)
             said = [sampler.vocabulary.encode(caption)[0] for caption in captions]
             texts = judge.sentences([judge.vocabulary.encode(caption)[0] for caption in captions])
-            clean = _codes(sampler, said, judge)
+            clean = codes_of(sampler, said, judge)
             rows.append(_row(variant, seed, "none", 0.0, clean, clean, texts, classes))
             for kind, (degrade, strengths) in DEGRADATIONS.items():
                 for strength in strengths:
                     with degraded(sampler.generator, partial(degrade, strength=strength)):
-                        codes = _codes(sampler, said, judge)
+                        codes = codes_of(sampler, said, judge)
                     rows.append(_row(variant, seed, kind, strength, codes, clean, texts, classes))
     return {"seeds": seeds, "rows": rows}, _recovery_page(rows, seeds), _recovery_figure(rows)
 
 
-def _codes(sampler: Sampler, said: Sequence[Sequence[int]], judge: DAMSMFeatures) -> tuple[Tensor, Tensor]:
-    """Codes ``[N, D]`` of first and of last pictures."""
+def codes_of(sampler: Sampler, said: Sequence[Sequence[int]], judge: DAMSMFeatures) -> tuple[Tensor, Tensor]:
+    """Codes ``[N, D]`` of first and of last pictures, drawn from captions with noise of fixed seeds."""
     codes = []
     for start in range(0, len(said), BATCH):
         part = said[start : start + BATCH]
@@ -220,7 +220,11 @@ def _recovery_page(rows: list[dict[str, Any]], seeds: list[int]) -> str:
                 for side in (0, 1)
             ]
             first, last = (_over_seeds(rows, variant, kind, strength, "distance", side) for side in (0, 1))
-            ratio = _shown([b / a for a, b in zip(first, last, strict=True)]) if kind != "none" else ""
+            ratio = (
+                _shown([b / a if a else float("nan") for a, b in zip(first, last, strict=True)])
+                if kind != "none"
+                else ""
+            )
             name = "none" if kind == "none" else f"{kind} {strength:g}"
             lines.append(f"| {name} | {variant} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines)
