@@ -15,6 +15,7 @@ from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFinit
 from dmgan_fast.training import state
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
 from dmgan_fast.training.damsm import DAMSMTask, pretrain
+from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.state import checkpoint_file, latest_checkpoint, load_checkpoint, save_checkpoint
 from dmgan_fast.training.trainer import GANTask, train
 
@@ -46,12 +47,16 @@ def without_time(file):
     return [[cell for k, cell in enumerate(line.split(",")) if k != 1] for line in file.read_text().splitlines()]
 
 
-def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path):
+ATTNGAN = ("generator.refinement=attention", "spectral_norm=none", "batch_norm=true")
+
+
+@pytest.mark.parametrize("overrides", [(), ATTNGAN], ids=["DM-GAN", "AttnGAN"])
+def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path, overrides):
     """8 pictures in batches of 3 make 2 steps an epoch: 5 steps end in the third epoch, 3 in the second."""
-    train(train_config(pictures, encoders), tmp_path / "whole")
-    train(train_config(pictures, encoders, steps=3), tmp_path / "parts")
+    train(train_config(pictures, encoders, overrides), tmp_path / "whole")
+    train(train_config(pictures, encoders, overrides, steps=3), tmp_path / "parts")
     torch.manual_seed(123)  # whatever happened in between must not matter
-    train(train_config(pictures, encoders), tmp_path / "parts", resume=True)
+    train(train_config(pictures, encoders, overrides), tmp_path / "parts", resume=True)
     whole, parts = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert whole["step"] == parts["step"] == 5
     same(whole["task"], parts["task"])
@@ -60,6 +65,10 @@ def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path):
     for name in ("generator", "text_encoder"):
         one, other = (load_file(tmp_path / run / "weights" / name / "model.safetensors") for run in ("whole", "parts"))
         same(one, other)
+    sampler = Sampler.from_pretrained(tmp_path / "whole")
+    assert sampler.generator.config.refinement == ("attention" if overrides else "memory")
+    (drawing,) = sampler.draw(["a red circle"], maps=True)
+    assert (len(drawing.attention), len(drawing.response_gates)) == (1, 0 if overrides else 1)
 
 
 def test_damsm_resumes_bit_exactly_dropout_included(pictures, tmp_path):
@@ -205,6 +214,14 @@ def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_
     found = task.validate()
     assert len(found.codes) == 8
     assert found.measures["picture_to_caption"] == found.measures["caption_to_picture"] == 100
+
+
+def test_pictures_of_one_class_are_not_held_against_each_other(pictures):
+    dataset = open_dataset(str(pictures), "train", image_sizes=(32,), max_words=4)
+    task = DAMSMTask(pretrain_config(pictures), dataset, dataset)
+    batch = next(iter(make_loader(dataset, 4)))
+    assert task.step(batch, 0)["total"] > 1
+    assert task.step(batch._replace(class_ids=torch.zeros(4, dtype=torch.int64)), 0)["total"] == 0
 
 
 def test_the_whole_text_encoder_is_clipped(pictures):
