@@ -191,6 +191,9 @@ def sample(
     from dmgan_fast.training.sampling import Sampler
 
     sampler = Sampler.from_pretrained(weights)
+    config = sampler.generator.config
+    if gates and (config.refinement == "attention" or not config.response_gate):
+        raise InputError("--gates: this model has no response gates")
     drawings = sampler.draw(captions, seed=seed, batch_size=batch, maps=attention or gates, tile=tile)
     for number, drawing in enumerate(drawings, start=1):
         if drawing.unknown:

@@ -30,6 +30,7 @@ from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import DynamicMemory, Generator
+from dmgan_fast.pictures import to_bytes
 from dmgan_fast.training.sampling import POSITION_STRIDE, Sampler
 from dmgan_fast.training.weights import find_bundle
 
@@ -172,7 +173,7 @@ def codes_of(sampler: Sampler, said: Sequence[Sequence[int]], judge: DAMSMFeatur
     for start in range(0, len(said), BATCH):
         part = said[start : start + BATCH]
         images = sampler.generate(part, [POSITION_STRIDE + start + k for k in range(len(part))]).images
-        codes.append([judge(((x + 1) * 127.5).round().clamp(0, 255))["features"] for x in (images[0], images[-1])])
+        codes.append([judge(to_bytes(x))["features"] for x in (images[0], images[-1])])
     first, last = (torch.cat(side) for side in zip(*codes, strict=True))
     return first, last
 
