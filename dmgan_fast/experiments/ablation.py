@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "one-refinement": ("generator.image_sizes=[64,128]",),
     "two-refinements": ("generator.image_sizes=[64,128,256]",),
 }
-PAPER = ("dm-gan", "attention", "memory", "memory+writing-gate", "no-text")
+PAPER = ("dm-gan", "attention", "memory", "memory+writing-gate", "memory+response-gate", "no-text")
 MEASURES = ("r-precision", "fid-damsm", "kid-damsm")
 JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "ablation.json", "ablation.md", "ablation.png"
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060)  # t of 0.975 for 1 to 8 degrees of freedom

@@ -9,6 +9,7 @@ from dmgan_fast.errors import CheckpointError, InputError, Interrupted
 from dmgan_fast.experiments import VARIANTS, ablate
 from dmgan_fast.experiments import ablation as module
 from dmgan_fast.training.config import TrainConfig, build_config
+from dmgan_fast.training.sampling import Sampler
 
 PAIR = ("dm-gan", "attention")
 
@@ -90,6 +91,17 @@ def test_bad_settings_are_refused_before_any_work(small, tmp_path, change, messa
 def test_every_variant_is_a_configuration(name):
     config = build_config(TrainConfig, preset="demo", overrides=VARIANTS[name])
     assert (config == build_config(TrainConfig, preset="demo")) == (name in ("dm-gan", "one-refinement"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_draws(small, tmp_path, name):
+    values = {"encoders": small["damsm"], "data": {"source": small["data"]}}
+    overrides = [*small["settings"], *VARIANTS[name]]
+    config = build_config(TrainConfig, preset="demo", overrides=overrides, values=values)
+    module.train(config, tmp_path)
+    (drawing,) = Sampler.from_pretrained(tmp_path).draw(["a red circle"])
+    assert drawing.images[-1].shape[-1] == config.generator.image_sizes[-1]
+    assert drawing.images[-1].isfinite().all()
 
 
 @pytest.mark.parametrize(
