@@ -20,7 +20,7 @@ from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation import EvaluationConfig, evaluate
-from dmgan_fast.evaluation.metrics import METRICS, named
+from dmgan_fast.evaluation.metrics import CANDIDATES, METRICS, Weights, named
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
@@ -87,13 +87,17 @@ def ablate(
 
     Raises:
         InputError: for settings that are not allowed, before any work.
-        CheckpointError: if ``out`` holds runs with other settings.
+        CheckpointError: if ``out`` holds runs with other settings, or weights for a metric are not here.
         Interrupted: after Ctrl-C; what was done is kept.
     """
     console = console or Console(stderr=True)
     if seeds < 1:
         raise InputError(f"ablate: seeds must be at least 1, got {seeds}")
-    named(metrics)
+    for metric in named(metrics):
+        if metric.kind == "retrieval" and count < CANDIDATES:
+            raise InputError(f"ablate: {metric.name} needs a count of at least {CANDIDATES}, got {count}")
+        if metric.extractor != "damsm":
+            Weights(inception=None, classifier=None, damsm="").load(metric.extractor, torch.device("cpu"))
     if not variants or len(set(variants)) < len(variants):
         raise InputError(f"ablate: variants must be names, each once, got {', '.join(variants) or 'none'}")
     for encoders in (damsm, judge):
@@ -205,7 +209,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['count']} pictures drawn for each evaluation. Mean over seeds ± half of the 95 % confidence interval "
         "(Student's t).",
         "",
-        "| variant | seeds | " + " | ".join(f"`{m.name}` ({m.better} is better)" for m in metrics) + " | parameters |",
+        "| variant | seeds | "
+        + " | ".join(f"`{m.name}` ({m.better} is better)" for m in metrics)
+        + " | generator's parameters |",
         "|---" * (len(metrics) + 3) + "|",
     ]
     for name in done:

@@ -78,6 +78,8 @@ def test_another_ablation_in_the_same_folder_is_refused(ablation, small):
         ({"variants": ("step.damsm_wait=1",)}, "did you mean 'damsm_weight'"),
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"metrics": ("fid",)}, "'fid' is not one of"),
+        ({"metrics": ("is-birds",)}, "no classifier given"),
+        ({"count": 99}, "r-precision needs a count of at least 100, got 99"),
         ({"judge": "nowhere"}, "no weights at 'nowhere'"),
     ],
 )
