@@ -10,6 +10,7 @@ from dmgan_fast._version import __version__
 
 if TYPE_CHECKING:
     from dmgan_fast.modules import (
+        AttnGenerator,
         Discriminator,
         DiscriminatorConfig,
         Generator,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
 _NAMES = {
+    "AttnGenerator": "modules",
     "Batch": "training",
     "Discriminator": "modules",
     "DiscriminatorConfig": "modules",
@@ -43,6 +45,7 @@ _NAMES = {
 }
 
 __all__ = [
+    "AttnGenerator",
     "Batch",
     "Discriminator",
     "DiscriminatorConfig",

@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco or demo.")]
+Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco, attngan-birds, attngan-coco or demo.")]
 ConfigFile = Annotated[Optional[Path], typer.Option("--config", help="YAML file over the preset.")]  # noqa: UP045
 Settings = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -192,6 +192,9 @@ def sample(
     from dmgan_fast.training.sampling import Sampler
 
     sampler = Sampler.from_pretrained(weights)
+    config = sampler.generator.config
+    if gates and (config.refinement == "attention" or not config.response_gate):
+        raise InputError("--gates: this model has no response gates")
     drawings = sampler.draw(captions, seed=seed, batch_size=batch, maps=attention or gates, tile=tile)
     for number, drawing in enumerate(drawings, start=1):
         if drawing.unknown:
@@ -270,7 +273,7 @@ def evaluate(
         "data": data,
         "damsm": damsm,
         "count": count,
-        "metrics": [name.strip() for name in metrics.split(",") if name.strip()] if metrics else [],
+        "metrics": _names(metrics),
         "inception": inception,
         "classifier": classifier,
         "statistics": dict(_pair(given) for given in statistics or []),
@@ -292,6 +295,84 @@ def evaluate(
     for why, names in by_reason(report["left_out"]).items():
         typer.echo(f"left out {names}: {why}", err=True)
     typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")
+
+
+@app.command(
+    epilog="Example: dmgan-fast ablate --variants dm-gan,attention,no-text --set loop.steps=400 --out runs/ablation"
+)
+def ablate(
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs, table and figure; the same command goes on after a stop.")
+    ],
+    variants: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME,...", help="What to compare with the first; also KEY=VALUE. Default: the paper's."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    count: Annotated[int, typer.Option(min=2, help="Pictures drawn for each evaluation.")] = 2000,
+    metrics: Annotated[Optional[str], typer.Option(metavar="NAME,...", help="Those of evaluate.")] = None,  # noqa: UP045
+    damsm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of a finished `pretrain`; default: the preset's, trained first."),
+    ] = None,
+    judge: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Encoders to measure with; default: those of the training."),
+    ] = None,
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    preset: Preset = "demo",
+    settings: Settings = None,
+    threads: Threads = None,
+) -> None:
+    """Train variants of one GAN from the same seeds for the same steps, and compare them.
+
+    Variants: dm-gan, attention, memory, memory+writing-gate, memory+response-gate, words-only, sentence-only, no-text,
+    no-damsm, official-masks, no-refinement, one-refinement, two-refinements, or any setting, as step.damsm_weight=5.
+    """
+    from dmgan_fast.experiments import ablation
+
+    _use_threads(threads)
+    ablation.ablate(
+        out,
+        variants=_names(variants) or ablation.PAPER,
+        seeds=seeds,
+        metrics=_names(metrics) or ablation.MEASURES,
+        count=count,
+        preset=preset,
+        file=config,
+        settings=settings or [],
+        data=data,
+        damsm=damsm,
+        judge=judge,
+    )
+    typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
+
+
+@app.command(epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies")
+def study(
+    name: Annotated[str, typer.Argument(help="recovery, writing-gate, memory or gates.")],
+    runs: Annotated[Path, typer.Option(help="What ablate wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")],
+    threads: Threads = None,
+) -> None:
+    """What the memory does, measured on the runs of an ablation (docs/studies.md)."""
+    from dmgan_fast import experiments
+
+    _use_threads(threads)
+    typer.echo(experiments.study(name, runs, out).read_text(encoding="utf-8"))
+
+
+@app.command(epilog="Example: dmgan-fast export --weights runs/damsm --out DAMSMencoders/bird")
+def export(
+    weights: Annotated[Path, typer.Option(help="A run of `pretrain` or `train`, or its weights.")],
+    out: Annotated[Path, typer.Option(help="Folder for netG.pth, text_encoder.pth, image_encoder.pth.")],
+) -> None:
+    """Write weights as files that the authors' code loads."""
+    from dmgan_fast.compat import export_bundle
+
+    for file in export_bundle(weights, out):
+        typer.echo(file)
 
 
 @app.command(epilog="Example: dmgan-fast info --json")
@@ -336,6 +417,10 @@ def _use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def _names(given: str | None) -> list[str]:
+    return [name.strip() for name in (given or "").split(",") if name.strip()]
 
 
 def _pair(given: str) -> tuple[str, str]:

@@ -11,10 +11,10 @@ from rich.console import Console
 from dmgan_fast.report import Section, write_page
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
 from dmgan_fast.training.damsm import pretrain
+from dmgan_fast.training.engine import finish
 from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.state import checkpoint_file, latest_checkpoint
 from dmgan_fast.training.trainer import train
-from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME
+from dmgan_fast.training.weights import SHIPPED
 
 CAPTIONS = (
     "a red apple with green",
@@ -39,12 +39,9 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
     console = Console(stderr=True)
     started = time.monotonic()
     encoders, gan = out / f"encoders-{pretrain_steps}-seed{seed}", out / f"gan-{train_steps}-seed{seed}"
-    if not _finished(encoders, pretrain_steps):
-        config = build_config(PretrainConfig, preset="demo", values=_loop(pretrain_steps, seed))
-        pretrain(config, encoders, resume=_started(encoders), console=console)
-    if not _finished(gan, train_steps):
-        values = _loop(train_steps, seed) | {"encoders": str(encoders)}
-        train(build_config(TrainConfig, preset="demo", values=values), gan, resume=_started(gan), console=console)
+    finish(pretrain, build_config(PretrainConfig, preset="demo", values=_loop(pretrain_steps, seed)), encoders, console)
+    values = _loop(train_steps, seed) | {"encoders": str(encoders)}
+    finish(train, build_config(TrainConfig, preset="demo", values=values), gan, console)
     console.print(f"trained in {time.monotonic() - started:.0f} s")
     sections = [
         Section.drawn("Shipped weights", SHIPPED, Sampler.from_pretrained(), CAPTIONS, seed),
@@ -55,11 +52,3 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
 
 def _loop(steps: int, seed: int) -> dict[str, Any]:
     return {"loop": {"steps": steps, "seed": seed, "log_every": max(1, min(10, steps // 10))}}
-
-
-def _started(folder: Path) -> bool:
-    return latest_checkpoint(folder / "checkpoints") is not None
-
-
-def _finished(folder: Path, steps: int) -> bool:
-    return checkpoint_file(folder / "checkpoints", steps).is_file() and (folder / "weights" / VOCABULARY_NAME).is_file()

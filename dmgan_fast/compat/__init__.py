@@ -1,6 +1,7 @@
 """The authors' checkpoints: read them, write them, bit for bit."""
 
 from dmgan_fast.compat.checkpoints import (
+    export_bundle,
     export_discriminator,
     export_generator,
     export_image_encoder,
@@ -13,6 +14,7 @@ from dmgan_fast.compat.checkpoints import (
 )
 
 __all__ = [
+    "export_bundle",
     "export_discriminator",
     "export_generator",
     "export_image_encoder",

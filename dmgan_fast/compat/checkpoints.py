@@ -13,9 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dmgan_fast.compat.names import GENERATOR, IMAGE_ENCODER, TEXT_ENCODER, Rule, discriminator, translate
+from dmgan_fast.compat.names import (
+    GENERATOR,
+    IMAGE_ENCODER,
+    TEXT_ENCODER,
+    Rule,
+    batch_norm_discriminator,
+    discriminator,
+    translate,
+)
 from dmgan_fast.errors import CheckpointError
+from dmgan_fast.files import replace_file
 from dmgan_fast.modules import (
+    AttnGenerator,
     Discriminator,
     DiscriminatorConfig,
     Generator,
@@ -27,6 +37,7 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.discriminator import FEATURE_SIDE
 from dmgan_fast.modules.pretrained import check_shapes
+from dmgan_fast.training.weights import find_bundle
 
 StateDict = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
@@ -54,7 +65,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> StateDict:
 def import_generator(
     state_dict: Mapping[str, Tensor], *, mask_mode: str = "official", detach_image_mean: bool = True
 ) -> Generator:
-    """The authors' ``G_NET`` as a ``Generator``, in evaluation mode; dtype is kept.
+    """The authors' ``G_NET``, DM-GAN's or AttnGAN's, as a ``Generator``, in evaluation mode; dtype is kept.
+
+    AttnGAN's comes as an ``AttnGenerator``; one of a single side has no attention to know it by.
 
     Raises:
         CheckpointError: naming the keys or shapes that are not those of a generator.
@@ -64,6 +77,7 @@ def import_generator(
     conditions = _get(state, "ca_net.fc.weight", "generator")
     base, condition_channels = head.shape[1], conditions.shape[0] // 4
     stages = sum(key.startswith("img_net") for key in state)
+    attention = "h_net2.att.conv_context.weight" in state
     config = GeneratorConfig(
         image_sizes=tuple(64 * 2**k for k in range(stages)),
         base_channels=base,
@@ -73,45 +87,72 @@ def import_generator(
         residual_blocks=max(1, sum(k.startswith("h_net2.residual.") and k.endswith("block.0.weight") for k in state)),
         mask_mode=mask_mode,  # type: ignore[arg-type]  # validated by the configuration
         detach_image_mean=detach_image_mean,
+        refinement="attention" if attention else "memory",
     )
-    model = Generator(config)
+    model = AttnGenerator(config) if attention else Generator(config)
     _fill(model, GENERATOR, state)
     return model.eval()
 
 
 def export_generator(model: Generator, *, batch_counters: bool = True) -> StateDict:
-    """The authors' names and shapes for a generator's tensors."""
+    """The authors' names and shapes for a generator's tensors; AttnGAN's for one with attention.
+
+    Raises:
+        CheckpointError: for a generator that neither of them has: a memory without a gate, or text left out.
+    """
+    config = model.config
+    gates = config.refinement == "attention" or (config.writing_gate and config.response_gate)
+    if not gates or config.text != "both":
+        raise CheckpointError(
+            "export_generator: the authors have no such generator; this one has "
+            f"writing_gate={config.writing_gate}, response_gate={config.response_gate}, text={config.text!r}"
+        )
     return _export(model, GENERATOR, batch_counters)
 
 
 def import_discriminator(state_dict: Mapping[str, Tensor], *, spectral_norm: str = "official") -> Discriminator:
-    """The authors' ``D_NET64``, ``D_NET128``, ``D_NET256`` or larger as a ``Discriminator``, in evaluation mode."""
+    """The authors' ``D_NET64``, ``D_NET128``, ``D_NET256`` or larger as a ``Discriminator``, in evaluation mode.
+
+    AttnGAN's have batch norms and no spectral norm; ``spectral_norm`` is then not looked at.
+    """
     state = _without_prefix(state_dict)
-    first = _get(state, "img_code_s16.0.module.weight_bar", "discriminator")
-    joint = _get(state, "COND_DNET.jointConv.0.module.weight_bar", "discriminator")
+    batch_norm = "img_code_s16.0.weight" in state
+    weight = "weight" if batch_norm else "module.weight_bar"
+    first = _get(state, f"img_code_s16.0.{weight}", "discriminator")
+    joint = _get(state, f"COND_DNET.jointConv.0.{weight}", "discriminator")
     halvings = 4
-    while f"img_code_s{2 ** (halvings + 1)}.0.module.weight_bar" in state:
+    while f"img_code_s{2 ** (halvings + 1)}.0.{weight}" in state:
         halvings += 1
     config = DiscriminatorConfig(
         image_size=FEATURE_SIDE * 2**halvings,
         base_channels=first.shape[0],
         sentence_channels=joint.shape[1] - joint.shape[0],
-        spectral_norm=spectral_norm,  # type: ignore[arg-type]  # validated by the configuration
+        spectral_norm="none" if batch_norm else spectral_norm,  # type: ignore[arg-type]  # validated there
+        batch_norm=batch_norm,
     )
     model = Discriminator(config)
-    _fill(model, discriminator(halvings), state)
+    _fill(model, _discriminator_rules(model), state)
     return model.eval()
 
 
-def export_discriminator(model: Discriminator) -> StateDict:
+def export_discriminator(model: Discriminator, *, batch_counters: bool = True) -> StateDict:
     """The authors' names and shapes for a discriminator's tensors, ``*_bar``, ``*_u`` and ``*_v`` included.
 
+    One with batch norms gets AttnGAN's names.
+
     Raises:
-        CheckpointError: for a discriminator without spectral norm, which theirs cannot hold.
+        CheckpointError: for a discriminator without any norm, which theirs cannot hold.
     """
-    if model.config.spectral_norm == "none":
-        raise CheckpointError("export_discriminator: the authors' discriminators have spectral norm, this one has none")
-    return _export(model, discriminator(len(model.down)), True)
+    if model.config.spectral_norm == "none" and not model.config.batch_norm:
+        raise CheckpointError(
+            "export_discriminator: the authors' discriminators have spectral norm, or batch norms as AttnGAN's; "
+            "this one has none"
+        )
+    return _export(model, _discriminator_rules(model), batch_counters)
+
+
+def _discriminator_rules(model: Discriminator) -> list[Rule]:
+    return (batch_norm_discriminator if model.config.batch_norm else discriminator)(len(model.down))
 
 
 def import_text_encoder(state_dict: Mapping[str, Tensor]) -> TextEncoder:
@@ -163,6 +204,30 @@ def export_image_encoder(model: ImageEncoder, *, batch_counters: bool = True) ->
             f"export_image_encoder: the authors' encoder is Inception-v3, this one is {model.config.kind}"
         )
     return _export(model, IMAGE_ENCODER, batch_counters)
+
+
+def export_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
+    """Write a run's weights for the authors' code: ``netG.pth``, ``text_encoder.pth``, ``image_encoder.pth``.
+
+    Args:
+        folder: a run or its weights; of the three models, those that are there are written.
+        out: folder; the files are in PyTorch's old format, which their PyTorch 0.4 reads.
+
+    Raises:
+        CheckpointError: for a model that the authors' code does not have; nothing is then written.
+    """
+    bundle = find_bundle(folder)
+    states: dict[str, StateDict] = {}
+    if (bundle / "generator").is_dir():
+        states["netG.pth"] = export_generator(Generator.from_pretrained(bundle / "generator"))
+    if (bundle / "text_encoder").is_dir():
+        states["text_encoder.pth"] = export_text_encoder(TextEncoder.from_pretrained(bundle / "text_encoder"))
+    if (bundle / "image_encoder").is_dir():
+        states["image_encoder.pth"] = export_image_encoder(ImageEncoder.from_pretrained(bundle / "image_encoder"))
+    for name, state in states.items():
+        with replace_file(Path(out) / name) as temporary:
+            torch.save(state, temporary, _use_new_zipfile_serialization=False)
+    return [Path(out) / name for name in states]
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> StateDict:

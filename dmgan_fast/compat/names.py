@@ -21,6 +21,10 @@ def _conv1d(shape: list[int]) -> list[int]:
     return [*shape, 1]
 
 
+def _conv1x1(shape: list[int]) -> list[int]:
+    return [*shape, 1, 1]
+
+
 def _conv2d_row(shape: list[int]) -> list[int]:
     return [1, *shape, 1, 1]
 
@@ -53,6 +57,7 @@ GENERATOR: list[Rule] = [
     (r"stages\.(\d+)\.memory\.(key|value)_bias", lambda m: f"h_net{_stage(m)}.{m[2]}.0.bias", _same),
     (r"stages\.(\d+)\.memory\.response_weight", lambda m: f"h_net{_stage(m)}.response_gate.0.weight", _conv2d_row),
     (r"stages\.(\d+)\.memory\.response_bias", lambda m: f"h_net{_stage(m)}.response_gate.0.bias", _same),
+    (r"stages\.(\d+)\.memory\.context_weight", lambda m: f"h_net{_stage(m)}.att.conv_context.weight", _conv1x1),
     (
         r"stages\.(\d+)\.residual_blocks\.(\d+)\.conv([12])\.weight",
         lambda m: f"h_net{_stage(m)}.residual.{m[2]}.block.{'03'[int(m[3]) - 1]}.weight",
@@ -67,6 +72,10 @@ GENERATOR: list[Rule] = [
     (rf"stages\.(\d+)\.up_block\.norm\.{_NORM}", lambda m: f"h_net{_stage(m)}.upsample.2.{m[2]}", _same),
 ]
 
+HEADS: list[Rule] = [
+    (rf"conditional_head\.{_WEIGHT}", r"COND_DNET.outlogits.0.\1", _same),
+    (rf"unconditional_head\.{_WEIGHT}", r"UNCOND_DNET.outlogits.0.\1", _same),
+]
 _SPECTRAL = {"weight": "weight_bar", "bias": "bias", "u": "weight_u", "v": "weight_v"}
 
 
@@ -86,8 +95,29 @@ def discriminator(halvings: int) -> list[Rule]:
             _same,
         ),
         (r"joint\.(weight|bias|u|v)", lambda m: f"COND_DNET.jointConv.0.module.{_SPECTRAL[m[1]]}", _same),
-        (rf"conditional_head\.{_WEIGHT}", r"COND_DNET.outlogits.0.\1", _same),
-        (rf"unconditional_head\.{_WEIGHT}", r"UNCOND_DNET.outlogits.0.\1", _same),
+        *HEADS,
+    ]
+
+
+def batch_norm_discriminator(halvings: int) -> list[Rule]:
+    """The same for AttnGAN's, whose convolutions have batch norms."""
+
+    def down(match: re.Match[str]) -> str:
+        index, second = int(match[1]), match[2] == "1"
+        if index < 4:  # convolution, (norm), leaky ReLU in one sequence; the first has no norm
+            return f"img_code_s16.{max(0, 3 * index - 1) + second}.{match[3]}"
+        return f"img_code_s{2 ** (index + 1)}.{match[2]}.{match[3]}"
+
+    return [
+        (r"down\.0\.weight", "img_code_s16.0.weight", _same),
+        (rf"down\.(\d+)\.([01])\.{_NORM}", down, _same),
+        (
+            rf"narrow\.(\d+)\.([01])\.{_NORM}",
+            lambda m: f"img_code_s{2**halvings}_{int(m[1]) + 1}.{m[2]}.{m[3]}",
+            _same,
+        ),
+        (rf"joint\.([01])\.{_NORM}", r"COND_DNET.jointConv.\1.\2", _same),
+        *HEADS,
     ]
 
 

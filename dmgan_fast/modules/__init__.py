@@ -2,13 +2,14 @@
 
 from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.discriminator import Discriminator, DiscriminatorConfig
-from dmgan_fast.modules.generator import Generator, GeneratorConfig, GeneratorOutput
+from dmgan_fast.modules.generator import AttnGenerator, Generator, GeneratorConfig, GeneratorOutput
 from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
-from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput
+from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput, WordAttention
 from dmgan_fast.modules.text_encoder import TextEncoder, TextEncoderConfig, padding_mask
 from dmgan_fast.modules.tiles import draw_in_tiles
 
 __all__ = [
+    "AttnGenerator",
     "Discriminator",
     "DiscriminatorConfig",
     "DynamicMemory",
@@ -20,6 +21,7 @@ __all__ = [
     "MemoryOutput",
     "TextEncoder",
     "TextEncoderConfig",
+    "WordAttention",
     "draw_in_tiles",
     "padding_mask",
     "share_batch_statistics",

@@ -22,12 +22,16 @@ LEAK = 0.2
 
 @config_dataclass
 class DiscriminatorConfig:
-    """Settings of a discriminator; the defaults are the paper's. ``image_size``: a power of two, 64 or more."""
+    """Settings of a discriminator; the defaults are the paper's. ``image_size``: a power of two, 64 or more.
+
+    ``batch_norm``: AttnGAN's discriminator, which has batch norms in place of spectral norm and of biases.
+    """
 
     image_size: int
     base_channels: int = 32
     sentence_channels: int = 256
     spectral_norm: Literal["paper", "official", "none"] = "paper"
+    batch_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size < MIN_SIDE or self.image_size & (self.image_size - 1):
@@ -35,6 +39,13 @@ class DiscriminatorConfig:
         for name in ("base_channels", "sentence_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_norm and self.spectral_norm != "none":
+            raise InputError(f"batch_norm goes with spectral_norm='none' only, got {self.spectral_norm!r}")
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether a forward depends on the whole batch, or changes what the next one computes."""
+        return self.batch_norm or self.spectral_norm == "official"
 
 
 class Discriminator(PretrainedModel):
@@ -49,18 +60,17 @@ class Discriminator(PretrainedModel):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
-        base, mode = config.base_channels, config.spectral_norm
+        base = config.base_channels
         halvings = (config.image_size // FEATURE_SIDE).bit_length() - 1
         widths = [3] + [base << k for k in range(halvings)]
-        self.down = nn.ModuleList(
-            SpectralNormConv2d(i, o, 4, stride=2, padding=1, mode=mode) for i, o in pairwise(widths)
-        )
+        down = [_conv(config, i, o, 4, stride=2) for i, o in pairwise(widths)]
+        if config.batch_norm:
+            down[0] = nn.Conv2d(3, base, 4, stride=2, padding=1, bias=False)  # sees pictures as they are
+        self.down = nn.ModuleList(down)
         narrowing = widths[-1:3:-1]  # back to the width of the fourth convolution
-        self.narrow = nn.ModuleList(
-            SpectralNormConv2d(i, i // 2, 3, padding=1, mode=mode) for i in narrowing if i > 8 * base
-        )
+        self.narrow = nn.ModuleList(_conv(config, i, i // 2, 3) for i in narrowing if i > 8 * base)
         features = 8 * base
-        self.joint = SpectralNormConv2d(features + config.sentence_channels, features, 3, padding=1, mode=mode)
+        self.joint = _conv(config, features + config.sentence_channels, features, 3)
         self.conditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
         self.unconditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
         self.apply(init_weights)
@@ -97,3 +107,12 @@ class Discriminator(PretrainedModel):
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of pictures ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
+
+
+def _conv(config: DiscriminatorConfig, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Module:
+    """A convolution and its norm."""
+    if config.batch_norm:
+        conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    mode = config.spectral_norm
+    return SpectralNormConv2d(in_channels, out_channels, kernel, stride=stride, padding=1, mode=mode)

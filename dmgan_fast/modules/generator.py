@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
-from dmgan_fast.modules.memory import DynamicMemory
+from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel, require
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.ops.tiled_block import MIN_ROWS
@@ -26,7 +27,12 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 @config_dataclass
 class GeneratorConfig:
-    """Settings of a generator; the defaults are the paper's for CUB birds."""
+    """Settings of a generator; the defaults are the paper's for CUB birds.
+
+    The rest takes parts away. ``refinement``: ``"attention"`` is AttnGAN's, without memory and gates. ``writing_gate``,
+    ``response_gate``: those of the memory. ``text``: what of the caption is drawn from; instead of words every word
+    slot holds the sentence, and what is left out is zero.
+    """
 
     image_sizes: tuple[int, ...] = (64, 128, 256)
     base_channels: int = 64
@@ -36,6 +42,10 @@ class GeneratorConfig:
     residual_blocks: int = 2
     mask_mode: Literal["paper", "official"] = "paper"
     detach_image_mean: bool = True
+    refinement: Literal["memory", "attention"] = "memory"
+    writing_gate: bool = True
+    response_gate: bool = True
+    text: Literal["both", "words", "sentence", "none"] = "both"
 
     def __post_init__(self) -> None:
         expected = tuple(FIRST_SIDE * 2**k for k in range(len(self.image_sizes)))
@@ -64,7 +74,8 @@ class GeneratorOutput(NamedTuple):
     """What a generator draws.
 
     ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first. ``attention`` ``[B, T, H, W]`` and
-    ``response_gates`` ``[B, 1, H, W]``: one for each refinement if asked for, else empty. ``mu, logvar [B, C]``.
+    ``response_gates`` ``[B, 1, H, W]``: one for each refinement if asked for, else empty; a model without response
+    gates has none. ``mu, logvar [B, C]``.
     """
 
     images: list[Tensor]
@@ -119,7 +130,7 @@ class StageOutput(NamedTuple):
 
 
 class RefinementStage(nn.Module):
-    """Memory read → ``[h', h']`` → residual blocks → up-block → image head.
+    """Memory read → ``[h', h']`` (``[h, o]`` without a response gate) → residual blocks → up-block → image head.
 
     ``rematerialise_blocks``: each block keeps its input only; see ``Generator.set_checkpointing``.
     """
@@ -128,9 +139,18 @@ class RefinementStage(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        channels = config.base_channels
-        self.memory = DynamicMemory(
-            channels, config.word_channels, mask_mode=config.mask_mode, detach_image_mean=config.detach_image_mean
+        channels, mask_mode = config.base_channels, config.mask_mode
+        self.memory = (
+            WordAttention(channels, config.word_channels, mask_mode=mask_mode)
+            if config.refinement == "attention"
+            else DynamicMemory(
+                channels,
+                config.word_channels,
+                mask_mode=mask_mode,
+                detach_image_mean=config.detach_image_mean,
+                writing_gate=config.writing_gate,
+                response_gate=config.response_gate,
+            )
         )
         self.residual_blocks = nn.ModuleList(ResidualBlock(2 * channels) for _ in range(config.residual_blocks))
         self.up_block = UpBlock(2 * channels, channels)
@@ -153,7 +173,7 @@ class RefinementStage(nn.Module):
             x, attention, gate = self.memory(
                 h, words, padding_mask, image_mean=image_mean, return_attention=return_attention
             )
-            return first(x), attention, gate  # takes h' for [h', h']
+            return first(x), attention, gate  # takes h' for [h', h']; without a gate x is [h, o]
 
         run = rematerialise if self.rematerialise_blocks else _run
         x, attention, gate = run(begin, h, image_mean, words, padding_mask, modules=(first,))
@@ -216,20 +236,31 @@ class Generator(PretrainedModel):
             InputError: for shapes, dtypes or devices that do not fit, and for a batch of one in training.
         """
         self.check_inputs(noise, sentence, words, padding_mask, eps)
+        sentence, words = self.seen(sentence, words)
         condition, mu, logvar = self.conditioning(sentence, eps)
         first, *levels = self.checkpointing
         run = rematerialise if first in ("block", "tile", "stage") else _run
         h, image_mean = run(self.initial_stage, condition, noise)
-        images, attention, gates = [self.image_heads[0](h)], [], []
+        images = [self.image_heads[0](h)]
+        attention: list[Tensor] = []
+        gates: list[Tensor] = []
         for number, (stage, head, level) in enumerate(zip(self.stages, self.image_heads[1:], levels, strict=True), 1):
             run = rematerialise if level == "stage" else _run
             inputs = (h, image_mean, words, padding_mask, head, number == len(self.stages), return_attention)
             image, h, image_mean, stage_attention, gate = run(stage, *inputs)
             images.append(image)
-            if stage_attention is not None and gate is not None:
-                attention.append(stage_attention)
-                gates.append(gate)
+            attention += [] if stage_attention is None else [stage_attention]
+            gates += [] if gate is None else [gate]
         return GeneratorOutput(images, attention, mu, logvar, gates)
+
+    def seen(self, sentence: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentence ``[B, D]`` and words ``[B, D, T]`` as ``config.text`` lets them through."""
+        text = self.config.text
+        if text == "sentence":
+            words = sentence[:, :, None].expand_as(words)
+        elif text == "none":
+            words = torch.zeros_like(words)
+        return (torch.zeros_like(sentence) if text in ("words", "none") else sentence), words
 
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
         """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.
@@ -299,3 +330,13 @@ class Generator(PretrainedModel):
             batch > 1 or not self.training,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )
+
+
+class AttnGenerator(Generator):
+    """AttnGAN's generator, the paper's baseline: a ``Generator`` whose refinement is attention.
+
+    The default widths are AttnGAN's for CUB birds. It is saved and loaded as the ``Generator`` that it is.
+    """
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__(replace(config or GeneratorConfig(base_channels=32), refinement="attention"))

@@ -3,6 +3,9 @@
 Writing    g_w = sigmoid(A w_i + B mean(h)),  m_i = g_w relu(M_w w_i) + (1 - g_w) relu(M_r mean(h))
 Addressing alpha_ij = softmax_i(h_j^T relu(K m_i)),   reading o_j = sum_i alpha_ij relu(V m_i)
 Response   g_r = sigmoid(w [h_j, o_j] + b),   h'_j = g_r o_j + (1 - g_r) h_j
+
+Ablated (paper, section 4.3): without the writing gate m_i = relu(M_w w_i), without the response gate [h_j, o_j] goes on
+in place of h'_j; and AttnGAN's attention, whose key and value are both U w_i.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dmgan_fast import functional
 
 
 class MemoryOutput(NamedTuple):
-    """``h [B, C, H, W]``; on request ``attention [B, T, H, W]`` and ``response_gate [B, 1, H, W]``, else None."""
+    """``h [B, C, H, W]``, or ``[h, o] [B, 2C, H, W]`` where no gate blends them; on request ``attention [B, T, H, W]``
+    and ``response_gate [B, 1, H, W]``, else None."""
 
     h: Tensor
     attention: Tensor | None
@@ -25,37 +30,55 @@ class MemoryOutput(NamedTuple):
 
 
 class DynamicMemory(nn.Module):
-    """Memory of ``T`` words for features of ``C`` channels; parameters are named as in ``functional.memory_write``."""
+    """Memory of ``T`` words for features of ``C`` channels; parameters are named as in ``functional.memory_write``.
 
-    def __init__(self, channels: int, word_channels: int, *, mask_mode: str = "paper", detach_image_mean: bool = True):
+    ``writing_gate``, ``response_gate``: without one, its parameters do not exist.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        word_channels: int,
+        *,
+        mask_mode: str = "paper",
+        detach_image_mean: bool = True,
+        writing_gate: bool = True,
+        response_gate: bool = True,
+    ) -> None:
         super().__init__()
         self.mask_mode = mask_mode
         self.detach_image_mean = detach_image_mean
+        self.writing_gate, self.response_gate = writing_gate, response_gate
         memory_channels = 2 * channels
-        self.gate_word = nn.Parameter(torch.empty(word_channels))
-        self.gate_image = nn.Parameter(torch.empty(channels))
+        if writing_gate:
+            self.gate_word = nn.Parameter(torch.empty(word_channels))
+            self.gate_image = nn.Parameter(torch.empty(channels))
         self.word_weight = nn.Parameter(torch.empty(memory_channels, word_channels))
         self.word_bias = nn.Parameter(torch.empty(memory_channels))
-        self.image_weight = nn.Parameter(torch.empty(memory_channels, channels))
-        self.image_bias = nn.Parameter(torch.empty(memory_channels))
+        if writing_gate:
+            self.image_weight = nn.Parameter(torch.empty(memory_channels, channels))
+            self.image_bias = nn.Parameter(torch.empty(memory_channels))
         self.key_weight = nn.Parameter(torch.empty(channels, memory_channels))
         self.key_bias = nn.Parameter(torch.empty(channels))
         self.value_weight = nn.Parameter(torch.empty(channels, memory_channels))
         self.value_bias = nn.Parameter(torch.empty(channels))
-        self.response_weight = nn.Parameter(torch.empty(memory_channels))
-        self.response_bias = nn.Parameter(torch.empty(1))
+        if response_gate:
+            self.response_weight = nn.Parameter(torch.empty(memory_channels))
+            self.response_bias = nn.Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Orthogonal weights; biases uniform within 1/sqrt(inputs), as PyTorch's convolutions start."""
-        inputs: dict[str, Tensor] = {"word": self.word_weight, "image": self.image_weight, "key": self.key_weight}
-        inputs |= {"value": self.value_weight, "response": self.response_weight[None]}
-        for name, weight in inputs.items():
-            nn.init.orthogonal_(weight)
-            bound = 1 / math.sqrt(weight.shape[1])
-            nn.init.uniform_(getattr(self, f"{name}_bias"), -bound, bound)
-        nn.init.orthogonal_(self.gate_word[None])
-        nn.init.orthogonal_(self.gate_image[None])
+        own = dict(self.named_parameters())
+        for name in ("word", "image", "key", "value", "response"):
+            if f"{name}_weight" in own:
+                weight = torch.atleast_2d(own[f"{name}_weight"])
+                nn.init.orthogonal_(weight)
+                bound = 1 / math.sqrt(weight.shape[1])
+                nn.init.uniform_(own[f"{name}_bias"], -bound, bound)
+        if self.writing_gate:
+            nn.init.orthogonal_(self.gate_word[None])
+            nn.init.orthogonal_(self.gate_image[None])
 
     def forward(
         self,
@@ -70,24 +93,14 @@ class DynamicMemory(nn.Module):
 
         ``image_mean [B, C]``: the mean of h over pixels, if it is known already.
         """
-        if image_mean is None:
-            image_mean = h.mean((2, 3))
-        if self.detach_image_mean:
-            image_mean = image_mean.detach()
-        key, value = functional.memory_write(
-            words,
-            image_mean,
-            gate_word=self.gate_word,
-            gate_image=self.gate_image,
-            word_weight=self.word_weight,
-            word_bias=self.word_bias,
-            image_weight=self.image_weight,
-            image_bias=self.image_bias,
-            key_weight=self.key_weight,
-            key_bias=self.key_bias,
-            value_weight=self.value_weight,
-            value_bias=self.value_bias,
-        )
+        if self.writing_gate:
+            key, value = self._write(words, h.mean((2, 3)) if image_mean is None else image_mean)
+        else:
+            memory = torch.relu(_project(words, self.word_weight, self.word_bias))
+            key = torch.relu(_project(memory, self.key_weight, self.key_bias))
+            value = torch.relu(_project(memory, self.value_weight, self.value_bias))
+        if not self.response_gate:
+            return _read(h, key, value, padding_mask, self.mask_mode, return_attention)
         result = functional.memory_read(
             h,
             key,
@@ -100,3 +113,65 @@ class DynamicMemory(nn.Module):
             return_gate=return_attention,
         )
         return MemoryOutput(result, None, None) if isinstance(result, Tensor) else MemoryOutput(*result)
+
+    def writing_gates(self, words: Tensor, image_mean: Tensor) -> Tensor:
+        """``g_w [B, T]`` for ``words [B, D, T]`` and ``image_mean [B, C]``: how much of a word is written."""
+        return torch.sigmoid(self.gate_word @ words + (image_mean @ self.gate_image)[:, None])
+
+    def _write(self, words: Tensor, image_mean: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.memory_write(
+            words,
+            image_mean.detach() if self.detach_image_mean else image_mean,
+            gate_word=self.gate_word,
+            gate_image=self.gate_image,
+            word_weight=self.word_weight,
+            word_bias=self.word_bias,
+            image_weight=self.image_weight,
+            image_bias=self.image_bias,
+            key_weight=self.key_weight,
+            key_bias=self.key_bias,
+            value_weight=self.value_weight,
+            value_bias=self.value_bias,
+        )
+
+
+class WordAttention(nn.Module):
+    """AttnGAN's attention (section 3.1): pixels address the projected words ``U w_i`` and read them.
+
+    Called as ``DynamicMemory``; ``context_weight [C, D]`` is U.
+    """
+
+    def __init__(self, channels: int, word_channels: int, *, mask_mode: str = "paper") -> None:
+        super().__init__()
+        self.mask_mode = mask_mode
+        self.context_weight = nn.Parameter(torch.empty(channels, word_channels))
+        nn.init.orthogonal_(self.context_weight)
+
+    def forward(
+        self,
+        h: Tensor,
+        words: Tensor,
+        padding_mask: Tensor | None = None,
+        *,
+        image_mean: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> MemoryOutput:
+        """``[h, o] [B, 2C, H, W]``; ``image_mean`` is not looked at."""
+        context = _project(words, self.context_weight)
+        return _read(h, context, context, padding_mask, self.mask_mode, return_attention)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``[B, I, T]`` → ``[B, O, T]``."""
+    return F.conv1d(x, weight[:, :, None], bias)
+
+
+def _read(
+    h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None, mask_mode: str, return_attention: bool
+) -> MemoryOutput:
+    """``[h, o]``, where no gate blends them."""
+    result = functional.memory_read(
+        h, key, value, None, None, padding_mask, mask_mode=mask_mode, return_attention=return_attention
+    )
+    read, *maps = (result,) if isinstance(result, Tensor) else result
+    return MemoryOutput(torch.cat((h, read), 1), maps[0] if maps else None, None)

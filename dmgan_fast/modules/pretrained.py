@@ -30,7 +30,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
     config: Any
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = {"model": type(self).__name__, **to_dict(self.config)}
+        config = {"model": self._kind(), **to_dict(self.config)}
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         with replace_file(save_directory / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
@@ -55,11 +55,11 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         weights_file = cls._find(str(source), WEIGHTS_NAME, download)
         try:
             values = json.loads(config_file.read_text())
-            kind = values.pop("model", cls.__name__)
+            kind = values.pop("model", cls._kind())
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{config_file}: not a readable model configuration: {error}") from None
-        if kind != cls.__name__:
-            raise CheckpointError(f"{config_file} describes a {kind}, but a {cls.__name__} was asked for")
+        if kind != cls._kind():
+            raise CheckpointError(f"{config_file} describes a {kind}, but a {cls._kind()} was asked for")
         model = cls(load_config(cls.config_class, values, where=str(config_file)))
         try:
             tensors = load_file(weights_file, device=map_location)
@@ -67,6 +67,11 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             raise CheckpointError(f"{weights_file}: not a readable safetensors file: {error}") from None
         load_weights(model, tensors, where=str(weights_file))
         return model.eval().to(map_location)
+
+    @classmethod
+    def _kind(cls) -> str:
+        """What the saved configuration says it is of; a subclass with the same settings is saved as its parent."""
+        return cls.config_class.__name__.removesuffix("Config")
 
     @staticmethod
     def _find(model_id: str, name: str, download: dict[str, Any]) -> Path:

@@ -95,6 +95,7 @@ class _Drawing:
     def draw(self, noise: Tensor, sentence: Tensor, eps: Tensor | None) -> GeneratorOutput:
         generator = self.generator
         generator.check_inputs(noise, sentence, self.words, self.mask, eps)
+        sentence, self.words = generator.seen(sentence, self.words)
         condition, mu, logvar = generator.conditioning(sentence, eps)
         self.kept[0], mean = generator.initial_stage(condition, noise)
         self.means.append(mean)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dmgan_fast.config import config_dataclass, load_config
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import GeneratorConfig, ImageEncoderConfig
+from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig
 from dmgan_fast.training.step import StepConfig
 
 T = TypeVar("T")
@@ -74,20 +74,62 @@ class TrainConfig:
     generator: GeneratorConfig = GeneratorConfig()
     discriminator_channels: int = Field(32, ge=1)
     spectral_norm: Literal["paper", "official", "none"] = "paper"
+    batch_norm: bool = False
     step: StepConfig = StepConfig()
     loop: LoopConfig = LoopConfig()
 
+    def discriminator(self, side: int) -> DiscriminatorConfig:
+        """Of the pictures of one side."""
+        return DiscriminatorConfig(
+            image_size=side,
+            base_channels=self.discriminator_channels,
+            sentence_channels=self.generator.word_channels,
+            spectral_norm=self.spectral_norm,
+            batch_norm=self.batch_norm,
+        )
+
+
+BIRDS, COCO = 8_855, 82_783  # training pictures
+
+
+def _epochs(epochs: int, pictures: int, batch_size: int) -> dict[str, Any]:
+    return {"steps": epochs * (pictures // batch_size), "batch_size": batch_size}
+
 
 _DEMO_DATA = {"source": "demo", "max_words": 12}
+# Encoders are trained as long as the published ones (`text_encoder200.pth`, `text_encoder100.pth`).
+_BIRDS_ENCODERS: dict[str, Any] = {"loop": _epochs(200, BIRDS, 48)}
+_COCO_ENCODERS: dict[str, Any] = {"data": {"max_words": 15}, "loop": _epochs(100, COCO, 48)}
+_ATTNGAN: dict[str, Any] = {"spectral_norm": "none", "batch_norm": True}
 PRESETS: dict[str, dict[type, dict[str, Any]]] = {
-    "birds": {PretrainConfig: {}, TrainConfig: {}},
+    "birds": {PretrainConfig: _BIRDS_ENCODERS, TrainConfig: {"loop": _epochs(800, BIRDS, 10)}},
     "coco": {
-        PretrainConfig: {"data": {"max_words": 15}},
+        PretrainConfig: _COCO_ENCODERS,
         TrainConfig: {
             "data": {"max_words": 12},
             "generator": {"residual_blocks": 3},
             "step": {"damsm_weight": 50.0},
-            "loop": {"batch_size": 16},
+            "loop": _epochs(200, COCO, 16),
+        },
+    },
+    "attngan-birds": {
+        PretrainConfig: _BIRDS_ENCODERS,
+        TrainConfig: _ATTNGAN
+        | {
+            "generator": {"refinement": "attention", "base_channels": 32},
+            "discriminator_channels": 64,
+            "loop": _epochs(600, BIRDS, 20),
+        },
+    },
+    "attngan-coco": {
+        PretrainConfig: _COCO_ENCODERS,
+        TrainConfig: _ATTNGAN
+        | {
+            "data": {"max_words": 12},
+            "generator": {"refinement": "attention", "base_channels": 48, "residual_blocks": 3},
+            "discriminator_channels": 96,
+            "step": {"damsm_weight": 50.0},
+            "loop": _epochs(120, COCO, 14),
         },
     },
     "demo": {

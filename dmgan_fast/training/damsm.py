@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.optim import Adam
+from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader, open_dataset
+from dmgan_fast.data import CaptionedPictures, PictureBatch, open_dataset
+from dmgan_fast.data.loader import collate
+from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import ImageEncoder, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.config import PretrainConfig
@@ -19,7 +23,7 @@ from dmgan_fast.training.engine import pick_device, run
 from dmgan_fast.training.weights import save_bundle
 
 BETAS = (0.5, 0.999)
-RETRIEVAL_CANDIDATES = 100
+CANDIDATES = 100
 
 
 class DAMSMTask:
@@ -45,6 +49,7 @@ class DAMSMTask:
         if config.image_encoder.kind == "inception":
             self.image_encoder.load_inception(config.inception_weights)
         learning = [*self.text_encoder.parameters(), *self.image_encoder.parameters()]
+        self.validation: _Validation | None = None  # of the current weights
         self.optimizer = Adam([p for p in learning if p.requires_grad], lr=config.learning_rate, betas=BETAS)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
@@ -61,8 +66,9 @@ class DAMSMTask:
         losses = damsm_losses(regions, codes, sentences, words, lengths, class_ids, *gammas)
         total = losses["words"] + losses["sentence"]
         total.backward()
-        torch.nn.utils.clip_grad_norm_(self.text_encoder.rnn.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(self.text_encoder.parameters(), config.clip)  # embedding too, as the authors
         self.optimizer.step()
+        self.validation = None
         return {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,47 +83,66 @@ class DAMSMTask:
         self.image_encoder.load_state_dict(state["image_encoder"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def sample(self, file: Path) -> None:
-        """Pictures of held-out captions by their score: the true one first, then the best matches."""
+    def sample(self, file: Path) -> dict[str, float]:
+        """Pictures of held-out captions by their score, the true one first; what ``validate`` measures."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        images, codes, sentences = self._held_out()
-        scores = torch.nn.functional.normalize(sentences) @ torch.nn.functional.normalize(codes).t()
-        rows = [images[[k, *scores[k].topk(7).indices.tolist()]] for k in range(min(6, len(images)))]
+        found = self.validate()
+        images, scores = found.images, normalize(found.sentences) @ normalize(found.codes).t()
+        rows = [images[[k, *scores[k].topk(min(7, len(images))).indices.tolist()]] for k in range(min(6, len(images)))]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
-
-    def retrieval(self) -> float:
-        """Share of held-out captions whose own picture scores best among 100 (or all, if fewer), by sentence."""
-        _, codes, sentences = self._held_out()
-        codes, sentences = (torch.nn.functional.normalize(x) for x in (codes, sentences))
-        found = [
-            (
-                sentences[k]
-                @ codes[[k, *((k + j) % len(codes) for j in range(1, min(RETRIEVAL_CANDIDATES, len(codes))))]].t()
-            )
-            .argmax()
-            .eq(0)
-            for k in range(len(codes))
-        ]
-        return float(torch.stack(found).float().mean())
+        return found.measures
 
     @torch.no_grad()
-    def _held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+    def validate(self) -> _Validation:
+        """Losses on held-out pictures, and retrieval among up to 100 candidates of other classes, both ways."""
+        if self.validation is not None:
+            return self.validation
         self.text_encoder.eval()
         self.image_encoder.eval()
-        images, codes, sentences = [], [], []
-        for batch in make_loader(self.held_out, min(32, len(self.held_out))):
+        images, codes, sentences, class_ids, losses = [], [], [], [], []
+        gammas = (self.config.gamma1, self.config.gamma2, self.config.gamma3)
+        size = min(self.config.loop.batch_size, len(self.held_out))
+        loader: DataLoader[PictureBatch] = DataLoader(
+            self.held_out,  # type: ignore[arg-type]  # items become batches in collate
+            size,
+            num_workers=self.config.data.workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # else it would draw from the global one, and a resumed run would differ
+        )
+        for batch in loader:
+            regions, code = self.image_encoder(batch.images[-1].to(self.device))
+            words, sentence = self.text_encoder(batch.captions.to(self.device), batch.lengths)
+            lengths, ids = batch.lengths.to(self.device), batch.class_ids.to(self.device)
+            if len(code) == size:  # the losses of a smaller batch are smaller
+                parts = damsm_losses(regions, code, sentence, words, lengths, ids, *gammas)
+                losses.append(torch.stack([parts["words"], parts["sentence"]]))
             images.append(batch.images[-1])
-            codes.append(self.image_encoder(batch.images[-1].to(self.device))[1])
-            sentences.append(self.text_encoder(batch.captions.to(self.device), batch.lengths)[1])
-        return torch.cat(images), torch.cat(codes), torch.cat(sentences)
+            codes.append(code.cpu())
+            sentences.append(sentence.cpu())
+            class_ids.append(batch.class_ids)
+        found, said, classes = torch.cat(codes), torch.cat(sentences), torch.cat(class_ids)
+        others = len(classes) - int(classes.unique(return_counts=True)[1].max())  # of other classes, at the least
+        candidates = min(CANDIDATES, others + 1)
+        words_mean, sentence_mean = torch.stack(losses).mean(0).tolist()
+        measures = {"words": words_mean, "sentence": sentence_mean}
+        if candidates > 1:
+            settings: dict[str, Any] = {"candidates": candidates, "folds": 1, "class_ids": classes}
+            measures["picture_to_caption"] = r_precision(found, said, **settings)[0]
+            measures["caption_to_picture"] = r_precision(said, found, **settings)[0]
+            measures["chance"] = 100 / candidates
+        self.validation = _Validation(torch.cat(images), found, said, measures)
+        return self.validation
 
     def save_weights(self, folder: Path, step: int) -> None:
-        card = (
-            f"DAMSM encoders trained for {step} steps of {self.config.loop.batch_size} on "
-            f"{self.config.data.source!r}.\n\nRetrieval of held-out pictures by their caption, among "
-            f"{min(RETRIEVAL_CANDIDATES, len(self.held_out))}: {100 * self.retrieval():.1f} % right "
-            f"(chance: {100 / min(RETRIEVAL_CANDIDATES, len(self.held_out)):.1f} %).\n"
-        )
+        found = self.validate().measures
+        size, source = self.config.loop.batch_size, self.config.data.source
+        card = f"DAMSM encoders trained for {step} steps of {size} on {source!r}.\n"
+        if "chance" in found:
+            card += (
+                f"\nHeld-out pictures: {found['picture_to_caption']:.1f} % find their caption among "
+                f"{round(100 / found['chance'])} (R-precision), {found['caption_to_picture']:.1f} % of captions their "
+                f"picture; chance is {found['chance']:.1f} %.\n"
+            )
         save_bundle(
             folder,
             vocabulary=self.vocabulary,
@@ -125,6 +150,15 @@ class DAMSMTask:
             text_encoder=self.text_encoder,
             image_encoder=self.image_encoder,
         )
+
+
+class _Validation(NamedTuple):
+    """Held-out pictures ``[N, 3, S, S]``, codes and sentences ``[N, D]``, and what was measured, in per cent."""
+
+    images: Tensor
+    codes: Tensor
+    sentences: Tensor
+    measures: dict[str, float]
 
 
 def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:

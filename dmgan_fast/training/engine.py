@@ -7,11 +7,11 @@ import json
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.console import Console
@@ -31,6 +31,10 @@ from dmgan_fast.training.state import (
     save_checkpoint,
     set_random_state,
 )
+from dmgan_fast.training.weights import VOCABULARY_NAME
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Task(Protocol):
@@ -42,7 +46,7 @@ class Task(Protocol):
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def sample(self, file: Path) -> None: ...
+    def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
     def save_weights(self, folder: Path, step: int) -> None: ...
 
 
@@ -51,10 +55,25 @@ def pick_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
+    """Do what of ``work`` (``pretrain`` or ``train``) is not done yet: start it, go on after a stop, or leave it alone.
+
+    Raises:
+        CheckpointError: if ``out`` holds a run with other settings.
+    """
+    checkpoints = out / "checkpoints"
+    done = checkpoint_file(checkpoints, config.loop.steps)
+    if not (done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()):
+        work(config, out, resume=latest_checkpoint(checkpoints) is not None, console=console)
+        return
+    _same_config(json.loads((out / "config.json").read_text(encoding="utf-8")), to_dict(config), done)
+
+
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
-    ``out`` gets ``config.json``, ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``.
+    ``out`` gets ``config.json``, ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``;
+    and, with every sample, a line of ``validation.csv`` if the task measures anything on held-out pictures.
     Resumed on a CPU with the same number of threads, the result has the same bits as without the stop.
 
     Raises:
@@ -69,7 +88,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
     started = time.monotonic() - seconds
-    guard, log = _Guard(loop), _Log(out, done)
+    guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
+    validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -94,7 +114,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         save_checkpoint(checkpoint_file(checkpoints, step), state, loop.keep_checkpoints)
         task.save_weights(out / "weights", step)
 
-    with _ctrl_c() as stop, log, Progress(*columns, console=console) as progress:
+    with _ctrl_c() as stop, log, validation, Progress(*columns, console=console) as progress:
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
         for epoch, batch in _batches(dataset, loop, data, done):
@@ -112,7 +132,9 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
             if done % loop.sample_every == 0 or done == loop.steps:
-                task.sample(out / "samples" / f"step-{done:08d}.png")
+                found = task.sample(out / "samples" / f"step-{done:08d}.png")
+                if found:
+                    validation.write(done, time.monotonic() - started, found)
             if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
                 save(done)
             if stop and done < loop.steps:
@@ -139,13 +161,23 @@ def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
 
 def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> None:
     """Only the length of a run, its reporting and what it keeps in memory may change on resuming."""
-    free = {"steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "workers", "memory"}
+    free = {
+        "kind",
+        "steps",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "device",
+        "workers",
+        "memory",
+    }
     changed = [
         f"{section}.{key}" if isinstance(value, dict) else section
         for section, value in saved.items()
         for key in (value if isinstance(value, dict) else [section])
         if (isinstance(value, dict) and key not in free and (given.get(section) or {}).get(key) != value[key])
-        or (not isinstance(value, dict) and given.get(section) != value)
+        or (not isinstance(value, dict) and section not in free and given.get(section) != value)
     ]
     if changed:
         raise CheckpointError(f"{file} was trained with other settings; these differ: {', '.join(changed)}")
@@ -197,26 +229,25 @@ class _Guard:
 
 
 class _Log:
-    """``metrics.csv`` and TensorBoard; on resuming, rows after the resumed step are dropped."""
+    """A table and TensorBoard; on resuming, rows after the resumed step are dropped."""
 
-    def __init__(self, out: Path, done: int) -> None:
-        self.file = out / "metrics.csv"
-        rows: list[dict[str, str]] = []
+    def __init__(self, file: Path, board: Path, done: int) -> None:
+        self.file, self.board, self.done = file, board, done
+        self.writer: SummaryWriter | None = None
+        self.rows: list[dict[str, str]] = []
         if done and self.file.is_file():
             with self.file.open(newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
-        self.rows, self.out, self.done = rows, out, done
+                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
 
     def __enter__(self) -> _Log:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.done + 1 if self.done else None)
-        with replace_file(self.file) as temporary:
-            self._rewrite(temporary)
+        if self.rows or self.file.exists():
+            with replace_file(self.file) as temporary:
+                self._rewrite(temporary)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
@@ -227,8 +258,12 @@ class _Log:
             if first:
                 writer.writeheader()
             writer.writerow(row)
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.board), purge_step=self.done + 1 if self.done else None)
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, step)
 
     def _rewrite(self, file: Path) -> None:
         with file.open("w", newline="") as stream:

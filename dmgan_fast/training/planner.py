@@ -22,7 +22,6 @@ from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import (
     Discriminator,
-    DiscriminatorConfig,
     Generator,
     GeneratorConfig,
     ImageEncoder,
@@ -278,7 +277,7 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
 def _ladder(config: TrainConfig, batch_size: int) -> Iterator[MemoryPolicy]:
     """Policies from the cheapest to the most frugal, for the sides of ``config``."""
     sides = len(config.generator.image_sizes)
-    one = None if config.spectral_norm == "official" else 1
+    one = None if config.discriminator(64).needs_whole_batches else 1
 
     def policy(last: Level, others: Level, micro_batch: int | None, tile_rows: int = 64) -> MemoryPolicy:
         levels = (*(others for _ in range(sides - 1)), last)
@@ -418,17 +417,7 @@ class Measure:
 
 def models_of(config: TrainConfig) -> TrainStep:
     generator = Generator(config.generator)
-    discriminators = [
-        Discriminator(
-            DiscriminatorConfig(
-                image_size=side,
-                base_channels=config.discriminator_channels,
-                sentence_channels=config.generator.word_channels,
-                spectral_norm=config.spectral_norm,
-            )
-        )
-        for side in config.generator.image_sizes
-    ]
+    discriminators = [Discriminator(config.discriminator(side)) for side in config.generator.image_sizes]
     encoder = ImageEncoder(_encoder_config(config)) if config.step.damsm_weight else None
     return TrainStep(generator, discriminators, encoder, replace(config.step, memory=MemoryPolicy()))
 

@@ -159,11 +159,10 @@ class TrainStep:
         Raises:
             InputError: if the policy does not go with the models; nothing is changed.
         """
-        official = any(d.config.spectral_norm == "official" for d in self.discriminators)
-        if official and policy.micro_batch is not None:
+        if policy.micro_batch is not None and any(d.config.needs_whole_batches for d in self.discriminators):
             raise InputError(
-                "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward; "
-                "use spectral_norm='paper'"
+                "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward, nor "
+                "with batch_norm, which normalises by the whole batch; use spectral_norm='paper'"
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
@@ -259,7 +258,7 @@ class TrainStep:
             scaler.scale(value).backward()
             return value.detach()
 
-        if discriminator.config.spectral_norm == "official":  # iterates on every forward, in the authors' order
+        if discriminator.config.needs_whole_batches:  # in the authors' order
             losses = [learn(partial(discriminator_loss, discriminator, real, fake, sentence))]
         else:
             losses = []

@@ -12,7 +12,7 @@ from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Vocabulary, make_loader, open_dataset
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Discriminator, DiscriminatorConfig, Generator, ImageEncoder, TextEncoder, padding_mask
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder, padding_mask
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.engine import pick_device, run
 from dmgan_fast.training.growth import grow_from
@@ -48,15 +48,7 @@ class GANTask:
         torch.manual_seed(config.loop.seed)
         generator = Generator(config.generator).to(self.device)
         discriminators = [
-            Discriminator(
-                DiscriminatorConfig(
-                    image_size=side,
-                    base_channels=config.discriminator_channels,
-                    sentence_channels=channels,
-                    spectral_norm=config.spectral_norm,
-                )
-            ).to(self.device)
-            for side in config.generator.image_sizes
+            Discriminator(config.discriminator(side)).to(self.device) for side in config.generator.image_sizes
         ]
         self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
         if config.init_from is not None:
@@ -90,7 +82,7 @@ class GANTask:
         self.noise.set_state(state["noise"])
 
     @torch.no_grad()
-    def sample(self, file: Path) -> None:
+    def sample(self, file: Path) -> dict[str, float]:
         """Held-out captions: a row of real pictures, then what the averaged generator draws, for three rows."""
         file.parent.mkdir(parents=True, exist_ok=True)
         batch = next(iter(make_loader(self.held_out, min(SAMPLES, len(self.held_out)))))
@@ -110,6 +102,7 @@ class GANTask:
         for start in range(0, len(noise), 8):
             rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
+        return {}
 
     def save_weights(self, folder: Path, step: int) -> None:
         loop, sizes = self.config.loop, self.config.generator.image_sizes

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,11 +14,11 @@ from dmgan_fast import cli
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
 from dmgan_fast.evaluation.metrics import METRICS
-from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
+from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "evaluate", "info")
+COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "evaluate", "ablate", "study", "export", "info")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,19 @@ def call(monkeypatch, capsys, *arguments):
         status = stop.code
     streams = capsys.readouterr()
     return status, streams.out, streams.err
+
+
+def test_export_writes_their_files_and_gates_that_are_not_there_are_refused(weights, monkeypatch, capsys, tmp_path):
+    status, out, _ = call(monkeypatch, capsys, "export", "--weights", weights, "--out", tmp_path / "theirs")
+    assert status == 0
+    assert out.split() == [str(tmp_path / "theirs" / name) for name in ("netG.pth", "text_encoder.pth")]
+    model = AttnGenerator(GeneratorConfig(image_sizes=(64,), base_channels=2, word_channels=8, noise_channels=4))
+    shutil.copytree(weights, tmp_path / "attention")
+    model.save_pretrained(tmp_path / "attention" / "generator")
+    arguments = ("sample", "a red apple", "--weights", tmp_path / "attention", "--out", tmp_path / "drawn", "--gates")
+    status, _, error = call(monkeypatch, capsys, *arguments)
+    assert (status, error) == (2, "dmgan-fast: --gates: this model has no response gates\n")
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_python_m_and_version():
@@ -129,7 +143,10 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
             ["train", "--out", "o", "--damsm", "d", "--set", "loop.stps=3"],
             "unknown key 'loop.stps'; did you mean 'steps'",
         ),
-        (["train", "--out", "o", "--damsm", "d", "--preset", "brids"], "preset must be one of birds, coco, demo"),
+        (
+            ["train", "--out", "o", "--damsm", "d", "--preset", "brids"],
+            "preset must be one of birds, coco, attngan-birds, attngan-coco, demo",
+        ),
         (["train", "--out", "o", "--damsm", "d"], "no weights at 'd'"),
         (["train", "--out", "o"], "encoders: the folder of a finished pretraining is needed"),
         (["train", "--out", "o", "--damsm", "d", "--config", "none.yaml"], "config none.yaml can't be read"),

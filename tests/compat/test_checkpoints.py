@@ -4,8 +4,11 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
+from torchvision.models import inception_v3
 
 from dmgan_fast import compat
+from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.modules import (
     Discriminator,
@@ -17,6 +20,7 @@ from dmgan_fast.modules import (
     TextEncoder,
     TextEncoderConfig,
 )
+from dmgan_fast.training.weights import save_bundle
 
 SMALL = {"base_channels": 4, "word_channels": 16, "condition_channels": 12, "noise_channels": 10}
 
@@ -159,3 +163,43 @@ def test_exports_that_the_authors_cannot_hold_are_refused():
         )
     with pytest.raises(CheckpointError, match="compact"):
         compat.export_image_encoder(ImageEncoder(ImageEncoderConfig(kind="compact", base_channels=2)))
+
+
+def authors_encoders(words, channels):
+    """Modules with the attributes of the authors' RNN_ENCODER and CNN_ENCODER."""
+    text, image = nn.Module(), nn.Module()
+    text.encoder = nn.Embedding(words, 6)
+    text.rnn = nn.LSTM(6, channels // 2, batch_first=True, bidirectional=True)
+    for name, child in inception_v3(weights=None, init_weights=False).named_children():
+        if name.startswith(("Conv2d", "Mixed")):
+            setattr(image, name, child)
+    image.emb_features = nn.Conv2d(768, channels, 1, bias=False)
+    image.emb_cnn_code = nn.Linear(2048, channels)
+    return text, image
+
+
+def test_exported_files_load_in_modules_built_as_the_authors_build_them(tmp_path):
+    config = TextEncoderConfig(vocabulary_size=4, word_channels=8, embedding_channels=6)
+    models = {
+        "text_encoder": TextEncoder(config),
+        "image_encoder": ImageEncoder(ImageEncoderConfig(kind="inception", channels=8)),
+        "generator": small_generator(),
+    }
+    save_bundle(tmp_path / "run" / "weights", vocabulary=Vocabulary(["<end>", "a", "b", "c"]), card="", **models)
+    files = compat.export_bundle(tmp_path / "run", tmp_path / "out")
+    assert [file.name for file in files] == ["netG.pth", "text_encoder.pth", "image_encoder.pth"]
+    generator, text, image = (compat.load_checkpoint(file) for file in files)
+    assert files[0].read_bytes()[:2] != b"PK"  # PyTorch 0.4 knows no zip files
+    same(generator, compat.export_generator(models["generator"]))
+    for plain, state in zip(authors_encoders(4, 8), (text, image), strict=True):
+        plain.load_state_dict(state, strict=True)
+
+
+def test_nothing_is_exported_if_one_model_is_not_theirs(tmp_path):
+    config = TextEncoderConfig(vocabulary_size=2, word_channels=8, embedding_channels=6)
+    compact = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, base_channels=2, side=32))
+    vocabulary = Vocabulary(["<end>", "a"])
+    save_bundle(tmp_path, vocabulary=vocabulary, card="", text_encoder=TextEncoder(config), image_encoder=compact)
+    with pytest.raises(CheckpointError, match="compact"):
+        compat.export_bundle(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

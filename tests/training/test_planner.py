@@ -180,8 +180,9 @@ def test_on_a_gpu_the_host_layouts_of_a_cpu_are_not_counted():
     assert "not yet verified on a GPU" in plan(config(), batch_size=2, memory_bytes=60 * MiB, device="cuda").explain()
 
 
-def test_authors_spectral_norm_is_planned_without_micro_batches():
-    official = replace(config(), spectral_norm="official")
+@pytest.mark.parametrize("norm", [{"spectral_norm": "official"}, {"spectral_norm": "none", "batch_norm": True}])
+def test_discriminators_that_need_whole_batches_are_planned_without_micro_batches(norm):
+    official = replace(config(), **norm)
     made = plan(official, batch_size=8, memory_bytes=MiB, device="cpu")
     assert all(cost.policy.micro_batch is None for cost in made.tried)
     step = planner.models_of(official)

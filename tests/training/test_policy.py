@@ -241,13 +241,15 @@ def test_offloading_moves_what_is_large_and_no_parameter():
     ("mode", "options", "message"),
     [
         ("official", {"memory": {"micro_batch": 1}}, "micro_batch does not go with spectral_norm='official'"),
+        ("attngan", {"memory": {"micro_batch": 1}}, "nor with batch_norm, which normalises by the whole batch"),
         ("official", {"accumulate": 2}, "accumulate does not go with mask_mode='official'"),
         ("paper", {"memory": {"offload": True}}, "offload needs a GPU"),
         ("paper", {"memory": {"checkpointing": ("op",)}}, "checkpointing must be one level or 2"),
     ],
 )
 def test_what_does_not_go_together_is_refused(mode, options, message):
-    generator, discriminators, encoder = models(sides=SIDES, mode=mode)
+    attngan = mode == "attngan"
+    generator, discriminators, encoder = models(sides=SIDES, mode="paper" if attngan else mode, attngan=attngan)
     if "memory" in options:
         options = options | {"memory": MemoryPolicy(**options["memory"])}
     with pytest.raises(InputError, match=message):

@@ -1,5 +1,6 @@
 """Whole runs: exact resume, Ctrl-C, full disk, non-finite losses, and what a run leaves behind."""
 
+import csv
 import errno
 import json
 import signal
@@ -9,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dmgan_fast.data import make_loader, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from dmgan_fast.training import state
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
-from dmgan_fast.training.damsm import pretrain
+from dmgan_fast.training.damsm import DAMSMTask, pretrain
+from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.state import checkpoint_file, latest_checkpoint, load_checkpoint, save_checkpoint
 from dmgan_fast.training.trainer import GANTask, train
 
@@ -44,12 +47,16 @@ def without_time(file):
     return [[cell for k, cell in enumerate(line.split(",")) if k != 1] for line in file.read_text().splitlines()]
 
 
-def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path):
+ATTNGAN = ("generator.refinement=attention", "spectral_norm=none", "batch_norm=true")
+
+
+@pytest.mark.parametrize("overrides", [(), ATTNGAN], ids=["DM-GAN", "AttnGAN"])
+def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path, overrides):
     """8 pictures in batches of 3 make 2 steps an epoch: 5 steps end in the third epoch, 3 in the second."""
-    train(train_config(pictures, encoders), tmp_path / "whole")
-    train(train_config(pictures, encoders, steps=3), tmp_path / "parts")
+    train(train_config(pictures, encoders, overrides), tmp_path / "whole")
+    train(train_config(pictures, encoders, overrides, steps=3), tmp_path / "parts")
     torch.manual_seed(123)  # whatever happened in between must not matter
-    train(train_config(pictures, encoders), tmp_path / "parts", resume=True)
+    train(train_config(pictures, encoders, overrides), tmp_path / "parts", resume=True)
     whole, parts = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
     assert whole["step"] == parts["step"] == 5
     same(whole["task"], parts["task"])
@@ -58,6 +65,10 @@ def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path):
     for name in ("generator", "text_encoder"):
         one, other = (load_file(tmp_path / run / "weights" / name / "model.safetensors") for run in ("whole", "parts"))
         same(one, other)
+    sampler = Sampler.from_pretrained(tmp_path / "whole")
+    assert sampler.generator.config.refinement == ("attention" if overrides else "memory")
+    (drawing,) = sampler.draw(["a red circle"], maps=True)
+    assert (len(drawing.attention), len(drawing.response_gates)) == (1, 0 if overrides else 1)
 
 
 def test_damsm_resumes_bit_exactly_dropout_included(pictures, tmp_path):
@@ -172,7 +183,56 @@ def test_a_run_leaves_logs_samples_and_a_model_card(pictures, encoders, tmp_path
     assert header.startswith("step,seconds,discriminator_64,discriminator_128")
     assert [row.split(",")[0] for row in rows] == ["1", "2"]
     assert "2 steps of 3 pictures" in (tmp_path / "weights" / "README.md").read_text()
-    assert "% right" in (encoders / "weights" / "README.md").read_text()
+    assert not (tmp_path / "validation.csv").exists()
+
+
+def test_pretraining_measures_retrieval_of_held_out_pictures_in_its_history_and_card(pictures, tmp_path):
+    pretrain(pretrain_config(pictures, steps=3, sample_every=2), tmp_path)
+    with (tmp_path / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "3"]
+    for row in rows:
+        assert float(row["chance"]) == 12.5  # 8 held-out pictures, each of a class of its own
+        assert 0 < float(row["words"]) < 100
+        assert 0 <= float(row["picture_to_caption"]) <= 100
+    card = (tmp_path / "weights" / "README.md").read_text()
+    assert f"{float(rows[-1]['picture_to_caption']):.1f} % find their caption among 8" in card
+    assert f"{float(rows[-1]['caption_to_picture']):.1f} % of captions" in card
+    pretrain(pretrain_config(pictures, steps=5, sample_every=2), tmp_path, resume=True)
+    with (tmp_path / "validation.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "3", "4", "5"]
+
+
+def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_picture(pictures):
+    config = pretrain_config(pictures, batch_size=3)
+    held_out = open_dataset(str(pictures), "test", image_sizes=(32,), max_words=4)
+    task = DAMSMTask(config, held_out, held_out)
+    agreed = torch.eye(8)
+    seen = iter(agreed.split(3)), iter(agreed.split(3))
+    task.image_encoder.forward = lambda images: (torch.randn(len(images), 8, 2, 2), next(seen[0]))
+    task.text_encoder.forward = lambda captions, lengths: (torch.randn(len(captions), 8, 4), next(seen[1]))
+    found = task.validate()
+    assert len(found.codes) == 8
+    assert found.measures["picture_to_caption"] == found.measures["caption_to_picture"] == 100
+
+
+def test_pictures_of_one_class_are_not_held_against_each_other(pictures):
+    dataset = open_dataset(str(pictures), "train", image_sizes=(32,), max_words=4)
+    task = DAMSMTask(pretrain_config(pictures), dataset, dataset)
+    batch = next(iter(make_loader(dataset, 4)))
+    assert task.step(batch, 0)["total"] > 1
+    assert task.step(batch._replace(class_ids=torch.zeros(4, dtype=torch.int64)), 0)["total"] == 0
+
+
+def test_the_whole_text_encoder_is_clipped(pictures):
+    config = replace(pretrain_config(pictures), clip=1e-3)
+    dataset = open_dataset(str(pictures), "train", image_sizes=(32,), max_words=4)
+    task = DAMSMTask(config, dataset, dataset)
+    task.step(next(iter(make_loader(dataset, 4))), 0)
+    norm = torch.stack([p.grad.norm() for p in task.text_encoder.parameters()]).norm()
+    assert norm <= 1.001e-3
+    assert task.text_encoder.embedding.weight.grad.any()
+    assert torch.stack([p.grad.norm() for p in task.image_encoder.parameters()]).norm() > 1e-3
 
 
 def test_widths_that_do_not_match_the_encoders_are_refused(pictures, encoders, tmp_path):

@@ -27,7 +27,7 @@ from dmgan_fast.training.step import Batch, StepConfig, TrainStep
 SIDES = (64, 128, 256)
 
 
-def models(sides=SIDES, mode="official", dtype=torch.float64):
+def models(sides=SIDES, mode="official", dtype=torch.float64, attngan=False):
     torch.manual_seed(3)
     generator = Generator(
         GeneratorConfig(
@@ -38,11 +38,12 @@ def models(sides=SIDES, mode="official", dtype=torch.float64):
             noise_channels=4,
             residual_blocks=1,
             mask_mode=mode,
+            refinement="attention" if attngan else "memory",
         )
     )
+    norm = {"spectral_norm": "none", "batch_norm": True} if attngan else {"spectral_norm": mode}
     discriminators = [
-        Discriminator(DiscriminatorConfig(image_size=s, base_channels=2, sentence_channels=8, spectral_norm=mode))
-        for s in sides
+        Discriminator(DiscriminatorConfig(image_size=s, base_channels=2, sentence_channels=8, **norm)) for s in sides
     ]
     encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)).eval()
     return generator.to(dtype), [d.to(dtype) for d in discriminators], encoder.to(dtype)
@@ -123,8 +124,9 @@ def plain_step(generator, discriminators, encoder, optimizers, average, batch, n
     return total.detach()
 
 
-def test_ten_steps_equal_the_authors_order_of_operations():
-    generator, discriminators, encoder = models()
+@pytest.mark.parametrize("attngan", [False, True], ids=["DM-GAN", "AttnGAN"])
+def test_ten_steps_equal_the_authors_order_of_operations(attngan):
+    generator, discriminators, encoder = models(attngan=attngan)
     step = TrainStep(
         copy.deepcopy(generator), copy.deepcopy(discriminators), encoder, StepConfig(average_buffers=False)
     )
