@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
+from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory
 from dmgan_fast.modules.pretrained import PretrainedModel, require
 from dmgan_fast.modules.rematerialise import rematerialise
@@ -230,6 +231,14 @@ class Generator(PretrainedModel):
                 attention.append(stage_attention)
                 gates.append(gate)
         return GeneratorOutput(images, attention, mu, logvar, gates)
+
+    def folded(self) -> Generator:
+        """A frozen copy in evaluation mode for drawing: batch norms are folded into the convolutions before them.
+
+        The same function up to rounding. It is made of plain convolutions, so that it also exports; it has no batch
+        norms to train or to save, and nothing to choose in ``set_checkpointing``.
+        """
+        return fold(self)
 
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
         """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.

@@ -25,7 +25,12 @@ class MemoryOutput(NamedTuple):
 
 
 class DynamicMemory(nn.Module):
-    """Memory of ``T`` words for features of ``C`` channels; parameters are named as in ``functional.memory_write``."""
+    """Memory of ``T`` words for features of ``C`` channels; parameters are named as in ``functional.memory_write``.
+
+    ``backend``: as in ``functional``; None: the default.
+    """
+
+    backend: str | None = None
 
     def __init__(self, channels: int, word_channels: int, *, mask_mode: str = "paper", detach_image_mean: bool = True):
         super().__init__()
@@ -87,6 +92,7 @@ class DynamicMemory(nn.Module):
             key_bias=self.key_bias,
             value_weight=self.value_weight,
             value_bias=self.value_bias,
+            backend=self.backend,
         )
         result = functional.memory_read(
             h,
@@ -98,5 +104,6 @@ class DynamicMemory(nn.Module):
             mask_mode=self.mask_mode,
             return_attention=return_attention,
             return_gate=return_attention,
+            backend=self.backend,
         )
         return MemoryOutput(result, None, None) if isinstance(result, Tensor) else MemoryOutput(*result)

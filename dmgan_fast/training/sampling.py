@@ -38,6 +38,9 @@ class Drawing:
 class Sampler:
     """Captions in, pictures out.
 
+    The generator is folded for drawing (``Generator.folded``): later changes to the one given do not reach the copy.
+    A server's requests go through ``draw`` as one list of captions, whatever their number: it groups them itself.
+
     Example:
         >>> sampler = Sampler.from_pretrained()                       # the shipped weights
         >>> drawing = sampler.draw(["a red apple"], seed=1)[0]        # doctest: +SKIP
@@ -46,7 +49,7 @@ class Sampler:
     """
 
     def __init__(self, generator: Generator, text_encoder: TextEncoder, vocabulary: Vocabulary) -> None:
-        self.generator = generator.eval()
+        self.generator = generator.folded()
         self.text_encoder = text_encoder.eval()
         self.vocabulary = vocabulary
 
