@@ -202,6 +202,23 @@ def sample(
         typer.echo(out / "grid.png")
 
 
+@app.command(epilog="Example: dmgan-fast export --weights runs/birds --out birds.onnx")
+def export(
+    out: Annotated[Path, typer.Option(help="*.onnx, or *.pt2 for torch.export.load.")],
+    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    words: Annotated[int, typer.Option(help="Words to which captions are padded with 0.")] = 25,
+) -> None:
+    """Write the sampler as one graph that runs without this package: captions, lengths, noise, eps to pictures."""
+    from dmgan_fast.training.export import check, export_sampler
+    from dmgan_fast.training.sampling import Sampler
+
+    check(out, words)
+    with _working("exporting"):
+        files = export_sampler(Sampler.from_pretrained(weights), out, words=words)
+    for file in files:
+        typer.echo(file)
+
+
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],

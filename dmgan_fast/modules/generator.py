@@ -305,6 +305,6 @@ class Generator(PretrainedModel):
                 f"Generator: {name} is {tensor.dtype}, the weights are {weight.dtype}",
             )
         require(
-            batch > 1 or not self.training,
+            not self.training or batch > 1,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )

@@ -17,7 +17,7 @@ from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEnco
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "evaluate", "info")
+COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "export", "evaluate", "info")
 
 
 @pytest.fixture(scope="module")
