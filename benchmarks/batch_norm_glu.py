@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import authors
+from benchmarks import authors, work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
@@ -57,6 +57,7 @@ def cases(target: Target) -> Iterator[Case]:
                     "reference": reference,
                     **{name: partial(fused, backend) for name, backend in target.backends().items()},
                 },
+                work.batch_norm_glu(BATCH, channels, side**2, target.dtype.itemsize),
             )
 
 

@@ -30,6 +30,7 @@ from dmgan_fast.files import replace_file
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
 RESULTS = Path(__file__).parent / "results"
+DIRECTIONS = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Target:
 @dataclass
 class Case:
     """``inputs`` are differentiated, ``fixed`` are passed by name as they are; ``parameters``: names of the inputs that
-    are not counted as saved. ``reference`` is run in float64 on the same numbers."""
+    are not counted as saved. ``reference`` is run in float64 on the same numbers. ``work``: direction → floating point
+    operations and bytes that the op cannot do without: each input read once, each result written once."""
 
     op: str
     name: str
@@ -66,6 +68,7 @@ class Case:
     parameters: tuple[str, ...]
     reference: Function
     implementations: dict[str, Function] = field(default_factory=dict)
+    work: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def keep_freed_memory() -> str:
@@ -117,14 +120,20 @@ def saved_bytes(case: Case, function: Function) -> int:
 
 
 def peak_bytes(case: Case, function: Function) -> int:
-    """Peak of PyTorch's allocations during forward + backward, above what was there before."""
-    if next(iter(case.inputs.values())).is_cuda:
+    """Peak of forward + backward."""
+    on_card = next(iter(case.inputs.values())).is_cuda
+    return allocation_peak(lambda: _run(case, function, case.inputs), "cuda" if on_card else "cpu")
+
+
+def allocation_peak(function: Callable[[], Any], device: str) -> int:
+    """Peak of PyTorch's allocations during a call, above what was there before."""
+    if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        _run(case, function, case.inputs)
+        function()
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        _run(case, function, case.inputs)
+        function()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     now = peak = 0
@@ -159,14 +168,50 @@ def measure(case: Case, repeats: int, target: Target, environment: dict[str, Any
     rows = []
     for name, function in case.implementations.items():
         memory = {"saved_bytes": saved_bytes(case, function), "peak_bytes": peak_bytes(case, function)}
-        for which, direction in enumerate(("forward", "forward+backward")):
+        for which, direction in enumerate(DIRECTIONS):
             row = {"op": case.op, "case": case.name, "implementation": name, "direction": direction}
-            runs = sorted(run[which] for run in times.get(name, []))
-            if runs:
-                p20, *_, p80 = statistics.quantiles(runs, n=5)
-                row |= {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
+            row |= spread([run[which] for run in times.get(name, [])])
+            if direction in case.work:
+                row |= dict(zip(("flops", "bytes"), case.work[direction], strict=True))
             rows.append(row | memory | {"correct": correct[name]} | environment)
     return rows
+
+
+def spread(runs: list[float]) -> dict[str, float]:
+    """Median and 20th and 80th percentile; nothing without runs."""
+    if len(runs) < 2:
+        return dict.fromkeys(("median_ms", "p20_ms", "p80_ms"), runs[0]) if runs else {}
+    p20, *_, p80 = statistics.quantiles(runs, n=5, method="inclusive")
+    return {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
+
+
+def take_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each run: a warm-up of every function, then all of them in turn."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def environment_of(target: Target) -> dict[str, Any]:
+    """What every row says about where it was measured."""
+    return {
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
+        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    with replace_file(file) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def cpu_model() -> str:
@@ -187,13 +232,7 @@ def run(benchmarks: dict[str, Callable[[Target], Iterable[Case]]], description: 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU: PyTorch sees no CUDA device")
     target = Target(arguments.device, getattr(torch, arguments.dtype))
-    environment = {
-        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
-        "dtype": arguments.dtype,
-        "threads": torch.get_num_threads(),
-        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
-        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    environment = environment_of(target)
     rows = []
     for cases in benchmarks.values():
         torch.manual_seed(0)
@@ -203,8 +242,7 @@ def run(benchmarks: dict[str, Callable[[Target], Iterable[Case]]], description: 
                 show(found)
                 rows += found
     if arguments.json:
-        with replace_file(arguments.json) as file:
-            file.write_text(json.dumps(rows, indent=1) + "\n")
+        write_rows(arguments.json, rows)
     if not all(row["correct"] for row in rows):
         sys.exit("a result is wrong: its time is not reported")
 

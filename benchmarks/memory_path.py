@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import authors
+from benchmarks import authors, work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 from dmgan_fast.ops.memory_write import PARAMETERS
@@ -79,6 +79,7 @@ def cases(target: Target) -> Iterator[Case]:
                 "reference": reference,
                 **{name: partial(path, backend) for name, backend in target.backends().items()},
             },
+            work.memory_path(BATCH, CHANNELS, WORDS, side**2, target.dtype.itemsize),
         )
 
 

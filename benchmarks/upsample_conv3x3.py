@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks import work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 from dmgan_fast.aten.upsample_conv3x3 import upsample_conv3x3_forward as identity
@@ -48,6 +49,7 @@ def cases(target: Target) -> Iterator[Case]:
                 ("weight",),
                 eager,
                 implementations,
+                work.upsample_conv3x3(BATCH, CHANNELS, CHANNELS, side**2, target.dtype.itemsize),
             )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import authors
+from benchmarks import authors, work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
@@ -43,6 +43,7 @@ def cases(target: Target) -> Iterator[Case]:
                 "reference": reference,
                 **{name: partial(fused, backend) for name, backend in target.backends().items()},
             },
+            work.words_similarity(batch, WORDS, CHANNELS, SIDE**2, target.dtype.itemsize),
         )
 
 

@@ -72,7 +72,7 @@ class SamplerGraph(nn.Module):
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
         self.text_encoder = PlainTextEncoder(sampler.text_encoder)
-        self.generator = copy.deepcopy(sampler.generator)
+        self.generator = sampler.generator.folded()
         for module in self.generator.modules():
             if isinstance(module, DynamicMemory):
                 module.backend = "reference"

@@ -38,8 +38,9 @@ class Drawing:
 class Sampler:
     """Captions in, pictures out.
 
-    The generator is folded for drawing (``Generator.folded``): later changes to the one given do not reach the copy.
-    A server's requests go through ``draw`` as one list of captions, whatever their number: it groups them itself.
+    Draws with the generator as it is: on CPUs its fused ops beat ``Generator.folded`` and already apply batch norms in
+    the pass of the GLUs. A sampler of the folded copy, ``Sampler(generator.folded(), ...)``, works as well. A server's
+    waiting requests are one call of ``draw``: it groups them, and a picture does not depend on its group.
 
     Example:
         >>> sampler = Sampler.from_pretrained()                       # the shipped weights
@@ -49,7 +50,7 @@ class Sampler:
     """
 
     def __init__(self, generator: Generator, text_encoder: TextEncoder, vocabulary: Vocabulary) -> None:
-        self.generator = generator.folded()
+        self.generator = generator.eval()
         self.text_encoder = text_encoder.eval()
         self.vocabulary = vocabulary
 
