@@ -1,7 +1,8 @@
-"""The authors' real code from a checkout of DM-GAN (``--authors PATH``), run as it stands: nothing of it is copied here.
+"""The authors' real code from a checkout of DM-GAN (``--authors PATH``), as it stands; none of it is copied here.
 
 It is Python 2.7 / PyTorch 0.4 code. What today's versions lack is put in place while it is imported: ``easydict``,
 ``torch.optim.optimizer.required``, and Inception's weights, which it would download (random ones; time is the same).
+The mask of pairs of one class is left out: it is a byte mask, which PyTorch takes no more, of B² bytes.
 """
 
 from __future__ import annotations
@@ -113,10 +114,9 @@ class CheckoutStep:
             loss.backward()
             optimizer.step()
         self.generator.zero_grad(set_to_none=False)
-        class_ids = None if batch.class_ids is None else batch.class_ids.numpy()
         matches = torch.arange(size)
         total, _ = self.losses.generator_loss(
-            self.discriminators, self.encoder, fakes, ones, batch.words, batch.sentence, matches, lengths, class_ids
+            self.discriminators, self.encoder, fakes, ones, batch.words, batch.sentence, matches, lengths, None
         )
         total += self.losses.KL_loss(mu, logvar)
         total.backward()

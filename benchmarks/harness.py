@@ -82,7 +82,8 @@ def keep_freed_memory() -> str:
     return "glibc, freed memory kept"
 
 
-def _error(found: Tensor, truth: Tensor) -> float:
+def error(found: Tensor, truth: Tensor) -> float:
+    """Relative RMS error."""
     difference = (found.detach().double() - truth.to(found.device)).square().mean().sqrt()
     return (difference / truth.square().mean().sqrt().clamp(min=1e-30)).item()
 
@@ -100,8 +101,8 @@ def _run(case: Case, function: Function, inputs: dict[str, Tensor]) -> tuple[Ten
 
 def is_correct(case: Case, function: Function, truth: tuple[Tensor, tuple[Tensor, ...]]) -> bool:
     y, grads = _run(case, function, case.inputs)
-    errors = [_error(y, truth[0]), *(_error(a, b) for a, b in zip(grads, truth[1], strict=True))]
-    return all(error <= TOLERANCE[y.dtype] for error in errors)
+    errors = [error(y, truth[0]), *(error(a, b) for a, b in zip(grads, truth[1], strict=True))]
+    return all(each <= TOLERANCE[y.dtype] for each in errors)
 
 
 def saved_bytes(case: Case, function: Function) -> int:
@@ -258,9 +259,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_column(column)
     reference = {row["direction"]: row.get("median_ms") for row in rows if row["implementation"] == baseline(rows)}
     for row in rows:
-        memory = [f"{row[name] / 2**20:.2f}" for name in ("saved_bytes", "peak_bytes")]
+        memory = ["" if row.get(n) is None else f"{row[n] / 2**20:.2f}" for n in ("saved_bytes", "peak_bytes")]
         if "median_ms" not in row:
-            table.add_row(row["implementation"], row["direction"], "WRONG", "", "", *memory)
+            why = "OUT OF MEMORY" if row.get("out_of_memory") else "WRONG"
+            table.add_row(row["implementation"], row["direction"], why, "", "", *memory)
             continue
         ratio = f"{reference[row['direction']] / row['median_ms']:.2f}" if reference.get(row["direction"]) else ""
         spread = f"{row['p20_ms']:.2f}–{row['p80_ms']:.2f}"
