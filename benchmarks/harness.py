@@ -30,6 +30,7 @@ from dmgan_fast.files import replace_file
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
 RESULTS = Path(__file__).parent / "results"
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 DIRECTIONS = ("forward", "forward+backward")
 
 
