@@ -11,10 +11,12 @@ import argparse
 import ctypes
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from dmgan_fast.files import replace_file
 
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 RESULTS = Path(__file__).parent / "results"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 DIRECTIONS = ("forward", "forward+backward")
@@ -155,6 +158,31 @@ def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> t
     torch.autograd.grad(y, list(case.inputs.values()), gradient)
     target.synchronize()
     return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Within, an allocation beyond what the machine has free fails, instead of the process being killed later."""
+    pages = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(pages["MemAvailable"].split()[0]) << 10
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def is_out_of_memory(failure: Exception) -> bool:
+    """True for what PyTorch raises when an allocation fails, on any device."""
+    return isinstance(failure, MemoryError) or any(text in str(failure) for text in OUT_OF_MEMORY)
+
+
+def time_case(case: Case, function: Function, repeats: int, target: Target) -> list[float]:
+    """Milliseconds of forward + backward, after a warm-up."""
+    gradient = _projection(function(**case.inputs, **case.fixed))
+    return [_time(case, function, gradient, target)[1] for _ in range(repeats + 1)][1:]
 
 
 def measure(case: Case, repeats: int, target: Target, environment: dict[str, Any]) -> list[dict[str, Any]]:
