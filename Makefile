@@ -36,8 +36,8 @@ gpu: build  ## on a machine with a GPU: build for it, prove every op on the card
 gpu-run:
 	DMGAN_FAST_CUDA=1 $(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
 	$(BIN)/python -m pytest tests/ops
-	$(BIN)/python -m benchmarks.all --device cuda --dtype float32 --json benchmarks/results/gpu_float32.json
-	$(BIN)/python -m benchmarks.all --device cuda --dtype bfloat16 --json benchmarks/results/gpu_bfloat16.json
+	$(BIN)/python -m benchmarks.ops --device cuda --dtype float32 --json benchmarks/results/gpu_float32.json
+	$(BIN)/python -m benchmarks.ops --device cuda --dtype bfloat16 --json benchmarks/results/gpu_bfloat16.json
 
 env: $(VENV)/.environment  ## the Python environment
 

@@ -1,16 +1,62 @@
-"""Every op's benchmark, one after the other."""
+"""Everything in one command, on a CPU: measures, compares with the history, writes tables and the report.
+
+``python -m benchmarks.all [--only step,sampling] [--record]``. Each part runs in a process of its own and writes its
+file in ``results/``; ``python -m benchmarks.<part>`` runs it alone. On a GPU: ``make gpu``.
+"""
 
 from __future__ import annotations
 
-from benchmarks import batch_norm_glu, memory_path, upsample_conv3x3, words_similarity
-from benchmarks.harness import run
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-BENCHMARKS = {
-    "memory_path": memory_path.cases,
-    "batch_norm_glu": batch_norm_glu.cases,
-    "upsample_conv3x3": upsample_conv3x3.cases,
-    "words_similarity": words_similarity.cases,
+from benchmarks import page, regression, report
+from benchmarks.harness import RESULTS
+
+# Part → its file and arguments; numbers of runs keep the whole within a quarter of an hour on two cores.
+PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "roofline": ("roofline.json", ()),
+    "ops": ("cpu_float32.json", ("--repeats", "7")),
+    "step": ("step.json", ("--repeats", "5")),
+    "sampling": ("sampling.json", ("--repeats", "7")),
+    "components": ("components.json", ()),
+    "scaling": ("scaling.json", ("--repeats", "3")),
 }
 
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS), help="some parts (default: all)")
+    parser.add_argument("--authors", type=Path, metavar="PATH", help="a checkout of the authors' DM-GAN, also timed")
+    parser.add_argument("--record", action="store_true", help="add the ratios to the history")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the page of figures")
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(",")
+    unknown = [part for part in chosen if part not in PARTS]
+    if unknown:
+        parser.error(f"--only: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    failed = []
+    for part in chosen:
+        file, options = PARTS[part]
+        if part == "step" and arguments.authors:
+            options += ("--authors", str(arguments.authors))
+        start = time.perf_counter()
+        command = [sys.executable, "-m", f"benchmarks.{part}", "--json", str(RESULTS / file), *options]
+        if subprocess.run(command, cwd=Path(__file__).parents[1]).returncode:
+            failed.append(part)
+        print(f"-- {part}: {time.perf_counter() - start:.0f} s", flush=True)
+    rows = page.load(RESULTS)
+    regression.check(rows)
+    if arguments.record:
+        regression.record(regression.ratios(rows))
+    report.main()
+    if arguments.report:
+        page.write(rows, arguments.report)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
 if __name__ == "__main__":
-    run(BENCHMARKS, __doc__ or "")
+    main()

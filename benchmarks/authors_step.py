@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from benchmarks import authors
 from dmgan_fast.modules import Discriminator, Generator
@@ -182,30 +183,37 @@ class AuthorsStep:
 
     def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> dict[str, Tensor]:
         losses = {}
-        images, mu, logvar = self.generate(self.generator, noise, batch.sentence, batch.words, batch.padding_mask, eps)
+        with record_function("draw"):
+            images, mu, logvar = self.generate(
+                self.generator, noise, batch.sentence, batch.words, batch.padding_mask, eps
+            )
         for discriminator, optimizer, real, fake in zip(
             self.discriminators, self.optimizers, batch.images, images, strict=True
         ):
-            discriminator.zero_grad(set_to_none=False)
-            loss = discriminator_loss(discriminator, real, fake, batch.sentence)
-            loss.backward()
-            optimizer.step()
+            with record_function(f"discriminator_{fake.shape[-1]}"):
+                discriminator.zero_grad(set_to_none=False)
+                loss = discriminator_loss(discriminator, real, fake, batch.sentence)
+                loss.backward()
+                optimizer.step()
             losses[f"discriminator_{fake.shape[-1]}"] = loss.detach()
         self.generator.zero_grad(set_to_none=False)
         ones = batch.sentence.new_ones(len(batch.sentence))
         total = torch.zeros((), device=ones.device, dtype=ones.dtype)
         for discriminator, fake in zip(self.discriminators, images, strict=True):
-            x = self.features(discriminator, fake)
-            part = F.binary_cross_entropy(judge(discriminator, x, batch.sentence), ones)
-            part = part + F.binary_cross_entropy(judge(discriminator, x), ones)
+            with record_function(f"adversarial_{fake.shape[-1]}"):
+                x = self.features(discriminator, fake)
+                part = F.binary_cross_entropy(judge(discriminator, x, batch.sentence), ones)
+                part = part + F.binary_cross_entropy(judge(discriminator, x), ones)
             part.item()
             total = total + part
-        total = total + damsm_loss(self.encoder_call, images[-1], batch, self.config)
+        with record_function("damsm"):
+            total = total + damsm_loss(self.encoder_call, images[-1], batch, self.config)
         conditioning = -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).mean()
         total = total + conditioning
         conditioning.item()
-        total.backward()
-        self.optimizer.step()
-        for live, average in zip(self.generator.parameters(), self.average, strict=True):
-            average.mul_(0.999).add_(live.data, alpha=0.001)
+        with record_function("generator"):
+            total.backward()
+            self.optimizer.step()
+            for live, average in zip(self.generator.parameters(), self.average, strict=True):
+                average.mul_(0.999).add_(live.data, alpha=0.001)
         return losses | {"generator": total.detach()}

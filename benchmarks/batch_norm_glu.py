@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import authors
-from benchmarks.harness import Case, Target, run
+from benchmarks import authors, work
+from benchmarks.harness import LAYOUTS, Case, Target, run
 from dmgan_fast import functional
 
 BATCH = 4
@@ -39,25 +39,30 @@ def target_statistics(target: Target, channels: int) -> dict[str, Any]:
     }
 
 
+def case(target: Target, *, batch: int = BATCH, channels: int = 256, side: int = 128, layout: str = "NCHW") -> Case:
+    """``layout``: NCHW or channels-last."""
+    x = torch.randn(batch, channels, side, side).contiguous(memory_format=LAYOUTS[layout])
+    return Case(
+        "batch_norm_glu",
+        f"B{batch} {channels}->{channels // 2} {side}x{side} {layout}",
+        target.place({"x": x, "weight": torch.rand(channels) + 0.5, "bias": torch.randn(channels)}),
+        target_statistics(target, channels),
+        ("weight", "bias"),
+        reference,
+        {
+            "authors": authors.batch_norm_glu,
+            "authors+compile": torch.compile(authors.batch_norm_glu),
+            "reference": reference,
+            **{name: partial(fused, backend) for name, backend in target.backends().items()},
+        },
+        work.batch_norm_glu(batch, channels, side**2, target.dtype.itemsize),
+    )
+
+
 def cases(target: Target) -> Iterator[Case]:
     for channels, side in ((256, 128), (128, 256)):
-        for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
-            x = torch.randn(BATCH, channels, side, side).contiguous(memory_format=memory_format)
-            inputs = {"x": x, "weight": torch.rand(channels) + 0.5, "bias": torch.randn(channels)}
-            yield Case(
-                "batch_norm_glu",
-                f"B{BATCH} {channels}->{channels // 2} {side}x{side} {layout}",
-                target.place(inputs),
-                target_statistics(target, channels),
-                ("weight", "bias"),
-                reference,
-                {
-                    "authors": authors.batch_norm_glu,
-                    "authors+compile": torch.compile(authors.batch_norm_glu),
-                    "reference": reference,
-                    **{name: partial(fused, backend) for name, backend in target.backends().items()},
-                },
-            )
+        for layout in LAYOUTS:
+            yield case(target, channels=channels, side=side, layout=layout)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import argparse
 import ctypes
 import json
 import platform
+import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,10 @@ from dmgan_fast.files import replace_file
 
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 RESULTS = Path(__file__).parent / "results"
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
+DIRECTIONS = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Target:
 @dataclass
 class Case:
     """``inputs`` are differentiated, ``fixed`` are passed by name as they are; ``parameters``: names of the inputs that
-    are not counted as saved. ``reference`` is run in float64 on the same numbers."""
+    are not counted as saved. ``reference`` is run in float64 on the same numbers. ``work``: direction → floating point
+    operations and bytes that the op cannot do without: each input read once, each result written once."""
 
     op: str
     name: str
@@ -66,6 +72,7 @@ class Case:
     parameters: tuple[str, ...]
     reference: Function
     implementations: dict[str, Function] = field(default_factory=dict)
+    work: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def keep_freed_memory() -> str:
@@ -79,7 +86,8 @@ def keep_freed_memory() -> str:
     return "glibc, freed memory kept"
 
 
-def _error(found: Tensor, truth: Tensor) -> float:
+def error(found: Tensor, truth: Tensor) -> float:
+    """Relative RMS error."""
     difference = (found.detach().double() - truth.to(found.device)).square().mean().sqrt()
     return (difference / truth.square().mean().sqrt().clamp(min=1e-30)).item()
 
@@ -97,8 +105,8 @@ def _run(case: Case, function: Function, inputs: dict[str, Tensor]) -> tuple[Ten
 
 def is_correct(case: Case, function: Function, truth: tuple[Tensor, tuple[Tensor, ...]]) -> bool:
     y, grads = _run(case, function, case.inputs)
-    errors = [_error(y, truth[0]), *(_error(a, b) for a, b in zip(grads, truth[1], strict=True))]
-    return all(error <= TOLERANCE[y.dtype] for error in errors)
+    errors = [error(y, truth[0]), *(error(a, b) for a, b in zip(grads, truth[1], strict=True))]
+    return all(each <= TOLERANCE[y.dtype] for each in errors)
 
 
 def saved_bytes(case: Case, function: Function) -> int:
@@ -116,10 +124,21 @@ def saved_bytes(case: Case, function: Function) -> int:
     return sum(storages.values())
 
 
-def allocation_peak(run: Callable[[], Any]) -> int:
-    """Peak of the bytes that PyTorch allocates on the CPU during ``run``, above what was there before."""
+def peak_bytes(case: Case, function: Function) -> int:
+    """Peak of forward + backward."""
+    on_card = next(iter(case.inputs.values())).is_cuda
+    return allocation_peak(lambda: _run(case, function, case.inputs), "cuda" if on_card else "cpu")
+
+
+def allocation_peak(function: Callable[[], Any], device: str = "cpu") -> int:
+    """Peak of PyTorch's allocations during a call, above what was there before."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
+        function()
     assert profiler.profiler is not None
     events = profiler.profiler.kineto_results.events()
     now = peak = 0
@@ -127,16 +146,6 @@ def allocation_peak(run: Callable[[], Any]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
-
-
-def peak_bytes(case: Case, function: Function) -> int:
-    """Peak of PyTorch's allocations during forward + backward, above what was there before."""
-    if next(iter(case.inputs.values())).is_cuda:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        _run(case, function, case.inputs)
-        return torch.cuda.max_memory_allocated() - before
-    return allocation_peak(lambda: _run(case, function, case.inputs))
 
 
 def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> tuple[float, float]:
@@ -149,6 +158,31 @@ def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> t
     torch.autograd.grad(y, list(case.inputs.values()), gradient)
     target.synchronize()
     return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Within, an allocation beyond what the machine has free fails, instead of the process being killed later."""
+    pages = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(pages["MemAvailable"].split()[0]) << 10
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def is_out_of_memory(failure: Exception) -> bool:
+    """True for what PyTorch raises when an allocation fails, on any device."""
+    return isinstance(failure, MemoryError) or any(text in str(failure) for text in OUT_OF_MEMORY)
+
+
+def time_case(case: Case, function: Function, repeats: int, target: Target) -> list[float]:
+    """Milliseconds of forward + backward, after a warm-up."""
+    gradient = _projection(function(**case.inputs, **case.fixed))
+    return [_time(case, function, gradient, target)[1] for _ in range(repeats + 1)][1:]
 
 
 def measure(case: Case, repeats: int, target: Target, environment: dict[str, Any]) -> list[dict[str, Any]]:
@@ -164,14 +198,50 @@ def measure(case: Case, repeats: int, target: Target, environment: dict[str, Any
     rows = []
     for name, function in case.implementations.items():
         memory = {"saved_bytes": saved_bytes(case, function), "peak_bytes": peak_bytes(case, function)}
-        for which, direction in enumerate(("forward", "forward+backward")):
+        for which, direction in enumerate(DIRECTIONS):
             row = {"op": case.op, "case": case.name, "implementation": name, "direction": direction}
-            runs = sorted(run[which] for run in times.get(name, []))
-            if runs:
-                p20, *_, p80 = statistics.quantiles(runs, n=5)
-                row |= {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
+            row |= spread([run[which] for run in times.get(name, [])])
+            if direction in case.work:
+                row |= dict(zip(("flops", "bytes"), case.work[direction], strict=True))
             rows.append(row | memory | {"correct": correct[name]} | environment)
     return rows
+
+
+def spread(runs: list[float]) -> dict[str, float]:
+    """Median and 20th and 80th percentile; nothing without runs."""
+    if len(runs) < 2:
+        return dict.fromkeys(("median_ms", "p20_ms", "p80_ms"), runs[0]) if runs else {}
+    p20, *_, p80 = statistics.quantiles(runs, n=5, method="inclusive")
+    return {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
+
+
+def take_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each run: a warm-up of every function, then all of them in turn."""
+    for function in functions.values():
+        function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def environment_of(target: Target) -> dict[str, Any]:
+    """What every row says about where it was measured."""
+    return {
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
+        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
+    with replace_file(file) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def cpu_model() -> str:
@@ -192,13 +262,7 @@ def run(benchmarks: dict[str, Callable[[Target], Iterable[Case]]], description: 
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU: PyTorch sees no CUDA device")
     target = Target(arguments.device, getattr(torch, arguments.dtype))
-    environment = {
-        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
-        "dtype": arguments.dtype,
-        "threads": torch.get_num_threads(),
-        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
-        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    environment = environment_of(target)
     rows = []
     for cases in benchmarks.values():
         torch.manual_seed(0)
@@ -208,8 +272,7 @@ def run(benchmarks: dict[str, Callable[[Target], Iterable[Case]]], description: 
                 show(found)
                 rows += found
     if arguments.json:
-        with replace_file(arguments.json) as file:
-            file.write_text(json.dumps(rows, indent=1) + "\n")
+        write_rows(arguments.json, rows)
     if not all(row["correct"] for row in rows):
         sys.exit("a result is wrong: its time is not reported")
 
@@ -225,9 +288,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         table.add_column(column)
     reference = {row["direction"]: row.get("median_ms") for row in rows if row["implementation"] == baseline(rows)}
     for row in rows:
-        memory = [f"{row[name] / 2**20:.2f}" for name in ("saved_bytes", "peak_bytes")]
+        memory = ["" if row.get(n) is None else f"{row[n] / 2**20:.2f}" for n in ("saved_bytes", "peak_bytes")]
         if "median_ms" not in row:
-            table.add_row(row["implementation"], row["direction"], "WRONG", "", "", *memory)
+            why = "OUT OF MEMORY" if row.get("out_of_memory") else "WRONG"
+            table.add_row(row["implementation"], row["direction"], why, "", "", *memory)
             continue
         ratio = f"{reference[row['direction']] / row['median_ms']:.2f}" if reference.get(row["direction"]) else ""
         spread = f"{row['p20_ms']:.2f}–{row['p80_ms']:.2f}"

@@ -1,4 +1,4 @@
-"""Memory path (write + read), forward and backward: authors' form, compiled, SDPA, plain reference, fused."""
+"""Memory path (write + read), and AttnGAN's attention read: authors' form, compiled, SDPA, plain reference, fused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import authors
+from benchmarks import authors, work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 from dmgan_fast.ops.memory_write import PARAMETERS
@@ -44,7 +44,34 @@ def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> T
     return gate * read + (1 - gate) * h
 
 
-def cases(target: Target) -> Iterator[Case]:
+def attention(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
+    """AttnGAN's attention read as its code has it: products of transposed copies, softmax over rows of pixels."""
+    batch, channels, height, width = h.shape
+    query = h.view(batch, channels, -1).transpose(1, 2).contiguous()
+    logits = torch.bmm(query, key).view(-1, key.shape[2])
+    logits = logits.masked_fill(padding_mask.repeat_interleave(height * width, 0), -torch.inf)
+    weights = torch.softmax(logits, 1).view(batch, -1, key.shape[2]).transpose(1, 2).contiguous()
+    return torch.bmm(value, weights).view(h.shape)
+
+
+def attention_sdpa(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
+    inputs = (x.flatten(2).transpose(1, 2) for x in (h, key, value))
+    return F.scaled_dot_product_attention(*inputs, ~padding_mask[:, None], scale=1.0).transpose(1, 2).reshape(h.shape)
+
+
+def attention_read(backend: str, h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
+    read = functional.memory_read(h, key, value, None, None, padding_mask, backend=backend)
+    assert isinstance(read, Tensor)
+    return read
+
+
+def _mask(batch: int, words: int, target: Target) -> Tensor:
+    lengths = words - torch.arange(batch) * 3 % (words // 2 + 1)
+    return (torch.arange(words) >= lengths[:, None]).to(target.device)
+
+
+def case(target: Target, *, batch: int = BATCH, side: int = 64, words: int = WORDS) -> Case:
+    """Writing and reading ``words`` for a picture of ``side``."""
     sizes = dict(
         zip(
             PARAMETERS,
@@ -61,25 +88,50 @@ def cases(target: Target) -> Iterator[Case]:
         )
     )
     sizes |= {"response_weight": (2 * CHANNELS,), "response_bias": (1,)}
+    inputs = {"h": torch.randn(batch, CHANNELS, side, side), "words": torch.randn(batch, WORD_CHANNELS, words)}
+    inputs |= {name: torch.randn(size) * size[-1] ** -0.5 for name, size in sizes.items()}
+    return Case(
+        "memory_path",
+        f"B{batch} C{CHANNELS} T{words} {side}x{side}",
+        target.place(inputs),
+        {"padding_mask": _mask(batch, words, target)},
+        tuple(sizes),
+        reference,
+        {
+            "authors": authors.memory_path,
+            "authors+compile": torch.compile(authors.memory_path),
+            "sdpa": sdpa,
+            "reference": reference,
+            **{name: partial(path, backend) for name, backend in target.backends().items()},
+        },
+        work.memory_path(batch, CHANNELS, words, side**2, target.dtype.itemsize),
+    )
+
+
+def attention_case(target: Target, *, batch: int = BATCH, side: int = 128, words: int = WORDS) -> Case:
+    """AttnGAN's read alone: no writing, no gate."""
+    shapes = {"h": (batch, CHANNELS, side, side)} | dict.fromkeys(("key", "value"), (batch, CHANNELS, words))
+    return Case(
+        "attention_read",
+        f"B{batch} C{CHANNELS} T{words} {side}x{side}",
+        target.place({name: torch.randn(shape) * CHANNELS**-0.25 for name, shape in shapes.items()}),
+        {"padding_mask": _mask(batch, words, target)},
+        (),
+        partial(attention_read, "reference"),
+        {
+            "authors": attention,
+            "authors+compile": torch.compile(attention),
+            "sdpa": attention_sdpa,
+            **{name: partial(attention_read, backend) for name, backend in target.backends().items()},
+        },
+        work.memory_path(batch, CHANNELS, words, side**2, target.dtype.itemsize),
+    )
+
+
+def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
-        inputs = {"h": torch.randn(BATCH, CHANNELS, side, side), "words": torch.randn(BATCH, WORD_CHANNELS, WORDS)}
-        inputs |= {name: torch.randn(size) * size[-1] ** -0.5 for name, size in sizes.items()}
-        lengths = torch.tensor([18, 12, 15, 9])
-        yield Case(
-            "memory_path",
-            f"B{BATCH} C{CHANNELS} T{WORDS} {side}x{side}",
-            target.place(inputs),
-            {"padding_mask": (torch.arange(WORDS) >= lengths[:, None]).to(target.device)},
-            tuple(sizes),
-            reference,
-            {
-                "authors": authors.memory_path,
-                "authors+compile": torch.compile(authors.memory_path),
-                "sdpa": sdpa,
-                "reference": reference,
-                **{name: partial(path, backend) for name, backend in target.backends().items()},
-            },
-        )
+        yield case(target, side=side)
+    yield attention_case(target)
 
 
 if __name__ == "__main__":

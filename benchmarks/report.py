@@ -78,7 +78,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def main() -> None:
     head, _, _ = PAGE.read_text().partition(MARKER)
-    sections = [section(file) for file in sorted(RESULTS.glob("*.json"))]
+    sections = [section(file) for file in sorted(RESULTS.glob("[cg]pu_*.json"))]
     replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(sections) + "\n")
     before, _, rest = README.read_text().partition(SUMMARY[0])
     _, _, after = rest.partition(SUMMARY[1])

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, Target, run
+from benchmarks import work
+from benchmarks.harness import LAYOUTS, Case, Target, run
 from dmgan_fast import functional
 from dmgan_fast.aten.upsample_conv3x3 import upsample_conv3x3_forward as identity
 
@@ -28,27 +29,33 @@ def fused(backend: str, x: Tensor, weight: Tensor) -> Tensor:
     return functional.upsample_conv3x3(x, weight, backend=backend)
 
 
+def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW") -> Case:
+    """``side`` of the input; ``layout``: NCHW or channels-last."""
+    x = torch.randn(batch, CHANNELS, side, side).contiguous(memory_format=LAYOUTS[layout])
+    weight = torch.randn(CHANNELS, CHANNELS, 3, 3) / (9 * CHANNELS) ** 0.5
+    implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
+    implementations |= {"authors+compile": torch.compile(eager)}
+    implementations |= {name: partial(fused, backend) for name, backend in target.backends().items()}
+    if layout == "NCHW":
+        implementations |= {"authors, channels-last inside": eager_channels_last}
+    if target.device == "cuda":
+        implementations |= {"identity on cuDNN": identity}  # as a transposed convolution
+    return Case(
+        "upsample_conv3x3",
+        f"B{batch} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",
+        target.place({"x": x, "weight": weight}),
+        {},
+        ("weight",),
+        eager,
+        implementations,
+        work.upsample_conv3x3(batch, CHANNELS, CHANNELS, side**2, target.dtype.itemsize),
+    )
+
+
 def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
-        for layout, memory_format in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
-            x = torch.randn(BATCH, CHANNELS, side, side).contiguous(memory_format=memory_format)
-            weight = torch.randn(CHANNELS, CHANNELS, 3, 3) / (9 * CHANNELS) ** 0.5
-            implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
-            implementations |= {"authors+compile": torch.compile(eager)}
-            implementations |= {name: partial(fused, backend) for name, backend in target.backends().items()}
-            if layout == "NCHW":
-                implementations |= {"authors, channels-last inside": eager_channels_last}
-            if target.device == "cuda":
-                implementations |= {"identity on cuDNN": identity}  # as a transposed convolution
-            yield Case(
-                "upsample_conv3x3",
-                f"B{BATCH} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",
-                target.place({"x": x, "weight": weight}),
-                {},
-                ("weight",),
-                eager,
-                implementations,
-            )
+        for layout in LAYOUTS:
+            yield case(target, side=side, layout=layout)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import authors
+from benchmarks import authors, work
 from benchmarks.harness import Case, Target, run
 from dmgan_fast import functional
 
@@ -28,22 +28,27 @@ def fused(backend: str, regions: Tensor, words: Tensor, lengths: Tensor) -> Tens
     return functional.words_similarity(regions, words, lengths, **GAMMAS, backend=backend)
 
 
+def case(target: Target, *, batch: int = 16, words: int = WORDS) -> Case:
+    inputs = {"regions": torch.randn(batch, CHANNELS, SIDE, SIDE), "words": torch.randn(batch, CHANNELS, words)}
+    return Case(
+        "words_similarity",
+        f"B{batch} T{words} D{CHANNELS} {SIDE}x{SIDE}",
+        target.place({name: x * CHANNELS**-0.25 for name, x in inputs.items()}),
+        {"lengths": torch.full((batch,), words, device=target.device)},
+        (),
+        reference,
+        {
+            "authors": loop,
+            "reference": reference,
+            **{name: partial(fused, backend) for name, backend in target.backends().items()},
+        },
+        work.words_similarity(batch, words, CHANNELS, SIDE**2, target.dtype.itemsize),
+    )
+
+
 def cases(target: Target) -> Iterator[Case]:
     for batch in (16, 32, 64):
-        inputs = {"regions": torch.randn(batch, CHANNELS, SIDE, SIDE), "words": torch.randn(batch, CHANNELS, WORDS)}
-        yield Case(
-            "words_similarity",
-            f"B{batch} T{WORDS} D{CHANNELS} {SIDE}x{SIDE}",
-            target.place({name: x * CHANNELS**-0.25 for name, x in inputs.items()}),
-            {"lengths": torch.full((batch,), WORDS, device=target.device)},
-            (),
-            reference,
-            {
-                "authors": loop,
-                "reference": reference,
-                **{name: partial(fused, backend) for name, backend in target.backends().items()},
-            },
-        )
+        yield case(target, batch=batch)
 
 
 if __name__ == "__main__":

@@ -206,6 +206,35 @@ def sample(
         typer.echo(out / "grid.png")
 
 
+@app.command(epilog="Example: dmgan-fast export --weights runs/birds --out birds.onnx")
+def export(
+    out: Annotated[
+        Path,
+        typer.Option(help="*.onnx, *.pt2 (for torch.export.load), or a folder for the authors' netG.pth and encoders."),
+    ],
+    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    words: Annotated[int, typer.Option(help="In a graph: words to which captions are padded with 0.")] = 25,
+) -> None:
+    """Write the sampler as one graph that runs without this package, or weights as files that the authors' code loads.
+
+    The graph takes captions, lengths, noise and eps.
+    """
+    if out.suffix:
+        from dmgan_fast.training.export import check, export_sampler
+        from dmgan_fast.training.sampling import Sampler
+
+        check(out, words)
+        with _working("exporting"):
+            files = export_sampler(Sampler.from_pretrained(weights), out, words=words)
+    else:
+        from dmgan_fast.compat import export_bundle
+        from dmgan_fast.training.weights import SHIPPED
+
+        files = export_bundle(weights or SHIPPED, out)
+    for file in files:
+        typer.echo(file)
+
+
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
@@ -361,18 +390,6 @@ def study(
 
     _use_threads(threads)
     typer.echo(experiments.study(name, runs, out).read_text(encoding="utf-8"))
-
-
-@app.command(epilog="Example: dmgan-fast export --weights runs/damsm --out DAMSMencoders/bird")
-def export(
-    weights: Annotated[Path, typer.Option(help="A run of `pretrain` or `train`, or its weights.")],
-    out: Annotated[Path, typer.Option(help="Folder for netG.pth, text_encoder.pth, image_encoder.pth.")],
-) -> None:
-    """Write weights as files that the authors' code loads."""
-    from dmgan_fast.compat import export_bundle
-
-    for file in export_bundle(weights, out):
-        typer.echo(file)
 
 
 @app.command(epilog="Example: dmgan-fast info --json")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
+from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel, require
 from dmgan_fast.modules.rematerialise import rematerialise
@@ -262,6 +263,14 @@ class Generator(PretrainedModel):
             words = torch.zeros_like(words)
         return (torch.zeros_like(sentence) if text in ("words", "none") else sentence), words
 
+    def folded(self) -> Generator:
+        """A frozen copy in evaluation mode for drawing: batch norms are folded into the convolutions before them.
+
+        The same function up to rounding. It is made of plain convolutions, so that it also exports; it has no batch
+        norms to train or to save, and nothing to choose in ``set_checkpointing``.
+        """
+        return fold(self)
+
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
         """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.
 
@@ -327,7 +336,7 @@ class Generator(PretrainedModel):
                 f"Generator: {name} is {tensor.dtype}, the weights are {weight.dtype}",
             )
         require(
-            batch > 1 or not self.training,
+            not self.training or batch > 1,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )
 

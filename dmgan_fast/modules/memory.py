@@ -32,8 +32,11 @@ class MemoryOutput(NamedTuple):
 class DynamicMemory(nn.Module):
     """Memory of ``T`` words for features of ``C`` channels; parameters are named as in ``functional.memory_write``.
 
-    ``writing_gate``, ``response_gate``: without one, its parameters do not exist.
+    ``writing_gate``, ``response_gate``: without one, its parameters do not exist. ``backend``: as in ``functional``;
+    None: the default.
     """
+
+    backend: str | None = None
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class DynamicMemory(nn.Module):
             key = torch.relu(_project(memory, self.key_weight, self.key_bias))
             value = torch.relu(_project(memory, self.value_weight, self.value_bias))
         if not self.response_gate:
-            return _read(h, key, value, padding_mask, self.mask_mode, return_attention)
+            return _read(h, key, value, padding_mask, self.mask_mode, return_attention, self.backend)
         result = functional.memory_read(
             h,
             key,
@@ -111,6 +114,7 @@ class DynamicMemory(nn.Module):
             mask_mode=self.mask_mode,
             return_attention=return_attention,
             return_gate=return_attention,
+            backend=self.backend,
         )
         return MemoryOutput(result, None, None) if isinstance(result, Tensor) else MemoryOutput(*result)
 
@@ -132,6 +136,7 @@ class DynamicMemory(nn.Module):
             key_bias=self.key_bias,
             value_weight=self.value_weight,
             value_bias=self.value_bias,
+            backend=self.backend,
         )
 
 
@@ -140,6 +145,8 @@ class WordAttention(nn.Module):
 
     Called as ``DynamicMemory``; ``context_weight [C, D]`` is U.
     """
+
+    backend: str | None = None
 
     def __init__(self, channels: int, word_channels: int, *, mask_mode: str = "paper") -> None:
         super().__init__()
@@ -158,7 +165,7 @@ class WordAttention(nn.Module):
     ) -> MemoryOutput:
         """``[h, o] [B, 2C, H, W]``; ``image_mean`` is not looked at."""
         context = _project(words, self.context_weight)
-        return _read(h, context, context, padding_mask, self.mask_mode, return_attention)
+        return _read(h, context, context, padding_mask, self.mask_mode, return_attention, self.backend)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -167,11 +174,25 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _read(
-    h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None, mask_mode: str, return_attention: bool
+    h: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding_mask: Tensor | None,
+    mask_mode: str,
+    return_attention: bool,
+    backend: str | None,
 ) -> MemoryOutput:
     """``[h, o]``, where no gate blends them."""
     result = functional.memory_read(
-        h, key, value, None, None, padding_mask, mask_mode=mask_mode, return_attention=return_attention
+        h,
+        key,
+        value,
+        None,
+        None,
+        padding_mask,
+        mask_mode=mask_mode,
+        return_attention=return_attention,
+        backend=backend,
     )
     read, *maps = (result,) if isinstance(result, Tensor) else result
     return MemoryOutput(torch.cat((h, read), 1), maps[0] if maps else None, None)

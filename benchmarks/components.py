@@ -1,0 +1,82 @@
+"""Where a step's time goes, the authors' and ours, by torch.profiler: by phase and by kind of operator.
+
+A range holds all operators that began in it. The authors' one backward over all losses is their "generator"; ours
+judges and differentiates one discriminator at a time, in "adversarial".
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import Target, environment_of, write_rows
+from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
+
+PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")
+KINDS = {  # the first pattern found in an operator's name decides
+    "convolutions": r"conv|mkldnn|thnn|relayout",
+    "batch norm, GLU, skip": r"batch_norm|glu|native_batch",
+    "memory": r"memory_|bmm|baddbmm|softmax",
+    "spectral norm, linear": r"::mv|::mm|::addmm|::dot|::addmv|addr|linear|norm",
+    "optimiser, average": r"adam|foreach|lerp",
+    "losses": r"words_similarity|binary_cross|log_|nll|cross_entropy",
+    "moves and element by element": r"",
+}
+
+
+def kind_of(operator: str) -> str:
+    """One of ``KINDS``."""
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, operator))
+
+
+def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Milliseconds of one step by phase and by kind, after one step that is not counted."""
+    step(**inputs)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step(**inputs)
+    phases: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        name = event.key
+        phase = next((p for p in PHASES if re.fullmatch(rf"{p}(_\d+)?", name)), None)
+        if phase:
+            phases[phase] += event.cpu_time_total / 1e3
+        elif "::" in name:
+            kinds[kind_of(name)] += event.self_cpu_time_total / 1e3
+    return dict(phases), dict(kinds)
+
+
+def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
+    """Every row of this benchmark."""
+    models, inputs = Models.build(setting), batch_of(setting)
+    environment = environment_of(Target())
+    rows = []
+    for name, step in (
+        ("authors", theirs(models, setting.config)),
+        ("dmgan_fast", ours(models.copy(), setting.config)),
+    ):
+        found = zip(("phase", "kind"), components(step, inputs), strict=True)
+        for direction, times in found:
+            row = {"op": "components", "implementation": name, "direction": direction, "correct": True} | environment
+            rows += [row | {"case": component, "median_ms": ms} for component, ms in times.items()]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    arguments = parser.parse_args()
+    rows = rows_of()
+    for row in rows:
+        print(f"{row['direction']:6} {row['implementation']:11} {row['case']:30} {row['median_ms']:9.1f} ms")
+    if arguments.json:
+        write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The machine's roofline: measured peaks, each op's place under them, and what named GPUs could do at best.
+
+An op of F operations on B bytes takes at least max(F / peak, B / bandwidth). Peaks here are measured (a large matrix
+product; c = a + b on arrays beyond the caches), those of GPUs are their makers' (dense, no sparsity), so that times on
+GPUs are computed, not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import work
+from benchmarks.harness import RESULTS, Target, environment_of, spread, take_turns, write_rows
+
+GEMM_SIDE = 2048
+STREAM_ELEMENTS = 1 << 25  # 128 MiB an array
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Operations and bytes a second."""
+
+    flops: float
+    bandwidth: float
+
+    def bound_ms(self, flops: float, nbytes: float) -> float:
+        """The least time."""
+        return 1e3 * max(flops / self.flops, nbytes / self.bandwidth)
+
+    def limit(self, flops: float, nbytes: float) -> str:
+        """What bounds it."""
+        return "arithmetic" if flops / self.flops > nbytes / self.bandwidth else "memory"
+
+
+# float32 on general cores (the fused kernels are exact), bfloat16 on tensor cores; makers' data sheets.
+CARDS = {
+    "A100 SXM 80 GB": {"float32": Peaks(19.5e12, 2.04e12), "bfloat16": Peaks(312e12, 2.04e12)},
+    "H100 SXM": {"float32": Peaks(67e12, 3.35e12), "bfloat16": Peaks(989e12, 3.35e12)},
+    "RTX 4090": {"float32": Peaks(82.6e12, 1.01e12), "bfloat16": Peaks(165e12, 1.01e12)},
+    "MI300X": {"float32": Peaks(163.4e12, 5.3e12), "bfloat16": Peaks(1307e12, 5.3e12)},
+}
+PAPER_BATCH = 10
+
+
+def measured(repeats: int = 9) -> list[dict[str, Any]]:
+    """Rows of the two peaks; the fastest runs count."""
+    a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
+    product = torch.empty_like(a)
+    x, y = torch.ones(STREAM_ELEMENTS), torch.ones(STREAM_ELEMENTS)
+    total = torch.empty_like(x)
+    runs = {"gemm": lambda: torch.mm(a, b, out=product), "stream": lambda: torch.add(x, y, out=total)}
+    amount = {"gemm": 2.0 * GEMM_SIDE**3, "stream": 3.0 * x.nbytes}
+    times = take_turns(runs, repeats)
+    row = {"op": "peak", "direction": "forward", "implementation": "torch", "correct": True} | environment_of(Target())
+    return [
+        row | {"case": name} | spread(found) | {"per_second": 1e3 * amount[name] / min(found)}
+        for name, found in times.items()
+    ]
+
+
+def peaks_of(rows: list[dict[str, Any]]) -> Peaks | None:
+    """From the rows of ``measured`` among others; None if they are not there."""
+    found = {row["case"]: row["per_second"] for row in rows if row["op"] == "peak"}
+    return Peaks(found["gemm"], found["stream"]) if {"gemm", "stream"} <= found.keys() else None
+
+
+def places(rows: list[dict[str, Any]], peaks: Peaks) -> list[dict[str, Any]]:
+    """Rows with work: operations per byte, the bound, and which part of it they reach."""
+    found = []
+    for row in rows:
+        if row.get("flops") and row.get("median_ms"):
+            bound = peaks.bound_ms(row["flops"], row["bytes"])
+            found.append(
+                {key: row[key] for key in ("op", "case", "implementation", "direction", "median_ms")}
+                | {
+                    "intensity": row["flops"] / row["bytes"],
+                    "gflops": row["flops"] / row["median_ms"] / 1e6,
+                    "bound_ms": bound,
+                    "reached": bound / row["median_ms"],
+                    "limit": peaks.limit(row["flops"], row["bytes"]),
+                }
+            )
+    return found
+
+
+def on_cards(batch: int = PAPER_BATCH) -> list[dict[str, Any]]:
+    """Computed, not measured: the least milliseconds of each op at the paper's batch, forward + backward."""
+    rows = []
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        ops = {
+            "memory_path 128x128": work.memory_path(batch, 64, 18, 128**2, width),
+            "batch_norm_glu 128->64 256x256": work.batch_norm_glu(batch, 128, 256**2, width),
+            "upsample_conv3x3 128->128 128->256": work.upsample_conv3x3(batch, 128, 128, 128**2, width),
+            "words_similarity 17x17": work.words_similarity(batch, 18, 256, 17**2, width),
+        }
+        for op, amounts in ops.items():
+            flops, nbytes = amounts["forward+backward"]
+            row = {"op": op, "batch": batch, "dtype": dtype, "flops": flops, "bytes": nbytes, "computed": True}
+            for card, peaks in CARDS.items():
+                bound = {"bound_ms": peaks[dtype].bound_ms(flops, nbytes), "limit": peaks[dtype].limit(flops, nbytes)}
+                rows.append(row | {"card": card} | bound)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--ops", type=Path, default=RESULTS / "cpu_float32.json", help="rows of ops to place")
+    arguments = parser.parse_args()
+    rows = measured()
+    peaks = peaks_of(rows)
+    assert peaks is not None
+    print(f"measured: {peaks.flops / 1e9:.0f} GFLOP/s, {peaks.bandwidth / 1e9:.1f} GB/s")
+    for place in places(json.loads(arguments.ops.read_text()), peaks):
+        print(
+            f"{place['op']:18} {place['case']:36} {place['implementation']:28} {place['direction']:17}"
+            f"{place['intensity']:8.1f} op/B {place['gflops']:8.1f} GFLOP/s {place['reached']:6.1%} of {place['limit']}"
+        )
+    print("computed, not measured, forward + backward:")
+    for row in on_cards():
+        print(f"{row['card']:16} {row['dtype']:9} {row['op']:36} >= {row['bound_ms']:.4f} ms ({row['limit']})")
+    if arguments.json:
+        write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

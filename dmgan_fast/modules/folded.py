@@ -1,0 +1,117 @@
+"""The generator as it draws: no batch norm is left, z = conv(x, W rstd weight) + (bias - mean rstd weight), y = GLU(z).
+
+Every block is a standard convolution with a bias and one pass for the GLU; the 4×4 kernel of an up-block
+(``aten.upsample_conv3x3``) and the sum over ``cat(h, h)`` are made once instead of at every call. On CPUs the weights
+are channels-last, and PyTorch's convolutions then keep the features so.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dmgan_fast.aten.upsample_conv3x3 import spread
+from dmgan_fast.modules.blocks import ImageHead, ResidualBlock, UpBlock
+from dmgan_fast.modules.memory import DynamicMemory
+
+if TYPE_CHECKING:
+    from dmgan_fast.modules.generator import Generator
+
+
+class GLU(nn.Module):
+    """A gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.glu(z, dim=1)
+
+
+class FoldedUpBlock(nn.Module):
+    """``UpBlock`` in evaluation: a transposed convolution with W4, then GLU; ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``."""
+
+    def __init__(self, block: UpBlock) -> None:
+        super().__init__()
+        weight, bias = _fold(block.conv.weight, block.norm)
+        self.conv = nn.ConvTranspose2d(weight.shape[1], weight.shape[0], 4, stride=2, padding=1, device="meta")
+        _assign(self.conv, spread(weight), bias, like=block.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.glu(self.conv(x), dim=1)
+
+    def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The result and its mean over pixels ``[B, O]``."""
+        y = self(x)
+        return y, y.mean((2, 3))
+
+    def draw(self, x: Tensor, head: ImageHead) -> Tensor:
+        """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
+        image: Tensor = head(self(x))
+        return image
+
+
+class FoldedResidualBlock(nn.Module):
+    """``ResidualBlock`` in evaluation. ``halved``: it is given C / 2 channels, which stand for ``cat(x, x)``."""
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+
+    def __init__(self, block: ResidualBlock, halved: bool) -> None:
+        super().__init__()
+        for name, conv, norm in (("conv1", block.conv1, block.norm1), ("conv2", block.conv2, block.norm2)):
+            weight, bias = _fold(conv.weight, norm)
+            if halved and name == "conv1":
+                weight = weight.unflatten(1, (2, -1)).sum(1)
+            folded = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+            _assign(folded, weight, bias, like=conv.weight)
+            self.add_module(name, folded)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.conv2(F.glu(self.conv1(x), dim=1))
+        return (z.unflatten(1, (-1, x.shape[1])) + x[:, None]).flatten(1, 2)
+
+
+@torch.no_grad()
+def fold(generator: Generator) -> Generator:
+    """See ``Generator.folded``."""
+    folded = copy.deepcopy(generator).eval()
+    folded.set_checkpointing("none")
+    first: Any = folded.initial_stage
+    old = first.projection.weight
+    first.projection = nn.Linear(old.shape[1], old.shape[0], device="meta")
+    _assign(first.projection, *_fold(old, first.norm), like=old)
+    first.norm = GLU()
+    first.up_blocks = nn.ModuleList(FoldedUpBlock(block) for block in first.up_blocks)
+    stages: Any = folded.stages
+    for stage in stages:
+        blends = isinstance(stage.memory, DynamicMemory) and stage.memory.response_gate
+        halved = [blends and k == 0 for k in range(len(stage.residual_blocks))]
+        stage.residual_blocks = nn.ModuleList(map(FoldedResidualBlock, stage.residual_blocks, halved))
+        stage.up_block = FoldedUpBlock(stage.up_block)
+    heads: Any = folded.image_heads
+    for head in heads:
+        head.conv.weight = nn.Parameter(_laid_out(head.conv.weight))
+    return folded.requires_grad_(False)
+
+
+def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight ``[O, ...]`` and bias ``[O]``, in float64, of a linear map without bias and the batch norm after it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+    return (weight.double().transpose(0, -1) * scale).transpose(0, -1), norm.bias - norm.running_mean * scale
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """On a CPU, where it was measured, channels-last."""
+    if weight.dim() == 4 and weight.device.type == "cpu":
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight.contiguous()
+
+
+def _assign(module: nn.Module, weight: Tensor, bias: Tensor, *, like: Tensor) -> None:
+    """Give a module without data its weight and bias, rounded to the dtype of ``like`` once."""
+    module.weight = nn.Parameter(_laid_out(weight.to(like.dtype)))
+    module.bias = nn.Parameter(bias.to(like.dtype))
