@@ -16,7 +16,7 @@ DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) sums[r][v] = kAdd ? load(c + r * c_step + v * kLanes) : Vec{};
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = Vec{};
   }
   for (int64_t k = 0; k < depth; ++k) {
     Vec row[kVecs];
@@ -32,7 +32,10 @@ DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) store(c + r * c_step + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVecs; ++v) {  // added at the end: shorter chains of roundings
+      float* to = c + r * c_step + v * kLanes;
+      store(to, kAdd ? load(to) + sums[r][v] : sums[r][v]);
+    }
   }
 }
 
