@@ -1,4 +1,4 @@
-"""conv3x3 by the native library, which takes NCHW: channels-last pictures are laid out for it and their results back."""
+"""conv3x3 by the native library, which takes NCHW; channels-last pictures are laid out for it, and its results back."""
 
 from __future__ import annotations
 
