@@ -112,11 +112,18 @@ struct Group {
   int64_t sample, row, column, lanes;  // lanes = 0: past the end
 };
 
-inline Group group_at(const Tiling& tiling, int64_t index) {
+DMGAN_INLINE Group group_at(const Tiling& tiling, int64_t index) {
   if (index >= tiling.groups()) return {0, 0, 0, 0};
   const int64_t of_row = tiling.groups_of_row(), row = index / of_row, column = index % of_row * kLanes;
   return {row / tiling.rows, row % tiling.rows, column, std::min(kLanes, tiling.columns - column)};
 }
+
+struct Block {
+  Group group[kGroups];
+  DMGAN_INLINE Block(const Tiling& tiling, int64_t index) {
+    for (int64_t g = 0; g < kGroups; ++g) group[g] = group_at(tiling, index * kGroups + g);
+  }
+};
 
 // A row's pixels first ... first + span - 1, zeros beyond its ends; `edge` has room for them.
 template <int kSpan>
@@ -206,12 +213,13 @@ DMGAN_CLONES void convolve_block(const Picture& from, const float* x, const floa
   constexpr bool kSum = Form::kResults == 1;  // products are added up as they are made
   float* windows = memory;
   float* products = memory + kAll * from.channels * kTiles;
-  for (int64_t g = 0; g < kGroups; ++g) {
-    const Group group = group_at(tiling, block * kGroups + g);
-    const float* sample = x + group.sample * from.channels * from.pixels();
-    for (int64_t c = 0; c < from.channels; ++c) {
-      transform_window<Form>(sample + c * from.pixels(), from.height, from.width, group,
-                             windows + c * kTiles + g * kLanes, from.channels * kTiles);
+  const Block groups(tiling, block);
+  for (int64_t c = 0; c < from.channels; ++c) {  // groups of a channel in turn: neighbours in memory
+    for (int64_t g = 0; g < kGroups; ++g) {
+      const Group& group = groups.group[g];
+      const float* picture = x + (group.sample * from.channels + c) * from.pixels();
+      transform_window<Form>(picture, from.height, from.width, group, windows + c * kTiles + g * kLanes,
+                             from.channels * kTiles);
     }
   }
   for (int64_t first = 0; first < to.channels; first += kChannels) {
@@ -229,13 +237,12 @@ DMGAN_CLONES void convolve_block(const Picture& from, const float* x, const floa
         }
       }
     }
-    for (int64_t g = 0; g < kGroups; ++g) {
-      const Group group = group_at(tiling, block * kGroups + g);
-      if (!group.lanes) break;
-      float* sample = y + (group.sample * to.channels + first) * to.pixels();
-      for (int64_t c = 0; c < count; ++c) {
+    for (int64_t c = 0; c < count; ++c) {
+      for (int64_t g = 0; g < kGroups; ++g) {
+        const Group& group = groups.group[g];
+        if (!group.lanes) break;
         const float* of_c = products + c * kTiles + g * kLanes;
-        float* picture = sample + c * to.pixels();
+        float* picture = y + (group.sample * to.channels + first + c) * to.pixels();
         if constexpr (kSum) {
           store_some(picture + group.row * to.width + group.column, load(of_c), group.lanes);
         } else {
@@ -298,8 +305,8 @@ void convolve(const Picture& from, const float* x, const float* u, const Picture
 // --------------------------------------------------------------------------------------------- gradient of the weight
 // dU_p = sum over tiles of (A grad_y A^T)_p V_p^T: one vertical product i at a time, for a fixed part of the tiles.
 
-constexpr int64_t kPartBlocks = 16;  // of a part, at least
-constexpr int64_t kParts = 16;       // at most
+constexpr int64_t kPartBlocks = 32;  // of a part, at least
+constexpr int64_t kParts = 8;        // at most
 
 template <class Form>
 struct WeightGrad {
@@ -372,17 +379,21 @@ DMGAN_CLONES void weight_grad_part(const WeightGrad<Form>& call, const float* x,
   float* spread = memory + kProducts * padded_inputs * kTiles;          // [j, output, tile]
   std::fill_n(sums, call.sums(), 0.0f);
   for (int64_t block = first; block < last; ++block) {
-    for (int64_t g = 0; g < kGroups; ++g) {
-      const Group group = group_at(call.tiling, block * kGroups + g);
-      const float* sample = x + group.sample * inputs * call.x.pixels();
-      for (int64_t c = 0; c < inputs; c += kLanes) {
+    const Block groups(call.tiling, block);
+    for (int64_t c = 0; c < inputs; c += kLanes) {
+      for (int64_t g = 0; g < kGroups; ++g) {
+        const Group& group = groups.group[g];
+        const float* sample = x + group.sample * inputs * call.x.pixels();
         float* to = windows + c / kChannels * kChannels * kTiles + g * kLanes * kChannels + c % kChannels;
         transposed_windows<Form>(call.x, sample + c * call.x.pixels(), group, vertical, std::min(kLanes, inputs - c),
                                  to, padded_inputs * kTiles);
       }
-      const float* of_y = grad_y + group.sample * outputs * call.y.pixels();
-      for (int64_t c = 0; c < outputs; ++c) {
-        spread_results<Form>(of_y + c * call.y.pixels(), call.y.height, call.y.width, group, vertical,
+    }
+    for (int64_t c = 0; c < outputs; ++c) {
+      for (int64_t g = 0; g < kGroups; ++g) {
+        const Group& group = groups.group[g];
+        const float* picture = grad_y + (group.sample * outputs + c) * call.y.pixels();
+        spread_results<Form>(picture, call.y.height, call.y.width, group, vertical,
                              spread + c * kTiles + g * kLanes, outputs * kTiles);
       }
     }
@@ -403,29 +414,30 @@ void finish_weight_grad(const WeightGrad<Form>& call, const float* parts, float*
   constexpr int kProducts = Form::kProducts;
   const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
   torch::stable::parallel_for(0, outputs, 4, [&](int64_t begin, int64_t end) {
-    std::vector<float> du(kProducts * kProducts * width);
+    std::vector<float> du(kProducts * kProducts * width), row(inputs);
     for (int64_t o = begin; o < end; ++o) {
       for (int i = 0; i < kProducts; ++i) {
         for (int j = 0; j < kProducts; ++j) {
-          float* row = du.data() + (i * kProducts + j) * width;
-          std::fill_n(row, width, 0.0f);
+          float* total = du.data() + (i * kProducts + j) * width;
+          std::fill_n(total, width, 0.0f);
           for (int64_t part = 0; part < call.parts(); ++part) {
             const float* from = parts + (i * call.parts() + part) * call.sums() + (j * outputs + o) * width;
-            for (int64_t c = 0; c < width; ++c) row[c] += from[c];
+            for (int64_t c = 0; c < width; ++c) total[c] += from[c];
           }
         }
       }
-      for (int64_t c = 0; c < inputs; ++c) {
-        for (int a = 0; a < kTaps; ++a) {
-          for (int b = 0; b < kTaps; ++b) {
-            float total = 0.0f;
-            for (int i = 0; i < kProducts; ++i) {
-              for (int j = 0; j < kProducts; ++j) {
-                total += Form::kWeights[i][a] * Form::kWeights[j][b] * du[(i * kProducts + j) * width + c];
-              }
+      for (int a = 0; a < kTaps; ++a) {
+        for (int b = 0; b < kTaps; ++b) {
+          std::fill(row.begin(), row.end(), 0.0f);
+          for (int i = 0; i < kProducts; ++i) {
+            for (int j = 0; j < kProducts; ++j) {
+              const float coefficient = Form::kWeights[i][a] * Form::kWeights[j][b];
+              const float* from = du.data() + (i * kProducts + j) * width;
+              if (coefficient == 0.0f) continue;
+              for (int64_t c = 0; c < inputs; ++c) row[c] += coefficient * from[c];
             }
-            grad_weight[((o * inputs + c) * kTaps + a) * kTaps + b] = total;
           }
+          for (int64_t c = 0; c < inputs; ++c) grad_weight[((o * inputs + c) * kTaps + a) * kTaps + b] = row[c];
         }
       }
     }

@@ -47,6 +47,9 @@ DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const 
   for (; r + kRows <= rows; r += kRows, a.data += kRows * a.row_step) {
     multiply_block<kRows, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
   }
+  for (; r + 4 <= rows; r += 4, a.data += 4 * a.row_step) {
+    multiply_block<4, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
+  }
   for (; r + 2 <= rows; r += 2, a.data += 2 * a.row_step) {
     multiply_block<2, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
   }
