@@ -1,4 +1,4 @@
-"""The five ops as functions. Each takes ``backend="auto" | "cuda" | "triton" | "cpu" | "reference"``; without it,
+"""The ops as functions. Each takes ``backend="auto" | "cuda" | "triton" | "cpu" | "reference"``; without it,
 the environment variable ``DMGAN_FAST_BACKEND`` decides, else ``"auto"``. A backend asked for by name either runs or
 raises ``BackendError`` with the reason.
 """
@@ -236,6 +236,24 @@ def tiled_block(
         process_group=process_group,
         backend=backend,
     )
+
+
+def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+    """3×3 convolution with padding 1. Float32 on CPUs is Winograd's F(2×2, 3×3), the rest PyTorch's own kernels.
+
+    Args:
+        x: ``[B, I, H, W]``.
+        weight: ``[O, I, 3, 3]``.
+        backend: see the module.
+
+    Returns:
+        ``[B, O, H, W]``.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit.
+        BackendError: if the backend asked for can't run.
+    """
+    return ops.conv3x3.conv3x3(x, weight, backend=backend)
 
 
 def upsample_conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:

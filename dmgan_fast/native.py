@@ -83,6 +83,19 @@ def _relayout(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format if back else torch.channels_last)
 
 
+def _conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    return layouts.empty_picture(x, weight.shape[0], *x.shape[2:])
+
+
+def _upsample_conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    return layouts.empty_picture(x, weight.shape[0], 2 * x.shape[2], 2 * x.shape[3])
+
+
+def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool) -> tuple[Tensor, Tensor]:
+    grad_x = layouts.empty_picture(x, *x.shape[1:]) if want_x else x.new_empty(0)
+    return grad_x, weight.new_empty(weight.shape if want_weight else 0)
+
+
 def _per_channel(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], dtype=torch.float32)
 
@@ -92,6 +105,10 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "batch_norm_glu_forward": _forward,
     "batch_norm_glu_reduce": _reduce,
     "batch_norm_glu_backward": _backward,
+    "conv3x3_forward": _conv3x3,
+    "conv3x3_backward": _conv_backward,
     "relayout": _relayout,
+    "upsample_conv3x3_forward": _upsample_conv3x3,
+    "upsample_conv3x3_backward": _conv_backward,
 }
 _with_shapes: set[str] = set()

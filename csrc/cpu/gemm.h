@@ -16,7 +16,7 @@ DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) sums[r][v] = kAdd ? load(c + r * c_step + v * kLanes) : Vec{};
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = Vec{};
   }
   for (int64_t k = 0; k < depth; ++k) {
     Vec row[kVecs];
@@ -32,7 +32,10 @@ DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) store(c + r * c_step + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVecs; ++v) {  // added at the end: shorter chains of roundings
+      float* to = c + r * c_step + v * kLanes;
+      store(to, kAdd ? load(to) + sums[r][v] : sums[r][v]);
+    }
   }
 }
 
@@ -43,6 +46,9 @@ DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const 
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows, a.data += kRows * a.row_step) {
     multiply_block<kRows, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
+  }
+  for (; r + 4 <= rows; r += 4, a.data += 4 * a.row_step) {
+    multiply_block<4, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
   }
   for (; r + 2 <= rows; r += 2, a.data += 2 * a.row_step) {
     multiply_block<2, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);

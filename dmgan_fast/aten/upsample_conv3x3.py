@@ -1,8 +1,11 @@
-"""Nearest ×2 + conv3×3 as one transposed convolution: 16 products per input pixel instead of 36.
+"""Nearest ×2 + conv3×3 on CPUs: in float32 by the native library, with 9 products per input pixel instead of 36; else
+as one transposed convolution of PyTorch's, with 16.
 
 Each input pixel meets the 3×3 kernel W once for each of its 2×2 copies; summed over the copies' offsets that is a
 4×4 kernel W4 with ``conv3x3(upsample(x), W) = conv_transpose2d(x, W4, stride=2, padding=1)``. The gradient of x is
-the stride-2 convolution with W4. On GPUs, cuDNN's identity is a rival that the benchmark measures.
+the stride-2 convolution with W4. oneDNN's forward and gradient of x are up to twice as fast in channels-last, its
+gradient of the weight in NCHW; the native library takes NCHW. On GPUs, cuDNN's identity is a rival that the benchmark
+measures.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmgan_fast import layouts, native
+from dmgan_fast.aten.layout import laid_out
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # places of an up-sampled pixel's copies
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
@@ -34,29 +38,31 @@ def gather(grad_wide: Tensor) -> Tensor:
     return total.transpose(0, 1).flip(2, 3).contiguous().to(grad_wide.dtype)
 
 
-def _laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """On a CPU, ``x`` in that layout: oneDNN's forward and gradient of x are up to twice as fast in channels-last, its
-    gradient of the weight in NCHW. Elsewhere ``x`` as it is."""
-    if x.device.type != "cpu" or x.is_contiguous(memory_format=memory_format):
-        return x
-    relaid: Tensor = native.load("cpu").relayout(x)
-    return relaid
+def _has_kernel(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
-    y = F.conv_transpose2d(_laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
-    return _laid_out(y, layouts.memory_format(x))
+    if _has_kernel(x):
+        y = native.load("cpu").upsample_conv3x3_forward(laid_out(x, torch.contiguous_format), weight)
+        return laid_out(y, layouts.memory_format(x))
+    y = F.conv_transpose2d(laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
+    return laid_out(y, layouts.memory_format(x))
 
 
 def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
+    if _has_kernel(x):
+        pictures = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
+        grad_x, grad_weight = native.load("cpu").upsample_conv3x3_backward(*pictures, weight, want_x, want_weight)
+        return laid_out(grad_x, layouts.memory_format(x)) if want_x else grad_x, grad_weight
     wide, grad_x, grad_weight = spread(weight), x.new_empty(0), weight.new_empty(0)
     if want_x:
-        grad_x = F.conv2d(_laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
-        grad_x = _laid_out(grad_x, layouts.memory_format(x))
+        grad_x = F.conv2d(laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
+        grad_x = laid_out(grad_x, layouts.memory_format(x))
     if want_weight:
-        pictures = (_laid_out(each, torch.contiguous_format) for each in (grad_y, x))
+        pictures = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
         _, grad_wide, _ = torch.ops.aten.convolution_backward(*pictures, wide, None, *GEOMETRY, [False, True, False])
         grad_weight = gather(grad_wide)
     return grad_x, grad_weight

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dmgan_fast import functional
 from dmgan_fast.modules.rematerialise import rematerialise
@@ -106,7 +105,7 @@ class UpBlock(nn.Module):
             return image
         if self.recompute_glu:  # tanh keeps its result, so it stays outside: the convolution is then not run again
             z = functional.upsample_conv3x3(x, self.conv.weight)
-            return torch.tanh(rematerialise(lambda z: head.conv(self.norm(z)), z, modules=(self.norm,)))
+            return torch.tanh(rematerialise(lambda z: head.logits(self.norm(z)), z, modules=(self.norm,)))
         return head(self(x))
 
     def _tiled(self, x: Tensor, **options: Any) -> Any:
@@ -141,13 +140,13 @@ class ResidualBlock(nn.Module):
             h = self.norm1.apply_to(functional.tiled_block, x, weight, rows=self.tile_rows)
             y: Tensor = self.norm2.apply_to(functional.tiled_block, h, self.conv2.weight, skip=x, rows=self.tile_rows)
             return y
-        z = F.conv2d(x, weight, padding=1)
+        z = functional.conv3x3(x, weight)
         if self.recompute_glu:  # the convolution itself is not run again: what it keeps is known before it starts
             return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
         return self.norm2(self._second_half(z), x)
 
     def _second_half(self, z: Tensor) -> Tensor:
-        return self.conv2(self.norm1(z))
+        return functional.conv3x3(self.norm1(z), self.conv2.weight)
 
 
 class ImageHead(nn.Module):
@@ -158,7 +157,11 @@ class ImageHead(nn.Module):
         self.conv = conv3x3(channels, 3)
 
     def forward(self, h: Tensor) -> Tensor:
-        return torch.tanh(self.conv(h))
+        return torch.tanh(self.logits(h))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The picture before tanh."""
+        return functional.conv3x3(h, self.conv.weight)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -2,12 +2,22 @@
 
 import torch
 
-from dmgan_fast.ops import batch_norm_glu, memory_read, memory_write, tiled_block, upsample_conv3x3, words_similarity
+from dmgan_fast.ops import (
+    batch_norm_glu,
+    conv3x3,
+    memory_read,
+    memory_write,
+    tiled_block,
+    upsample_conv3x3,
+    words_similarity,
+)
 
 # Ops that are Python inside, and what they run: a meter follows them into it.
 BODIES = {
     torch.ops.dmgan_fast.tiled_block.default: tiled_block._forward._init_fn,
     torch.ops.dmgan_fast.tiled_block_backward.default: tiled_block._backward._init_fn,
+    torch.ops.dmgan_fast.conv3x3.default: conv3x3._forward._init_fn,
+    torch.ops.dmgan_fast.conv3x3_backward.default: conv3x3._backward._init_fn,
     torch.ops.dmgan_fast.upsample_conv3x3.default: upsample_conv3x3._forward._init_fn,
     torch.ops.dmgan_fast.upsample_conv3x3_backward.default: upsample_conv3x3._backward._init_fn,
 }
@@ -20,6 +30,7 @@ TILED = {
 __all__ = [
     "BODIES",
     "batch_norm_glu",
+    "conv3x3",
     "memory_read",
     "memory_write",
     "tiled_block",

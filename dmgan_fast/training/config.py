@@ -28,7 +28,10 @@ class DataConfig:
 
 @config_dataclass
 class LoopConfig:
-    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one."""
+    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one.
+
+    ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
+    """
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(10, ge=2)
@@ -38,6 +41,7 @@ class LoopConfig:
     sample_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    keep_freed_memory: bool = True
 
 
 @config_dataclass

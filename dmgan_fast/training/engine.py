@@ -22,6 +22,7 @@ from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file
+from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.config import DataConfig, LoopConfig
 from dmgan_fast.training.state import (
     checkpoint_file,
@@ -84,6 +85,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     loop: LoopConfig = task.config.loop
     data: DataConfig = task.config.data
     checkpoints = out / "checkpoints"
+    if loop.keep_freed_memory:
+        keep_freed_memory()
     done, seconds = _begin(task, checkpoints, resume)
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
@@ -171,6 +174,8 @@ def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> No
         "device",
         "workers",
         "memory",
+        "cuda_graph",
+        "keep_freed_memory",
     }
     changed = [
         f"{section}.{key}" if isinstance(value, dict) else section

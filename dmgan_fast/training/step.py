@@ -7,6 +7,7 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
 from dmgan_fast.training.average import WeightAverage
+from dmgan_fast.training.graph import StepGraphs
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.policy import MemoryPolicy
 
@@ -49,6 +51,8 @@ class StepConfig:
     ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
     parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
     and its running statistics move once per part.
+
+    ``cuda_graph``: capture the whole step in a CUDA graph for each shape of batch (``training.graph``).
     """
 
     generator_learning_rate: float = 2e-4
@@ -64,6 +68,7 @@ class StepConfig:
     precision: Precision = "fp32"
     memory: MemoryPolicy = MemoryPolicy()
     accumulate: int = 1
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         for name in ("generator_learning_rate", "discriminator_learning_rate", "gamma1", "gamma2", "gamma3"):
@@ -75,6 +80,8 @@ class StepConfig:
         for name, values in (("betas", self.betas), ("average_decay", (self.average_decay,))):
             if not all(0 <= value < 1 for value in values):
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.cuda_graph and self.memory.offload:
+            raise InputError("cuda_graph does not go with memory.offload, which waits for the device")
         if self.accumulate < 1:
             raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
 
@@ -140,10 +147,13 @@ class TrainStep:
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = image_encoder.folded()
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
+        self.device_type = next(generator.parameters()).device.type
+        if config.cuda_graph and self.device_type != "cuda":
+            raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
+        self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
         self.generator_optimizer = _adam(generator, config.generator_learning_rate, config)
         self.discriminator_optimizers = [_adam(d, config.discriminator_learning_rate, config) for d in discriminators]
-        self.device_type = next(generator.parameters()).device.type
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
@@ -166,12 +176,16 @@ class TrainStep:
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
+        if policy.offload and self._graphs is not None:
+            raise InputError("memory.offload waits for the device, which a step with cuda_graph can't")
         levels = policy.levels(len(self.discriminators))
         average = self.average.module
         assert isinstance(average, Generator)
         for generator in (self.generator, average):
             generator.set_checkpointing(levels, tile_rows=policy.tile_rows)
         self.config = replace(self.config, memory=policy)
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def __call__(self, batch: Batch, *, noise: Tensor | None = None, eps: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalar tensors.
@@ -188,6 +202,18 @@ class TrainStep:
             InputError: if the batch does not fit the models.
         """
         self._check(batch)
+        if self._graphs is None:
+            return self._step(batch, noise, eps)
+        return self._graphs(
+            {field.name: getattr(batch, field.name) for field in fields(batch)} | {"noise": noise, "eps": eps}
+        )
+
+    def _step_on(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        inputs = dict(inputs)
+        noise, eps = inputs.pop("noise"), inputs.pop("eps")
+        return self._step(Batch(**inputs), noise, eps)
+
+    def _step(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> dict[str, Tensor]:
         with record_function("draw"):
             parts = self._draw(batch, noise, eps)
         pictures = [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
@@ -352,6 +378,8 @@ class TrainStep:
         for name, members in own.items():
             for member, values in zip(members, state[name], strict=True):
                 member.load_state_dict(values)
+        if self._graphs is not None:
+            self._graphs.clear()  # optimisers hold new tensors
 
     # -------------------------------------------------------------------------------------------------------- helpers
 
@@ -402,8 +430,22 @@ def _check_models(
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
 
 
-def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Adam:
-    return Adam(model.parameters(), lr=learning_rate, betas=config.betas, fused=True)  # fused: no temporaries
+def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:
+    """Adam in one kernel, without temporaries: NVIDIA apex's on a GPU where it is installed, else PyTorch's."""
+    parameters = list(model.parameters())
+    fused = _apex_adam() if parameters[0].device.type == "cuda" else None
+    if fused is not None:
+        return fused(parameters, lr=learning_rate, betas=config.betas, capturable=config.cuda_graph)
+    return Adam(parameters, lr=learning_rate, betas=config.betas, fused=True, capturable=config.cuda_graph)
+
+
+def _apex_adam() -> Callable[..., Optimizer] | None:
+    """``apex.optimizers.FusedAdam``, if the installed apex is NVIDIA's and was built with it; PyPI's is another one."""
+    try:
+        optimizers = importlib.import_module("apex.optimizers")
+    except ImportError:
+        return None
+    return getattr(optimizers, "FusedAdam", None)
 
 
 def _parts(size: int, length: int) -> Iterator[slice]:

@@ -1,5 +1,7 @@
 """Promises of the models that the golden arrays do not cover."""
 
+import copy
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from dmgan_fast.modules import (
     padding_mask,
 )
 from dmgan_fast.modules.image_encoder import INCEPTION_FILE
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d, hold_weights
 
 SMALL = {"base_channels": 4, "word_channels": 16, "condition_channels": 12, "noise_channels": 10}
 
@@ -174,6 +176,24 @@ def test_spectral_norm_iterates_as_its_mode_says():
         ("official", "frozen"): True,
         ("official", "evaluation"): True,
     }
+
+
+def test_held_spectral_norms_give_the_gradients_of_normalised_weights():
+    torch.manual_seed(0)
+    plain = Discriminator(DiscriminatorConfig(image_size=64, base_channels=2, sentence_channels=4)).double()
+    held = copy.deepcopy(plain)
+    pictures, sentence = torch.randn(2, 2, 3, 64, 64).double(), torch.randn(2, 4).double()
+    plain(torch.cat(tuple(pictures)), torch.cat((sentence, sentence))).exp().sum().backward()
+    for parameter in held.parameters():
+        parameter.grad = torch.ones_like(parameter)  # gradients are added to what is there
+    with hold_weights(held):
+        for each in pictures:
+            held(each, sentence).exp().sum().backward()
+    for (name, ours), theirs in zip(held.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad - 1, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+    for ours, theirs in zip(held.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_text_encoder_ignores_what_stands_in_the_padding():

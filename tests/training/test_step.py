@@ -3,6 +3,8 @@
 import ast
 import copy
 import inspect
+import sys
+import types
 from collections import Counter
 
 import pytest
@@ -243,3 +245,19 @@ def test_a_step_reads_nothing_on_the_host():
             assert node.attr not in {"item", "tolist", "cpu", "numpy", "nonzero"}, node.attr
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"float", "bool", "int"}, node.func.id
+
+
+def test_fused_adam_is_nvidias_where_its_apex_is_installed(monkeypatch):
+    class FusedAdam:
+        pass
+
+    nvidias, another = types.ModuleType("apex.optimizers"), types.ModuleType("apex.optimizers")
+    nvidias.FusedAdam = FusedAdam
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.setitem(sys.modules, "apex.optimizers", nvidias)
+    assert step_module._apex_adam() is FusedAdam
+    assert isinstance(step_module._adam(torch.nn.Linear(2, 2), 1e-3, StepConfig()), torch.optim.Adam)  # on a CPU
+    monkeypatch.setitem(sys.modules, "apex.optimizers", another)
+    assert step_module._apex_adam() is None
+    monkeypatch.setitem(sys.modules, "apex.optimizers", None)
+    assert step_module._apex_adam() is None

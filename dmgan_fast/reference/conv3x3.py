@@ -1,0 +1,11 @@
+"""A 3×3 convolution with padding 1 and no bias."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    """``x [B, I, H, W]``, ``weight [O, I, 3, 3]`` → ``[B, O, H, W]``."""
+    return F.conv2d(x, weight, padding=1)

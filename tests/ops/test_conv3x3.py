@@ -1,0 +1,112 @@
+"""conv3x3 against float64: Winograd's form in float32 on a CPU, PyTorch's own convolution elsewhere."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dmgan_fast import functional
+from dmgan_fast.errors import BackendError, InputError
+from tests.ops.harness import DTYPES, Case, check, inputs, run
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def case(batch, in_channels, out_channels, height, width, layout="contiguous"):
+    x = torch.randn(batch, in_channels, height, width, dtype=torch.float64, generator=GENERATOR)
+    weight = torch.randn(out_channels, in_channels, 3, 3, dtype=torch.float64, generator=GENERATOR)
+    return Case("conv3x3", {"x": x, "weight": weight * (9 * in_channels) ** -0.5}, layout=layout, pictures=("x",))
+
+
+CASES = {
+    "one pixel": case(2, 4, 6, 1, 1),
+    "odd": case(3, 5, 7, 3, 5),
+    "one row": case(2, 4, 6, 1, 9),
+    "wider than a vector of tiles": case(1, 3, 5, 5, 41),
+    "several blocks": case(2, 6, 9, 38, 35),
+    "more channels than a panel": case(1, 150, 70, 6, 7),
+    "head": case(2, 64, 3, 8, 16),
+    "channels last": case(2, 16, 20, 6, 5, layout="channels_last"),
+    "sliced": case(2, 16, 20, 6, 5, layout="sliced channels"),
+    "expanded": case(2, 16, 20, 6, 5, layout="expanded"),
+}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_results_and_gradients_are_as_exact_as_eager(name, dtype):
+    check(CASES[name], dtype, "cpu", "cpu")
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight"])
+def test_one_gradient_alone_is_the_same(wanted):
+    both = inputs(CASES["odd"], torch.float32, "cpu")
+    alone = {name: x.detach().requires_grad_(name == wanted) for name, x in both.items()}
+    _, grads = run(CASES["odd"], both, "cpu")
+    functional.conv3x3(**alone, backend="cpu").sum().backward()
+    functional.conv3x3(**both, backend="cpu").sum().backward()
+    assert torch.equal(alone[wanted].grad, both[wanted].grad)
+    assert grads[wanted].shape == alone[wanted].grad.shape
+
+
+@pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
+def test_bits_do_not_depend_on_the_number_of_threads(op):
+    picture = case(2, 20, 12, 70, 66)
+    tensors = inputs(Case(op, picture.tensors, pictures=("x",)), torch.float32, "cpu")
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results, grads = run(Case(op, picture.tensors), tensors, "cpu")
+            found.append([*results, *grads.values()])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_result_has_the_layout_of_the_input():
+    results, grads = run(CASES["channels last"], inputs(CASES["channels last"], torch.float32, "cpu"), "cpu")
+    assert results[0].is_contiguous(memory_format=torch.channels_last)
+    assert grads["x"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_autocast_runs_pytorchs_convolution():
+    x, weight = torch.randn(2, 4, 6, 6), torch.randn(3, 4, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = functional.conv3x3(x, weight)
+        assert torch.equal(y, F.conv2d(x, weight, padding=1))
+    assert y.dtype == torch.bfloat16
+
+
+def test_second_derivatives_are_refused_with_a_way_out():
+    tensors = inputs(CASES["odd"], torch.float32, "cpu")
+    (grad,) = torch.autograd.grad(
+        functional.conv3x3(**tensors, backend="cpu").square().sum(), tensors["x"], create_graph=True
+    )
+    with pytest.raises(BackendError, match=r"conv3x3: .*no second derivatives; use backend='reference'"):
+        grad.sum().backward()
+
+
+def test_float64_is_the_references():
+    with pytest.raises(BackendError, match=r"it takes float32, bfloat16 and float16, got torch.float64"):
+        run(CASES["odd"], inputs(CASES["odd"], torch.float64, "cpu"), "cpu")
+
+
+def test_custom_op_passes_opcheck_and_compiles_whole():
+    tensors = inputs(CASES["odd"], torch.float32, "cpu")
+    torch.library.opcheck(torch.ops.dmgan_fast.conv3x3.default, (*tensors.values(), "cpu"))
+    compiled = torch.compile(functional.conv3x3, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(**tensors), functional.conv3x3(**tensors))
+
+
+def test_bad_weight_is_named():
+    with pytest.raises(InputError, match=r"conv3x3: weight must have shape \[O, 4, 3, 3\], got \[5, 4, 5, 5\]"):
+        functional.conv3x3(torch.zeros(1, 4, 6, 6), torch.zeros(5, 4, 5, 5))
