@@ -8,7 +8,6 @@ of what PyTorch allocated during forward + backward.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import resource
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from dmgan_fast import __version__
 from dmgan_fast.files import replace_file
+from dmgan_fast.training import allocator
 
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
@@ -76,14 +76,8 @@ class Case:
 
 
 def keep_freed_memory() -> str:
-    """Let glibc keep freed memory: its default maps every large tensor anew. Same for all implementations."""
-    if sys.platform != "linux":
-        return "system"
-    m_trim_threshold, m_mmap_max = -1, -4
-    libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_max, 0)
-    libc.mallopt(m_trim_threshold, 2**31 - 1)
-    return "glibc, freed memory kept"
+    """Let glibc keep freed memory, as training does: its default maps every large tensor anew. Same for all."""
+    return "glibc, freed memory kept" if allocator.keep_freed_memory() else "system"
 
 
 def error(found: Tensor, truth: Tensor) -> float:
