@@ -99,7 +99,7 @@ def test_a_few_tiles_stand_for_all(monkeypatch):
     few = predicted(config(), policy, 3)
     monkeypatch.setattr(tiled_block, "few_tiles", nullcontext)
     every = predicted(config(), policy, 3)
-    assert few.peak_bytes == every.peak_bytes
+    assert abs(few.peak_bytes - every.peak_bytes) <= 0.02 * every.peak_bytes
     assert abs(few.flops - every.flops) <= 0.03 * every.flops
 
 
