@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from dmgan_fast import layouts
 from dmgan_fast.errors import BackendError
@@ -51,6 +52,9 @@ def load(kind: str = "cpu") -> Any:
         _with_shapes.add(kind)
         for name, shapes in SHAPES.items():
             torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
+        if kind == "cpu":
+            for name, flops in FLOPS.items():
+                register_flop_formula(getattr(operators, name))(flops)
     return operators
 
 
@@ -111,4 +115,23 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "upsample_conv3x3_forward": _upsample_conv3x3,
     "upsample_conv3x3_backward": _conv_backward,
 }
+
+
+# Floating point operations as they are done: 16 products for 4 pixels of conv3x3, 9 for a pixel that is up-sampled.
+
+
+def _conv_flops(products: float) -> tuple[Callable[..., int], Callable[..., int]]:
+    def forward(x: tuple[int, ...], weight: tuple[int, ...], **_: Any) -> int:
+        return int(2 * products * x[0] * x[2] * x[3] * weight[0] * weight[1])
+
+    def backward(
+        grad: tuple[int, ...], x: tuple[int, ...], weight: tuple[int, ...], want_x: bool, want_weight: bool, **_: Any
+    ) -> int:
+        return (want_x + want_weight) * forward(x, weight)
+
+    return forward, backward
+
+
+FLOPS = dict(zip(("conv3x3_forward", "conv3x3_backward"), _conv_flops(16 / 4), strict=True))
+FLOPS |= dict(zip(("upsample_conv3x3_forward", "upsample_conv3x3_backward"), _conv_flops(9), strict=True))
 _with_shapes: set[str] = set()
