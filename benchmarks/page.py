@@ -362,6 +362,8 @@ def write(rows: Rows, file: Path) -> None:
 def picture(rows: Rows, file: Path) -> None:
     """The first section's figure alone, for README."""
     chosen = _of(rows, "step", "sampling")
+    if not chosen:
+        raise InputError("report: there are no results of steps or of drawing; run `python -m benchmarks.all` first")
     with replace_file(file) as temporary:
         temporary.write_text(_svg(bars(chosen)), encoding="utf-8")
 
