@@ -137,7 +137,7 @@ def speedups(rows: Rows) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("time of the rival / time of dmgan_fast (blue line: equal)")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right")
+    axis.legend(handles.values(), handles.keys(), frameon=False, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     return figure
 
 
@@ -311,8 +311,9 @@ SECTIONS: list[tuple[str, str, Callable[[Rows], Rows], Callable[[Rows], Figure]]
     ),
     (
         "Roofline of this machine",
-        "Peaks are measured; operations and bytes are the least an op needs, so a point below the line has other "
-        "traffic or arithmetic to lose, and one form's extra work shows as fewer useful operations a second.",
+        "Peaks are measured; operations and bytes are those of PyTorch's cheapest exact form. A point below the line "
+        "has other traffic or arithmetic to lose; one above it multiplies less than is counted, or the peaks were "
+        "measured while the machine was busy.",
         lambda rows: rows if roofline.peaks_of(rows) else [],
         roof,
     ),
