@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import html
 import io
-import json
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import roofline
-from benchmarks.harness import RESULTS, baseline
+from benchmarks.harness import RESULTS, baseline, load_rows
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.report import STYLE
@@ -39,11 +38,6 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 plt.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
 plt.rcParams.update({"axes.spines.right": False, "axes.axisbelow": True, "svg.hashsalt": "dmgan_fast"})
-
-
-def load(folder: Path) -> Rows:
-    """Rows of every result in a folder."""
-    return [row for file in sorted(folder.glob("*.json")) for row in json.loads(file.read_text())]
 
 
 def colour(name: str) -> str:
@@ -375,7 +369,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: the committed ones)")
     parser.add_argument("--picture", type=Path, help="also the first figure, as SVG")
     arguments = parser.parse_args()
-    rows = load(arguments.results)
+    rows = load_rows(arguments.results)
     write(rows, arguments.out)
     if arguments.picture:
         picture(rows, arguments.picture)

@@ -20,7 +20,7 @@ from benchmarks import (
     work,
 )
 from benchmarks.checkout import CheckoutStep
-from benchmarks.harness import Target, environment_of, is_out_of_memory, measure, spread, take_turns
+from benchmarks.harness import Target, environment_of, is_out_of_memory, load_rows, measure, spread, take_turns
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
 from dmgan_fast.training.step import StepConfig
@@ -259,8 +259,8 @@ def test_the_page_is_self_contained_and_shows_every_part(tmp_path):
     cells += ops + [o | {"axis": "batch", "value": v} for o in ops for v in (1, 4)]
     cells += [row("peak", name, per_second=1e11) for name in ("gemm", "stream")]
     cells += [row("components", "draw", i, direction="phase") for i in ("authors", "dmgan_fast")]
-    (tmp_path / "results.json").write_text(json.dumps(cells))
-    text = page.render(page.load(tmp_path))
+    (tmp_path / "step.json").write_text(json.dumps(cells))
+    text = page.render(load_rows(tmp_path))
     for title, *_ in page.SECTIONS:
         assert title in text
     assert "out of memory" in text
