@@ -45,6 +45,7 @@ def main() -> None:
     if arguments.record:
         regression.record(regression.ratios(rows))
     report.main()
+    page.picture(rows, report.ROOT / "docs" / "figures" / "benchmarks.svg")
     if arguments.report:
         page.write(rows, arguments.report)
     if failed:

@@ -131,7 +131,7 @@ def speedups(rows: Rows) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("time of the rival / time of dmgan_fast (blue line: equal)")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axis.legend(handles.values(), handles.keys(), frameon=False, ncol=4, loc="lower center", bbox_to_anchor=(0.4, 1))
     return figure
 
 
@@ -355,12 +355,16 @@ def write(rows: Rows, file: Path) -> None:
 
 
 def picture(rows: Rows, file: Path) -> None:
-    """The first section's figure alone, for README."""
-    chosen = _of(rows, "step", "sampling")
-    if not chosen:
-        raise InputError("report: there are no results of steps or of drawing; run `python -m benchmarks.all` first")
+    """The figure of the first section that has results alone, for README.
+
+    Raises:
+        InputError: if no section has.
+    """
+    found = next(((choose(rows), draw) for *_, choose, draw in SECTIONS if choose(rows)), None)
+    if found is None:
+        raise InputError("report: there are no results; run `python -m benchmarks.all` first")
     with replace_file(file) as temporary:
-        temporary.write_text(_svg(bars(chosen)), encoding="utf-8")
+        temporary.write_text(_svg(found[1](found[0])), encoding="utf-8")
 
 
 def main() -> None:

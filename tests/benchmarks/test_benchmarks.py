@@ -269,9 +269,10 @@ def test_the_page_is_self_contained_and_shows_every_part(tmp_path):
     assert "<script" not in text
 
 
-def test_a_page_of_nothing_is_refused(tmp_path):
+@pytest.mark.parametrize("write", [page.write, page.picture])
+def test_a_page_of_nothing_is_refused(tmp_path, write):
     with pytest.raises(InputError, match="there are no results"):
-        page.write([], tmp_path / "page.html")
+        write([], tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 
 
