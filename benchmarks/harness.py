@@ -33,6 +33,14 @@ Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 RESULTS = Path(__file__).parent / "results"
+FILES = {  # part of `benchmarks.all` → its committed rows
+    "roofline": "roofline.json",
+    "ops": "cpu_float32.json",
+    "step": "step.json",
+    "sampling": "sampling.json",
+    "components": "components.json",
+    "scaling": "scaling.json",
+}
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 DIRECTIONS = ("forward", "forward+backward")
 
@@ -231,6 +239,12 @@ def environment_of(target: Target) -> dict[str, Any]:
         "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
         "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def load_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of all parts that have been measured."""
+    files = [folder / name for name in FILES.values()]
+    return [row for file in files if file.exists() for row in json.loads(file.read_text())]
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:

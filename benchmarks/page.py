@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import html
 import io
-import json
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import roofline
-from benchmarks.harness import RESULTS, baseline
+from benchmarks.harness import RESULTS, baseline, load_rows
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.report import STYLE
@@ -39,11 +38,6 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 plt.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False})
 plt.rcParams.update({"axes.spines.right": False, "axes.axisbelow": True, "svg.hashsalt": "dmgan_fast"})
-
-
-def load(folder: Path) -> Rows:
-    """Rows of every result in a folder."""
-    return [row for file in sorted(folder.glob("*.json")) for row in json.loads(file.read_text())]
 
 
 def colour(name: str) -> str:
@@ -137,7 +131,7 @@ def speedups(rows: Rows) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("time of the rival / time of dmgan_fast (blue line: equal)")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), frameon=False, loc="lower right")
+    axis.legend(handles.values(), handles.keys(), frameon=False, ncol=4, loc="lower center", bbox_to_anchor=(0.4, 1))
     return figure
 
 
@@ -311,8 +305,9 @@ SECTIONS: list[tuple[str, str, Callable[[Rows], Rows], Callable[[Rows], Figure]]
     ),
     (
         "Roofline of this machine",
-        "Peaks are measured; operations and bytes are the least an op needs, so a point below the line has other "
-        "traffic or arithmetic to lose, and one form's extra work shows as fewer useful operations a second.",
+        "Peaks are measured; operations and bytes are those of PyTorch's cheapest exact form. A point below the line "
+        "has other traffic or arithmetic to lose; one above it multiplies less than is counted, or the peaks were "
+        "measured while the machine was busy.",
         lambda rows: rows if roofline.peaks_of(rows) else [],
         roof,
     ),
@@ -360,10 +355,16 @@ def write(rows: Rows, file: Path) -> None:
 
 
 def picture(rows: Rows, file: Path) -> None:
-    """The first section's figure alone, for README."""
-    chosen = _of(rows, "step", "sampling")
+    """The figure of the first section that has results alone, for README.
+
+    Raises:
+        InputError: if no section has.
+    """
+    found = next(((choose(rows), draw) for *_, choose, draw in SECTIONS if choose(rows)), None)
+    if found is None:
+        raise InputError("report: there are no results; run `python -m benchmarks.all` first")
     with replace_file(file) as temporary:
-        temporary.write_text(_svg(bars(chosen)), encoding="utf-8")
+        temporary.write_text(_svg(found[1](found[0])), encoding="utf-8")
 
 
 def main() -> None:
@@ -372,7 +373,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: the committed ones)")
     parser.add_argument("--picture", type=Path, help="also the first figure, as SVG")
     arguments = parser.parse_args()
-    rows = load(arguments.results)
+    rows = load_rows(arguments.results)
     write(rows, arguments.out)
     if arguments.picture:
         picture(rows, arguments.picture)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import json
 import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.harness import RESULTS, baseline
+from benchmarks.harness import RESULTS, baseline, load_rows
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 
@@ -112,11 +111,11 @@ def check(rows: list[dict[str, Any]], file: Path = HISTORY, tolerance: float = T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, nargs="+", help="rows to check (default: all committed results)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: the committed ones)")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a smaller fall is noise (default 0.1)")
     parser.add_argument("--record", action="store_true", help="add the ratios to the history")
     arguments = parser.parse_args()
-    rows = [row for file in arguments.json or sorted(RESULTS.glob("*.json")) for row in json.loads(file.read_text())]
+    rows = load_rows(arguments.results)
     found = check(rows, tolerance=arguments.tolerance)
     if arguments.record:
         record(ratios(rows))

@@ -330,8 +330,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--authors", type=Path, metavar="PATH", help="a checkout of the authors' DM-GAN, also timed")
     parser.add_argument("--parts", default="birds,coco,throughput,start", help="some of these (default: all)")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
-    rows = rows_of(arguments.repeats, arguments.authors, tuple(arguments.parts.split(",")))
+    parts = tuple(arguments.parts.split(","))
+    rows = rows_of(arguments.repeats, arguments.authors, parts, not arguments.no_compile)
     if arguments.json:
         write_rows(arguments.json, rows)
     if not all(row["correct"] for row in rows):

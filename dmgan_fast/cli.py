@@ -392,6 +392,36 @@ def study(
     typer.echo(experiments.study(name, runs, out).read_text(encoding="utf-8"))
 
 
+@app.command(epilog="Example: dmgan-fast benchmark --report benchmarks.html")
+def benchmark(
+    report: Annotated[Path, typer.Option(metavar="FILE", help="The page to write: one HTML file with all figures.")],
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="PART,...", help="Measure first: all, or some of the parts; default: only committed results."
+        ),
+    ] = None,
+    authors: Annotated[Optional[Path], typer.Option(help="A checkout of the authors' DM-GAN, also timed.")] = None,  # noqa: UP045
+) -> None:
+    """Speed and memory against the authors' code and other rivals, as a page; in a checkout of this project."""
+    import subprocess
+
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks" / "all.py").is_file():
+        raise InputError("benchmark: the benchmarks are not in the package; run it in a checkout of the project")
+    if run is None and authors is not None:
+        raise InputError("benchmark: --authors times their code, which needs --run")
+    command = [sys.executable, "-m", "benchmarks.page", str(report.absolute())]
+    if run is not None:
+        command = [sys.executable, "-m", "benchmarks.all", "--report", str(report.absolute())]
+        command += [] if run == "all" else ["--only", run]
+        command += ["--authors", str(authors.absolute())] if authors else []
+    status = subprocess.run(command, cwd=root).returncode
+    if status:
+        raise typer.Exit(status)
+    typer.echo(report)
+
+
 @app.command(epilog="Example: dmgan-fast info --json")
 def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Versions, devices, and which backend can run each op here."""

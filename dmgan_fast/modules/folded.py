@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from dmgan_fast.modules.generator import Generator
 
 
-class GLU(nn.Module):
-    """A gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return F.glu(z, dim=1)
-
-
 class FoldedUpBlock(nn.Module):
     """``UpBlock`` in evaluation: a transposed convolution with W4, then GLU; ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``."""
 
@@ -46,7 +39,7 @@ class FoldedUpBlock(nn.Module):
         y = self(x)
         return y, y.mean((2, 3))
 
-    def draw(self, x: Tensor, head: ImageHead) -> Tensor:
+    def draw(self, x: Tensor, head: nn.Module) -> Tensor:
         """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
         image: Tensor = head(self(x))
         return image
@@ -82,7 +75,7 @@ def fold(generator: Generator) -> Generator:
     old = first.projection.weight
     first.projection = nn.Linear(old.shape[1], old.shape[0], device="meta")
     _assign(first.projection, *_fold(old, first.norm), like=old)
-    first.norm = GLU()
+    first.norm = nn.GLU(dim=1)
     first.up_blocks = nn.ModuleList(FoldedUpBlock(block) for block in first.up_blocks)
     stages: Any = folded.stages
     for stage in stages:
@@ -90,10 +83,14 @@ def fold(generator: Generator) -> Generator:
         halved = [blends and k == 0 for k in range(len(stage.residual_blocks))]
         stage.residual_blocks = nn.ModuleList(map(FoldedResidualBlock, stage.residual_blocks, halved))
         stage.up_block = FoldedUpBlock(stage.up_block)
-    heads: Any = folded.image_heads
-    for head in heads:
-        head.conv.weight = nn.Parameter(_laid_out(head.conv.weight))
+    folded.image_heads = nn.ModuleList(_plain(head) for head in folded.image_heads)  # type: ignore[arg-type]
     return folded.requires_grad_(False)
+
+
+def _plain(head: ImageHead) -> nn.Sequential:
+    """The head on PyTorch's own convolution."""
+    head.conv.weight = nn.Parameter(_laid_out(head.conv.weight))
+    return nn.Sequential(head.conv, nn.Tanh())
 
 
 def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEn
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "evaluate", "ablate", "study", "export", "info")
+COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "export", "evaluate", "ablate", "study", "benchmark", "info")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +163,11 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
             ["evaluate", "--out", "o", "--data", "demo", "--pictures", "nowhere"],
             "no pictures at 'nowhere': not a folder",
         ),
+        (["export", "--out", "o.txt"], "export: the file must end in .onnx or .pt2, got 'o.txt'"),
+        (
+            ["benchmark", "--report", "o.html", "--authors", "x"],
+            "benchmark: --authors times their code, which needs --run",
+        ),
         (["paint"], "No such command 'paint'"),
     ],
 )
@@ -175,6 +180,27 @@ def test_bad_input_is_one_paragraph_and_writes_nothing(monkeypatch, capsys, weig
     assert message in err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_export_writes_a_graph_and_its_vocabulary(monkeypatch, capsys, weights, tmp_path):
+    file = tmp_path / "sampler.pt2"
+    status, out, _ = call(monkeypatch, capsys, "export", "--weights", weights, "--out", file, "--words", 3)
+    assert status == 0
+    assert out.split() == [str(file), f"{file}.vocabulary.json"]
+    images = torch.export.load(file).module()(
+        captions=torch.ones(1, 3, dtype=torch.int64),
+        lengths=torch.tensor([2]),
+        noise=torch.zeros(1, 4),
+        eps=torch.zeros(1, 4),
+    )
+    assert [tuple(image.shape) for image in images] == [(1, 3, 64, 64), (1, 3, 128, 128)]
+
+
+def test_benchmark_writes_the_page_of_the_committed_results(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "benchmarks.html"
+    status, out, _ = call(monkeypatch, capsys, "benchmark", "--report", file)
+    assert (status, out.split()) == (0, [str(file)])
+    assert "Ops against rivals" in file.read_text()
 
 
 def test_debug_shows_the_error_itself(monkeypatch, capsys, weights):
