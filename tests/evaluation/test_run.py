@@ -312,7 +312,9 @@ def test_a_broken_report_is_named(config, tmp_path):
 def test_the_command_prints_figures_warnings_and_what_was_left_out(trained, tmp_path, monkeypatch, capsys):
     arguments = ["--weights", trained, "--count", COUNT, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["dmgan-fast", "evaluate", *map(str, arguments)])
-    cli.main()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
     out, err = capsys.readouterr()
     assert "R-precision % (DAMSM): " in out
     assert "  warning: 8 real pictures are too few for 8 features" in out
