@@ -62,7 +62,7 @@ def _cases(rows: Iterable[dict[str, Any]]) -> list[tuple[str, Rows]]:
 
 
 def _of(rows: Rows, *ops: str) -> Rows:
-    return [row for row in rows if row["op"] in ops and "axis" not in row]
+    return [row for op in ops for row in rows if row["op"] == op and "axis" not in row]
 
 
 # ---------------------------------------------------------------------------------------------------------- figures
@@ -103,8 +103,9 @@ def _bar(axis: Axes, place: int, row: dict[str, Any], reference: float | None) -
     median = row["median_ms"]
     error = [[median - row["p20_ms"]], [row["p80_ms"] - median]]
     axis.barh(place, median, xerr=error, color=colour(row["implementation"]), height=0.7, ecolor="#1d2430", capsize=2)
-    ratio = f"  {reference / median:.2f}×" if reference else ""
-    axis.text(row["p80_ms"], place, f"  {median:,.4g}{ratio}", va="center", fontsize=9)
+    ratio = f"   {reference / median:.2f}×" if reference else ""
+    text = f"{median:,.0f}{ratio}" if median >= 100 else f"{median:.3g}{ratio}"
+    axis.annotate(text, (row["p80_ms"], place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def speedups(rows: Rows) -> Figure:
@@ -238,7 +239,7 @@ def components(rows: Rows) -> Figure:
                 width = sum(r["median_ms"] for r in mine if (r["case"], r["implementation"]) == (name, implementation))
                 axis.barh(place, width, left=left, color=palette(number), label=name if not place else None)
                 left += width
-            axis.text(left, place, f"  {left:,.0f} ms", va="center", fontsize=9)
+            axis.text(left * 1.01, place, f"{left:,.0f} ms", va="center", fontsize=9)
         axis.set_yticks((0, 1), ("authors", "dmgan_fast"))
         axis.invert_yaxis()
         axis.set_title(f"by {direction}", loc="left", fontsize=10, fontweight="bold")
