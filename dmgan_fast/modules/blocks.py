@@ -141,7 +141,7 @@ class ResidualBlock(nn.Module):
             y: Tensor = self.norm2.apply_to(functional.tiled_block, h, self.conv2.weight, skip=x, rows=self.tile_rows)
             return y
         z = functional.conv3x3(x, weight)
-        if self.recompute_glu:  # the convolution itself is not run again: what it keeps is known before it starts
+        if self.recompute_glu:  # PyTorch's own convolution is not run again: what it keeps is known before it starts
             return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
         return self.norm2(self._second_half(z), x)
 

@@ -275,10 +275,11 @@ class Generator(PretrainedModel):
         """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.
 
         ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are computed again, no
-        convolution is. ``"block"``: every block keeps its input only. ``"tile"``: that, and blocks run in tiles of
-        ``tile_rows`` rows, so that nothing of a block's full size exists at once (``functional.tiled_block``; sums run
-        over tiles, so results differ by rounding). ``"stage"``: a stage keeps its input only. The initial stage knows
-        ``"none"`` and ``"stage"``; ``"block"`` and ``"tile"`` are ``"stage"`` there.
+        convolution is, but for the native ones of float32 on a CPU. ``"block"``: every block keeps its input only.
+        ``"tile"``: that, and blocks run in tiles of ``tile_rows`` rows, so that nothing of a block's full size exists
+        at once (``functional.tiled_block``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
+        keeps its input only. The initial stage knows ``"none"`` and ``"stage"``; ``"block"`` and ``"tile"`` are
+        ``"stage"`` there.
 
         Raises:
             InputError: for an unknown level, not one level per side, or too few rows.

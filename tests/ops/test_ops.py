@@ -78,6 +78,7 @@ ARGUMENTS = {
     "memory_write": write_arguments,
     "memory_read": read_arguments,
     "batch_norm_glu": norm_arguments,
+    "conv3x3": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 3, 3)},
     "upsample_conv3x3": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 3, 3)},
     "words_similarity": similarity_arguments,
 }
