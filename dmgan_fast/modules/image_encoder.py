@@ -104,8 +104,10 @@ class ImageEncoder(PretrainedModel):
             for _, child in children:
                 if isinstance(child, nn.LeakyReLU):
                     child.inplace = True
-        if encoder.code_head.weight.device.type == "cpu":
-            encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for conv in encoder.modules():
+            if isinstance(conv, nn.Conv2d) and conv.weight.device.type == "cpu":
+                weight = conv.weight.contiguous(memory_format=torch.channels_last)
+                conv.weight = nn.Parameter(weight, requires_grad=False)  # ``to`` can't do it to fake tensors
         return encoder
 
     def load_inception(self, path: str | os.PathLike[str] | None = None) -> None:
