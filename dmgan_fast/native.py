@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from dmgan_fast import layouts
 from dmgan_fast.errors import BackendError
@@ -53,6 +52,8 @@ def load(kind: str = "cpu") -> Any:
         for name, shapes in SHAPES.items():
             torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
         if kind == "cpu":
+            from torch.utils.flop_counter import register_flop_formula  # which imports Triton
+
             for name, flops in FLOPS.items():
                 register_flop_formula(getattr(operators, name))(flops)
     return operators

@@ -120,7 +120,7 @@ def test_every_level_costs_what_it_says():
 
 
 def test_recomputed_glus_run_no_convolution_of_pytorchs_again():
-    measure = planner._Measure(config(precision="bf16"), "cpu")
+    measure = planner.Measure(config(precision="bf16"), "cpu")
     assert measure(POLICIES["none"], 4).flops == measure(POLICIES["op"], 4).flops
 
 
@@ -181,7 +181,9 @@ def test_a_generator_configuration_is_enough():
 
 def test_on_a_gpu_the_host_layouts_of_a_cpu_are_not_counted():
     on_cpu, on_gpu = (predicted(config(), MemoryPolicy(), 4, device) for device in ("cpu", "cuda"))
-    assert on_gpu.peak_bytes < on_cpu.peak_bytes
+    discriminator = [sum(cost.phases["discriminator_128"].values()) for cost in (on_gpu, on_cpu)]
+    assert on_gpu.peak_bytes <= on_cpu.peak_bytes
+    assert discriminator[0] < discriminator[1]
     assert "not yet verified on a GPU" in plan(config(), batch_size=2, memory_bytes=60 * MiB, device="cuda").explain()
 
 
