@@ -1,6 +1,6 @@
 """Memory of a whole training step: measured, predicted, and what fits where.
 
-``python -m benchmarks.memory --json benchmarks/results/cpu_memory.json`` runs everything; ``--only`` one part:
+``python -m benchmarks.memory --json benchmarks/results/memory.json`` runs everything; ``--only`` one part:
 
 - ``measured``: peak of PyTorch's allocations during a step, each in a process of its own, beside the forecast;
 - ``sampling``: the same of drawing one large picture, whole and in tiles;
@@ -359,7 +359,7 @@ def environment() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, default=RESULTS / "cpu_memory.json", help="read and written")
+    parser.add_argument("--json", type=Path, default=RESULTS / "memory.json", help="read and written")
     parser.add_argument("--only", choices=PARTS, action="append", help="run these parts (default: all)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds of timed steps (default 7)")
     arguments = parser.parse_args()

@@ -203,7 +203,7 @@ def figure_fitting(computed: list[Row]) -> None:
 
 
 def main() -> None:
-    results = json.loads((RESULTS / "cpu_memory.json").read_text())
+    results = json.loads((RESULTS / "memory.json").read_text())
     rows = {name: part["rows"] for name, part in results.items()}
     figure_by_side(rows["computed"], rows["measured"])
     figure_against_time(rows["time"], rows["measured"])

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, baseline
+from benchmarks.harness import FILES, RESULTS, baseline
 from dmgan_fast.files import replace_file
 
 ROOT = Path(__file__).parents[1]
@@ -16,25 +16,35 @@ SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!--
 MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
 
 
+def mib(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:.1f}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """One case: a line for each implementation, forward + backward, with forward alone beside it."""
+    """One case: a line for each implementation; of an op forward + backward, with forward alone beside it."""
     reference = baseline(rows)
-    lines = ["| implementation | forward ms | forward + backward ms (p20–p80) | × authors | saved MiB | peak MiB |"]
-    lines.append("|---|---|---|---|---|---|")
+    main = rows[-1]["direction"]
+    both = len({row["direction"] for row in rows}) == 2
+    heads = ["implementation", *(["forward ms"] if both else []), f"{main.replace('+', ' + ')} ms (p20–p80)"]
+    heads += ["× authors", "saved MiB", "peak MiB"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     times = {(row["implementation"], row["direction"]): row.get("median_ms") for row in rows}
     for row in rows:
         name = row["implementation"]
-        if row["direction"] != "forward+backward":
+        if row["direction"] != main:
             continue
-        if not row["correct"]:
-            lines.append(f"| {name} | wrong result: not timed | | | | |")
-            continue
-        ratio = times[reference, "forward+backward"] / row["median_ms"]
-        spread = f"{row['p20_ms']:.2f}–{row['p80_ms']:.2f}"
-        lines.append(
-            f"| {name} | {times[name, 'forward']:.2f} | {row['median_ms']:.2f} ({spread}) "
-            f"| {ratio:.2f} | {row['saved_bytes'] / 2**20:.1f} | {row['peak_bytes'] / 2**20:.1f} |"
-        )
+        cells = [name]
+        if row.get("out_of_memory"):
+            cells += ["out of memory"]
+        elif not row["correct"]:
+            cells += ["wrong result: not timed"]
+        else:
+            cells += [f"{times[name, 'forward']:.2f}"] if both else []
+            cells += [f"{row['median_ms']:.2f} ({row['p20_ms']:.2f}–{row['p80_ms']:.2f})"]
+            against = times.get((reference, main))
+            cells += [f"{against / row['median_ms']:.2f}" if against else ""]
+            cells += [mib(row.get("saved_bytes")), mib(row.get("peak_bytes"))]
+        lines.append(f"| {' | '.join(cells + [''] * (len(heads) - len(cells)))} |")
     return "\n".join(lines)
 
 
@@ -46,11 +56,28 @@ def cases(file: Path) -> list[list[dict[str, Any]]]:
 def section(file: Path) -> str:
     first = cases(file)[0][0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    parts = [f"## {first['device']}, {first['dtype']}"]
+    parts = [f"## {file.stem.partition('_')[0]}: {first['device']}, {first['dtype']}"]
     parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {versions}.")
     for rows in cases(file):
         parts += [f"### {rows[0]['op']}: {rows[0]['case']}", table(rows)]
     return "\n\n".join(parts)
+
+
+def whole(files: list[Path]) -> str:
+    """Whole steps and drawing: ours against the authors' loop, under glibc's defaults, and compiled."""
+    lines = ["| | s | authors | × authors | × default allocator | × compiled | peak MiB | authors' |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for file in files:
+        for rows in cases(file) if file.exists() else []:
+            by = {row["implementation"]: row for row in rows if row.get("median_ms")}
+            if rows[0]["op"] not in ("step", "sampling"):
+                continue
+            ours, theirs = by["dmgan_fast"], by["authors"]
+            others = [by.get(name) for name in ("authors", "authors, default allocator", "authors+compile")]
+            ratios = [f"{each['median_ms'] / ours['median_ms']:.2f}" if each else "" for each in others]
+            cells = [f"{ours['op']}: {ours['case']}", *(f"{row['median_ms'] / 1e3:.2f}" for row in (ours, theirs))]
+            lines.append(f"| {' | '.join([*cells, *ratios, mib(ours['peak_bytes']), mib(theirs['peak_bytes'])])} |")
+    return "\n".join(lines) + "\n"
 
 
 def summary(file: Path) -> str:
@@ -78,11 +105,15 @@ def replace_text(path: Path, text: str) -> None:
 
 def main() -> None:
     head, _, _ = PAGE.read_text().partition(MARKER)
-    sections = [section(file) for file in sorted(RESULTS.glob("[cg]pu_*.json"))]
+    together = [RESULTS / FILES[part] for part in ("step", "sampling")]
+    files = [file for file in together if file.exists()] + sorted(RESULTS.glob("[cg]pu_*.json"))
+    sections = [section(file) for file in files]
     replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(sections) + "\n")
     before, _, rest = README.read_text().partition(SUMMARY[0])
     _, _, after = rest.partition(SUMMARY[1])
-    replace_text(README, before + SUMMARY[0] + summary(RESULTS / "cpu_float32.json") + SUMMARY[1] + after)
+    replace_text(
+        README, before + SUMMARY[0] + whole(together) + "\n" + summary(RESULTS / FILES["ops"]) + SUMMARY[1] + after
+    )
 
 
 if __name__ == "__main__":
