@@ -56,7 +56,7 @@ def cases(file: Path) -> list[list[dict[str, Any]]]:
 def section(file: Path) -> str:
     first = cases(file)[0][0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    parts = [f"## {file.stem.partition('_')[0]}: {first['device']}, {first['dtype']}"]
+    parts = [f"## {file.stem.replace('_', ' ')}: {first['device']}, {first['dtype']}"]
     parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {versions}.")
     for rows in cases(file):
         parts += [f"### {rows[0]['op']}: {rows[0]['case']}", table(rows)]
