@@ -191,14 +191,15 @@ def figure_fitting(computed: list[Row]) -> None:
             label = name if name == AUTHORS else f"{name}, {precision}"
             ax.bar(places, heights, 0.18, color=COLOURS[name], alpha=0.55 if precision == "bf16" else 1, label=label)
         ax.set_yscale("log")
-        ax.set_ylim(1)
         ax.set_title(f"{card} GiB", fontsize=10)
         ax.set_xticks(range(len(sides)), [f"{side}²" for side in sides], fontsize=7, rotation=45)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, axis="y", color="#dddddd", linewidth=0.6)
         ax.set_axisbelow(True)
     panels[0].set_ylabel("largest batch that fits")
-    panels[-1].legend(fontsize=7.5, frameon=False)
+    panels[0].set_ylim(1, 2 * max(size for r in computed for size in r["largest_batch"].values()))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.12))
     save(figure, "memory_fitting.svg")
 
 
