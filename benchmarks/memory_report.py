@@ -206,9 +206,6 @@ def figure_fitting(computed: list[Row]) -> None:
 def main() -> None:
     results = json.loads((RESULTS / "memory.json").read_text())
     rows = {name: part["rows"] for name, part in results.items()}
-    figure_by_side(rows["computed"], rows["measured"])
-    figure_against_time(rows["time"], rows["measured"])
-    figure_fitting(rows["computed"])
     text = [
         "### One more picture in a batch, MiB",
         "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
@@ -217,22 +214,25 @@ def main() -> None:
         "### Measured and forecast peaks",
         "Above weights, optimiser states and the batch. " + where(results["measured"]),
         forecasts(rows["measured"]),
-        "### Memory against time",
-        "Steps at 256² in fp32, batch 4, in turn. " + where(results["time"]),
-        times(rows["time"]),
-        "![memory against time](figures/memory_against_time.svg)",
         "### Largest batch by card",
         "Computed; 1 GiB of each card is set aside for the CUDA context, workspaces and fragmentation. "
         "**Unverified on GPU.**",
         fitting(rows["computed"]),
         "![largest batches](figures/memory_fitting.svg)",
-        "### Four stages trained under every policy",
-        "The largest relative difference of any loss from those without a policy, 64² to 512², narrow models, fp32.",
-        training(rows["training"]),
-        "### Drawing one picture",
-        "Above the weights, the picture included. " + where(results["sampling"]),
-        drawing(rows["sampling"]),
     ]
+    figure_by_side(rows["computed"], rows["measured"])
+    figure_fitting(rows["computed"])
+    if "time" in rows:
+        figure_against_time(rows["time"], rows["measured"])
+        text += ["### Memory against time", "Steps at 256² in fp32, batch 4, in turn. " + where(results["time"])]
+        text += [times(rows["time"]), "![memory against time](figures/memory_against_time.svg)"]
+    if "training" in rows:
+        text += ["### Four stages trained under every policy"]
+        text += ["The largest relative difference of any loss from those without a policy, 64² to 512², narrow models."]
+        text += [training(rows["training"])]
+    if "sampling" in rows:
+        text += ["### Drawing one picture"]
+        text += ["Above the weights, the picture included. " + where(results["sampling"]), drawing(rows["sampling"])]
     head, _, _ = PAGE.read_text().partition(MARKER)
     replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(text) + "\n")
 
