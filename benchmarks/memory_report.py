@@ -228,7 +228,10 @@ def main() -> None:
         text += [times(rows["time"]), "![memory against time](figures/memory_against_time.svg)"]
     if "training" in rows:
         text += ["### Four stages trained under every policy"]
-        text += ["The largest relative difference of any loss from those without a policy, 64² to 512², narrow models."]
+        text += [
+            "The largest relative difference of any loss from those without a policy, 64² to 512², narrow models. "
+            "Where sums run in another order, training in fp32 amplifies the last bit."
+        ]
         text += [training(rows["training"])]
     if "sampling" in rows:
         text += ["### Drawing one picture"]
