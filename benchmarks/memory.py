@@ -14,12 +14,12 @@ Peaks are above weights, optimiser states and the batch. Parts that are not run 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import multiprocessing
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,14 +31,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.authors_step import AuthorsStep
-from benchmarks.harness import RESULTS, allocation_peak, cpu_model, keep_freed_memory
+from benchmarks.harness import RESULTS, allocation_peak, cpu_model, keep_freed_memory, spread, take_turns
 from dmgan_fast import __version__
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator, draw_in_tiles
 from dmgan_fast.modules.generator import sides_up_to
 from dmgan_fast.training.config import TrainConfig, build_config
 from dmgan_fast.training.meter import Meter
-from dmgan_fast.training.planner import Measure, batch_of, models_of
+from dmgan_fast.training.planner import Measure, batch_of, largest_batch, models_of
 from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.step import Batch, TrainStep
 
@@ -237,7 +237,7 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[s
     authors = authors_of(step)
     block = MemoryPolicy(checkpointing=(*("none",) * (len(step.discriminators) - 1), "block"))
     policies = {name: policy(name, side) for name in POLICIES} | {"block, last side only": block}
-    before, rng = copy_of(step.state_dict()), torch.get_rng_state()
+    before, rng = copy.deepcopy(step.state_dict()), torch.get_rng_state()
 
     def take(chosen: MemoryPolicy) -> dict[str, torch.Tensor]:
         step.set_memory(chosen)
@@ -246,41 +246,18 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[s
     runs: dict[str, Callable[[], Any]] = {name: lambda p=p: take(p) for name, p in policies.items()}  # type: ignore[misc]
     truth: dict[str, torch.Tensor] = {}
     for name, run in runs.items():  # correctness first: from the same state every policy finds the same losses
-        step.load_state_dict(copy_of(before))
+        step.load_state_dict(copy.deepcopy(before))
         torch.set_rng_state(rng)
         losses = run()
         truth = truth or losses
         for loss, value in losses.items():
             torch.testing.assert_close(value, truth[loss], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     runs = {AUTHORS: lambda: authors(batch, **noise)} | runs
-    runs[AUTHORS]()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+    times = take_turns(runs, repeats)
     for name, taken in times.items():
-        p20, *_, p80 = statistics.quantiles(taken, n=5)
         ratios = [own / base for own, base in zip(taken, times["none"], strict=True)]
-        yield {
-            "policy": name,
-            "side": side,
-            "batch_size": batch_size,
-            "median_ms": statistics.median(taken),
-            "p20_ms": p20,
-            "p80_ms": p80,
-            "ratio_to_none": statistics.median(ratios),
-        }
-
-
-def copy_of(state: Any) -> Any:
-    """A state that later steps do not change."""
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {name: copy_of(value) for name, value in state.items()}
-    return [copy_of(value) for value in state] if isinstance(state, list) else state
+        row = {"policy": name, "side": side, "batch_size": batch_size} | spread(taken)
+        yield row | {"ratio_to_none": statistics.median(ratios)}
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -338,11 +315,8 @@ def line(peak: Callable[[int], int], state_bytes: int) -> dict[str, Any]:
     largest = {}
     for card in CARDS:
         room = (card << 30) - CUDA_CONTEXT
-        sizes = [n for n in known if known[n] <= room]
-        batch = 64 + (room - known[64]) // slope if 64 in sizes else max(sizes, default=0)
-        while batch < 64 and sizes and peak(batch + 1) <= room:
-            batch += 1
-        largest[str(card)] = batch
+        beyond = known[64] <= room
+        largest[str(card)] = 64 + (room - known[64]) // slope if beyond else largest_batch(peak, room, 64)
     peaks = {str(n): size for n, size in known.items()}
     return {"state_bytes": state_bytes, "bytes_per_picture": slope, "peaks": peaks, "largest_batch": largest}
 

@@ -17,7 +17,7 @@ from dmgan_fast.files import replace_file
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURES = ROOT / "docs" / "memory.md", ROOT / "docs" / "figures"
 MARKER = "<!-- results: written by `python -m benchmarks.memory_report` -->\n"
-MIB, GIB = 1 << 20, 1 << 30
+MIB = 1 << 20
 COLOURS = {
     AUTHORS: "#666666",
     COMPILED: "#999999",

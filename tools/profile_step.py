@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,18 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dmgan_fast.modules import (
-    Discriminator,
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-    ImageEncoder,
-    ImageEncoderConfig,
-    padding_mask,
-)
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
-
-SIDES, WORDS = (64, 128, 256), 18
+from benchmarks.step import BIRDS, Models, batch_of, ours
 
 
 class Profile(TorchDispatchMode):
@@ -64,29 +54,6 @@ class Profile(TorchDispatchMode):
         return [(group, value, calls[group]) for group, value in seconds.most_common()]
 
 
-def models(residual_blocks: int) -> tuple[Generator, list[Discriminator], ImageEncoder]:
-    torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(image_sizes=SIDES, residual_blocks=residual_blocks))
-    return (
-        generator,
-        [Discriminator(DiscriminatorConfig(image_size=side)) for side in SIDES],
-        ImageEncoder(ImageEncoderConfig()),
-    )
-
-
-def random_batch(size: int) -> Batch:
-    lengths = torch.randint(6, WORDS + 1, (size,))
-    mask = padding_mask(lengths, WORDS)
-    return Batch(
-        images=[torch.rand(size, 3, side, side) * 2 - 1 for side in SIDES],
-        words=torch.randn(size, 256, WORDS).masked_fill(mask[:, None], 0),
-        sentence=torch.randn(size, 256),
-        padding_mask=mask,
-        lengths=lengths,
-        class_ids=torch.arange(size),
-    )
-
-
 def show(title: str, rows: list[tuple[tuple[str, ...], float, int]], total: float, limit: int) -> None:
     table = Table(title=title)
     for column in ("what", "ms", "%", "calls"):
@@ -104,13 +71,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=25)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    step = TrainStep(*models(arguments.residual_blocks), StepConfig())
-    batch = random_batch(arguments.batch_size)
+    generator = replace(BIRDS.generator, residual_blocks=arguments.residual_blocks)
+    setting = replace(BIRDS, batch=arguments.batch_size, generator=generator)
+    step, inputs = ours(Models.build(setting), setting.config), batch_of(setting)
     for _ in range(2):
-        step(batch)
+        step(**inputs)
     begin = time.process_time()
     with Profile() as profile:
-        step(batch)
+        step(**inputs)
     total = time.process_time() - begin
     counted = sum(profile.seconds.values())
     print(f"{total:.2f} s of CPU time, {counted:.2f} s in operators")

@@ -130,7 +130,7 @@ class Plan:
         *_, frugal = _ladder(self._measure.config, self.batch_size)
         if self._measure.state_bytes > self.memory_bytes:
             return 0
-        return _largest_batch(lambda n: self._measure(frugal, n).peak_bytes, self.memory_bytes, self.batch_size)
+        return largest_batch(lambda n: self._measure(frugal, n).peak_bytes, self.memory_bytes, self.batch_size)
 
     @cached_property
     def largest_side(self) -> int:
@@ -297,7 +297,7 @@ def _ladder(config: TrainConfig, batch_size: int) -> Iterator[MemoryPolicy]:
         yield policy("tile", "stage", one, tile_rows=16)
 
 
-def _largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
+def largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
     """The largest batch whose peak is within the budget, 0 if none is."""
     low, low_peak = 2, peak(2)
     if low_peak > budget:
