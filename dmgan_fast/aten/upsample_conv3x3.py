@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmgan_fast import layouts, native
-from dmgan_fast.aten.layout import laid_out
+from dmgan_fast import layouts
+from dmgan_fast.aten.layout import laid_out, native_backward, native_forward
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # places of an up-sampled pixel's copies
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
@@ -44,8 +44,7 @@ def _has_kernel(x: Tensor) -> bool:
 
 def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
     if _has_kernel(x):
-        y = native.load("cpu").upsample_conv3x3_forward(laid_out(x, torch.contiguous_format), weight)
-        return laid_out(y, layouts.memory_format(x))
+        return native_forward("upsample_conv3x3", x, weight)
     y = F.conv_transpose2d(laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
     return laid_out(y, layouts.memory_format(x))
 
@@ -54,9 +53,7 @@ def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     if _has_kernel(x):
-        pictures = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
-        grad_x, grad_weight = native.load("cpu").upsample_conv3x3_backward(*pictures, weight, want_x, want_weight)
-        return laid_out(grad_x, layouts.memory_format(x)) if want_x else grad_x, grad_weight
+        return native_backward("upsample_conv3x3", grad_y, x, weight, want_x, want_weight)
     wide, grad_x, grad_weight = spread(weight), x.new_empty(0), weight.new_empty(0)
     if want_x:
         grad_x = F.conv2d(laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
