@@ -10,64 +10,64 @@ struct Scalars {
   int64_t row_step, depth_step;
 };
 
-template <int kRows, int kVecs, bool kAdd>
-DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64_t b_step, float* c, int64_t c_step) {
+template <int kRows, int kVecs, class Finish>
+DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64_t b_step, int64_t row, int64_t column,
+                                 const Finish& finish) {
   Vec sums[kRows][kVecs];
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
     for (int v = 0; v < kVecs; ++v) sums[r][v] = Vec{};
   }
+  const float* scalars = a.data + row * a.row_step;
   for (int64_t k = 0; k < depth; ++k) {
-    Vec row[kVecs];
+    Vec of_b[kVecs];
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) row[v] = load(b + k * b_step + v * kLanes);
+    for (int v = 0; v < kVecs; ++v) of_b[v] = load(b + k * b_step + column + v * kLanes);
     DMGAN_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const Vec scalar = splat(a.data[r * a.row_step + k * a.depth_step]);
+      const float scalar = scalars[r * a.row_step + k * a.depth_step];
       DMGAN_UNROLL
-      for (int v = 0; v < kVecs; ++v) sums[r][v] += scalar * row[v];
+      for (int v = 0; v < kVecs; ++v) sums[r][v] += scalar * of_b[v];
     }
   }
   DMGAN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     DMGAN_UNROLL
-    for (int v = 0; v < kVecs; ++v) {  // added at the end: shorter chains of roundings
-      float* to = c + r * c_step + v * kLanes;
-      store(to, kAdd ? load(to) + sums[r][v] : sums[r][v]);
-    }
+    for (int v = 0; v < kVecs; ++v) finish(row + r, column + v * kLanes, sums[r][v]);
   }
 }
 
-template <int kVecs, bool kAdd>
-DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const float* b, int64_t b_step, float* c,
-                                  int64_t c_step) {
-  constexpr int kRows = 6;  // 6 x 4 accumulators + 4 + 1 of 32 registers; 6 x 2 half-wide ones on AVX2
+template <int kVecs, class Finish>
+DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const float* b, int64_t b_step,
+                                  int64_t column, const Finish& finish) {
+  // 6 x 4 or 12 x 2 accumulators + 4 + 1 of 32 registers; 6 x 2 half-wide ones on AVX2
+  constexpr int kRows = kVecs == 2 ? 12 : 6;
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows, a.data += kRows * a.row_step) {
-    multiply_block<kRows, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
-  }
-  for (; r + 4 <= rows; r += 4, a.data += 4 * a.row_step) {
-    multiply_block<4, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
-  }
-  for (; r + 2 <= rows; r += 2, a.data += 2 * a.row_step) {
-    multiply_block<2, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
-  }
-  if (r < rows) multiply_block<1, kVecs, kAdd>(depth, a, b, b_step, c + r * c_step, c_step);
+  for (; r + kRows <= rows; r += kRows) multiply_block<kRows, kVecs>(depth, a, b, b_step, r, column, finish);
+  for (; r + 4 <= rows; r += 4) multiply_block<4, kVecs>(depth, a, b, b_step, r, column, finish);
+  for (; r + 2 <= rows; r += 2) multiply_block<2, kVecs>(depth, a, b, b_step, r, column, finish);
+  if (r < rows) multiply_block<1, kVecs>(depth, a, b, b_step, r, column, finish);
 }
 
-// c [rows, columns] = a [rows, depth] b [depth, columns], or += with kAdd; columns: a multiple of kLanes.
+// finish(row, column, sixteen sums) for all of a [rows, depth] b [depth, columns]; columns: a multiple of kLanes.
+template <class Finish>
+DMGAN_INLINE void multiply_into(int64_t rows, int64_t columns, int64_t depth, Scalars a, const float* b, int64_t b_step,
+                                bool wide, const Finish& finish) {
+  int64_t n = 0;
+  for (; wide && n + 4 * kLanes <= columns; n += 4 * kLanes) multiply_column<4>(rows, depth, a, b, b_step, n, finish);
+  for (; wide && n + 2 * kLanes <= columns; n += 2 * kLanes) multiply_column<2>(rows, depth, a, b, b_step, n, finish);
+  for (; n < columns; n += kLanes) multiply_column<1>(rows, depth, a, b, b_step, n, finish);
+}
+
+// c [rows, columns] = a b, or += with kAdd, then at the end: shorter chains of roundings.
 template <bool kAdd>
 DMGAN_INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, Scalars a, const float* b, int64_t b_step,
                            float* c, int64_t c_step, bool wide) {
-  int64_t n = 0;
-  for (; wide && n + 4 * kLanes <= columns; n += 4 * kLanes) {
-    multiply_column<4, kAdd>(rows, depth, a, b + n, b_step, c + n, c_step);
-  }
-  for (; wide && n + 2 * kLanes <= columns; n += 2 * kLanes) {
-    multiply_column<2, kAdd>(rows, depth, a, b + n, b_step, c + n, c_step);
-  }
-  for (; n < columns; n += kLanes) multiply_column<1, kAdd>(rows, depth, a, b + n, b_step, c + n, c_step);
+  multiply_into(rows, columns, depth, a, b, b_step, wide, [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
+    float* to = c + row * c_step + column;
+    store(to, kAdd ? load(to) + sum : sum);
+  });
 }
 
 DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
@@ -94,8 +94,17 @@ DMGAN_INLINE void dot_block(int64_t tiles, int64_t lanes, const float* a, int64_
       }
     }
   }
+  alignas(64) float totals[round_up(kRows * kColumns, 8)];
+  if constexpr (kRows * kColumns % 8 == 0) {
+    const Vec* all = &sums[0][0];
+    int n = 0;
+    for (; n + 16 <= kRows * kColumns; n += 16) store(totals + n, sums_of<16>(all + n));
+    for (; n < kRows * kColumns; n += 8) store_some(totals + n, sums_of<8>(all + n), 8);
+  } else {
+    for (int n = 0; n < kRows * kColumns; ++n) totals[n] = sum(sums[n / kColumns][n % kColumns]);
+  }
   for (int r = 0; r < kRows; ++r) {
-    for (int n = 0; n < kColumns; ++n) c[r * c_step + n] = sum(sums[r][n]);
+    for (int n = 0; n < kColumns; ++n) c[r * c_step + n] = totals[r * kColumns + n];
   }
 }
 

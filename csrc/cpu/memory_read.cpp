@@ -2,6 +2,8 @@
 //   alpha = softmax_t(h^T k), o = sum_t alpha v, g = sigmoid(w [h, o] + b), h' = g o + (1 - g) h.
 // Chunks of eight tiles of 64 pixels stay in L2 from their load to their store, and the products of a tile in L1;
 // padded words are dropped before the products. Backward's sums over pixels run once per chunk, in registers.
+// o enters the gate only as w_o . o = sum_t alpha (w_o . v_t), and the gate's gradient as grad . o =
+// sum_t alpha (v_t . grad): with these T numbers of a pixel, backward needs no o.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -99,26 +101,42 @@ DMGAN_CLONES void store_tiles(const float* tiles, int64_t step, Pixels<S> to, in
 }
 
 // A sample's words without its padding (in "official" mode all words stay: there each pixel has its own mask).
+// With a gate, its weights for h are one more key: the product with h then has the gate's share of h as its last row.
 struct Memory {
-  std::vector<float> key, value;  // [C, count]
   std::vector<int64_t> words;     // their places among the T words
+  int64_t rows;                   // words, and one for a gate
+  std::vector<float> key, value;  // [C, rows]; value's last column is unused
+  std::vector<float> gate_value;  // [words]: the gate's weights for o, times each value
   int64_t count() const { return static_cast<int64_t>(words.size()); }
 };
 
 template <class S>
-std::vector<Memory> gather_memory(const Tensor& key, const Tensor& value, const bool* mask, bool official) {
+void gather(const S* from, int64_t channels, int64_t all, const Memory& m, std::vector<float>& to) {
+  to.resize(channels * m.rows);
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t i = 0; i < m.count(); ++i) to[c * m.rows + i] = static_cast<float>(from[c * all + m.words[i]]);
+  }
+}
+
+template <class S>
+std::vector<Memory> gather_memory(const Tensor& key, const Tensor& value, const float* gate_weight, const bool* mask,
+                                  bool official) {
   const int64_t batch = key.size(0), channels = key.size(1), all = key.size(2);
+  const S *keys = data<S>(key), *values = data<S>(value);
   std::vector<Memory> memory(batch);
   for (int64_t b = 0; b < batch; ++b) {
     Memory& m = memory[b];
     for (int64_t t = 0; t < all; ++t) {
       if (official || !mask || !mask[b * all + t]) m.words.push_back(t);
     }
-    for (const auto& [from, to] : {std::pair{&key, &m.key}, std::pair{&value, &m.value}}) {
-      to->reserve(channels * m.count());
-      for (int64_t c = 0; c < channels; ++c) {
-        for (const int64_t t : m.words) to->push_back(static_cast<float>(data<S>(*from)[(b * channels + c) * all + t]));
-      }
+    m.rows = m.count() + (gate_weight ? 1 : 0);
+    gather(keys + b * channels * all, channels, all, m, m.key);
+    gather(values + b * channels * all, channels, all, m, m.value);
+    if (!gate_weight) continue;
+    m.gate_value.resize(m.count());
+    for (int64_t c = 0; c < channels; ++c) {
+      m.key[(c + 1) * m.rows - 1] = gate_weight[c];
+      for (int64_t i = 0; i < m.count(); ++i) m.gate_value[i] += gate_weight[channels + c] * m.value[c * m.rows + i];
     }
   }
   return memory;
@@ -127,10 +145,11 @@ std::vector<Memory> gather_memory(const Tensor& key, const Tensor& value, const 
 // What all tiles of a call share.
 struct Call {
   int64_t batch, channels, words, pixels;
-  const float* gate_weight;  // [2C] or null
+  const float* gate_weight;  // [2C], for h then for o, or null
   float gate_bias;
   const bool* official_mask;  // [B, T], only in "official" mode
   bool wide;
+  int64_t rows() const { return words + (gate_weight ? 1 : 0); }  // of any sample's memory, at most
 };
 
 DMGAN_INLINE void mask_officially(const Call& call, const Span& tile, float* logits) {
@@ -161,155 +180,170 @@ DMGAN_INLINE void softmax(int64_t words, float* logits, float* lse) {
   }
 }
 
-// The response gate [kTile] of features and read [C, kTile].
-DMGAN_INLINE void response_gate(const Call& call, const float* h, const float* read, float* gate) {
-  for (int64_t v = 0; v < kTile; v += kLanes) {
-    Vec of_h = {}, of_read = {};
-    for (int64_t c = 0; c < call.channels; ++c) {
-      of_h += call.gate_weight[c] * load(h + c * kTile + v);
-      of_read += call.gate_weight[call.channels + c] * load(read + c * kTile + v);
-    }
-    store(gate + v, sigmoid(of_h + of_read + call.gate_bias));
-  }
-}
-
-// Maps of a forward chunk, tile after tile; h becomes h'.
+// Maps of a forward chunk, tile after tile; h becomes h'. The last row of attention is the gate's share of h.
 struct ForwardChunk {
-  float *h, *attention, *gate, *lse;  // [tiles, C, kTile], [tiles, T, kTile], [tiles, kTile] twice
-  float* read;                        // of one tile
-  static int64_t floats(const Call& call) {
-    return (kChunkTiles * (call.channels + call.words + 2) + call.channels) * kTile;
-  }
+  float *h, *attention, *gate, *lse;  // [tiles, C, kTile], [tiles, rows, kTile], [tiles, kTile] twice
+  static int64_t floats(const Call& call) { return (call.channels + call.rows() + 2) * kChunk; }
   ForwardChunk(float* work, const Call& call) {
     h = work;
     attention = h + call.channels * kChunk;
-    gate = attention + call.words * kChunk;
+    gate = attention + call.rows() * kChunk;
     lse = gate + kChunk;
-    read = lse + kChunk;
   }
 };
 
 DMGAN_CLONES void forward_tile(const Call& call, const Memory& memory, const Span& tile, int64_t place,
                                const ForwardChunk& chunk) {
-  const int64_t channels = call.channels, words = memory.count();
+  const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   float* h = chunk.h + place * channels * kTile;
-  float* attention = chunk.attention + place * words * kTile;
+  float* attention = chunk.attention + place * rows * kTile;
   float* gate = chunk.gate + place * kTile;
-  multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, h, kTile, attention, kTile, call.wide);
+  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile, call.wide);
   if (call.official_mask) mask_officially(call, tile, attention);
   softmax(words, attention, chunk.lse + place * kTile);
-  float* read = call.gate_weight ? chunk.read : h;
-  multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, attention, kTile, read, kTile, call.wide);
-  if (!call.gate_weight) return;
-  response_gate(call, h, read, gate);
-  for (int64_t at = 0; at < channels * kTile; at += kLanes) {
-    const Vec own = load(h + at);
-    store(h + at, own + load(gate + at % kTile) * (load(read + at) - own));
+  const Scalars values{memory.value.data(), rows, 1};
+  if (!call.gate_weight) {
+    return multiply<false>(channels, kTile, words, values, attention, kTile, h, kTile, call.wide);
   }
+  for (int64_t v = 0; v < kTile; v += kLanes) {
+    Vec of_read = {};
+    for (int64_t t = 0; t < words; ++t) of_read += memory.gate_value[t] * load(attention + t * kTile + v);
+    store(gate + v, sigmoid(load(attention + words * kTile + v) + of_read + call.gate_bias));
+  }
+  multiply_into(channels, kTile, words, values, attention, kTile, call.wide,
+                [=](int64_t channel, int64_t pixel, Vec read) DMGAN_INLINED {
+                  float* to = h + channel * kTile + pixel;
+                  const Vec own = load(to);
+                  store(to, own + load(gate + pixel) * (read - own));
+                });
 }
 
 // Where a chunk's intermediates live, each a row of kChunkTiles tiles, and its sums over pixels.
 struct Chunk {
-  float *h, *grad_read, *attention, *grad_logits;  // [tiles, C, kTile] twice, [tiles, T, kTile] twice
-  float *grad_h, *grad_attention;                  // [tiles, C, kTile], [tiles, T, kTile]
-  float *lse, *grad_gate;                          // [tiles, kTile]
-  float* read;                                     // of one tile
-  Vec *gate_h, *gate_read, *gate_bias;             // [C], [C], [1]: sums over the chunk's pixels, by lane
-  static int64_t floats(int64_t channels, int64_t words) {
-    return kChunk * (3 * channels + 3 * words + 2) + channels * kTile + (2 * channels + 1) * kLanes;
+  float *h, *grad_out, *grad_h;                     // [tiles, C, kTile]
+  float *attention, *grad_logits, *grad_attention;  // [tiles, rows, kTile]; the last row is the gate's
+  float *lse, *grad_gate;                           // [tiles, kTile]
+  Vec *gate_attention, *gate_bias;                  // [words], [1]: sums over the chunk's pixels, by lane
+  static int64_t floats(const Call& call) {
+    return kChunk * (3 * call.channels + 3 * call.rows() + 2) + (call.words + 1) * kLanes;
   }
-  Chunk(float* work, int64_t channels, int64_t words) {
+  Chunk(float* work, const Call& call) {
     h = work;
-    grad_read = h + channels * kChunk;
-    grad_h = grad_read + channels * kChunk;
-    attention = grad_h + channels * kChunk;
-    grad_logits = attention + words * kChunk;
-    grad_attention = grad_logits + words * kChunk;
-    lse = grad_attention + words * kChunk;
+    grad_out = h + call.channels * kChunk;
+    grad_h = grad_out + call.channels * kChunk;
+    attention = grad_h + call.channels * kChunk;
+    grad_logits = attention + call.rows() * kChunk;
+    grad_attention = grad_logits + call.rows() * kChunk;
+    lse = grad_attention + call.rows() * kChunk;
     grad_gate = lse + kChunk;
-    read = grad_gate + kChunk;
-    gate_h = reinterpret_cast<Vec*>(read + channels * kTile);
-    gate_read = gate_h + channels;
-    gate_bias = gate_read + channels;
-    std::memset(gate_h, 0, (2 * channels + 1) * sizeof(Vec));
+    gate_attention = reinterpret_cast<Vec*>(grad_gate + kChunk);
+    gate_bias = gate_attention + call.words;
+    std::memset(gate_attention, 0, (call.words + 1) * sizeof(Vec));
   }
 };
 
-// Recomputes a loaded tile from h and the log-sum-exp, leaves grad_h, and in the chunk what sums over pixels need.
+// Recomputes a loaded tile from h and the log-sum-exp, leaves grad_h, and in the chunk what sums over pixels need:
+// grad_logits with the gradient of the gate's logit as its last row, and gate * attention as attention.
 DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Span& tile, const Chunk& chunk,
                                 int64_t place, bool has_grad_attention) {
-  const int64_t channels = call.channels, words = memory.count();
+  const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
+  const bool gated = call.gate_weight;
   const float* h = chunk.h + place * channels * kTile;
-  float* grad_read = chunk.grad_read + place * channels * kTile;  // at first the gradient of h'
-  float* attention = chunk.attention + place * words * kTile;
-  float* grad_logits = chunk.grad_logits + place * words * kTile;
+  const float* grad_out = chunk.grad_out + place * channels * kTile;
   float* grad_h = chunk.grad_h + place * channels * kTile;
-  const float* grad_attention = has_grad_attention ? chunk.grad_attention + place * words * kTile : nullptr;
-  multiply<false>(words, kTile, channels, {memory.key.data(), 1, words}, h, kTile, attention, kTile, call.wide);
+  float* attention = chunk.attention + place * rows * kTile;
+  float* grad_logits = chunk.grad_logits + place * rows * kTile;
+  const float* grad_attention = has_grad_attention ? chunk.grad_attention + place * rows * kTile : nullptr;
+  alignas(64) float of_h[kTile], rest[kTile];  // grad . h, one minus the gate
+  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile, call.wide);
   if (call.official_mask) mask_officially(call, tile, attention);
+  multiply<false>(words, kTile, channels, {memory.value.data(), 1, rows}, grad_out, kTile, grad_logits, kTile,
+                  call.wide);
+  if (gated) {
+    Vec sums[kTile / kLanes] = {};
+    for (int64_t at = 0; at < channels * kTile; at += kTile) {
+      DMGAN_UNROLL
+      for (int v = 0; v < kTile / kLanes; ++v) sums[v] += load(grad_out + at + v * kLanes) * load(h + at + v * kLanes);
+    }
+    for (int v = 0; v < kTile / kLanes; ++v) store(of_h + v * kLanes, sums[v]);
+  }
+
   for (int64_t v = 0; v < kTile; v += kLanes) {
     const Vec none = splat(-std::numeric_limits<float>::infinity());
     const Vec total = load(chunk.lse + place * kTile + v);
     const Vec shift = total == none ? Vec{} : total;
     const Vec some = total == none ? Vec{} : splat(1.0f);
-    for (int64_t t = 0; t < words; ++t) {
-      const int64_t at = t * kTile + v;
+    Vec of_read = {}, mean = {}, mean_given = {};
+    for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
       // No more than 1, even where rounding differs from the forward's.
-      store(attention + at, exp(-max(shift - load(attention + at), Vec{})) * some);
+      const Vec weight = exp(-max(shift - load(attention + at), Vec{})) * some;
+      store(attention + at, weight);
+      mean += weight * load(grad_logits + at);
+      if (gated) of_read += weight * memory.gate_value[t];
+      if (grad_attention) mean_given += weight * load(grad_attention + at);
     }
-  }
-
-  if (call.gate_weight) {
-    alignas(64) float gate[kTile];
-    float* const read = chunk.read;
-    const float *const of_h = call.gate_weight, *const of_read = of_h + channels;
-    Vec *const sum_h = chunk.gate_h, *const sum_read = chunk.gate_read;
-    multiply<false>(channels, kTile, words, {memory.value.data(), words, 1}, attention, kTile, read, kTile, call.wide);
-    response_gate(call, h, read, gate);
-    for (int64_t v = 0; v < kTile; v += kLanes) {
-      Vec grad_gate = load(chunk.grad_gate + place * kTile + v);
-      for (int64_t at = v; at < channels * kTile; at += kTile) {
-        grad_gate += load(grad_read + at) * (load(read + at) - load(h + at));
-      }
-      const Vec g = load(gate + v);
-      const Vec grad_gate_logit = grad_gate * g * (1.0f - g);
+    Vec gate = splat(1.0f), grad_gate_logit = {};
+    if (gated) {
+      gate = sigmoid(load(attention + words * kTile + v) + of_read + call.gate_bias);
+      const Vec grad_gate = load(chunk.grad_gate + place * kTile + v) + (mean - load(of_h + v));
+      grad_gate_logit = grad_gate * gate * (1.0f - gate);
+      mean = gate * mean + grad_gate_logit * of_read;
       chunk.gate_bias[0] += grad_gate_logit;
-      for (int64_t c = 0, at = v; c < channels; ++c, at += kTile) {
-        const Vec grad_out = load(grad_read + at);
-        sum_h[c] += load(h + at) * grad_gate_logit;
-        sum_read[c] += load(read + at) * grad_gate_logit;
-        store(grad_h + at, (1.0f - g) * grad_out + of_h[c] * grad_gate_logit);
-        store(grad_read + at, g * grad_out + of_read[c] * grad_gate_logit);
-      }
+      store(rest + v, 1.0f - gate);
+      store(grad_logits + words * kTile + v, grad_gate_logit);
     }
-  } else {
-    std::memset(grad_h, 0, channels * kTile * sizeof(float));
+    mean += mean_given;
+    for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
+      const Vec weight = load(attention + at);
+      Vec grad = gate * load(grad_logits + at);
+      if (gated) {
+        grad += grad_gate_logit * memory.gate_value[t];
+        chunk.gate_attention[t] += weight * grad_gate_logit;
+      }
+      if (grad_attention) grad += load(grad_attention + at);
+      store(grad_logits + at, weight * (grad - mean));
+      store(attention + at, gate * weight);
+    }
   }
 
-  multiply<false>(words, kTile, channels, {memory.value.data(), 1, words}, grad_read, kTile, grad_logits, kTile,
-                  call.wide);
-  for (int64_t v = 0; v < kTile; v += kLanes) {
-    Vec mean = {};
-    for (int64_t at = v; at < words * kTile; at += kTile) {
-      if (grad_attention) store(grad_logits + at, load(grad_logits + at) + load(grad_attention + at));
-      mean += load(attention + at) * load(grad_logits + at);
-    }
-    for (int64_t at = v; at < words * kTile; at += kTile) {
-      store(grad_logits + at, load(attention + at) * (load(grad_logits + at) - mean));
-    }
-  }
-  multiply<true>(channels, kTile, words, {memory.key.data(), words, 1}, grad_logits, kTile, grad_h, kTile,
-                 call.wide);
+  const Scalars keys{memory.key.data(), rows, 1};
+  if (!gated) return multiply<false>(channels, kTile, words, keys, grad_logits, kTile, grad_h, kTile, call.wide);
+  multiply_into(channels, kTile, rows, keys, grad_logits, kTile, call.wide,
+                [=, &rest](int64_t channel, int64_t pixel, Vec sum) DMGAN_INLINED {
+                  const int64_t at = channel * kTile + pixel;
+                  store(grad_h + at, sum + load(rest + pixel) * load(grad_out + at));
+                });
 }
 
-// sums: grad_key [C, words], grad_value [C, words], grad_gate_weight [2C], grad_gate_bias [1].
-DMGAN_CLONES void reduce_chunk(const Call& call, int64_t words, const Chunk& chunk, int64_t tiles, float* sums) {
-  const int64_t channels = call.channels, features = channels * kTile, weights = words * kTile;
-  dots(channels, words, tiles, kTile, chunk.h, features, chunk.grad_logits, weights, sums, words, call.wide);
-  sums += channels * words;
-  dots(channels, words, tiles, kTile, chunk.grad_read, features, chunk.attention, weights, sums, words, call.wide);
-  sums += channels * words;
-  for (int64_t c = 0; c < 2 * channels + 1; ++c) sums[c] = sum(chunk.gate_h[c]);
+// A sample's or chunk's sums over pixels: [C, rows] of h and grad_logits, [C, words] of grad and gate * attention,
+// [words] of attention and the gate logit's gradient, [1] of the latter alone.
+struct Sums {
+  float *keys, *values, *gate_attention, *gate_bias;
+  static int64_t floats(const Call& call) { return call.channels * (call.rows() + call.words) + call.words + 1; }
+  Sums(float* work, const Call& call, const Memory& memory) {
+    keys = work;
+    values = keys + call.channels * memory.rows;
+    gate_attention = values + call.channels * memory.count();
+    gate_bias = gate_attention + memory.count();
+  }
+};
+
+DMGAN_CLONES void reduce_chunk(const Call& call, const Memory& memory, const Chunk& chunk, int64_t tiles,
+                               const Sums& sums) {
+  const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
+  const int64_t features = channels * kTile, weights = rows * kTile;
+  dots(channels, rows, tiles, kTile, chunk.h, features, chunk.grad_logits, weights, sums.keys, rows, call.wide);
+  dots(channels, words, tiles, kTile, chunk.grad_out, features, chunk.attention, weights, sums.values, words,
+       call.wide);
+  for (int64_t t = 0; t < words; ++t) sums.gate_attention[t] = sum(chunk.gate_attention[t]);
+  *sums.gate_bias = sum(*chunk.gate_bias);
+}
+
+// The first of `count` rows, plus the others in order.
+DMGAN_CLONES void add_rows(float* rows, int64_t count, int64_t step, int64_t columns) {
+  for (int64_t r = 1; r < count; ++r) {
+    for (int64_t i = 0; i < columns; ++i) rows[i] += rows[r * step + i];
+  }
 }
 
 Call describe(const Tensor& h, const Tensor& key, const std::optional<Tensor>& gate_weight,
@@ -337,7 +371,9 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
       const int64_t b = i / chunks, first = i % chunks * kChunk, words = memory[b].count();
       const Span span{b, first, std::min(kChunk, call.pixels - first)};
       load_tiles<S>(chunk.h, call.channels * kTile, h_map.sample(b), call.channels, span);
-      for (int64_t k = 0; k < span.tiles(); ++k) forward_tile(call, memory[b], span.tile(k), k, chunk);
+      for (int64_t k = 0; k < span.tiles(); ++k) {
+        forward_tile(call, memory[b], span.tile(k), k, chunk);
+      }
       store_tiles<S>(chunk.h, call.channels * kTile, out_map.sample(b), call.channels, span);
       std::copy_n(chunk.lse, span.count, lse_data + b * call.pixels + first);
       if (gate) store_tiles<S>(chunk.gate, kTile, {gate + b * call.pixels, call.pixels, 1}, 1, span);
@@ -348,7 +384,7 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
         }
         for (int64_t k = 0; k < words; ++k) {
           const Pixels<S> of_word{weights + memory[b].words[k] * call.pixels, call.pixels, 1};
-          store_tiles<S>(chunk.attention + k * kTile, words * kTile, of_word, 1, span);
+          store_tiles<S>(chunk.attention + k * kTile, memory[b].rows * kTile, of_word, 1, span);
         }
       }
     }
@@ -367,8 +403,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(const Tensor& h, 
                                     : torch::stable::new_empty(h, {0});
   Tensor gate = want_gate ? torch::stable::new_empty(h, {call.batch, 1, h.size(2), h.size(3)})
                           : torch::stable::new_empty(h, {0});
-  DMGAN_FLOAT_TYPES(h, forward<S>(call, h, gather_memory<S>(key, value, mask ? data<bool>(*mask) : nullptr, official),
-                                  out, lse, want_attention ? mutable_data<S>(attention) : nullptr,
+  const bool* padding = mask ? data<bool>(*mask) : nullptr;
+  DMGAN_FLOAT_TYPES(h, forward<S>(call, h, gather_memory<S>(key, value, call.gate_weight, padding, official), out, lse,
+                                  want_attention ? mutable_data<S>(attention) : nullptr,
                                   want_gate ? mutable_data<S>(gate) : nullptr));
   return {out, lse, attention, gate};
 }
@@ -380,58 +417,59 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
   const auto grad_map = input_map<S>(grad_out), h_map = input_map<S>(h);
   const auto grad_h_map = output_map<S>(grad_h);
   const int64_t channels = call.channels, words = call.words;
-  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk, row = 2 * channels * words + 2 * channels + 1;
+  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk, row = Sums::floats(call);
   Tensor parts = torch::stable::new_empty(h, {call.batch * chunks, row}, torch::headeronly::ScalarType::Float);
-  float* sums = mutable_data<float>(parts);
+  float* parts_data = mutable_data<float>(parts);
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
-    float* work = scratch(Chunk::floats(channels, words));
+    float* work = scratch(Chunk::floats(call));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / chunks, first = i % chunks * kChunk, count = memory[b].count();
+      const int64_t b = i / chunks, first = i % chunks * kChunk;
+      const Memory& m = memory[b];
       const Span span{b, first, std::min(kChunk, call.pixels - first)};
-      const Chunk chunk(work, channels, words);
+      const Chunk chunk(work, call);
       load_tiles<S>(chunk.h, channels * kTile, h_map.sample(b), channels, span);
-      load_tiles<S>(chunk.grad_read, channels * kTile, grad_map.sample(b), channels, span);
+      load_tiles<S>(chunk.grad_out, channels * kTile, grad_map.sample(b), channels, span);
       load_tiles<float>(chunk.lse, kTile, {lse + b * call.pixels, call.pixels, 1}, 1, span);
       if (grad_gate) {
         load_tiles<S>(chunk.grad_gate, kTile, {grad_gate + b * call.pixels, call.pixels, 1}, 1, span);
       } else {
         std::fill_n(chunk.grad_gate, kChunk, 0.0f);
       }
-      for (int64_t k = 0; grad_attention && k < count; ++k) {
-        const S* of_word = grad_attention + (b * words + memory[b].words[k]) * call.pixels;
-        load_tiles<S>(chunk.grad_attention + k * kTile, count * kTile, {of_word, call.pixels, 1}, 1, span);
+      for (int64_t k = 0; grad_attention && k < m.count(); ++k) {
+        const S* of_word = grad_attention + (b * words + m.words[k]) * call.pixels;
+        load_tiles<S>(chunk.grad_attention + k * kTile, m.rows * kTile, {of_word, call.pixels, 1}, 1, span);
       }
       for (int64_t k = 0; k < span.tiles(); ++k) {
-        backward_tile(call, memory[b], span.tile(k), chunk, k, grad_attention != nullptr);
+        backward_tile(call, m, span.tile(k), chunk, k, grad_attention != nullptr);
       }
       store_tiles<S>(chunk.grad_h, channels * kTile, grad_h_map.sample(b), channels, span);
-      reduce_chunk(call, count, chunk, span.tiles(), sums + i * row);
+      reduce_chunk(call, m, chunk, span.tiles(), Sums(parts_data + i * row, call, m));
     }
   });
 
   // Chunks in order, so that the bits do not depend on who computed which.
-  std::vector<float> gate_sums(2 * channels + 1, 0.0f);
+  if (call.gate_weight) std::fill_n(grad_gate_weight, 2 * channels, *grad_gate_bias = 0.0f);
   for (int64_t b = 0; b < call.batch; ++b) {
     const Memory& m = memory[b];
-    const int64_t size = channels * m.count();
-    float* total = sums + b * chunks * row;
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      const float* part = total + chunk * row;
-      for (int64_t i = 0; i < 2 * size + 2 * channels + 1; ++i) total[i] += part[i];
-    }
-    for (auto* to : {&grad_key, &grad_value}) {
-      S* target = mutable_data<S>(*to) + b * channels * words;
-      for (int64_t i = 0; i < channels * words; ++i) target[i] = static_cast<S>(0.0f);
-      for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t i = 0; i < m.count(); ++i) target[c * words + m.words[i]] = static_cast<S>(total[c * m.count() + i]);
+    const Sums sums(parts_data + b * chunks * row, call, m);
+    add_rows(sums.keys, chunks, row, sums.gate_bias + 1 - sums.keys);
+    S* keys = mutable_data<S>(grad_key) + b * channels * words;
+    S* values = mutable_data<S>(grad_value) + b * channels * words;
+    std::fill_n(keys, channels * words, static_cast<S>(0.0f));
+    std::fill_n(values, channels * words, static_cast<S>(0.0f));
+    for (int64_t c = 0; c < channels; ++c) {
+      const float of_gate = call.gate_weight ? call.gate_weight[channels + c] : 0.0f;
+      float through_read = 0.0f;
+      for (int64_t i = 0; i < m.count(); ++i) {
+        keys[c * words + m.words[i]] = static_cast<S>(sums.keys[c * m.rows + i]);
+        values[c * words + m.words[i]] = static_cast<S>(sums.values[c * m.count() + i] + of_gate * sums.gate_attention[i]);
+        through_read += m.value[c * m.rows + i] * sums.gate_attention[i];
       }
-      total += size;
+      if (!call.gate_weight) continue;
+      grad_gate_weight[c] += sums.keys[(c + 1) * m.rows - 1];
+      grad_gate_weight[channels + c] += through_read;
     }
-    for (int64_t c = 0; c < 2 * channels + 1; ++c) gate_sums[c] += total[c];
-  }
-  if (call.gate_weight) {
-    std::copy(gate_sums.begin(), gate_sums.end() - 1, grad_gate_weight);
-    *grad_gate_bias = gate_sums.back();
+    if (call.gate_weight) *grad_gate_bias += *sums.gate_bias;
   }
 }
 
@@ -445,9 +483,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
   Tensor grad_key = torch::stable::empty_like(key), grad_value = torch::stable::empty_like(value);
   Tensor grad_gate_weight = torch::stable::new_empty(h, {gate_weight ? 2 * call.channels : 0}, wide);
   Tensor grad_gate_bias = torch::stable::new_empty(h, {gate_weight ? 1 : 0}, wide);
+  const bool* padding = mask ? data<bool>(*mask) : nullptr;
   DMGAN_FLOAT_TYPES(h, backward<S>(call, grad_out, grad_attention ? data<S>(*grad_attention) : nullptr,
                                    grad_gate ? data<S>(*grad_gate) : nullptr, h,
-                                   gather_memory<S>(key, value, mask ? data<bool>(*mask) : nullptr, official),
+                                   gather_memory<S>(key, value, call.gate_weight, padding, official),
                                    data<float>(lse), grad_h, grad_key, grad_value,
                                    mutable_data<float>(grad_gate_weight), mutable_data<float>(grad_gate_bias)));
   return {grad_h, grad_key, grad_value, grad_gate_weight, grad_gate_bias};

@@ -3,7 +3,8 @@
 // All maps of a sample stay in cache; words are the lanes. Gradients of the weights are summed over samples in order.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
+#include <algorithm>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -210,18 +211,24 @@ void transpose_rows(const float* rows, int64_t count, const Sizes& s, int64_t wi
   }
 }
 
-// result [rows, width] += sum over samples and words of a [rows, lanes] b [T, width], for rows begin ... end.
+// result [rows, width] = sum over samples and words of a [rows, lanes] b [T, width], for rows begin ... end.
 DMGAN_CLONES void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t width, const float* a,
                              int64_t a_sample, const float* b, float* result) {
+  float* to = result + begin * width;
   for (int64_t sample = 0; sample < s.batch; ++sample) {
     const Scalars rows{a + sample * a_sample + begin * s.lanes, s.lanes, 1};
-    multiply<true>(end - begin, width, s.words, rows, b + sample * s.words * width, width, result + begin * width, width,
-                   s.wide);
+    const float* words = b + sample * s.words * width;
+    if (sample) {
+      multiply<true>(end - begin, width, s.words, rows, words, width, to, width, s.wide);
+    } else {
+      multiply<false>(end - begin, width, s.words, rows, words, width, to, width, s.wide);
+    }
   }
 }
 
-DMGAN_CLONES void sum_rows(const Sizes& s, int64_t rows, const float* a, int64_t a_sample, float* result) {
-  for (int64_t r = 0; r < rows; ++r) {
+DMGAN_CLONES void sum_rows(const Sizes& s, int64_t begin, int64_t end, const float* a, int64_t a_sample,
+                           float* result) {
+  for (int64_t r = begin; r < end; ++r) {
     Vec total = {};
     for (int64_t b = 0; b < s.batch; ++b) {
       for (int64_t v = 0; v < s.lanes; v += kLanes) total += load(a + b * a_sample + r * s.lanes + v);
@@ -230,15 +237,47 @@ DMGAN_CLONES void sum_rows(const Sizes& s, int64_t rows, const float* a, int64_t
   }
 }
 
-// A tensor like `like` from rows `width` floats apart.
-Tensor from_rows(const std::vector<float>& from, int64_t width, const Tensor& like) {
-  Tensor to = torch::stable::empty_like(like);
-  const int64_t columns = like.size(like.dim() - 1);
-  DMGAN_FLOAT_TYPES(to, S* target = mutable_data<S>(to); for (int64_t r = 0; r * columns < to.numel(); ++r) {
-    for (int64_t i = 0; i < columns; ++i) target[r * columns + i] = static_cast<S>(from[r * width + i]);
-  });
-  return to;
+// result [columns] = sum over samples of scalar (`a_sample` apart) times row [columns].
+DMGAN_CLONES void sum_scaled(const Sizes& s, const float* scalars, int64_t a_sample, const float* rows,
+                             int64_t columns, float* result) {
+  std::fill_n(result, columns, 0.0f);
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const float scalar = scalars[b * a_sample];
+    for (int64_t i = 0; i < columns; ++i) result[i] += scalar * rows[b * columns + i];
+  }
 }
+
+std::unique_ptr<float[]> unset(int64_t floats) { return std::make_unique_for_overwrite<float[]>(floats); }
+
+// A new tensor like another, written as rows of `width` floats: in place where it is just that.
+class Result {
+ public:
+  Result(const Tensor& like, int64_t width)
+      : tensor_(torch::stable::empty_like(like)), columns_(like.size(like.dim() - 1)), width_(width) {
+    if (columns_ == width && tensor_.scalar_type() == torch::headeronly::ScalarType::Float) {
+      data_ = mutable_data<float>(tensor_);
+    } else {
+      copy_ = unset(tensor_.numel() / columns_ * width);
+      data_ = copy_.get();
+    }
+  }
+  operator float*() const { return data_; }
+  Tensor tensor() {
+    if (copy_) {
+      DMGAN_FLOAT_TYPES(tensor_, S* to = mutable_data<S>(tensor_);
+                        for (int64_t r = 0; r * columns_ < tensor_.numel(); ++r) {
+                          for (int64_t i = 0; i < columns_; ++i) to[r * columns_ + i] = static_cast<S>(data_[r * width_ + i]);
+                        });
+    }
+    return tensor_;
+  }
+
+ private:
+  Tensor tensor_;
+  int64_t columns_, width_;
+  std::unique_ptr<float[]> copy_;
+  float* data_;
+};
 
 using Twelve = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -255,12 +294,13 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
       grad_values(grad_value);
   const int64_t sample_floats = Sample::floats(s), gradient_floats = Gradients::floats(s);
   const int64_t word_width = round_up(s.word_channels, kLanes), memory_width = round_up(s.memory(), kLanes);
-  std::vector<float> samples(s.batch * sample_floats), gradients(s.batch * gradient_floats);
-  std::vector<float> by_word(s.batch * s.words * word_width), memory_by_word(s.batch * s.words * memory_width);
+  const auto samples = unset(s.batch * sample_floats), gradients = unset(s.batch * gradient_floats);
+  const auto by_word = unset(s.batch * s.words * word_width), memory_by_word = unset(s.batch * s.words * memory_width);
+  Result of_words(words, s.words), of_mean(image_mean, s.channels);
   torch::stable::parallel_for(0, s.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const Sample x(samples.data() + b * sample_floats, s);
-      const Gradients g(gradients.data() + b * gradient_floats, s);
+      const Sample x(samples.get() + b * sample_floats, s);
+      const Gradients g(gradients.get() + b * gradient_floats, s);
       const int64_t first = b * s.channels * s.words;
       pad_rows(all_words + b * s.word_channels * s.words, s.word_channels, s, x.words);
       pad_rows(keys + first, s.channels, s, x.key);
@@ -269,55 +309,42 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
       pad_rows(grad_values + first, s.channels, s, g.value);
       write_memory(s, p, means + b * s.channels, x);
       backward_sample(s, p, x, g);
-      transpose_rows(x.words, s.word_channels, s, word_width, by_word.data() + b * s.words * word_width);
-      transpose_rows(x.memory, s.memory(), s, memory_width, memory_by_word.data() + b * s.words * memory_width);
+      transpose_rows(x.words, s.word_channels, s, word_width, by_word.get() + b * s.words * word_width);
+      transpose_rows(x.memory, s.memory(), s, memory_width, memory_by_word.get() + b * s.words * memory_width);
+      unpad_rows(g.words, s.word_channels, s, static_cast<float*>(of_words) + b * s.word_channels * s.words);
+      std::copy_n(g.image_mean, s.channels, static_cast<float*>(of_mean) + b * s.channels);
     }
   });
 
-  const Sample x(samples.data(), s);
-  const Gradients g(gradients.data(), s);
-  const int64_t memory = s.memory(), channels = s.channels;
-  std::vector<float> of_words(words.numel()), of_mean(image_mean.numel()), of_gate_word(word_width),
-      of_gate_image(channels), of_word_weight(memory * word_width), of_word_bias(memory),
-      of_image_weight(memory * channels), of_image_bias(memory), of_key_weight(channels * memory_width),
-      of_key_bias(channels), of_value_weight(channels * memory_width), of_value_bias(channels);
-  constexpr int64_t kRows = 8;
+  const Gradients g(gradients.get(), s);  // of the first sample; the others follow at equal steps
+  const int64_t memory = s.memory(), channels = s.channels, step = gradient_floats;
+  Result of_gate_word(gate_word, word_width), of_gate_image(gate_image, channels), of_word_weight(word_weight, word_width),
+      of_word_bias(word_bias, memory), of_image_weight(image_weight, channels), of_image_bias(image_bias, memory),
+      of_key_weight(key_weight, memory_width), of_key_bias(key_bias, channels),
+      of_value_weight(value_weight, memory_width), of_value_bias(value_bias, channels);
+  constexpr int64_t kRows = 12;
   torch::stable::parallel_for(0, (memory + kRows - 1) / kRows, 1, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kRows, last = std::min(end * kRows, memory);
-    outer_rows(s, first, last, word_width, g.written, gradient_floats, by_word.data(), of_word_weight.data());
-    if (first >= channels) return;
-    const int64_t until = std::min(last, channels);
-    outer_rows(s, first, until, memory_width, g.key, gradient_floats, memory_by_word.data(), of_key_weight.data());
-    outer_rows(s, first, until, memory_width, g.value, gradient_floats, memory_by_word.data(), of_value_weight.data());
-  });
-  outer_rows(s, 0, 1, word_width, g.gate, gradient_floats, by_word.data(), of_gate_word.data());
-  sum_rows(s, memory, g.written, gradient_floats, of_word_bias.data());
-  sum_rows(s, channels, g.key, gradient_floats, of_key_bias.data());
-  sum_rows(s, channels, g.value, gradient_floats, of_value_bias.data());
-  for (int64_t b = 0; b < s.batch; ++b) {
-    const Gradients own(gradients.data() + b * gradient_floats, s);
-    const float* mean = means + b * channels;
-    unpad_rows(own.words, s.word_channels, s, of_words.data() + b * s.word_channels * s.words);
-    std::copy_n(own.image_mean, channels, of_mean.data() + b * channels);
-    for (int64_t c = 0; c < channels; ++c) of_gate_image[c] += mean[c] * *own.gate_total;
-    for (int64_t j = 0; j < memory; ++j) {
-      of_image_bias[j] += own.image[j];
-      for (int64_t c = 0; c < channels; ++c) of_image_weight[j * channels + c] += own.image[j] * mean[c];
+    const int64_t first = begin * kRows, last = std::min(end * kRows, memory), until = std::min(last, channels);
+    outer_rows(s, first, last, word_width, g.written, step, by_word.get(), of_word_weight);
+    sum_rows(s, first, last, g.written, step, of_word_bias);
+    for (int64_t j = first; j < last; ++j) {
+      sum_scaled(s, g.image + j, step, means, channels, of_image_weight + j * channels);
+      of_image_bias[j] = 0.0f;
+      for (int64_t b = 0; b < s.batch; ++b) of_image_bias[j] += g.image[b * step + j];
     }
-  }
-
-  return {from_rows(of_words, s.words, words),
-          from_rows(of_mean, channels, image_mean),
-          from_rows(of_gate_word, word_width, gate_word),
-          from_rows(of_gate_image, channels, gate_image),
-          from_rows(of_word_weight, word_width, word_weight),
-          from_rows(of_word_bias, memory, word_bias),
-          from_rows(of_image_weight, channels, image_weight),
-          from_rows(of_image_bias, memory, image_bias),
-          from_rows(of_key_weight, memory_width, key_weight),
-          from_rows(of_key_bias, channels, key_bias),
-          from_rows(of_value_weight, memory_width, value_weight),
-          from_rows(of_value_bias, channels, value_bias)};
+    if (first == 0) {
+      outer_rows(s, 0, 1, word_width, g.gate, step, by_word.get(), of_gate_word);
+      sum_scaled(s, g.gate_total, step, means, channels, of_gate_image);
+    }
+    if (first >= channels) return;
+    outer_rows(s, first, until, memory_width, g.key, step, memory_by_word.get(), of_key_weight);
+    outer_rows(s, first, until, memory_width, g.value, step, memory_by_word.get(), of_value_weight);
+    sum_rows(s, first, until, g.key, step, of_key_bias);
+    sum_rows(s, first, until, g.value, step, of_value_bias);
+  });
+  return {of_words.tensor(),       of_mean.tensor(),        of_gate_word.tensor(),  of_gate_image.tensor(),
+          of_word_weight.tensor(), of_word_bias.tensor(),   of_image_weight.tensor(), of_image_bias.tensor(),
+          of_key_weight.tensor(),  of_key_bias.tensor(),    of_value_weight.tensor(), of_value_bias.tensor()};
 }
 
 }  // namespace

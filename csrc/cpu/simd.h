@@ -9,8 +9,10 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #define DMGAN_INLINE __attribute__((always_inline)) inline
+#define DMGAN_INLINED __attribute__((always_inline))  // after a lambda's parameters
 #define DMGAN_UNROLL _Pragma("GCC unroll 16")
 // A function with DMGAN_CLONES exists for SSE2, AVX2 and AVX-512; what it calls must be DMGAN_INLINE to follow it.
 #if defined(__x86_64__) && defined(__linux__)
@@ -40,6 +42,7 @@ inline bool wide_registers() {
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+// In inner loops let a product take the scalar itself: it is then broadcast as it is loaded, without this addition.
 DMGAN_INLINE Vec splat(float x) { return Vec{} + x; }
 
 template <class To, class From>
@@ -110,6 +113,33 @@ DMGAN_INLINE float sum(Vec x) {
                       __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
   const Half4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
   return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+// The first or the second halves of each kLength lanes of a, then of b.
+template <int kLength, bool kSecond, int... kLane>
+DMGAN_INLINE Vec halves(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+  constexpr int kHalf = kLength / 2, kEach = static_cast<int>(kLanes) / 2;
+  return __builtin_shufflevector(a, b,
+                                 (kLane / kEach * static_cast<int>(kLanes) + kLane % kEach / kHalf * kLength +
+                                  kLane % kHalf + (kSecond ? kHalf : 0))...);
+}
+
+// Lane i: the sum of x[i]'s lanes; kCount is a power of two, lanes beyond it are partial sums.
+template <int kCount, int kLength = static_cast<int>(kLanes)>
+DMGAN_INLINE Vec sums_of(const Vec* x) {
+  using Lanes = std::make_integer_sequence<int, static_cast<int>(kLanes)>;
+  if constexpr (kLength == 1) {
+    return x[0];
+  } else {
+    constexpr int kPairs = kCount > 1 ? kCount / 2 : 1;
+    Vec pairs[kPairs];
+    DMGAN_UNROLL
+    for (int i = 0; i < kPairs; ++i) {
+      const Vec a = x[2 * i], b = kCount > 1 ? x[2 * i + 1] : a;
+      pairs[i] = halves<kLength, false>(a, b, Lanes{}) + halves<kLength, true>(a, b, Lanes{});
+    }
+    return sums_of<kPairs, kLength / 2>(pairs);
+  }
 }
 
 // e^x within 2 ulp; 0 below -87.3, where floats become denormal. x must not exceed 88.

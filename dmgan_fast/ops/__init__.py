@@ -14,17 +14,17 @@ from dmgan_fast.ops import (
 
 # Ops that are Python inside, and what they run: a meter follows them into it.
 BODIES = {
-    torch.ops.dmgan_fast.tiled_block.default: tiled_block._forward._init_fn,
-    torch.ops.dmgan_fast.tiled_block_backward.default: tiled_block._backward._init_fn,
-    torch.ops.dmgan_fast.conv3x3.default: conv3x3._forward._init_fn,
-    torch.ops.dmgan_fast.conv3x3_backward.default: conv3x3._backward._init_fn,
-    torch.ops.dmgan_fast.upsample_conv3x3.default: upsample_conv3x3._forward._init_fn,
-    torch.ops.dmgan_fast.upsample_conv3x3_backward.default: upsample_conv3x3._backward._init_fn,
+    torch.ops.dmgan_fast.tiled_block.default: tiled_block._forward.kernel,
+    torch.ops.dmgan_fast.tiled_block_backward.default: tiled_block._backward.kernel,
+    torch.ops.dmgan_fast.conv3x3.default: conv3x3._forward.kernel,
+    torch.ops.dmgan_fast.conv3x3_backward.default: conv3x3._backward.kernel,
+    torch.ops.dmgan_fast.upsample_conv3x3.default: upsample_conv3x3._forward.kernel,
+    torch.ops.dmgan_fast.upsample_conv3x3_backward.default: upsample_conv3x3._backward.kernel,
 }
 # Of these, the picture that is tiled and the rows of a tile, among the arguments.
 TILED = {
-    tiled_block._forward._init_fn: lambda arguments: (arguments[0], arguments[12]),
-    tiled_block._backward._init_fn: lambda arguments: (arguments[2], arguments[16]),
+    tiled_block._forward.kernel: lambda arguments: (arguments[0], arguments[12]),
+    tiled_block._backward.kernel: lambda arguments: (arguments[2], arguments[16]),
 }
 
 __all__ = [

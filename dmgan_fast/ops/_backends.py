@@ -173,17 +173,6 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def refuse_second_derivatives(op: torch.library.CustomOpDef, name: str) -> None:
-    """Make differentiating the custom op ``op``, the backward of ``name``, an error that says what to do."""
-
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise BackendError(
-            f"{name}: the fused kernels have no second derivatives; use backend='reference' (or {VARIABLE}=reference)"
-        )
-
-    op.register_autograd(backward)
-
-
 def _takes(op: str, backend: str) -> str:
     if backend == "reference":
         return "yes: every float type, second derivatives"

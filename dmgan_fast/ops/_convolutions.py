@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.library import CustomOpDef
 
 from dmgan_fast import layouts
-from dmgan_fast.ops import _backends
+from dmgan_fast.ops import _backends, _custom_op
 
 
-def define(op: str, scale: int) -> tuple[CustomOpDef, CustomOpDef]:
+def define(op: str, scale: int) -> tuple[_custom_op.CustomOp, _custom_op.CustomOp]:
     """``dmgan_fast::<op>``, whose result has ``scale`` times the input's sides, and ``dmgan_fast::<op>_backward``."""
 
-    @torch.library.custom_op(f"dmgan_fast::{op}", mutates_args=())
+    @_custom_op.define(op)
     def forward(x: Tensor, weight: Tensor, backend: str) -> Tensor:
         return _backends.function(backend, op, f"{op}_forward")(layouts.dense(x), weight.contiguous())
 
@@ -23,7 +21,7 @@ def define(op: str, scale: int) -> tuple[CustomOpDef, CustomOpDef]:
     def _(x: Tensor, weight: Tensor, backend: str) -> Tensor:
         return layouts.empty_picture(x, weight.shape[0], scale * x.shape[2], scale * x.shape[3])
 
-    @torch.library.custom_op(f"dmgan_fast::{op}_backward", mutates_args=())
+    @_custom_op.define(f"{op}_backward")
     def backward(
         grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool, backend: str
     ) -> tuple[Tensor, Tensor]:
@@ -47,10 +45,10 @@ def define(op: str, scale: int) -> tuple[CustomOpDef, CustomOpDef]:
         ctx.save_for_backward(x, weight)
 
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        want_x, want_weight, _ = ctx.needs_input_grad
+        want_x, want_weight = ctx.needs_input_grad[:2]
         grad_x, grad_weight = backward(grad, *ctx.saved_tensors, want_x, want_weight, ctx.backend)
         return grad_x if want_x else None, grad_weight if want_weight else None, None
 
-    forward.register_autograd(differentiate, setup_context=setup_context)
-    _backends.refuse_second_derivatives(backward, op)
+    forward.register_autograd(differentiate, setup_context)
+    backward.refuse_derivatives(op)
     return forward, backward

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmgan_fast import layouts, reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks
+from dmgan_fast.ops import _backends, _checks, _custom_op
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -114,7 +114,7 @@ def _process_group(name: str) -> ProcessGroup:
     return group
 
 
-@torch.library.custom_op("dmgan_fast::batch_norm_glu_shared_statistics", mutates_args=())
+@_custom_op.define("batch_norm_glu_shared_statistics")
 def _shared_statistics(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
     mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(layouts.dense(x))
@@ -157,7 +157,7 @@ def _(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return per_channel, torch.empty_like(per_channel), x.new_empty((), dtype=torch.float32)
 
 
-@torch.library.custom_op("dmgan_fast::batch_norm_glu", mutates_args=())
+@_custom_op.define("batch_norm_glu")
 def _forward(
     x: Tensor,
     weight: Tensor | None,
@@ -209,7 +209,7 @@ def _(
     return y, mean, new_var, rstd, spatial_mean
 
 
-@torch.library.custom_op("dmgan_fast::batch_norm_glu_backward", mutates_args=())
+@_custom_op.define("batch_norm_glu_backward")
 def _backward(
     grad: Tensor,
     grad_mean: Tensor | None,
@@ -296,5 +296,5 @@ def gradient_of_skip(grad: Tensor, grad_mean: Tensor | None, channels: int) -> T
     return grad if channels == grad.shape[1] else grad.unflatten(1, (-1, channels)).sum(1)
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-_backends.refuse_second_derivatives(_backward, OP)
+_forward.register_autograd(_differentiate, _setup_context)
+_backward.refuse_derivatives(OP)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmgan_fast import layouts, reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks
+from dmgan_fast.ops import _backends, _checks, _custom_op
 
 OP = "memory_read"
 MASK_MODES = ("paper", "official")
@@ -96,7 +96,7 @@ def _check(
     _checks.same_kind(OP, "h", tensors)
 
 
-@torch.library.custom_op("dmgan_fast::memory_read", mutates_args=())
+@_custom_op.define("memory_read")
 def _forward(
     h: Tensor,
     key: Tensor,
@@ -145,7 +145,7 @@ def _(
     )
 
 
-@torch.library.custom_op("dmgan_fast::memory_read_backward", mutates_args=())
+@_custom_op.define("memory_read_backward")
 def _backward(
     grad: Tensor,
     grad_attention: Tensor | None,
@@ -230,5 +230,5 @@ def _differentiate(
     return (*grads[:3], *of_gate, None, None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-_backends.refuse_second_derivatives(_backward, OP)
+_forward.register_autograd(_differentiate, _setup_context)
+_backward.refuse_derivatives(OP)

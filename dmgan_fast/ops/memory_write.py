@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import reference
-from dmgan_fast.ops import _backends, _checks
+from dmgan_fast.ops import _backends, _checks, _custom_op
 
 OP = "memory_write"
 PARAMETERS = (
@@ -65,7 +65,7 @@ def _check(words: Tensor, image_mean: Tensor, parameters: dict[str, Tensor]) -> 
     _checks.same_kind(OP, "words", {"words": words, "image_mean": image_mean, **parameters})
 
 
-@torch.library.custom_op("dmgan_fast::memory_write", mutates_args=())
+@_custom_op.define("memory_write")
 def _forward(
     words: Tensor,
     image_mean: Tensor,
@@ -104,7 +104,7 @@ def _(words: Tensor, image_mean: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return words.new_empty(size), words.new_empty(size)
 
 
-@torch.library.custom_op("dmgan_fast::memory_write_backward", mutates_args=())
+@_custom_op.define("memory_write_backward")
 def _backward(
     grad_key: Tensor, grad_value: Tensor, key: Tensor, value: Tensor, inputs: list[Tensor], backend: str
 ) -> list[Tensor]:
@@ -130,5 +130,5 @@ def _differentiate(ctx: Any, grad_key: Tensor, grad_value: Tensor) -> tuple[Tens
     return *_backward(grad_key, grad_value, key, value, inputs, ctx.backend), None
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-_backends.refuse_second_derivatives(_backward, OP)
+_forward.register_autograd(_differentiate, _setup_context)
+_backward.refuse_derivatives(OP)

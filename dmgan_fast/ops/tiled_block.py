@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dmgan_fast import layouts
 from dmgan_fast.aten.upsample_conv3x3 import gather, spread
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks, batch_norm_glu
+from dmgan_fast.ops import _backends, _checks, _custom_op, batch_norm_glu
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -193,7 +193,7 @@ def _wide(x: Tensor | None) -> Tensor | None:
 # ------------------------------------------------------------------------------------------------------------- forward
 
 
-@torch.library.custom_op("dmgan_fast::tiled_block", mutates_args=())
+@_custom_op.define("tiled_block")
 def _forward(
     x: Tensor,
     conv_weight: Tensor,
@@ -289,7 +289,7 @@ def _(
 # ------------------------------------------------------------------------------------------------------------ backward
 
 
-@torch.library.custom_op("dmgan_fast::tiled_block_backward", mutates_args=())
+@_custom_op.define("tiled_block_backward")
 def _backward(
     grad: Tensor,
     grad_mean: Tensor | None,
@@ -448,5 +448,5 @@ def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tup
     )
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-_backends.refuse_second_derivatives(_backward, OP)
+_forward.register_autograd(_differentiate, _setup_context)
+_backward.refuse_derivatives(OP)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dmgan_fast import reference
 from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks
+from dmgan_fast.ops import _backends, _checks, _custom_op
 
 OP = "words_similarity"
 
@@ -39,7 +39,7 @@ def words_similarity(
     return scores.to(regions.dtype)
 
 
-@torch.library.custom_op("dmgan_fast::words_similarity", mutates_args=())
+@_custom_op.define("words_similarity")
 def _forward(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: float, backend: str) -> Tensor:
     """``regions [B, D, N]`` → float32 ``[B, B']``."""
     return _backends.function(backend, OP, "words_similarity_forward")(
@@ -52,7 +52,7 @@ def _(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float, gamma2: fl
     return regions.new_empty((regions.shape[0], words.shape[0]), dtype=torch.float32)
 
 
-@torch.library.custom_op("dmgan_fast::words_similarity_backward", mutates_args=())
+@_custom_op.define("words_similarity_backward")
 def _backward(
     grad: Tensor,
     scores: Tensor,
@@ -101,5 +101,5 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads, None, None, None, None)
 
 
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
-_backends.refuse_second_derivatives(_backward, OP)
+_forward.register_autograd(_differentiate, _setup_context)
+_backward.refuse_derivatives(OP)

@@ -53,6 +53,22 @@ def test_opcheck_accepts_forward_and_backward(op):
     torch.library.opcheck(backward, backward_args)
 
 
+@pytest.mark.parametrize("op", ONE_OF_EACH)
+def test_calls_that_something_watches_give_the_same_bits_as_plain_ones(op):
+    case = ONE_OF_EACH[op]
+
+    def bits():
+        results, gradients = run(case, inputs(case, torch.float32, "cpu"), "cpu")
+        return [*results, *gradients.values()]
+
+    plain = bits()
+    with Recorder() as recorder:
+        watched = bits()
+    assert len(recorder.calls) == 2, "one forward and one backward"
+    for a, b in zip(plain, watched, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("op", ONE_OF_EACH)
 def test_meta_tensors_have_the_shapes_strides_and_types_of_real_ones(op, layout):
