@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import RESULTS
 from benchmarks.memory import AUTHORS, CARDS, COMPILED, POLICIES
-from benchmarks.report import replace_text
+from benchmarks.report import markdown, replace_text
 from dmgan_fast.files import replace_file
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +26,6 @@ COLOURS = {
     "tile": "#b03a75",
 }
 Row = dict[str, Any]
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
 def where(part: dict[str, Any]) -> str:
@@ -53,7 +47,7 @@ def per_picture(rows: list[Row]) -> str:
     found = {(r["policy"], r["precision"], r["side"]): r["bytes_per_picture"] for r in rows}
     kinds = [(AUTHORS, "fp32"), *((name, precision) for precision in ("fp32", "bf16") for name in POLICIES)]
     body = [[name, precision, *(mib(found[name, precision, side]) for side in sides)] for name, precision in kinds]
-    return table(["policy", "dtype", *(f"{side}²" for side in sides)], body)
+    return markdown(["policy", "dtype", *(f"{side}²" for side in sides)], body)
 
 
 def forecasts(rows: list[Row]) -> str:
@@ -63,7 +57,7 @@ def forecasts(rows: list[Row]) -> str:
         error = f"{100 * (forecast / size - 1):+.2f} %" if size and forecast else ""
         measured = mib(size) or "out of memory"
         body.append([r["policy"], r["precision"], f"{r['side']}²", r["batch_size"], measured, mib(forecast), error])
-    return table(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body)
+    return markdown(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body)
 
 
 def fitting(rows: list[Row]) -> str:
@@ -75,7 +69,7 @@ def fitting(rows: list[Row]) -> str:
             row = next(r for r in rows if (r["side"], r["policy"], r["precision"]) == (side, name, precision))
             sizes = [row["largest_batch"][str(card)] or "–" for card in CARDS]
             body.append([f"{side}²", name, precision, *sizes])
-    return table(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body)
+    return markdown(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body)
 
 
 def times(rows: list[Row]) -> str:
@@ -89,7 +83,7 @@ def times(rows: list[Row]) -> str:
         ]
         for name, row in by.items()
     ]
-    return table(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body)
+    return markdown(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body)
 
 
 def training(rows: list[Row]) -> str:
@@ -104,12 +98,12 @@ def training(rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    return table(["dtype", "policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body)
+    return markdown(["dtype", "policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body)
 
 
 def drawing(rows: list[Row]) -> str:
     body = [[f"{r['side']}²", r["tile"] or "whole", mib(r["measured_bytes"]) or "out of memory"] for r in rows]
-    return table(["side", "tile", "peak MiB"], body)
+    return markdown(["side", "tile", "peak MiB"], body)
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

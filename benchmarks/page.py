@@ -335,6 +335,12 @@ def render(rows: Rows) -> str:
         chosen = choose(rows)
         if chosen:
             parts.append(f"<h2>{title}</h2><p>{text}</p><figure>{_svg(draw(chosen))}</figure>")
+    bounds = roofline.bounds_of_step(rows)
+    if bounds:
+        parts.append(
+            f"<h2>What bounds a step</h2><p>{html.escape(bounds.note)}</p>"
+            f'<div class="card">{_table(bounds.heads, bounds.body)}</div>'
+        )
     parts.append(
         "<h2>What GPUs could do at best</h2><p>Computed, not measured: the least milliseconds of each op, forward + "
         f"backward, batch {roofline.PAPER_BATCH}, from its operations and bytes and the makers' peaks.</p>"

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import FILES, RESULTS, baseline
+from benchmarks import roofline
+from benchmarks.harness import FILES, RESULTS, baseline, load_rows
 from dmgan_fast.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!-- end of summary -->\n")
 MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; short rows are filled up."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    filled = ([*row, *[""] * (len(heads) - len(row))] for row in rows)
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in filled])
 
 
 def mib(size: int | None) -> str:
@@ -27,7 +36,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     both = len({row["direction"] for row in rows}) == 2
     heads = ["implementation", *(["forward ms"] if both else []), f"{main.replace('+', ' + ')} ms (p20–p80)"]
     heads += ["× authors", "saved MiB", "peak MiB"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     times = {(row["implementation"], row["direction"]): row.get("median_ms") for row in rows}
     for row in rows:
         name = row["implementation"]
@@ -44,8 +53,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             against = times.get((reference, main))
             cells += [f"{against / row['median_ms']:.2f}" if against else ""]
             cells += [mib(row.get("saved_bytes")), mib(row.get("peak_bytes"))]
-        lines.append(f"| {' | '.join(cells + [''] * (len(heads) - len(cells)))} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(heads, lines)
 
 
 def cases(file: Path) -> list[list[dict[str, Any]]]:
@@ -65,8 +74,7 @@ def section(file: Path) -> str:
 
 def whole(files: list[Path]) -> str:
     """Whole steps and drawing: ours against the authors' loop, under glibc's defaults, and compiled."""
-    lines = ["| | s | authors | × authors | × default allocator | × compiled | peak MiB | authors' |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines = []
     for file in files:
         for rows in cases(file) if file.exists() else []:
             by = {row["implementation"]: row for row in rows if row.get("median_ms")}
@@ -76,26 +84,26 @@ def whole(files: list[Path]) -> str:
             others = [by.get(name) for name in ("authors", "authors, default allocator", "authors+compile")]
             ratios = [f"{each['median_ms'] / ours['median_ms']:.2f}" if each else "" for each in others]
             cells = [f"{ours['op']}: {ours['case']}", *(f"{row['median_ms'] / 1e3:.2f}" for row in (ours, theirs))]
-            lines.append(f"| {' | '.join([*cells, *ratios, mib(ours['peak_bytes']), mib(theirs['peak_bytes'])])} |")
-    return "\n".join(lines) + "\n"
+            lines.append([*cells, *ratios, mib(ours["peak_bytes"]), mib(theirs["peak_bytes"])])
+    heads = ["", "s", "authors", "× authors", "× default allocator", "× compiled", "peak MiB", "authors'"]
+    return markdown(heads, lines) + "\n"
 
 
 def summary(file: Path) -> str:
     """Forward + backward of each case: ours against the authors' form, compiled or not."""
     first = cases(file)[0][0]
-    lines = [f"Forward + backward in {first['dtype']} on {first['threads']} threads of an {first['device']}:", ""]
-    lines += ["| op | case | ms | authors ms | × authors | × compiled | saved MiB | authors' |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines = []
     for rows in cases(file):
         both = {row["implementation"]: row for row in rows if row["direction"] == "forward+backward"}
         ours, theirs, compiled = both["dmgan_fast"], both[baseline(rows)], both.get("authors+compile")
         ratio = f"{compiled['median_ms'] / ours['median_ms']:.1f}" if compiled else ""
-        lines.append(
-            f"| {ours['op']} | {ours['case']} | {ours['median_ms']:.1f} | {theirs['median_ms']:.1f} "
-            f"| {theirs['median_ms'] / ours['median_ms']:.1f} | {ratio} "
-            f"| {ours['saved_bytes'] / 2**20:.1f} | {theirs['saved_bytes'] / 2**20:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        times = [f"{row['median_ms']:.1f}" for row in (ours, theirs)]
+        against = f"{theirs['median_ms'] / ours['median_ms']:.1f}"
+        saved = [mib(row["saved_bytes"]) for row in (ours, theirs)]
+        lines.append([ours["op"], ours["case"], *times, against, ratio, *saved])
+    heads = ["op", "case", "ms", "authors ms", "× authors", "× compiled", "saved MiB", "authors'"]
+    where = f"Forward + backward in {first['dtype']} on {first['threads']} threads of an {first['device']}:"
+    return f"{where}\n\n{markdown(heads, lines)}\n"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -108,6 +116,9 @@ def main() -> None:
     together = [RESULTS / FILES[part] for part in ("step", "sampling")]
     files = [file for file in together if file.exists()] + sorted(RESULTS.glob("[cg]pu_*.json"))
     sections = [section(file) for file in files]
+    bounds = roofline.bounds_of_step(load_rows(RESULTS))
+    if bounds:
+        sections.append("\n\n".join(["## what bounds a step", bounds.note, markdown(bounds.heads, bounds.body)]))
     replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(sections) + "\n")
     before, _, rest = README.read_text().partition(SUMMARY[0])
     _, _, after = rest.partition(SUMMARY[1])

@@ -46,6 +46,7 @@ CARDS = {
     "MI300X": {"float32": Peaks(163.4e12, 5.3e12), "bfloat16": Peaks(1307e12, 5.3e12)},
 }
 PAPER_BATCH = 10
+ARITHMETIC = 0.3  # of the peak: below, products do not decide the time
 
 
 def measured(repeats: int = 41) -> list[dict[str, Any]]:
@@ -87,6 +88,49 @@ def places(rows: list[dict[str, Any]], peaks: Peaks) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A table: what bounds each part of our step."""
+
+    note: str
+    heads: list[str]
+    body: list[list[str]]
+
+
+def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
+    """From the rows of ``components`` and ``measured`` among others; None if they are not there."""
+    peaks = peaks_of(rows)
+    kinds = [row for row in rows if row["op"] == "components" and row["direction"] == "kind"]
+    ours, theirs = (
+        {row["case"]: row for row in kinds if row["implementation"] == name} for name in ("dmgan_fast", "authors")
+    )
+    if peaks is None or not ours:
+        return None
+    total, their_total = (sum(row["median_ms"] for row in each.values()) for each in (ours, theirs))
+    all_operations = sum(row.get("operations", 0) for row in ours.values())
+    body = []
+    for name, row in sorted(ours.items(), key=lambda item: -item[1]["median_ms"]):
+        rate = row.get("operations", 0) / row["median_ms"] * 1e3
+        reached = rate / peaks.flops
+        cells = [name, f"{row['median_ms']:.0f}", f"{row['median_ms'] / total:.1%}"]
+        cells += [f"{theirs[name]['median_ms']:.0f}" if name in theirs else ""]
+        counted = [f"{row.get('operations', 0) / 1e9:.1f}", f"{rate / 1e9:.0f}", f"{reached:.0%}"]
+        bound = "arithmetic" if reached > ARITHMETIC else "memory traffic, launches"
+        body.append([*cells, *(counted if rate else [""] * 3), bound])
+    whole = all_operations / total * 1e3
+    body.append(["all", f"{total:.0f}", "", f"{their_total:.0f}", f"{all_operations / 1e9:.1f}", f"{whole / 1e9:.0f}"])
+    body[-1] += [f"{whole / peaks.flops:.0%}", ""]
+    first = next(iter(ours.values()))
+    note = (
+        f"One profiled step, birds B4, on {first['threads']} threads of an {first['device']}. Its measured peaks: "
+        f"{peaks.flops / 1e9:.0f} GFLOP/s (a matrix product) and {peaks.bandwidth / 1e9:.1f} GB/s (a sum of arrays "
+        "beyond the caches). Operations are counted as they are done: a direct form of the same convolutions does "
+        "36 products where these do 9 or 16."
+    )
+    heads = ["part", "ms", "of our step", "authors ms", "GFLOP done", "GFLOP/s", "of the peak", "bound by"]
+    return Bounds(note, heads, body)
 
 
 def on_cards(batch: int = PAPER_BATCH) -> list[dict[str, Any]]:

@@ -110,6 +110,11 @@ def test_components_cover_the_phases_of_both_steps():
         assert max(kinds, key=kinds.get) == "convolutions" or kinds["convolutions"] > 0
 
 
+def test_operations_of_a_step_grow_with_the_batch():
+    one, two = (components.operations(replace(TINY, batch=size))["convolutions"] for size in (2, 4))
+    assert 0 < one < two < 2.2 * one
+
+
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [
@@ -191,6 +196,22 @@ def test_places_reach_the_bound_at_the_bound():
     assert place["reached"] == 1.0
     assert place["intensity"] == 4.0
     assert place["limit"] == "memory"
+
+
+def test_bounds_of_a_step_say_which_part_of_the_peak_each_reaches():
+    peaks = [row("peak", "gemm", "torch", per_second=1e12), row("peak", "stream", "torch", per_second=1e10)]
+    parts = [
+        row("components", "moves", ms=50.0, direction="kind"),
+        row("components", "convolutions", ms=100.0, direction="kind", operations=8e10),
+        row("components", "convolutions", "authors", ms=400.0, direction="kind"),
+    ]
+    bounds = roofline.bounds_of_step(peaks + parts)
+    assert bounds.body == [
+        ["convolutions", "100", "66.7%", "400", "80.0", "800", "80%", "arithmetic"],
+        ["moves", "50", "33.3%", "", "", "", "", "memory traffic, launches"],
+        ["all", "150", "", "400", "80.0", "533", "53%", ""],
+    ]
+    assert roofline.bounds_of_step(parts) is None
 
 
 def test_the_convolutions_work_is_what_pytorch_counts():
