@@ -31,7 +31,7 @@ from dmgan_fast.training import allocator
 
 Function = Callable[..., Tensor]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")  # the last is oneDNN's
 RESULTS = Path(__file__).parent / "results"
 FILES = {  # part of `benchmarks.all` → its committed rows
     "roofline": "roofline.json",

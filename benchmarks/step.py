@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -254,34 +256,24 @@ def throughput(
 ) -> list[dict[str, Any]]:
     """Milliseconds of our step and the authors' by batch; a cell that runs out of memory says so."""
     models = Models.build(setting)
-    steps: dict[str, Step] = {"authors": theirs(models, setting.config), "dmgan_fast": ours(models, setting.config)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     with limited_memory():
-        _throughput(setting, batches, repeats, environment, steps, rows)
-    return rows
-
-
-def _throughput(
-    setting: Setting,
-    batches: tuple[int, ...],
-    repeats: int,
-    environment: dict[str, Any],
-    steps: dict[str, Step],
-    rows: list[dict[str, Any]],
-) -> None:
-    for size in batches:
-        inputs = batch_of(setting, size)
-        for name, step in steps.items():
-            row = {"op": "throughput", "case": f"{setting.name.split()[0]} B{size}", "implementation": name}
-            row |= {"direction": DIRECTION, "batch": size} | environment
-            try:
-                times = take_turns({name: lambda s=step, i=inputs: s(**i)}, repeats)[name]
-            except (RuntimeError, MemoryError) as failure:
-                if not is_out_of_memory(failure):
-                    raise
-                rows.append(row | {"out_of_memory": True, "correct": True})
-                continue
-            rows.append(row | spread(times) | {"correct": True})
+        # Ours first, the smallest batches first: what a failed allocation leaves behind is in nobody's way.
+        for name, make in (("dmgan_fast", ours), ("authors", theirs)):
+            step = make(models, setting.config)
+            for size in batches:
+                row = {"op": "throughput", "case": f"{setting.name.split()[0]} B{size}", "implementation": name}
+                row |= {"direction": DIRECTION, "batch": size} | environment
+                inputs = batch_of(setting, size)
+                try:
+                    times = take_turns({name: lambda s=step, i=inputs: s(**i)}, repeats)[name]
+                except (RuntimeError, MemoryError) as failure:
+                    if not is_out_of_memory(failure):
+                        raise
+                    rows.append(row | {"out_of_memory": True, "correct": True})
+                    continue
+                rows.append(row | spread(times) | {"correct": True})
+    return sorted(rows, key=lambda row: (row["batch"], row["implementation"]))
 
 
 _BUILD = """
@@ -305,40 +297,43 @@ def time_to_first_step(repeats: int, environment: dict[str, Any]) -> list[dict[s
     return [row | {"implementation": name} | spread(runs) | {"correct": True} for name, runs in times.items()]
 
 
-def rows_of(
-    repeats: int = 5,
-    authors: Path | None = None,
-    parts: tuple[str, ...] = ("birds", "coco", "throughput", "start"),
-    compiled: bool = True,
-) -> list[dict[str, Any]]:
-    """Every row of this benchmark."""
+PARTS = ("birds", "coco", "throughput", "start")
+
+
+def rows_of(part: str, repeats: int = 5, authors: Path | None = None, compiled: bool = True) -> list[dict[str, Any]]:
+    """Every row of one part."""
     environment = environment_of(Target())
-    rows: list[dict[str, Any]] = []
-    for name, setting in (("birds", BIRDS), ("coco", COCO)):
-        if name in parts:
-            found = case(setting, repeats, authors, environment, compiled and name == "birds")
-            show(found)
-            rows += found
-    if "throughput" in parts:
-        rows += throughput(BIRDS, (4, 8, 32), 1, environment)
-    if "start" in parts:
-        rows += time_to_first_step(2, environment)
+    if part == "throughput":
+        return throughput(BIRDS, (4, 8, 32), 1, environment)
+    if part == "start":
+        return time_to_first_step(2, environment)
+    rows = case({"birds": BIRDS, "coco": COCO}[part], repeats, authors, environment, compiled and part == "birds")
+    show(rows)
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--json", type=Path, help="write the rows here; rows of other cases in it stay")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--authors", type=Path, metavar="PATH", help="a checkout of the authors' DM-GAN, also timed")
-    parser.add_argument("--parts", default="birds,coco,throughput,start", help="some of these (default: all)")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of these (default: all)")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
-    parts = tuple(arguments.parts.split(","))
-    rows = rows_of(arguments.repeats, arguments.authors, parts, not arguments.no_compile)
-    if arguments.json:
-        write_rows(arguments.json, rows)
-    if not all(row["correct"] for row in rows):
+    parts = arguments.parts.split(",")
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        parser.error(f"--parts: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    correct = True
+    for part in parts:  # each in a process of its own: freed memory is kept, so that the next would lack it
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            rows = pool.submit(rows_of, part, arguments.repeats, arguments.authors, not arguments.no_compile).result()
+        correct = correct and all(row["correct"] for row in rows)
+        if arguments.json:
+            measured = {(row["op"], row["case"]) for row in rows}
+            before = json.loads(arguments.json.read_text()) if arguments.json.exists() else []
+            write_rows(arguments.json, [r for r in before if (r["op"], r["case"]) not in measured] + rows)
+    if not correct:
         sys.exit("our step differs from the authors' by more than rounding")
 
 
