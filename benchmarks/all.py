@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import page, regression, report
 from benchmarks.harness import FILES, RESULTS, load_rows
 
-# Runs of each; they keep the whole within a quarter of an hour on two cores.
+# Runs of each; they keep the whole within half an hour on two cores.
 REPEATS = {"ops": 7, "step": 5, "sampling": 7, "scaling": 3}
 
 

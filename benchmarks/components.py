@@ -16,7 +16,7 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.harness import Target, environment_of, write_rows
+from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
 from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast.training.meter import Meter
 
@@ -25,7 +25,8 @@ KINDS = {  # the first pattern found in an operator's name decides
     "convolutions": r"conv|mkldnn|thnn|relayout",
     "batch norm, GLU, skip": r"batch_norm|glu|native_batch",
     "memory": r"memory_|bmm|baddbmm|softmax",
-    "spectral norm, linear": r"::mv|::mm|::addmm|::dot|::addmv|addr|linear|norm",
+    "vectors of spectral norm": r"::mv|::dot|::addmv|addr|norm",
+    "linear": r"::mm|::addmm|linear",
     "optimiser, average": r"adam|foreach|lerp",
     "losses": r"words_similarity|binary_cross|log_|nll|cross_entropy",
     "moves and element by element": r"",
@@ -73,6 +74,18 @@ def operations(setting: Setting) -> Counter[str]:
     return meter.flops
 
 
+def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
+    """Our step, and the same step of discriminators without spectral norm, in turn."""
+    inputs = batch_of(setting)
+    steps = {
+        name: ours(Models.build(setting, spectral_norm=mode), setting.config)
+        for name, mode in (("dmgan_fast", "paper"), ("dmgan_fast, no spectral norm", "none"))
+    }
+    times = take_turns({name: lambda s=step: s(**inputs) for name, step in steps.items()}, repeats)
+    row = {"op": "spectral_norm", "case": setting.name, "direction": "step", "correct": True} | environment_of(Target())
+    return [row | {"implementation": name} | spread(found) for name, found in times.items()]
+
+
 def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
     """Every row of this benchmark."""
     models, inputs = Models.build(setting), batch_of(setting)
@@ -97,8 +110,9 @@ def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--repeats", type=int, default=7, help="of the step with and without spectral norm")
     arguments = parser.parse_args()
-    rows = rows_of()
+    rows = rows_of() + spectral_norm(BIRDS, arguments.repeats)
     for row in rows:
         print(f"{row['direction']:6} {row['implementation']:11} {row['case']:30} {row['median_ms']:9.1f} ms")
     if arguments.json:
