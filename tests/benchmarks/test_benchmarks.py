@@ -111,8 +111,9 @@ def test_components_cover_the_phases_of_both_steps():
 
 
 def test_operations_of_a_step_grow_with_the_batch():
-    one, two = (components.operations(replace(TINY, batch=size))["convolutions"] for size in (2, 4))
-    assert 0 < one < two < 2.2 * one
+    (one, direct), (two, _) = (components.operations(replace(TINY, batch=size)) for size in (2, 4))
+    assert 0 < one["convolutions"] < two["convolutions"] < 2.2 * one["convolutions"]
+    assert one.total() < direct < 36 / 16 * one.total(), "some convolutions save products"
 
 
 @pytest.mark.parametrize(
