@@ -136,8 +136,9 @@ def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
     if direct and timed:  # birds come first
         rate = direct / timed[0] * 1e3
         note += (
-            f" In the cheapest form that PyTorch's convolutions offer it would be {direct / 1e9:.0f} GFLOP: by that "
-            f"count the step that is not profiled reaches {rate / 1e9:.0f} GFLOP/s, {rate / peaks.flops:.0%} of the peak."
+            f" In the cheapest form that PyTorch's convolutions offer it would be {direct / 1e9:.0f} GFLOP: by "
+            f"that count the step that is not profiled reaches {rate / 1e9:.0f} GFLOP/s, "
+            f"{rate / peaks.flops:.0%} of the peak."
         )
     if norms:
         note += (
