@@ -47,6 +47,7 @@ CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation
 AUTHORS, COMPILED = "authors", "authors+compile"
 POLICIES = ("none", "op", "block", "tile")
+NUDGED = "none, weights a last bit off"
 
 # side, batch, dtype, policy
 MEASURED = [
@@ -278,12 +279,18 @@ def trained(steps: int = 50) -> Iterator[dict[str, Any]]:
     values = {"generator": generator, "discriminator_channels": 2, "step": {"damsm_weight": 0.0}}
     config = build_config(TrainConfig, values=values)
     same = {name: MemoryPolicy(checkpointing=name) for name in ("none", "op", "block", "stage")}  # type: ignore[arg-type]
-    reordered = {"none": same["none"], "judged 1 at a time": MemoryPolicy(micro_batch=1), "tile": policy("tile", 512)}
+    # The measure of what training makes of last bits: no policy, and weights that differ by them.
+    reordered = {
+        "none": same["none"],
+        NUDGED: same["none"],
+        "judged 1 at a time": MemoryPolicy(micro_batch=1),
+        "tile": policy("tile", 512),
+    }
     for dtype, policies in ((torch.float32, same), (torch.float64, reordered)):
         truth: torch.Tensor | None = None
         for name, chosen in policies.items():
             with default_dtype(dtype):
-                found = losses_of(config, chosen, steps)
+                found = losses_of(config, chosen, steps, nudged=name == NUDGED)
             truth = found if truth is None else truth
             apart = (found - truth).abs() / truth.abs().clamp(min=1e-3)
             row = {"policy": name, "dtype": str(dtype).removeprefix("torch."), "steps": steps}
@@ -301,11 +308,15 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def losses_of(config: TrainConfig, chosen: MemoryPolicy, steps: int) -> torch.Tensor:
-    """All losses of each step of a new model, ``[steps, losses]``."""
+def losses_of(config: TrainConfig, chosen: MemoryPolicy, steps: int, *, nudged: bool = False) -> torch.Tensor:
+    """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights a last bit off."""
     torch.manual_seed(0)
     step = models_of(config)
     step.set_memory(chosen)
+    if nudged:
+        with torch.random.fork_rng(), torch.no_grad():
+            for weight in (w for model in (step.generator, *step.discriminators) for w in model.parameters()):
+                weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randint(-1, 2, weight.shape))
     losses = []
     for _ in range(steps):
         batch, noise = batch_of(config, 2)
