@@ -150,7 +150,7 @@ def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
     three = next(r["bytes_per_picture"] for r in computed if r["policy"] == AUTHORS and r["side"] == 256) / MIB
     ax.axhline(three, color="#aaaaaa", linewidth=0.8, linestyle=":")
     ax.text(sides[0], three * 1.06, "the authors' three stages", fontsize=8, color="#666666")
-    ax.legend(fontsize=7.5, frameon=False, ncols=2, loc="lower right")
+    ax.legend(fontsize=7.5, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     save(figure, "memory_by_side.svg")
 
 
