@@ -140,9 +140,9 @@ def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
     slopes = {
         side: (of[max(of)] - of[min(of)]) / (max(of) - min(of)) / MIB for side, of in compiled.items() if len(of) > 1
     }
-    ax.plot(
-        list(slopes), list(slopes.values()), ":", color="black", marker="x", label="authors, torch.compile (measured)"
-    )
+    if slopes:
+        label = "authors, torch.compile (measured)"
+        ax.plot(list(slopes), list(slopes.values()), ":", color="black", marker="x", label=label)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     sides = sorted({r["side"] for r in computed})
