@@ -17,11 +17,9 @@ import argparse
 import copy
 import gc
 import json
-import multiprocessing
 import platform
 import statistics
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,7 +30,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.authors_step import AuthorsStep
-from benchmarks.harness import RESULTS, allocation_peak, cpu_model, keep_freed_memory, spread, take_turns
+from benchmarks.harness import (
+    RESULTS,
+    allocation_peak,
+    cpu_model,
+    in_own_process,
+    keep_freed_memory,
+    spread,
+    take_turns,
+)
 from dmgan_fast import __version__
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator, draw_in_tiles
@@ -113,10 +119,14 @@ def real_step(config: TrainConfig, name: str, batch_size: int) -> tuple[Any, Bat
             step.compile()
     else:
         step.set_memory(policy(name, config.generator.image_sizes[-1]))
-    batch, noise = batch_of(config, batch_size)
+    return step, *random_batch(config, batch_size)
+
+
+def random_batch(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
+    batch, noise = batch_of(config, size)
     for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
         tensor.normal_()
-    return step, batch, noise
+    return batch, noise
 
 
 def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
@@ -202,12 +212,11 @@ def measured() -> Iterator[dict[str, Any]]:
 
 def alone(function: Callable[..., int], *arguments: Any) -> int | None:
     """``function`` in a fresh process; None if the machine had not enough memory."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except (BrokenProcessPool, MemoryError):  # killed by the system
-            return None
+    try:
+        found: int = in_own_process(function, *arguments)
+    except (BrokenProcessPool, MemoryError):  # killed by the system
+        return None
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ sampling
@@ -319,9 +328,7 @@ def losses_of(config: TrainConfig, chosen: MemoryPolicy, steps: int, *, nudged: 
                 weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randint(-1, 2, weight.shape))
     losses = []
     for _ in range(steps):
-        batch, noise = batch_of(config, 2)
-        for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
-            tensor.normal_()
+        batch, noise = random_batch(config, 2)
         losses.append(torch.stack(list(step(batch, **noise).values())))
     return torch.stack(losses).double()
 

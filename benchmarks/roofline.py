@@ -125,7 +125,6 @@ def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
     first = next(iter(ours.values()))
     direct = sum(row["operations"] for row in rows if row["op"] == "components" and row["direction"] == "operations")
     norms = {row["implementation"]: row["median_ms"] for row in rows if row["op"] == "spectral_norm"}
-    share = 1 - norms["dmgan_fast, no spectral norm"] / norms["dmgan_fast"] if norms else 0.0
     note = (
         f"One profiled step, birds B4, on {first['threads']} threads of an {first['device']}. Its measured peaks: "
         f"{peaks.flops / 1e9:.0f} GFLOP/s (a matrix product) and {peaks.bandwidth / 1e9:.1f} GB/s (a sum of arrays "
@@ -141,6 +140,7 @@ def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
             f"{rate / peaks.flops:.0%} of the peak."
         )
     if norms:
+        share = 1 - norms["dmgan_fast, no spectral norm"] / norms["dmgan_fast"]
         note += (
             f" Without spectral norm the whole step takes {abs(share):.1%} {'less' if share >= 0 else 'more'}, in turn."
         )

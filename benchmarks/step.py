@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -31,6 +30,7 @@ from benchmarks.harness import (
     allocation_peak,
     environment_of,
     error,
+    in_own_process,
     is_out_of_memory,
     limited_memory,
     show,
@@ -325,9 +325,8 @@ def main() -> None:
     if unknown:
         parser.error(f"--parts: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     correct = True
-    for part in parts:  # each in a process of its own: freed memory is kept, so that the next would lack it
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows = pool.submit(rows_of, part, arguments.repeats, arguments.authors, not arguments.no_compile).result()
+    for part in parts:
+        rows = in_own_process(rows_of, part, arguments.repeats, arguments.authors, not arguments.no_compile)
         correct = correct and all(row["correct"] for row in rows)
         if arguments.json:
             measured = {(row["op"], row["case"]) for row in rows}

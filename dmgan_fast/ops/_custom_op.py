@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import BackendError
+from dmgan_fast.ops import _backends
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
@@ -27,9 +30,6 @@ def _is_plain(arguments: tuple[Any, ...]) -> bool:
     ):
         return False
     return all(type(x) in _PLAIN_TYPES and not x.is_meta for x in arguments if isinstance(x, Tensor))
-
-
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 class CustomOp:
@@ -58,7 +58,7 @@ class CustomOp:
         def refuse(ctx: Any, *grads: Tensor) -> None:
             raise BackendError(
                 f"{op}: the fused kernels have no second derivatives; use backend='reference' "
-                "(or DMGAN_FAST_BACKEND=reference)"
+                f"(or {_backends.VARIABLE}=reference)"
             )
 
         self.registered.register_autograd(refuse)
