@@ -10,14 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def memory_path(
-    h: Tensor, words: Tensor, padding_mask: Tensor, response_weight: Tensor, response_bias: Tensor, **weights: Tensor
-) -> Tensor:
-    """Writing by 1×1 convolutions, reading by batched products of transposed copies, gate repeated over channels."""
-    batch, channels, height, width = h.shape
-    pixels, count = height * width, words.shape[2]
+def memory_write(words: Tensor, mean: Tensor, **weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Key and value [B, C, T] by 1×1 convolutions, the picture's mean [B, C] repeated for every word."""
+    count = words.shape[2]
     words_last = words.transpose(1, 2)  # [B, T, D]
-    mean = h.detach().mean((2, 3))
     mean_words = mean.unsqueeze(2).repeat(1, 1, count).transpose(1, 2)  # [B, T, C]
     logit = F.linear(words_last, weights["gate_word"][None]) + F.linear(mean_words, weights["gate_image"][None])
     gate = torch.sigmoid(logit).transpose(1, 2)  # [B, 1, T]
@@ -26,16 +22,41 @@ def memory_path(
     memory = written * gate + image.repeat(1, 1, count) * (1 - gate)
     key = torch.relu(F.conv1d(memory, weights["key_weight"][..., None], weights["key_bias"]))
     value = torch.relu(F.conv1d(memory, weights["value_weight"][..., None], weights["value_bias"]))
+    return key, value
 
+
+def memory_read(
+    h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor, mask_mode: str = "paper"
+) -> tuple[Tensor, Tensor]:
+    """The read vector [B, C, H, W] and attention [B, T, H, W]: products of transposed copies, softmax over rows.
+
+    Their mask repeats the whole batch for every pixel ("official"); "paper" gives each picture its own.
+    """
+    batch, channels, height, width = h.shape
+    pixels, count = height * width, key.shape[2]
     query = h.view(batch, channels, pixels).transpose(1, 2).contiguous()  # [B, N, C]
     logits = torch.bmm(query, key).view(batch * pixels, count)
-    logits = logits.masked_fill(padding_mask.repeat_interleave(pixels, 0), -torch.inf)
-    weights_ = torch.softmax(logits, 1).view(batch, pixels, count).transpose(1, 2).contiguous()
-    read = torch.bmm(value, weights_).view(batch, channels, height, width)
+    official = mask_mode == "official"
+    mask = padding_mask.repeat(pixels, 1) if official else padding_mask.repeat_interleave(pixels, 0)
+    logits = logits.masked_fill(mask, -torch.inf)
+    attention = torch.softmax(logits, 1).view(batch, pixels, count).transpose(1, 2).contiguous()
+    return torch.bmm(value, attention).view(h.shape), attention.view(batch, count, height, width)
+
+
+def response_gate(h: Tensor, read: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The blend of the picture's features and the read vector, the gate repeated over channels."""
     both = torch.cat((h, read), 1)
-    response = torch.sigmoid(F.conv2d(both, response_weight[None, :, None, None], response_bias))
-    response = response.repeat(1, channels, 1, 1)
+    response = torch.sigmoid(F.conv2d(both, weight[None, :, None, None], bias))
+    response = response.repeat(1, h.shape[1], 1, 1)
     return read * response + h * (1 - response)
+
+
+def memory_path(
+    h: Tensor, words: Tensor, padding_mask: Tensor, response_weight: Tensor, response_bias: Tensor, **weights: Tensor
+) -> Tensor:
+    key, value = memory_write(words, h.detach().mean((2, 3)), **weights)
+    read, _ = memory_read(h, key, value, padding_mask)
+    return response_gate(h, read, response_weight, response_bias)
 
 
 def batch_norm_glu(

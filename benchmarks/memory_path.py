@@ -45,13 +45,8 @@ def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> T
 
 
 def attention(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
-    """AttnGAN's attention read as its code has it: products of transposed copies, softmax over rows of pixels."""
-    batch, channels, height, width = h.shape
-    query = h.view(batch, channels, -1).transpose(1, 2).contiguous()
-    logits = torch.bmm(query, key).view(-1, key.shape[2])
-    logits = logits.masked_fill(padding_mask.repeat_interleave(height * width, 0), -torch.inf)
-    weights = torch.softmax(logits, 1).view(batch, -1, key.shape[2]).transpose(1, 2).contiguous()
-    return torch.bmm(value, weights).view(h.shape)
+    """AttnGAN's attention read as its code has it."""
+    return authors.memory_read(h, key, value, padding_mask)[0]
 
 
 def attention_sdpa(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
 """Memory writing and reading against results of the authors' own code, outputs and every
-gradient in float64; in float32 at most twice the error of the authors' float32."""
+gradient in float64; in float32 at most twice (gradients: three times) the error of their formulation."""
+
+from collections import defaultdict
 
 import pytest
 import torch
 
+from benchmarks import authors
 from dmgan_fast import reference
 
 MODES = {"quirk": "official", "fixed": "paper"}
 RELATIVE = 1e-9
-# The gradient of B is a sum that cancels to 1/600 of A's: the order of the words and pixels alone moves its relative
-# error between 0.7e-6 and 5.0e-6, and the authors' order happens to give 1.4e-6.
-FLOAT32_FACTOR = {"grad_w/B.weight": 4}
+# A float32 error is a draw: the order of words and pixels alone moves the one of B's gradient, a sum that cancels to
+# 1/600 of A's, from 0.7e-6 to 5.0e-6. So both sides show the worst of as many orders.
+FLOAT32_ORDERS = 16
 
 # our argument -> the authors' name
 WRITE = {
@@ -44,8 +47,12 @@ def weights(arrays, names, dtype):
     return leaves
 
 
+def inputs(arrays, dtype):
+    return (arrays[f"in/{name}"].to(dtype, copy=True).requires_grad_() for name in ("h_code", "word_embs"))
+
+
 def run(arrays, mode, dtype=torch.float64, return_gate=False):
-    h, words = (arrays[f"in/{name}"].to(dtype, copy=True).requires_grad_() for name in ("h_code", "word_embs"))
+    h, words = inputs(arrays, dtype)
     write, read = weights(arrays, WRITE, dtype), weights(arrays, READ, dtype)
     key, value = reference.memory_write(words, h.mean((2, 3)).detach(), **write)
     outputs = reference.memory_read(
@@ -53,6 +60,15 @@ def run(arrays, mode, dtype=torch.float64, return_gate=False):
         return_gate=return_gate,
     )  # fmt: skip
     return h, words, write | read, key, value, outputs
+
+
+def run_authors(arrays, mode, dtype):
+    h, words = inputs(arrays, dtype)
+    write, read = weights(arrays, WRITE, dtype), weights(arrays, READ, dtype)
+    key, value = authors.memory_write(words, h.mean((2, 3)).detach(), **write)
+    vector, attention = authors.memory_read(h, key, value, arrays["in/mask"], MODES[mode])
+    result = authors.response_gate(h, vector, read["gate_weight"], read["gate_bias"])
+    return h, words, write | read, key, value, (result, attention)
 
 
 def queries(arrays, maps):
@@ -86,44 +102,75 @@ def test_small_memory_path_equals_the_authors(golden, mode):
     close(read_only, expected["out/memory_out"])
 
 
-def published_widths(golden, mode, dtype):
-    """Results at the birds' widths under the names of the golden arrays."""
-    arrays = golden("memory_big_s0_inputs")
-    h, words, leaves, key, value, (result, attention) = run(arrays, mode, dtype)
+def shuffled(arrays, seed):
+    """The same inputs with words and pixels in another order, and where each word now is.
+
+    Pixels keep their number modulo the batch: the authors' mask goes by it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch, _, height, width = arrays["in/h_code"].shape
+    words = torch.randperm(arrays["in/word_embs"].shape[2], generator=generator)
+    groups = torch.randperm(height * width // batch, generator=generator)
+    pixels = (groups[:, None] * batch + torch.arange(batch)).flatten()
+    moved = {name: arrays[name].flatten(2)[..., pixels].view_as(arrays[name]) for name in ("in/h_code", "proj/h_new")}
+    moved["proj/att"] = arrays["proj/att"].flatten(2)[:, words][..., pixels].view_as(arrays["proj/att"])
+    moved |= {name: arrays[name][..., words] for name in ("in/word_embs", "in/mask")}
+    return arrays | moved | {"query_index": pixels.argsort()[arrays["query_index"]]}, words.argsort()
+
+
+def published_widths(golden, mode, dtype, form=run, seed=None):
+    """Results at the birds' widths under the names of the golden arrays, computed in the order that ``seed`` draws."""
+    arrays, place = golden("memory_big_s0_inputs"), slice(None)
+    if seed is not None:
+        arrays, place = shuffled(arrays, seed)
+    h, words, leaves, key, value, (result, attention) = form(arrays, mode, dtype)
     scalar = (arrays["proj/h_new"].to(dtype) / 8 * result).sum() + (arrays["proj/att"].to(dtype) / 8 * attention).sum()
     scalar.backward()
     names = WRITE | READ
     found = {
-        "out/key": key,
-        "out/value": value,
+        "out/key": key[..., place],
+        "out/value": value[..., place],
         "out/h_new": queries(arrays, result),
-        "out/att": queries(arrays, attention),
+        "out/att": queries(arrays, attention)[:, place],
         "out/scalar": scalar,
         "abssum/h_new": result.abs().sum(),
         "abssum/att": attention.abs().sum(),
         "abssum/grad_h_code": h.grad.abs().sum(),
         "grad/h_code": queries(arrays, h.grad),
-        "grad/word_embs": words.grad,
+        "grad/word_embs": words.grad[..., place],
     }
-    return found | {f"grad_w/{names[name]}": leaf.grad for name, leaf in leaves.items()}
+    found |= {f"grad_w/{names[name]}": leaf.grad for name, leaf in leaves.items()}
+    return {name: tensor.detach() for name, tensor in found.items()}
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("form", [run, run_authors])
 @pytest.mark.parametrize("mode", MODES)
-def test_published_widths_equal_the_authors(golden, mode):
+def test_published_widths_equal_the_authors(golden, mode, form, seed):
     expected = golden(f"memory_big_s0_{mode}")
-    for name, tensor in published_widths(golden, mode, torch.float64).items():
+    for name, tensor in published_widths(golden, mode, torch.float64, form, seed).items():
         truth = expected[f"{mode}/f64/{name}"]
         close(tensor.reshape(truth.shape), truth)
 
 
+def float32_errors(golden, mode, form):
+    """Error of each result against the authors' float64: the largest of one order, root mean square over all orders."""
+    truth = {k.removeprefix(f"{mode}/f64/"): v for k, v in golden(f"memory_big_s0_{mode}").items() if "/f64/" in k}
+    errors = defaultdict(list)
+    for seed in range(FLOAT32_ORDERS):
+        for name, tensor in published_widths(golden, mode, torch.float32, form, seed).items():
+            if name.startswith("abssum/"):  # checksums of float64
+                continue
+            error = (tensor.double().reshape(truth[name].shape) - truth[name]).abs().max()
+            errors[name].append(error / truth[name].abs().max())
+    return {name: torch.stack(of_orders).square().mean().sqrt() for name, of_orders in errors.items()}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_float32_is_within_twice_the_authors_error(golden, mode):
-    expected = golden(f"memory_big_s0_{mode}")
-    for name, tensor in published_widths(golden, mode, torch.float32).items():
-        if name.startswith("abssum/"):  # checksums of float64
-            continue
-        truth, theirs = expected[f"{mode}/f64/{name}"], expected[f"{mode}/f32/{name}"].double()
-        ulp = torch.finfo(torch.float32).eps * truth.abs().max()
-        error = (tensor.double().reshape(truth.shape) - truth).abs().max()
-        bound = FLOAT32_FACTOR.get(name, 2) * (theirs - truth).abs().max()
-        assert error <= bound.clamp(min=ulp), f"{name}: error {error:.3e}, allowed {bound:.3e}"
+def test_float32_is_within_the_budget_of_the_authors_error(golden, mode):
+    """Their formulation runs here too: each machine's products sum in an order, and so with an error, of their own."""
+    theirs = float32_errors(golden, mode, run_authors)
+    for name, error in float32_errors(golden, mode, run).items():
+        budget = 2 if name.startswith("out/") else 3
+        allowed = max(budget * theirs[name], torch.finfo(torch.float32).eps)
+        assert error <= allowed, f"{name}: relative error {error:.3e}, allowed {allowed:.3e}"
