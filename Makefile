@@ -16,7 +16,7 @@ demo: build  ## train on the embedded set, draw from captions, write demo_out/in
 	$(BIN)/dmgan-fast demo
 
 test: build lint cpp-test  ## lint, types, layers, all tests
-	$(THREADS) $(BIN)/python -m pytest -n 2
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.environment  ## ruff, mypy, import layers
 	$(BIN)/ruff check .

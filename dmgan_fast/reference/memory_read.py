@@ -48,7 +48,7 @@ def memory_read(
     if gate_weight is not None and gate_bias is not None:
         # as 1x1 convolutions: one product over B and N at once sums the weight's gradient in float32 far less exactly
         weight_h, weight_read = gate_weight[None, :, None].chunk(2, 1)
-        gate = torch.sigmoid(F.conv1d(pixels, weight_h) + F.conv1d(read, weight_read, gate_bias))  # [B, 1, N]
+        gate = torch.sigmoid(F.conv1d(pixels, weight_h) + F.conv1d(read, weight_read) + gate_bias)  # [B, 1, N]
         result = gate * read + (1 - gate) * pixels
     outputs: tuple[Tensor, ...] = (result.reshape(h.shape),)
     if return_attention:

@@ -1,10 +1,15 @@
-// The library's operators are reachable through PyTorch's dispatcher, by name and without Python.
+// The library's operators are reachable through PyTorch's dispatcher, by name and without Python. Its path is given.
+#include <dlfcn.h>
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <cstdio>
 
-int main() {
+int main(int, char** arguments) {
+  if (!dlopen(arguments[1], RTLD_LAZY)) {
+    std::puts(dlerror());
+    return 1;
+  }
   StableIValue stack[1] = {};
   if (torch_call_dispatcher("dmgan_fast_cpu::target_version", "", stack, TORCH_ABI_VERSION)) {
     std::puts("dmgan_fast_cpu::target_version can't be called");
