@@ -2,14 +2,17 @@
 
 `u` and `v` of a forward are constants of that forward: a later iteration never changes an earlier backward.
 ``hold_weights`` finds sigma once for any number of forward and backward passes, and divides inputs by it, not weights:
-the weights of the deep layers are ten times as large as their inputs.
+the weights of the deep layers are ten times as large as their inputs. ``in_series`` divides the first input only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +22,41 @@ MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
 
 
-class Held(NamedTuple):
-    """A spectral norm within ``hold_weights``: a leaf that shares W's memory, 1 / sigma, and sigma's u and v."""
+@dataclass
+class Held:
+    """A spectral norm within ``hold_weights``: leaves that share the memory of W and the bias, 1 / sigma, and sigma's u
+    and v; ``before``: the one whose activation is this one's only input, and goes nowhere else."""
 
     weight: Tensor
+    bias: Tensor
     inverse: Tensor
     u: Tensor
     v: Tensor
+    before: Held | None = None
 
-    def gradient(self) -> Tensor | None:
-        """``d loss / d W = G - <G, W> / sigma u v^T``, where G is the leaf's gradient, which is overwritten."""
+    @cached_property
+    def inner(self) -> Tensor:
+        """``<G, W>`` where G is the gradient of the leaf.
+
+        A convolution y is linear in W and in its input x, so ``<G, W> = <dx, x> = <dy, y>``; adding a bias adds
+        ``<db, b>``, and a homogeneous activation changes nothing. Down a series only biases are multiplied.
+        """
+        if self.before is None:
+            return _dot(self.weight)
+        return self.before.inner + _dot(self.before.bias)
+
+    def take_gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """``d loss / d W = G - <G, W> / sigma u v^T``, in G's memory, and that of the bias."""
         gradient = self.weight.grad
         if gradient is not None:
-            inner = gradient.flatten().dot(self.weight.detach().flatten())
-            gradient.view(len(gradient), -1).addr_(self.u * (-inner * self.inverse), self.v)
-        return gradient
+            gradient.view(len(gradient), -1).addr_(self.u * (-self.inner * self.inverse), self.v)
+        self.weight.grad = None
+        return gradient, self.bias.grad
+
+
+def _dot(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None
+    return leaf.grad.flatten().dot(leaf.detach().flatten())
 
 
 class SpectralNormConv2d(nn.Conv2d):
@@ -69,34 +92,47 @@ class SpectralNormConv2d(nn.Conv2d):
             x, weight = x * self.held.inverse.to(x.dtype), self.held.weight
         else:
             weight = self.weight if self.mode == "none" else self.normalized_weight()
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x, weight, self.bias if self.held is None else self.held.bias, self.stride, self.padding)
 
     def normalized_weight(self) -> Tensor:
         """``W / (u^T W v)`` ``[O, I, k, k]``, after a power iteration where the mode asks for one."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            u, v, _ = self._singular_vectors()
+            ((u, v, _),) = _singular_vectors([self])
             return self.weight / u.dot(self.weight.flatten(1).mv(v))
 
-    @torch.no_grad()
-    def hold(self) -> Held:
-        """Sigma, after a power iteration where the mode asks for one, and a leaf for gradients."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            u, v, image = self._singular_vectors()
-            weight = self.weight.detach().requires_grad_(self.weight.requires_grad)
-            return Held(weight, u.dot(image).reciprocal(), u, v)
+    @property
+    def iterates(self) -> bool:
+        """Whether a forward makes a power iteration."""
+        return self.mode == "official" or (self.training and self.weight.requires_grad)
 
-    @torch.no_grad()
-    def _singular_vectors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """u, v and W v; copies, so that a later iteration cannot reach this forward's backward."""
-        matrix = self.weight.flatten(1)
-        if self.mode == "official" or (self.training and self.weight.requires_grad):
-            v = _unit(matrix.t().mv(self.u))
-            image = matrix.mv(v)
-            u = _unit(image)
-            self.u.copy_(u)
-            self.v.copy_(v)
-            return u, v, image
-        return self.u.clone(), self.v.clone(), matrix.mv(self.v)
+
+def in_series(convs: Sequence[nn.Module], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """``x`` through ``convs``, each followed by ``activation``, which is homogeneous: ``a(s x) = s a(x)`` for s > 0.
+
+    Of weights that are held, all sigmas divide the first, which is small, and each bias is divided by those that come
+    after it: an intermediate result is what it would be, over the sigmas still to come. Float16 has no room for that.
+    """
+    held = [conv.held for conv in convs if isinstance(conv, SpectralNormConv2d) and conv.held is not None]
+    for before, each in pairwise(held):
+        each.before = before if before.weight.requires_grad and before.bias.requires_grad else None
+    if len(held) < len(convs) or _computes_in_float16(x):
+        for conv in convs:
+            x = activation(conv(x))
+        return x
+    scales = torch.stack([each.inverse for each in held]).flip(0).cumprod(0).flip(0)  # 1 / sigma of each and later ones
+    weights = [held[0].weight * scales[0], *(each.weight for each in held[1:])]
+    biases = [*(each.bias * scale for each, scale in zip(held, scales[1:], strict=False)), held[-1].bias]
+    for conv, weight, bias in zip(convs, weights, biases, strict=True):
+        assert isinstance(conv, SpectralNormConv2d)
+        x = activation(F.conv2d(x, weight, bias, conv.stride, conv.padding))
+    return x
+
+
+def _computes_in_float16(x: Tensor) -> bool:
+    kind = x.device.type
+    return x.dtype == torch.float16 or (
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    )
 
 
 @contextmanager
@@ -107,7 +143,7 @@ def hold_weights(module: nn.Module) -> Iterator[None]:
     iterate on every forward as ever.
     """
     convs = [m for m in module.modules() if isinstance(m, SpectralNormConv2d) and m.mode == "paper"]
-    held = [conv.hold() for conv in convs]
+    held = _hold(convs)
     for conv, each in zip(convs, held, strict=True):
         conv.held = each
     try:
@@ -116,10 +152,81 @@ def hold_weights(module: nn.Module) -> Iterator[None]:
         for conv in convs:
             conv.held = None
     with torch.no_grad():
-        gradients = [each.gradient() for each in held]
-    reached = [(conv.weight, g) for conv, g in zip(convs, gradients, strict=True) if g is not None]
+        reached = [
+            (parameter, gradient)
+            for conv, each in zip(convs, held, strict=True)
+            for parameter, gradient in zip((conv.weight, conv.bias), each.take_gradients(), strict=True)
+            if gradient is not None
+        ]
     if reached:
-        torch.autograd.backward(*zip(*reached, strict=True))  # type: ignore[arg-type]
+        parameters, gradients = map(list, zip(*reached, strict=True))
+        reached.clear()
+        _Hand.apply(gradients, *parameters).backward()
+
+
+@torch.no_grad()
+def _hold(convs: list[SpectralNormConv2d]) -> list[Held]:
+    if not convs:
+        return []
+    with torch.autocast(convs[0].weight.device.type, enabled=False):
+        vectors = _singular_vectors(convs)
+        inverses = [u.dot(image) for u, _, image in vectors]
+        torch._foreach_reciprocal_(inverses)
+    return [
+        Held(_leaf(conv.weight), _leaf(conv.bias), inverse, u, v)  # type: ignore[arg-type]  # there is a bias
+        for conv, inverse, (u, v, _) in zip(convs, inverses, vectors, strict=True)
+    ]
+
+
+class _Hand(torch.autograd.Function):
+    """Gradients to parameters, through their hooks and without a copy: nobody else holds them then."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        handed = (None, *ctx.gradients)
+        ctx.gradients.clear()
+        return handed
+
+
+def _leaf(parameter: Tensor) -> Tensor:
+    return parameter.detach().requires_grad_(parameter.requires_grad)
+
+
+@torch.no_grad()
+def _singular_vectors(convs: list[SpectralNormConv2d]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """u, v and W v of each, after a power iteration where the mode asks for one. u and v are copies: a later iteration
+    cannot reach this forward's backward."""
+    matrices = [conv.weight.flatten(1) for conv in convs]
+    iterating = [(conv, matrix) for conv, matrix in zip(convs, matrices, strict=True) if conv.iterates]
+    if iterating:
+        vs = _units([matrix.t().mv(conv.u) for conv, matrix in iterating])
+        images = [matrix.mv(v) for (_, matrix), v in zip(iterating, vs, strict=True)]
+        us = _units(images)
+        torch._foreach_copy_([conv.u for conv, _ in iterating], us)
+        torch._foreach_copy_([conv.v for conv, _ in iterating], vs)
+    iterated = iter(zip(us, vs, images, strict=True)) if iterating else iter(())
+    return [
+        next(iterated) if conv.iterates else _as_they_are(conv, matrix)
+        for conv, matrix in zip(convs, matrices, strict=True)
+    ]
+
+
+def _as_they_are(conv: SpectralNormConv2d, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """v with the sign that makes sigma positive: vectors that never iterated may point anywhere."""
+    image = matrix.mv(conv.v)
+    sign = conv.u.dot(image).sign()
+    return conv.u.clone(), conv.v * sign, image * sign
+
+
+def _units(vectors: list[Tensor]) -> list[Tensor]:
+    norms = torch._foreach_norm(vectors)
+    torch._foreach_add_(norms, NORM_EPS)
+    return list(torch._foreach_div(vectors, norms))
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -178,11 +178,15 @@ def test_spectral_norm_iterates_as_its_mode_says():
     }
 
 
-def test_held_spectral_norms_give_the_gradients_of_normalised_weights():
+@pytest.mark.parametrize("side", [64, 256])
+def test_held_spectral_norms_give_the_gradients_of_normalised_weights(side):
     torch.manual_seed(0)
-    plain = Discriminator(DiscriminatorConfig(image_size=64, base_channels=2, sentence_channels=4)).double()
+    plain = Discriminator(DiscriminatorConfig(image_size=side, base_channels=2, sentence_channels=4)).double()
+    for name, parameter in plain.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
     held = copy.deepcopy(plain)
-    pictures, sentence = torch.randn(2, 2, 3, 64, 64).double(), torch.randn(2, 4).double()
+    pictures, sentence = torch.randn(2, 2, 3, side, side).double(), torch.randn(2, 4).double()
     plain(torch.cat(tuple(pictures)), torch.cat((sentence, sentence))).exp().sum().backward()
     for parameter in held.parameters():
         parameter.grad = torch.ones_like(parameter)  # gradients are added to what is there
@@ -194,6 +198,38 @@ def test_held_spectral_norms_give_the_gradients_of_normalised_weights():
             torch.testing.assert_close(ours.grad - 1, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
     for ours, theirs in zip(held.buffers(), plain.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_sigma_is_positive_before_any_iteration():
+    torch.manual_seed(0)
+    pictures, sentence = torch.randn(2, 3, 64, 64), torch.randn(2, 4)
+    discriminator = Discriminator(DiscriminatorConfig(image_size=64, base_channels=2, sentence_channels=4)).eval()
+    discriminator, pictures, sentence = discriminator.double(), pictures.double(), sentence.double()
+    convs = [*discriminator.down, discriminator.joint]
+    assert min(conv.u.dot(conv.weight.flatten(1).mv(conv.v)) for conv in convs) < 0
+    with hold_weights(discriminator):
+        assert min(conv.held.inverse for conv in convs) > 0
+        held = discriminator(pictures, sentence)
+    torch.testing.assert_close(held, discriminator(pictures, sentence), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
+    torch.manual_seed(0)
+    discriminator = Discriminator(DiscriminatorConfig(image_size=256, base_channels=2, sentence_channels=4))
+    with torch.no_grad():
+        for conv in discriminator.down:  # a product of sigmas far beyond what float16 can hold
+            conv.weight.mul_(1000)
+    discriminator.train()(torch.randn(1, 3, 256, 256), torch.randn(1, 4))  # sigma is one of an iteration
+    discriminator.eval()
+    pictures, sentence = torch.randn(2, 3, 256, 256), torch.randn(2, 4)
+    truth = copy.deepcopy(discriminator).double()(pictures.double(), sentence.double())
+    with torch.autocast("cpu", dtype):
+        plain = discriminator(pictures, sentence)
+        with hold_weights(discriminator):
+            held = discriminator(pictures, sentence)
+    assert (held - truth).abs().max() <= 2 * (plain - truth).abs().max()
+    assert (plain - truth).abs().max() <= 0.05 * truth.abs().max()
 
 
 def test_text_encoder_ignores_what_stands_in_the_padding():
