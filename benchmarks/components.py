@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import flop_registry
@@ -20,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
 from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast.training.meter import Meter
+from dmgan_fast.training.step import TrainStep
 
 PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")
 KINDS = {  # the first pattern found in an operator's name decides
@@ -87,14 +91,30 @@ def operations(setting: Setting) -> tuple[Counter[str], float]:
 
 
 def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """Our step, and the same step of discriminators without spectral norm, in turn."""
-    inputs = batch_of(setting)
-    steps = {
-        name: ours(Models.build(setting, spectral_norm=mode), setting.config)
-        for name, mode in (("dmgan_fast", "paper"), ("dmgan_fast, no spectral norm", "none"))
-    }
-    times = take_turns({name: lambda s=step: s(**inputs) for name, step in steps.items()}, repeats)
-    row = {"op": "spectral_norm", "case": setting.name, "direction": "step", "correct": True} | environment_of(Target())
+    """All that a step does with discriminators, with spectral norm and without, in turn; the noise of whole steps would
+    hide it. ``cost_ms``: what neighbouring runs differ by.
+    """
+    batch = batch_of(setting)["batch"]
+
+    def part(mode: str) -> Callable[[], None]:
+        models = Models.build(setting, spectral_norm=mode)
+        step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
+        pictures = [torch.tanh(image) for image in batch.images]
+
+        def run() -> None:
+            for k, picture in enumerate(pictures):
+                step._update_discriminator(k, batch, picture)
+            step._learn(False)
+            step._picture_gradients(batch, pictures)
+            step._learn(True)
+
+        return run
+
+    times = take_turns({"with spectral norm": part("paper"), "without spectral norm": part("none")}, repeats)
+    costs = spread([more - less for more, less in zip(*times.values(), strict=True)])
+    row = {"op": "spectral_norm", "case": setting.name, "direction": "discriminators", "correct": True}
+    row |= environment_of(Target()) | {"repeats": repeats}
+    row |= {name.replace("_ms", "_cost_ms"): value for name, value in costs.items()}
     return [row | {"implementation": name} | spread(found) for name, found in times.items()]
 
 
@@ -127,7 +147,7 @@ def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=7, help="of the step with and without spectral norm")
+    parser.add_argument("--repeats", type=int, default=31, help="with and without spectral norm")
     arguments = parser.parse_args()
     rows = rows_of() + spectral_norm(BIRDS, arguments.repeats)
     for row in rows:

@@ -244,7 +244,8 @@ def components(rows: Rows) -> Figure:
         axis.invert_yaxis()
         axis.set_title(f"by {direction}", loc="left", fontsize=10, fontweight="bold")
         axis.margins(x=0.12)
-        axis.legend(frameon=False, fontsize=8, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        if names:
+            axis.legend(frameon=False, fontsize=8, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.tight_layout()
     return figure
 
