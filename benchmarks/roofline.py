@@ -143,7 +143,7 @@ def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
         share, low, high = (norm[f"{name}_cost_ms"] / timed[0] for name in ("median", "p20", "p80"))
         note += (
             f" Spectral norm takes {norm['median_cost_ms']:.0f} ms, {share:.1%} of it ({low:.1%} to {high:.1%}: 20th "
-            f"and 80th percentile of {norm['repeats']} pairs of all that is done with discriminators, with and without)."
+            f"and 80th percentile of {norm['repeats']} pairs of all done with discriminators, with and without it)."
         )
     heads = ["part", "ms", "of our step", "authors ms", "GFLOP done", "GFLOP/s", "of the peak", "bound by"]
     return Bounds(note, heads, body)
