@@ -27,7 +27,7 @@ lint: $(VENV)/.environment  ## ruff, mypy, import layers
 cpp-test: build  ## C++ tests
 	$(BIN)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
 	$(BIN)/cmake --build build/cpp -j 2 >/dev/null
-	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+	$(BIN)/ctest --test-dir build/cpp -j 2 --output-on-failure
 
 gpu: build  ## on a machine with a GPU: build for it, prove every op on the card, run all benchmarks
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(MAKE) gpu-run; \
