@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +96,12 @@ def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     hide it. ``cost_ms``: what neighbouring runs differ by.
     """
     batch = batch_of(setting)["batch"]
+    pictures = [torch.tanh(image) for image in batch.images]
 
-    def part(mode: str) -> Callable[[], None]:
+    def part(mode: str) -> Callable[[], object]:
         models = Models.build(setting, spectral_norm=mode)
         step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
-        pictures = [torch.tanh(image) for image in batch.images]
-
-        def run() -> None:
-            for k, picture in enumerate(pictures):
-                step._update_discriminator(k, batch, picture)
-            step._learn(False)
-            step._picture_gradients(batch, pictures)
-            step._learn(True)
-
-        return run
+        return partial(step._judge, batch, pictures)
 
     times = take_turns({"with spectral norm": part("paper"), "without spectral norm": part("none")}, repeats)
     costs = spread([more - less for more, less in zip(*times.values(), strict=True)])

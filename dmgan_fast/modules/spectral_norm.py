@@ -2,7 +2,7 @@
 
 `u` and `v` of a forward are constants of that forward: a later iteration never changes an earlier backward.
 ``hold_weights`` finds sigma once for any number of forward and backward passes, and divides inputs by it, not weights:
-the weights of the deep layers are ten times as large as their inputs. ``in_series`` divides the first input only.
+the weights of the deep layers are ten times as large as their inputs. ``in_series`` divides one weight.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Held:
         return self.before.inner + _dot(self.before.bias)
 
     def take_gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """``d loss / d W = G - <G, W> / sigma u v^T``, in G's memory, and that of the bias."""
+        """``d loss / d W = G - <G, W> / sigma u v^T``, in G's memory, and that of the bias. A series goes in its order:
+        ``inner`` needs the first G before it is overwritten."""
         gradient = self.weight.grad
         if gradient is not None:
             gradient.view(len(gradient), -1).addr_(self.u * (-self.inner * self.inverse), self.v)
@@ -84,8 +85,9 @@ class SpectralNormConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
         self.mode = mode
         if mode != "none":
-            self.register_buffer("u", _unit(torch.randn(out_channels)))
-            self.register_buffer("v", _unit(torch.randn(self.weight[0].numel())))
+            u, v = _units([torch.randn(out_channels), torch.randn(self.weight[0].numel())])
+            self.register_buffer("u", u)
+            self.register_buffer("v", v)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
@@ -201,24 +203,21 @@ def _leaf(parameter: Tensor) -> Tensor:
 def _singular_vectors(convs: list[SpectralNormConv2d]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """u, v and W v of each, after a power iteration where the mode asks for one. u and v are copies: a later iteration
     cannot reach this forward's backward."""
-    matrices = [conv.weight.flatten(1) for conv in convs]
-    iterating = [(conv, matrix) for conv, matrix in zip(convs, matrices, strict=True) if conv.iterates]
+    found = {}
+    iterating = [conv for conv in convs if conv.iterates]
     if iterating:
-        vs = _units([matrix.t().mv(conv.u) for conv, matrix in iterating])
-        images = [matrix.mv(v) for (_, matrix), v in zip(iterating, vs, strict=True)]
+        vs = _units([conv.weight.flatten(1).t().mv(conv.u) for conv in iterating])
+        images = [conv.weight.flatten(1).mv(v) for conv, v in zip(iterating, vs, strict=True)]
         us = _units(images)
-        torch._foreach_copy_([conv.u for conv, _ in iterating], us)
-        torch._foreach_copy_([conv.v for conv, _ in iterating], vs)
-    iterated = iter(zip(us, vs, images, strict=True)) if iterating else iter(())
-    return [
-        next(iterated) if conv.iterates else _as_they_are(conv, matrix)
-        for conv, matrix in zip(convs, matrices, strict=True)
-    ]
+        torch._foreach_copy_([conv.u for conv in iterating], us)
+        torch._foreach_copy_([conv.v for conv in iterating], vs)
+        found = dict(zip(iterating, zip(us, vs, images, strict=True), strict=True))
+    return [found[conv] if conv in found else _as_they_are(conv) for conv in convs]
 
 
-def _as_they_are(conv: SpectralNormConv2d, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _as_they_are(conv: SpectralNormConv2d) -> tuple[Tensor, Tensor, Tensor]:
     """v with the sign that makes sigma positive: vectors that never iterated may point anywhere."""
-    image = matrix.mv(conv.v)
+    image = conv.weight.flatten(1).mv(conv.v)
     sign = conv.u.dot(image).sign()
     return conv.u.clone(), conv.v * sign, image * sign
 
@@ -227,7 +226,3 @@ def _units(vectors: list[Tensor]) -> list[Tensor]:
     norms = torch._foreach_norm(vectors)
     torch._foreach_add_(norms, NORM_EPS)
     return list(torch._foreach_div(vectors, norms))
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / (vector.norm() + NORM_EPS)

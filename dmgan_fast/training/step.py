@@ -217,6 +217,16 @@ class TrainStep:
         with record_function("draw"):
             parts = self._draw(batch, noise, eps)
         pictures = [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
+        losses, gradients, judged = self._judge(batch, pictures)
+        with record_function("generator"):
+            losses |= judged | self._update_generator(parts, gradients)
+        weighted = self.config.conditioning_weight * losses["conditioning"]
+        losses["generator"] = self._total(judged) + weighted
+        self.average.update(self.generator)
+        return losses
+
+    def _judge(self, batch: Batch, pictures: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
+        """Update the discriminators, then have them judge: their losses, the pictures' gradients and losses."""
         losses: dict[str, Tensor] = {}
         for k, discriminator in enumerate(self.discriminators):
             with record_function(f"discriminator_{discriminator.config.image_size}"):
@@ -226,12 +236,7 @@ class TrainStep:
             gradients, judged = self._picture_gradients(batch, pictures)
         finally:
             self._learn(True)
-        with record_function("generator"):
-            losses |= judged | self._update_generator(parts, gradients)
-        weighted = self.config.conditioning_weight * losses["conditioning"]
-        losses["generator"] = self._total(judged) + weighted
-        self.average.update(self.generator)
-        return losses
+        return losses, gradients, judged
 
     # ------------------------------------------------------------------------------------------------------ generator
 

@@ -12,7 +12,7 @@ from dmgan_fast import reference
 MODES = {"quirk": "official", "fixed": "paper"}
 RELATIVE = 1e-9
 # A float32 error is a draw: the order of words and pixels alone moves the one of B's gradient, a sum that cancels to
-# 1/600 of A's, from 0.7e-6 to 5.0e-6. So both sides show the worst of as many orders.
+# 1/600 of A's, from 0.7e-6 to 5.0e-6. So both sides are averaged over as many orders.
 FLOAT32_ORDERS = 16
 
 # our argument -> the authors' name
