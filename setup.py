@@ -1,7 +1,7 @@
 """Builds the native libraries on PyTorch's stable ABI: one wheel per platform for CPython >= 3.10, torch >= 2.11.
 
 ``DMGAN_FAST_CUDA=1`` (or 0) decides whether the CUDA library is built; unset, it is where PyTorch sees a card and a
-CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures.
+CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures, at the price of a front end's run for each.
 """
 
 import os
@@ -16,7 +16,8 @@ TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TORCH_ABI]
 # A register spilled to local memory is an error, not a surprise.
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror", TORCH_ABI]
-CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
+# The kernels ask for nothing that sm_80 lacks: one front end's run (two thirds of the time) serves all cards.
+CUDA_ARCHITECTURES = "-gencode=arch=compute_80,code=[sm_80,sm_90,sm_100,compute_80]"
 
 
 def wants_cuda() -> bool:
@@ -28,6 +29,10 @@ def wants_cuda() -> bool:
     return choice == "1" or (not choice and CUDA_HOME is not None and torch.cuda.is_available())
 
 
+def size(path: Path) -> int:
+    return path.stat().st_size
+
+
 PACKAGES = [
     "dmgan_fast",
     *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
@@ -35,13 +40,14 @@ PACKAGES = [
 EXTENSIONS = [
     CppExtension(
         "dmgan_fast._C",
-        sorted(str(path) for path in Path("csrc/cpu").glob("*.cpp")),
+        [str(path) for path in sorted(Path("csrc/cpu").glob("*.cpp"), key=size, reverse=True)],  # the longest first
         py_limited_api=True,
         extra_compile_args={"cxx": CXX_FLAGS},
     )
 ]
 if wants_cuda():
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        NVCC_FLAGS.append(CUDA_ARCHITECTURES)
     EXTENSIONS.append(
         CUDAExtension(
             "dmgan_fast._cuda",

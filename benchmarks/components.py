@@ -71,7 +71,7 @@ class _KindMeter(Meter):
     direct = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._phase = kind_of(func.name())
+        self.phase = kind_of(func.name())
         before = self.flops.total()
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if func._overloadpacket in flop_registry:  # not an op that ran others, which were counted
@@ -92,19 +92,23 @@ def operations(setting: Setting) -> tuple[Counter[str], float]:
 
 
 def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
-    """All that a step does with discriminators, with spectral norm and without, in turn; the noise of whole steps would
-    hide it. ``cost_ms``: what neighbouring runs differ by.
+    """All that a step does with discriminators, with spectral norm and without, and the whole step, in turn; the noise
+    of whole steps would hide the difference. ``cost_ms``: what neighbouring runs differ by.
     """
-    batch = batch_of(setting)["batch"]
+    inputs = batch_of(setting)
+    batch = inputs["batch"]
     pictures = [torch.tanh(image) for image in batch.images]
 
     def part(mode: str) -> Callable[[], object]:
         models = Models.build(setting, spectral_norm=mode)
         step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
-        return partial(step._judge, batch, pictures)
+        return partial(step.judge, batch, pictures)
 
-    times = take_turns({"with spectral norm": part("paper"), "without spectral norm": part("none")}, repeats)
-    costs = spread([more - less for more, less in zip(*times.values(), strict=True)])
+    whole = partial(ours(Models.build(setting), setting.config), **inputs)
+    runs = {"with spectral norm": part("paper"), "without spectral norm": part("none"), "whole step": whole}
+    times = take_turns(runs, repeats)
+    more, less, _ = times.values()
+    costs = spread([a - b for a, b in zip(more, less, strict=True)])
     row = {"op": "spectral_norm", "case": setting.name, "direction": "discriminators", "correct": True}
     row |= environment_of(Target()) | {"repeats": repeats}
     row |= {name.replace("_ms", "_cost_ms"): value for name, value in costs.items()}

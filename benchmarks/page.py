@@ -28,7 +28,7 @@ from dmgan_fast.report import STYLE
 
 Rows = list[dict[str, Any]]
 OURS, THEIRS, RIVAL = "#2f6fde", "#9aa3b2", "#d3893b"
-OPS = ("memory_path", "attention_read", "batch_norm_glu", "upsample_conv3x3", "words_similarity")
+OPS = ("memory_path", "attention_read", "batch_norm_glu", "conv3x3", "upsample_conv3x3", "words_similarity")
 EXTRA = """
 svg { width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-size: 13.5px; } td, th { padding: 4px 10px; text-align: left;
@@ -203,7 +203,7 @@ def roof(rows: Rows) -> Figure:
     axis.plot(line, [min(peaks.flops, x * peaks.bandwidth) / 1e9 for x in line], color="#1d2430")
     axis.text(4000, peaks.flops / 1e9, f"{peaks.flops / 1e9:.0f} GFLOP/s ", ha="right", va="bottom", fontsize=9)
     axis.text(0.06, 0.07 * peaks.bandwidth / 1e9, f"{peaks.bandwidth / 1e9:.1f} GB/s", rotation=33, fontsize=9)
-    markers = dict(zip(OPS, "ovsD^", strict=True))
+    markers = dict(zip(OPS, "ovsPD^", strict=True))
     for place in roofline.places(_of(rows, *OPS), peaks):
         if place["direction"] != "forward+backward":
             continue

@@ -1,7 +1,8 @@
 """Floating point operations and bytes that each op cannot do without: every input read once, every result written once.
 
-Products of the cheapest exact form PyTorch's own kernels offer are counted (16 per pixel for the up-sampling
-convolution), 2 operations each; backward takes twice the forward's. What stays in cache between passes costs nothing.
+Products of the cheapest exact form PyTorch's own kernels offer are counted (9 a pixel for conv3x3, 16 for the
+up-sampling convolution), 2 operations each; backward takes twice the forward's. What stays in cache between passes
+costs nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ def batch_norm_glu(batch: int, channels: int, pixels: int, width: int = 4) -> Wo
     """x of ``channels`` → half; backward reads x and the gradient and writes x's."""
     picture = batch * channels * pixels * width
     return _both(6.0 * batch * channels * pixels, 1.5 * picture, 4 * picture)
+
+
+def conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:
+    """x → y of the same side."""
+    x, y, weight = batch * inputs * pixels * width, batch * outputs * pixels * width, 9 * inputs * outputs * width
+    return _both(18.0 * batch * inputs * outputs * pixels, x + y + weight, 3 * x + 2 * y + 3 * weight)
 
 
 def upsample_conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:

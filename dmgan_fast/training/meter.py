@@ -37,11 +37,10 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self.device_type = device_type
         self.now: Counter[str] = Counter()
-        # By phase, as torch.profiler.record_function names it: operations; bytes by kind at its peak, and at its start.
+        # By phase, as torch.profiler.record_function names it: operations; bytes by kind at its peak.
         self.flops: Counter[str] = Counter()
         self.peaks: dict[str, Counter[str]] = {}
-        self.begins: dict[str, Counter[str]] = {}
-        self._phase = ""
+        self.phase = ""
         self._kinds: dict[int, str] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
 
@@ -57,7 +56,7 @@ class Meter(TorchDispatchMode):
 
     def reset(self) -> None:
         """Forget peaks and operations, but not what is alive."""
-        self.peaks, self.begins, self.flops = {}, {}, Counter()
+        self.peaks, self.flops, self.phase = {}, Counter(), ""
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
@@ -84,8 +83,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
-            self._phase = args[0]
-            self.begins.setdefault(self._phase, Counter(self.now))
+            self.phase = args[0]
         body = ops.BODIES.get(func)
         if body is not None and body in ops.TILED:
             return self._run_tiled(body, args)
@@ -102,17 +100,17 @@ class Meter(TorchDispatchMode):
                 self._count(tensor, "temporary")
         self._note_peak(inside)
         if func._overloadpacket in flop_registry:
-            self.flops[self._phase] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.flops[self.phase] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
         return result
 
     def _run_tiled(self, body: Any, args: Any) -> Any:
         """A few tiles stand for all."""
         x, rows = ops.TILED[body](args)
-        before = self.flops[self._phase]
+        before = self.flops[self.phase]
         with tiled_block.few_tiles(), self:
             result = body(*args)
-        visited = self.flops[self._phase] - before
-        self.flops[self._phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
+        visited = self.flops[self.phase] - before
+        self.flops[self.phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
         return result
 
     def _count(self, tensor: Tensor | None, kind: str) -> None:
@@ -133,10 +131,10 @@ class Meter(TorchDispatchMode):
         del self._alive[key]
 
     def _note_peak(self, inside: int = 0) -> None:
-        known = self.peaks.get(self._phase)
+        known = self.peaks.get(self.phase)
         if known is None or self.now.total() + inside > known.total():
-            self.peaks[self._phase] = Counter(self.now)
-            self.peaks[self._phase]["temporary"] += inside
+            self.peaks[self.phase] = Counter(self.now)
+            self.peaks[self.phase]["temporary"] += inside
 
 
 # ------------------------------------------------------------------------------------------------- inside operators
@@ -148,8 +146,8 @@ def _temporary(func: Any, args: Any, result: Any) -> int:
         x, weight, transposed = args[0], args[1], args[6]
         return _in_convolution(x, weight, result, transposed)
     if func is torch.ops.aten.convolution_backward.default:
-        grad, x, weight = args[:3]
-        return _in_convolution_backward(grad, x, weight, *result[:2])
+        grad, x, weight, _, stride = args[:5]
+        return _in_convolution_backward(grad, x, weight, stride, *result[:2])
     return 0
 
 
@@ -165,17 +163,27 @@ def _in_convolution(x: Tensor, weight: Tensor, y: Tensor, transposed: bool) -> i
 
 
 def _in_convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, grad_x: Tensor | None, grad_weight: Tensor | None
+    grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], grad_x: Tensor | None, grad_weight: Tensor | None
 ) -> int:
     """First the gradient of x, then, while that is there, the gradient of the weight."""
+    scratch = _scratch(grad, x, weight, stride)
     if _channels_last(x):
-        of_x, of_weight = 2 * weight.nbytes, 3 * weight.nbytes
+        of_x, of_weight = 2 * weight.nbytes, weight.nbytes + max(2 * weight.nbytes, scratch)
     else:
         both = _blocked(grad) + _blocked(x, given=True)
         of_x = max(both + weight.nbytes - x.nbytes, _blocked(x))
-        of_weight = both + weight.nbytes
+        of_weight = both + max(weight.nbytes, scratch)
     later = 0 if grad_weight is None else grad_weight.nbytes
     return max(of_x - later if grad_x is not None else 0, of_weight if grad_weight is not None else 0)
+
+
+def _scratch(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int]) -> int:
+    """Beside the gradient of a sixteen-bit weight: its sum in float32, and both factors turned around, a picture for
+    each thread, or one that all threads share if it is strided."""
+    if weight.dtype not in (torch.bfloat16, torch.float16):
+        return 0
+    at_once = min(len(x), torch.get_num_threads()) if max(stride) == 1 else 1
+    return 2 * weight.nbytes + (x.nbytes + grad.nbytes) // len(x) * at_once
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The memory planner: what a training step needs, and the cheapest policy under which it fits.
 
-Nothing is computed: the real step runs on tensors without data (``meter``), once for each policy tried.
+Nothing is computed: the real step runs on tensors without data (``meter``). How it draws and how it judges pictures is
+run apart, so that policies which share one of them share its cost.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmgan_fast.config import load_config, to_dict
@@ -39,11 +42,9 @@ from dmgan_fast.training.weights import find_bundle
 UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
 MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
-# Micro-batches make a step long. Beyond these batch sizes they are not run one by one: the bytes and the arithmetic of
-# what goes through them are lines through these two.
-SMALL, LARGE = 2, 3
-WHOLE = ("draw", "generator")  # phases of a step that know no micro-batches
-AFTER_DRAWING = f"discriminator_{FIRST_SIDE}"  # the phase that begins with all that the generator keeps
+# Micro-batches make a step long. Beyond this number they are not run one by one: bytes and arithmetic of judging are
+# lines through two smaller batches. (The last part has a picture less to pair with wrong captions: two are too few.)
+FEW_PARTS = 4
 
 
 def parse_size(text: str) -> int:
@@ -72,15 +73,11 @@ def show_size(size: float) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """One policy at one batch: by phase of the step, bytes by kind at the peak and floating point operations.
-
-    ``held``: bytes by kind once the pictures are drawn.
-    """
+    """One policy at one batch: by phase of the step, bytes by kind at the peak and floating point operations."""
 
     policy: MemoryPolicy
     phases: Mapping[str, Mapping[str, int]]
     arithmetic: Mapping[str, int]
-    held: Mapping[str, int]
 
     @cached_property
     def peak(self) -> Mapping[str, int]:
@@ -227,7 +224,7 @@ def plan(
     if memory_bytes < 1:
         raise InputError(f"plan: memory_bytes must be positive, got {memory_bytes}")
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
-    measure = Measure(config, kind)
+    measure = measure_of(config, kind)
     policies = list(_ladder(config, batch_size))
     least = measure(policies[0], batch_size)
     if measure.state_bytes > memory_bytes:
@@ -326,11 +323,11 @@ def largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
 def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
     """The largest side at which the most frugal policy fits, 0 if none does."""
     config = known.config
-    side = own = config.generator.image_sizes[-1]
+    side = config.generator.image_sizes[-1]
 
     def fits(side: int) -> bool:
         wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
-        measure = known if side == own else Measure(wider, known.meter.device_type)
+        measure = measure_of(wider, known.meter.device_type)
         if measure.state_bytes > budget:
             return False
         *_, frugal = _ladder(wider, batch_size)
@@ -350,12 +347,23 @@ def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- measuring
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Drawing with the generator's update, or judging: as ``Cost``. ``held``: bytes by kind while pictures are judged
+    that are there before it begins."""
+
+    phases: Mapping[str, Mapping[str, int]]
+    arithmetic: Mapping[str, int]
+    held: Mapping[str, int]
+
+
 class Measure:
-    """Runs steps of a run's models without data; what a policy costs at a batch size is remembered."""
+    """Runs steps of a run's models without data; what is found is remembered."""
 
     def __init__(self, config: TrainConfig, device: str) -> None:
         self.config, self.meter = config, Meter(device)
-        self.known: dict[tuple[MemoryPolicy, int], Cost] = {}
+        self.drawn: dict[tuple[MemoryPolicy, int], _Part] = {}
+        self.judged: dict[tuple[int | None, int], _Part] = {}
         self.mode = FakeTensorMode()
         with self.mode:
             self.step = models_of(config)
@@ -368,51 +376,78 @@ class Measure:
         self.state_bytes = self.meter.now.total()  # weights and optimisers
 
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        key = policy, batch_size
-        if key not in self.known:
-            alone = policy == MemoryPolicy(micro_batch=policy.micro_batch)
-            if policy.micro_batch is None or (alone and batch_size <= LARGE):
-                self.known[key] = self._run(*key)
-            else:
-                self.known[key] = self._extend(*key) if alone else self._combine(*key)
-        return self.known[key]
-
-    def _run(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        self.step.set_memory(policy)
-        with self.mode:
-            batch, noise = batch_of(self.config, batch_size)
-            self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
-            self.meter.reset()
-            with self.meter.watching([self.step.generator, *self.step.discriminators]):
-                self.step(batch, **noise)
-        phases = {phase: dict(kinds) for phase, kinds in self.meter.peaks.items()}
-        return Cost(policy, phases, dict(self.meter.flops), dict(self.meter.begins[AFTER_DRAWING]))
-
-    def _extend(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        """Lines through two smaller batches."""
-        small, large = self(policy, SMALL), self(policy, LARGE)
-
-        def lines(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-            ahead, apart = batch_size - SMALL, LARGE - SMALL
-            names = {**first, **second}
-            return {k: first.get(k, 0) + (second.get(k, 0) - first.get(k, 0)) * ahead // apart for k in names}
-
-        phases = {phase: lines(kinds, large.phases[phase]) for phase, kinds in small.phases.items()}
-        return Cost(policy, phases, lines(small.arithmetic, large.arithmetic), lines(small.held, large.held))
-
-    def _combine(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        """What is drawn and how it is judged meet in the pictures and in what the generator holds meanwhile."""
-        drawn = self(replace(policy, micro_batch=None), batch_size)
-        judged = self(MemoryPolicy(micro_batch=policy.micro_batch), batch_size)
+        """Drawing and judging meet in the pictures, and in what the generator holds meanwhile."""
+        drawn = self._drawn(replace(policy, micro_batch=None), batch_size)
+        judged = self._judged(policy.micro_batch, batch_size)
         more = Counter(drawn.held)
         more.subtract(judged.held)
         phases = {phase: {k: kinds.get(k, 0) + more[k] for k in KINDS} for phase, kinds in judged.phases.items()}
-        return Cost(
-            policy,
-            phases | {phase: drawn.phases[phase] for phase in WHOLE},
-            {**judged.arithmetic} | {phase: drawn.arithmetic[phase] for phase in WHOLE},
-            drawn.held,
-        )
+        return Cost(policy, {**drawn.phases, **phases}, {**drawn.arithmetic, **judged.arithmetic})
+
+    def _drawn(self, policy: MemoryPolicy, batch_size: int) -> _Part:
+        key = policy, batch_size
+        if key not in self.drawn:
+            self.step.set_memory(policy)
+            with self._batch(batch_size) as (batch, noise):
+                parts, pictures = self.step.draw(batch, **noise)
+                held, self.meter.phase = dict(self.meter.now), ""
+                self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures])
+            self.drawn[key] = self._part(held)
+        return self.drawn[key]
+
+    def _judged(self, micro_batch: int | None, batch_size: int) -> _Part:
+        key = micro_batch, batch_size
+        if key not in self.judged:
+            self.judged[key] = self._judge(*key)
+        return self.judged[key]
+
+    def _judge(self, micro_batch: int | None, batch_size: int) -> _Part:
+        if micro_batch is not None and batch_size > FEW_PARTS * micro_batch:
+            return self._extend(micro_batch, batch_size)
+        self.step.set_memory(MemoryPolicy(micro_batch=micro_batch))
+        with self._batch(batch_size) as (batch, _):
+            pictures = [torch.empty_like(image) for image in batch.images]
+            held = dict(self.meter.now)
+            self.step.judge(batch, pictures)
+        return self._part(held)
+
+    @contextmanager
+    def _batch(self, size: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+        """Within, the meter counts from nothing but state and batch."""
+        with self.mode:
+            batch, noise = batch_of(self.config, size)
+            self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
+            self.meter.reset()
+            try:
+                with self.meter.watching([self.step.generator, *self.step.discriminators]):
+                    yield batch, noise
+            except BaseException:
+                measure_of.cache_clear()  # a step cut short leaves gradients behind
+                raise
+
+    def _part(self, held: Mapping[str, int]) -> _Part:
+        phases = {phase: dict(kinds) for phase, kinds in self.meter.peaks.items() if phase}
+        return _Part(phases, dict(self.meter.flops), held)
+
+    def _extend(self, micro_batch: int, batch_size: int) -> _Part:
+        """Lines through two smaller batches that are judged in parts of the same size."""
+        first, second = (FEW_PARTS - 1) * micro_batch, FEW_PARTS * micro_batch
+        small, large = self._judged(micro_batch, first), self._judged(micro_batch, second)
+
+        def lines(low: Mapping[str, int], high: Mapping[str, int]) -> dict[str, int]:
+            return {
+                k: low.get(k, 0) + (high.get(k, 0) - low.get(k, 0)) * (batch_size - first) // (second - first)
+                for k in {**low, **high}
+            }
+
+        phases = {phase: lines(kinds, large.phases[phase]) for phase, kinds in small.phases.items()}
+        return _Part(phases, lines(small.arithmetic, large.arithmetic), lines(small.held, large.held))
+
+
+@lru_cache(8)
+def measure_of(config: TrainConfig, device: str) -> Measure:
+    """Plans of one configuration share what was measured."""
+    return Measure(config, device)
 
 
 def models_of(config: TrainConfig) -> TrainStep:

@@ -214,18 +214,24 @@ class TrainStep:
         return self._step(Batch(**inputs), noise, eps)
 
     def _step(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> dict[str, Tensor]:
-        with record_function("draw"):
-            parts = self._draw(batch, noise, eps)
-        pictures = [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
-        losses, gradients, judged = self._judge(batch, pictures)
-        with record_function("generator"):
-            losses |= judged | self._update_generator(parts, gradients)
-        weighted = self.config.conditioning_weight * losses["conditioning"]
-        losses["generator"] = self._total(judged) + weighted
+        parts, pictures = self.draw(batch, noise, eps)
+        losses, gradients, judged = self.judge(batch, pictures)
+        losses |= judged | self.learn_from(parts, gradients)
+        losses["generator"] = self._total(judged) + self.config.conditioning_weight * losses["conditioning"]
         self.average.update(self.generator)
         return losses
 
-    def _judge(self, batch: Batch, pictures: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
+    # A step's three parts, which the planner and benchmarks run apart.
+
+    def draw(
+        self, batch: Batch, noise: Tensor | None = None, eps: Tensor | None = None
+    ) -> tuple[list[GeneratorOutput], list[Tensor]]:
+        """The batch's pictures with their graphs, in ``accumulate`` parts, and for each side those of all parts."""
+        with record_function("draw"):
+            parts = self._draw(batch, noise, eps)
+            return parts, [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
+
+    def judge(self, batch: Batch, pictures: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
         """Update the discriminators, then have them judge: their losses, the pictures' gradients and losses."""
         losses: dict[str, Tensor] = {}
         for k, discriminator in enumerate(self.discriminators):
@@ -237,6 +243,11 @@ class TrainStep:
         finally:
             self._learn(True)
         return losses, gradients, judged
+
+    def learn_from(self, parts: list[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
+        """Backward from the pictures' gradients, part by part, and a step of the generator's optimiser."""
+        with record_function("generator"):
+            return self._update_generator(parts, gradients)
 
     # ------------------------------------------------------------------------------------------------------ generator
 

@@ -215,13 +215,16 @@ def test_bounds_of_a_step_say_which_part_of_the_peak_each_reaches():
     assert roofline.bounds_of_step(parts) is None
 
 
-def test_the_convolutions_work_is_what_pytorch_counts():
+def test_the_work_of_convolutions_is_what_pytorch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
     x, weight = torch.randn(2, 6, 5, 5), torch.randn(6, 10, 4, 4)
     with FlopCounterMode(display=False) as counter:
         nn.functional.conv_transpose2d(x, weight, stride=2, padding=1)
     assert work.upsample_conv3x3(2, 6, 10, 25)["forward"][0] == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        nn.functional.conv2d(x, torch.randn(10, 6, 3, 3), padding=1)
+    assert work.conv3x3(2, 6, 10, 25)["forward"][0] == counter.get_total_flops()
 
 
 def test_bounds_on_cards_are_marked_computed_and_halve_with_the_width():

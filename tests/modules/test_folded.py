@@ -73,11 +73,3 @@ def test_a_folded_generator_shares_nothing_and_has_no_batch_norm():
     assert not any(p.requires_grad or p.untyped_storage().data_ptr() in owned for p in folded.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not folded.training
-
-
-@torch.no_grad()
-def test_the_folded_generator_compiles_into_one_graph():
-    folded = generator().folded()
-    expected = folded(**inputs()).images
-    for ours, true in zip(torch.compile(folded, fullgraph=True)(**inputs()).images, expected, strict=True):
-        torch.testing.assert_close(ours, true, rtol=1e-4, atol=1e-5)

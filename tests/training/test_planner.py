@@ -40,7 +40,7 @@ def config(sides=(64, 128), precision="fp32", **generator):
 
 
 def predicted(config, policy, batch_size, device="cpu"):
-    return planner.Measure(config, device)(policy, batch_size)
+    return planner.measure_of(config, device)(policy, batch_size)
 
 
 def real_peak(config, policy, batch_size):
@@ -78,14 +78,24 @@ def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision)
     assert abs(found - (peak + state)) <= 0.05 * (peak + state)
 
 
-def test_micro_batches_of_a_large_batch_need_not_be_run_one_by_one():
-    measure = planner.Measure(config(), "cpu")
-    for batch_size in (5, 14):
-        for policy in (POLICIES["block"], POLICIES["tile"]):
-            exact, found = measure._run(policy, batch_size), measure(policy, batch_size)
-            assert found.phases.keys() == exact.phases.keys()
-            assert abs(found.peak_bytes - exact.peak_bytes) <= 0.005 * exact.peak_bytes
-            assert abs(found.flops - exact.flops) <= 1e-3 * exact.flops
+def whole_step(config, policy, batch_size):
+    """Of a step run as one, on tensors without data."""
+    measure = planner.Measure(config, "cpu")
+    measure.step.set_memory(policy)
+    with measure._batch(batch_size) as (batch, noise):
+        measure.step(batch, **noise)
+    return measure._part({})
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [("none", 5), ("four", 14), ("block", 14), ("tile", 9)])
+def test_a_step_costs_what_its_parts_do(name, batch_size):
+    """Drawing and judging are run apart, and of many micro-batches only a few are."""
+    policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
+    exact, found = whole_step(config(), policy, batch_size), predicted(config(), policy, batch_size)
+    assert found.phases.keys() == exact.phases.keys()
+    for phase, kinds in exact.phases.items():
+        assert sum(found.phases[phase].values()) == pytest.approx(sum(kinds.values()), rel=0.005), phase
+    assert found.flops == pytest.approx(sum(exact.arithmetic.values()), rel=1e-3)
 
 
 def test_a_few_tiles_stand_for_all(monkeypatch):
@@ -113,14 +123,14 @@ def test_bytes_are_told_by_kind():
 
 
 def test_every_level_costs_what_it_says():
-    measure = planner.Measure(config(), "cpu")
+    measure = planner.measure_of(config(), "cpu")
     none, op, block, tile = (measure(POLICIES[name], 4) for name in ("none", "op", "block", "tile"))
     assert none.peak_bytes > op.peak_bytes > block.peak_bytes > tile.peak_bytes
     assert none.flops < op.flops < block.flops < tile.flops
 
 
 def test_recomputed_glus_run_no_convolution_of_pytorchs_again():
-    measure = planner.Measure(config(precision="bf16"), "cpu")
+    measure = planner.measure_of(config(precision="bf16"), "cpu")
     assert measure(POLICIES["none"], 4).flops == measure(POLICIES["op"], 4).flops
 
 
@@ -138,7 +148,7 @@ def test_the_cheapest_policy_that_fits_is_chosen():
     fitting = [cost for cost in tight.tried if cost.peak_bytes <= tight.memory_bytes]
     assert tight.flops == min(cost.flops for cost in fitting)
     # What is said to fit does fit, and one more does not.
-    measure = planner.Measure(chosen, "cpu")
+    measure = planner.measure_of(chosen, "cpu")
     *_, frugal = planner._ladder(chosen, 4)
     largest = tight.largest_batch
     assert measure(frugal, largest).peak_bytes <= tight.memory_bytes < measure(frugal, largest + 1).peak_bytes

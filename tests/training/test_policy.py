@@ -95,7 +95,7 @@ def saved_by_the_draw(policy):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        parts = step._draw(batch, noise["noise"], noise["eps"])
+        parts, _ = step.draw(batch, **noise)
     total = sum(storages.values())
     del parts
     return total
