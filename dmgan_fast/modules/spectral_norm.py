@@ -71,6 +71,7 @@ class SpectralNormConv2d(nn.Conv2d):
     u: Tensor
     v: Tensor
     held: Held | None = None
+    kept: tuple[tuple[int, int, int], Tensor] | None = None
 
     def __init__(
         self,
@@ -106,6 +107,23 @@ class SpectralNormConv2d(nn.Conv2d):
     def iterates(self) -> bool:
         """Whether a forward makes a power iteration."""
         return self.mode == "official" or (self.training and self.weight.requires_grad)
+
+    def product_with_u(self) -> Tensor:
+        """``W^T u``."""
+        return self.weight.flatten(1).t().mv(self.u)
+
+    def keep(self, product: Tensor) -> None:
+        """For the next iteration, which begins with it: W does not change between the generator's part of a step and
+        the next step. Not on a GPU: a captured graph would go on reading this tensor, and W is read fast there."""
+        self.kept = (self._versions(), product) if product.is_cpu else None
+
+    def kept_product_with_u(self) -> Tensor:
+        """What was kept, once, if W and u are what they were; else computed."""
+        kept, self.kept = self.kept, None
+        return kept[1] if kept is not None and kept[0] == self._versions() else self.product_with_u()
+
+    def _versions(self) -> tuple[int, int, int]:
+        return id(self.weight), self.weight._version, self.u._version
 
 
 def in_series(convs: Sequence[nn.Module], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -171,8 +189,8 @@ def _hold(convs: list[SpectralNormConv2d]) -> list[Held]:
     if not convs:
         return []
     with torch.autocast(convs[0].weight.device.type, enabled=False):
-        vectors = _singular_vectors(convs)
-        inverses = [u.dot(image) for u, _, image in vectors]
+        vectors = _singular_vectors(convs, hold=True)
+        inverses = [sigma for _, _, sigma in vectors]
         torch._foreach_reciprocal_(inverses)
     return [
         Held(_leaf(conv.weight), _leaf(conv.bias), inverse, u, v)  # type: ignore[arg-type]  # there is a bias
@@ -200,26 +218,29 @@ def _leaf(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _singular_vectors(convs: list[SpectralNormConv2d]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """u, v and W v of each, after a power iteration where the mode asks for one. u and v are copies: a later iteration
-    cannot reach this forward's backward."""
+def _singular_vectors(convs: list[SpectralNormConv2d], *, hold: bool = False) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """u, v and sigma of each, after a power iteration where the mode asks for one. u and v are copies: a later
+    iteration cannot reach this forward's backward. ``hold``: take over and keep products."""
     found = {}
     iterating = [conv for conv in convs if conv.iterates]
     if iterating:
-        vs = _units([conv.weight.flatten(1).t().mv(conv.u) for conv in iterating])
+        vs = _units([conv.kept_product_with_u() if hold else conv.product_with_u() for conv in iterating])
         images = [conv.weight.flatten(1).mv(v) for conv, v in zip(iterating, vs, strict=True)]
         us = _units(images)
         torch._foreach_copy_([conv.u for conv in iterating], us)
         torch._foreach_copy_([conv.v for conv in iterating], vs)
-        found = dict(zip(iterating, zip(us, vs, images, strict=True), strict=True))
-    return [found[conv] if conv in found else _as_they_are(conv) for conv in convs]
+        sigmas = [u.dot(image) for u, image in zip(us, images, strict=True)]
+        found = dict(zip(iterating, zip(us, vs, sigmas, strict=True), strict=True))
+    return [found[conv] if conv in found else _as_they_are(conv, hold=hold) for conv in convs]
 
 
-def _as_they_are(conv: SpectralNormConv2d) -> tuple[Tensor, Tensor, Tensor]:
+def _as_they_are(conv: SpectralNormConv2d, *, hold: bool) -> tuple[Tensor, Tensor, Tensor]:
     """v with the sign that makes sigma positive: vectors that never iterated may point anywhere."""
-    image = conv.weight.flatten(1).mv(conv.v)
-    sign = conv.u.dot(image).sign()
-    return conv.u.clone(), conv.v * sign, image * sign
+    product = conv.product_with_u()
+    if hold:
+        conv.keep(product)
+    sigma = product.dot(conv.v)
+    return conv.u.clone(), conv.v * sigma.sign(), sigma.abs()
 
 
 def _units(vectors: list[Tensor]) -> list[Tensor]:
