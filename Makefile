@@ -5,6 +5,8 @@ VENV ?= .venv
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# PyTorch compiles side by side where it finds ninja, else file by file.
+export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help env build demo test cpp-test lint gpu gpu-run clean
 .DEFAULT_GOAL := help
