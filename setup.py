@@ -29,10 +29,6 @@ def wants_cuda() -> bool:
     return choice == "1" or (not choice and CUDA_HOME is not None and torch.cuda.is_available())
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size
-
-
 PACKAGES = [
     "dmgan_fast",
     *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
@@ -40,7 +36,7 @@ PACKAGES = [
 EXTENSIONS = [
     CppExtension(
         "dmgan_fast._C",
-        [str(path) for path in sorted(Path("csrc/cpu").glob("*.cpp"), key=size, reverse=True)],  # the longest first
+        sorted(map(str, Path("csrc/cpu").glob("*.cpp")), key=os.path.getsize, reverse=True),  # the longest first
         py_limited_api=True,
         extra_compile_args={"cxx": CXX_FLAGS},
     )

@@ -100,7 +100,7 @@ class SpectralNormConv2d(nn.Conv2d):
     def normalized_weight(self) -> Tensor:
         """``W / (u^T W v)`` ``[O, I, k, k]``, after a power iteration where the mode asks for one."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            ((u, v, _),) = _singular_vectors([self])
+            ((u, v, _),) = _singular_vectors([self], [self.product_with_u()])
             return self.weight / u.dot(self.weight.flatten(1).mv(v))
 
     @property
@@ -109,21 +109,21 @@ class SpectralNormConv2d(nn.Conv2d):
         return self.mode == "official" or (self.training and self.weight.requires_grad)
 
     def product_with_u(self) -> Tensor:
-        """``W^T u``."""
-        return self.weight.flatten(1).t().mv(self.u)
+        """``W^T u``, a constant."""
+        return self.weight.detach().flatten(1).t().mv(self.u)
 
-    def keep(self, product: Tensor) -> None:
-        """For the next iteration, which begins with it: W does not change between the generator's part of a step and
-        the next step. Not on a GPU: a captured graph would go on reading this tensor, and W is read fast there."""
-        self.kept = (self._versions(), product) if product.is_cpu else None
-
-    def kept_product_with_u(self) -> Tensor:
-        """What was kept, once, if W and u are what they were; else computed."""
+    def product_within_step(self) -> Tensor:
+        """``W^T u``: found for the generator's part of a step it is kept, and the next step's iteration begins with it,
+        if W and u are what they were. Not on a GPU: a captured graph would go on reading that tensor, and W is read
+        fast there."""
         kept, self.kept = self.kept, None
-        return kept[1] if kept is not None and kept[0] == self._versions() else self.product_with_u()
-
-    def _versions(self) -> tuple[int, int, int]:
-        return id(self.weight), self.weight._version, self.u._version
+        versions = id(self.weight), self.weight._version, self.u._version
+        if self.iterates and kept is not None and kept[0] == versions:
+            return kept[1]
+        product = self.product_with_u()
+        if not self.iterates and product.is_cpu:
+            self.kept = versions, product
+        return product
 
 
 def in_series(convs: Sequence[nn.Module], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
@@ -189,7 +189,7 @@ def _hold(convs: list[SpectralNormConv2d]) -> list[Held]:
     if not convs:
         return []
     with torch.autocast(convs[0].weight.device.type, enabled=False):
-        vectors = _singular_vectors(convs, hold=True)
+        vectors = _singular_vectors(convs, [conv.product_within_step() for conv in convs])
         inverses = [sigma for _, _, sigma in vectors]
         torch._foreach_reciprocal_(inverses)
     return [
@@ -218,27 +218,27 @@ def _leaf(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _singular_vectors(convs: list[SpectralNormConv2d], *, hold: bool = False) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """u, v and sigma of each, after a power iteration where the mode asks for one. u and v are copies: a later
-    iteration cannot reach this forward's backward. ``hold``: take over and keep products."""
+def _singular_vectors(convs: list[SpectralNormConv2d], products: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """u, v and sigma of each, after a power iteration where the mode asks for one; ``products``: W^T u of each. u and v
+    are copies: a later iteration cannot reach this forward's backward."""
     found = {}
     iterating = [conv for conv in convs if conv.iterates]
     if iterating:
-        vs = _units([conv.kept_product_with_u() if hold else conv.product_with_u() for conv in iterating])
+        vs = _units([product for conv, product in zip(convs, products, strict=True) if conv.iterates])
         images = [conv.weight.flatten(1).mv(v) for conv, v in zip(iterating, vs, strict=True)]
         us = _units(images)
         torch._foreach_copy_([conv.u for conv in iterating], us)
         torch._foreach_copy_([conv.v for conv in iterating], vs)
         sigmas = [u.dot(image) for u, image in zip(us, images, strict=True)]
         found = dict(zip(iterating, zip(us, vs, sigmas, strict=True), strict=True))
-    return [found[conv] if conv in found else _as_they_are(conv, hold=hold) for conv in convs]
+    return [
+        found[conv] if conv in found else _as_they_are(conv, product)
+        for conv, product in zip(convs, products, strict=True)
+    ]
 
 
-def _as_they_are(conv: SpectralNormConv2d, *, hold: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _as_they_are(conv: SpectralNormConv2d, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """v with the sign that makes sigma positive: vectors that never iterated may point anywhere."""
-    product = conv.product_with_u()
-    if hold:
-        conv.keep(product)
     sigma = product.dot(conv.v)
     return conv.u.clone(), conv.v * sigma.sign(), sigma.abs()
 
