@@ -1,19 +1,29 @@
 """Builds the native libraries on PyTorch's stable ABI: one wheel per platform for CPython >= 3.10, torch >= 2.11.
 
-``DMGAN_FAST_CUDA=1`` (or 0) decides whether the CUDA library is built; unset, it is where PyTorch sees a card and a
-CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures, at the price of a front end's run for each.
+The CPU library is built once for each level of CPU (``LEVELS``), each from all of ``csrc/cpu`` with flags of its own and
+as a library of its own, so that no code of a higher level can get into a lower one; ``dmgan_fast/native.py`` loads the
+best one. ``DMGAN_FAST_CUDA=1`` (or 0) decides whether the CUDA library is built; unset, it is where PyTorch sees a GPU
+and a CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures, at the price of a front end's run for each.
 """
 
 import os
+import platform
 from pathlib import Path
 
 import torch
 from setuptools import setup
 from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
+# Flags by level, for this kind of machine.
+LEVELS = {
+    "x86_64": {"sse2": ["-march=x86-64"], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]},
+    "aarch64": {"neon": ["-march=armv8-a"]},
+}
+MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # No -ffast-math: the kernels rely on infinities.
-CXX_FLAGS = ["-O3", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TORCH_ABI]
+CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TORCH_ABI]
 # A register spilled to local memory is an error, not a surprise.
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror", TORCH_ABI]
 # The kernels ask for nothing that sm_80 lacks: one front end's run (two thirds of the time) serves all cards.
@@ -29,17 +39,36 @@ def wants_cuda() -> bool:
     return choice == "1" or (not choice and CUDA_HOME is not None and torch.cuda.is_available())
 
 
+class Build(BuildExtension):
+    """Keeps the objects of each library apart: the levels are made from the same sources."""
+
+    def build_extension(self, extension):
+        shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
+        # Symbols stay in a library that is built in place: tests look up the machine code of hot functions.
+        extension.extra_link_args = [] if self.inplace or self.editable_mode else ["-s"]
+        super().build_extension(extension)
+        self.build_temp = shared
+
+
+def cpu_library(level: str, flags: list[str]) -> CppExtension:
+    return CppExtension(
+        f"dmgan_fast._cpu_{level}",
+        sorted(map(str, Path("csrc/cpu").glob("*.cpp")), key=os.path.getsize, reverse=True),  # the longest first
+        py_limited_api=True,
+        define_macros=[("DMGAN_CPU", f"dmgan_fast_cpu_{level}"), ("DMGAN_MODULE", f"_cpu_{level}")],
+        extra_compile_args={"cxx": [*CXX_FLAGS, *flags]},
+    )
+
+
 PACKAGES = [
     "dmgan_fast",
     *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
 ]
 EXTENSIONS = [
     CppExtension(
-        "dmgan_fast._C",
-        sorted(map(str, Path("csrc/cpu").glob("*.cpp")), key=os.path.getsize, reverse=True),  # the longest first
-        py_limited_api=True,
-        extra_compile_args={"cxx": CXX_FLAGS},
-    )
+        "dmgan_fast._cpu", ["csrc/cpu_levels.cpp"], py_limited_api=True, extra_compile_args={"cxx": CXX_FLAGS}
+    ),
+    *(cpu_library(level, flags) for level, flags in LEVELS.get(MACHINE, {"portable": []}).items()),
 ]
 if wants_cuda():
     if "TORCH_CUDA_ARCH_LIST" not in os.environ:
@@ -58,6 +87,6 @@ setup(
     package_dir={"dmgan_fast": "dmgan_fast", "dmgan_fast.kernels": "kernels"},
     package_data={"dmgan_fast": ["py.typed", "weights/*/*", "weights/*/*/*"], "dmgan_fast.data": ["demo_set/*"]},
     ext_modules=EXTENSIONS,
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -13,27 +13,34 @@ from dmgan_fast._version import __version__
 from dmgan_fast.errors import BackendError
 from dmgan_fast.ops import _backends
 
+LEVEL_NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "sse2": "SSE2", "neon": "NEON", "portable": "portable"}
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "pillow", "pydantic", "safetensors")
 
 
 def collect() -> dict[str, Any]:
     """Versions, devices, the native library, and which backend can run each op."""
-    try:
-        native.load()
-        library = "loaded"
-    except BackendError as error:
-        library = str(error)
     return {
         "dmgan_fast": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": _cpu(),
         "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
-        "native_library": library,
         "ops": _backends.table(),
     }
+
+
+def _cpu() -> str:
+    """The CPU level in use first, then what there is; or why the native library can't be used."""
+    try:
+        native.load()
+    except BackendError as error:
+        return f"none: {error}"
+    return (
+        f"{LEVEL_NAMES[native.cpu_level()]} (built: {', '.join(native.built_levels())}; "
+        f"compiler: {native.compiler()}; PyTorch's own kernels: {torch.backends.cpu.get_cpu_capability()})"
+    )
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,14 @@
-"""The native libraries, loaded on first use: ``dmgan_fast._C`` for CPUs, ``dmgan_fast._cuda`` for NVIDIA cards."""
+"""The native libraries, loaded on first use: ``dmgan_fast._cuda`` for NVIDIA GPUs, and for CPUs the best of those built.
+
+A level of CPU (``sse2``, ``avx2``, ``avx512``, ``neon``) is a library of its own, ``dmgan_fast._cpu_<level>``, made from
+the same sources; ``dmgan_fast._cpu`` tells which of them this CPU can run. ``DMGAN_FAST_CPU`` asks for one by name.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,50 +18,95 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import layouts
-from dmgan_fast.errors import BackendError
+from dmgan_fast.errors import BackendError, InputError
 
-LIBRARIES = {"cpu": "dmgan_fast._C", "cuda": "dmgan_fast._cuda"}
+LEVELS = ("avx512", "avx2", "sse2", "neon", "portable")  # a CPU runs one and those after it of its kind
+LEVEL_VARIABLE = "DMGAN_FAST_CPU"
 BUILD = {
     "cpu": "build it with `make build` (or `pip install --no-build-isolation -e .`)",
     "cuda": "build it with `DMGAN_FAST_CUDA=1 pip install --no-build-isolation -e .`, which needs a CUDA toolkit",
 }
 
 
-def library_file(kind: str = "cpu") -> Path | None:
-    """The built library, or None."""
-    spec = importlib.util.find_spec(LIBRARIES[kind])
+def library_file(library: str) -> Path | None:
+    """The built library ``dmgan_fast._<library>``, or None."""
+    spec = importlib.util.find_spec(f"dmgan_fast._{library}")
     return Path(spec.origin) if spec and spec.origin else None
+
+
+def built_levels() -> tuple[str, ...]:
+    """CPU levels that were built, best first."""
+    return tuple(level for level in LEVELS if library_file(f"cpu_{level}"))
+
+
+def cpu_levels() -> tuple[str, ...]:
+    """CPU levels that were built and that this CPU can run, best first.
+
+    Raises:
+        BackendError: if nothing was built.
+    """
+    if library_file("cpu") is None:
+        raise BackendError(f"the native CPU library of dmgan_fast is not built; {BUILD['cpu']}")
+    runs: tuple[str, ...] = importlib.import_module("dmgan_fast._cpu").levels()
+    return tuple(level for level in built_levels() if level in runs)
+
+
+def compiler() -> str:
+    """Name and version of the compiler that built the CPU libraries."""
+    found: str = importlib.import_module("dmgan_fast._cpu").compiler()
+    return found
+
+
+def cpu_level() -> str:
+    """The CPU level in use: the best there is, or the one that ``DMGAN_FAST_CPU`` names.
+
+    Raises:
+        BackendError: if nothing was built.
+        InputError: if ``DMGAN_FAST_CPU`` names a level that is not among ``cpu_levels()``; says which are.
+    """
+    there, wanted = cpu_levels(), os.environ.get(LEVEL_VARIABLE)
+    if wanted and wanted not in there:
+        built = ", ".join(built_levels())
+        raise InputError(
+            f"{LEVEL_VARIABLE} must be one of {', '.join(there)} on this CPU, got {wanted!r} (built: {built})"
+        )
+    if not there:
+        raise BackendError(f"no native CPU library for this CPU is built (built: {', '.join(built_levels())})")
+    return wanted or there[0]
 
 
 @cache
 def load(kind: str = "cpu") -> Any:
-    """Load a library once and return its operators, ``torch.ops.dmgan_fast_cpu`` or ``torch.ops.dmgan_fast_cuda``.
+    """Load a library once and return its operators: of the GPU with ``"cuda"``, of the CPU level in use with ``"cpu"``.
 
     Raises:
         BackendError: if it was not built, or does not load with this PyTorch; says what to do.
     """
-    file = library_file(kind)
+    return _load(f"cpu_{cpu_level()}" if kind == "cpu" else kind)
+
+
+def _load(library: str) -> Any:
+    how = BUILD[library.split("_")[0]]
+    file = library_file(library)
     if file is None:
-        raise BackendError(f"the native {kind} library of dmgan_fast is not built; {BUILD[kind]}")
+        raise BackendError(f"the native {library} library of dmgan_fast is not built; {how}")
     try:
         torch.ops.load_library(file)
-        operators = getattr(torch.ops, f"dmgan_fast_{kind}")
+        operators = getattr(torch.ops, f"dmgan_fast_{library}")
         target = operators.target_version()
     except (OSError, RuntimeError, AttributeError) as error:
-        raise BackendError(
-            f"{file.name} does not load with torch {torch.__version__}: {error}; {BUILD[kind]}"
-        ) from error
+        raise BackendError(f"{file.name} does not load with torch {torch.__version__}: {error}; {how}") from error
     if target != 2011:
-        raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {BUILD[kind]}")
-    if kind not in _with_shapes:
-        _with_shapes.add(kind)
+        raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {how}")
+    if library not in _with_shapes:
         for name, shapes in SHAPES.items():
-            torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
-        if kind == "cpu":
+            torch.library.register_fake(f"dmgan_fast_{library}::{name}", shapes)
+        if library != "cuda":
             from torch.utils.flop_counter import register_flop_formula  # which imports Triton
 
             for name, flops in FLOPS.items():
                 register_flop_formula(getattr(operators, name))(flops)
+        _with_shapes.add(library)
     return operators
 
 

@@ -179,7 +179,7 @@ struct Total {
 };
 
 template <class S>
-DMGAN_CLONES Total channel_moments(const Call& call, const S* x, int64_t c) {
+DMGAN_HOT Total channel_moments(const Call& call, const S* x, int64_t c) {
   Total total;
   const Vec shift = splat(static_cast<float>(x[c * call.pixels]));  // keeps a large mean out of the squares
   for (int64_t b = 0; b < call.batch; ++b) {
@@ -202,7 +202,7 @@ void finish_moments(const Total& total, double shift, double count, float* mean,
 }
 
 template <class S>
-DMGAN_CLONES void chunk_moments(const Call& call, const S* x, const float* shift, int64_t rows, float* sums) {
+DMGAN_HOT void chunk_moments(const Call& call, const S* x, const float* shift, int64_t rows, float* sums) {
   for (int64_t c = 0; c < call.channels; c += kLanes) {
     const int64_t n = std::min(kLanes, call.channels - c);
     const Moments m = strip_moments(along_channels(call, rows, n), x + c, load_some(shift + c, n));
@@ -253,7 +253,7 @@ void statistics(const Call& call, const S* x, float* mean, float* var) {
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void forward_channel(const Call& call, const S* x, const S* skip, S* y, float* spatial_mean, int64_t c) {
+DMGAN_HOT void forward_channel(const Call& call, const S* x, const S* skip, S* y, float* spatial_mean, int64_t c) {
   const Coefficients of_a = call.at(c), of_b = kGlu ? call.at(c + call.outputs) : Coefficients{};
   for (int64_t b = 0; b < call.batch; ++b) {
     const S* plane_a = x + (b * call.channels + c) * call.pixels;
@@ -270,7 +270,7 @@ DMGAN_CLONES void forward_channel(const Call& call, const S* x, const S* skip, S
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void forward_chunk(const Call& call, const S* x, const S* skip, S* y, int64_t rows, float* sums) {
+DMGAN_HOT void forward_chunk(const Call& call, const S* x, const S* skip, S* y, int64_t rows, float* sums) {
   for (int64_t c = 0; c < call.outputs; c += kLanes) {
     int64_t n = std::min(kLanes, call.outputs - c);
     if (!kGlu) n = std::min(n, call.skip_channels - c % call.skip_channels);
@@ -309,7 +309,7 @@ void forward(const Call& call, const S* x, const S* skip, S* y, float* spatial_m
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void channel_sums(const Call& call, const S* grad, const float* grad_mean, const S* x, float* sums,
+DMGAN_HOT void channel_sums(const Call& call, const S* grad, const float* grad_mean, const S* x, float* sums,
                                int64_t c) {
   const Coefficients of_a = call.at(c), of_b = kGlu ? call.at(c + call.outputs) : Coefficients{};
   double totals[4] = {};
@@ -343,7 +343,7 @@ DMGAN_INLINE Centre centre_from(const Call& call, const float* sums, float scale
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void backward_channel(const Call& call, const S* grad, const float* grad_mean, const S* x,
+DMGAN_HOT void backward_channel(const Call& call, const S* grad, const float* grad_mean, const S* x,
                                    const float* sums, float scale, S* grad_x, int64_t c) {
   const int64_t half = kGlu ? call.outputs : 0;
   const Coefficients of_a = call.at(c), of_b = call.at(c + half);
@@ -358,7 +358,7 @@ DMGAN_CLONES void backward_channel(const Call& call, const S* grad, const float*
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void chunk_sums(const Call& call, const S* grad, const float* grad_mean, const S* x, int64_t rows,
+DMGAN_HOT void chunk_sums(const Call& call, const S* grad, const float* grad_mean, const S* x, int64_t rows,
                              float* sums) {
   for (int64_t c = 0; c < call.outputs; c += kLanes) {
     const int64_t n = std::min(kLanes, call.outputs - c);
@@ -374,7 +374,7 @@ DMGAN_CLONES void chunk_sums(const Call& call, const S* grad, const float* grad_
 }
 
 template <class S, bool kGlu>
-DMGAN_CLONES void backward_chunk(const Call& call, const S* grad, const float* grad_mean, const S* x,
+DMGAN_HOT void backward_chunk(const Call& call, const S* grad, const float* grad_mean, const S* x,
                                  const float* sums, float scale, S* grad_x, int64_t rows) {
   const int64_t half = kGlu ? call.outputs : 0;
   for (int64_t c = 0; c < call.outputs; c += kLanes) {
@@ -545,13 +545,13 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::batch_norm_glu_statistics);
   m.def(dmgan::schemas::batch_norm_glu_forward);
   m.def(dmgan::schemas::batch_norm_glu_reduce);
   m.def(dmgan::schemas::batch_norm_glu_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("batch_norm_glu_statistics", TORCH_BOX(&dmgan::batch_norm_glu_statistics));
   m.impl("batch_norm_glu_forward", TORCH_BOX(&dmgan::batch_norm_glu_forward));
   m.impl("batch_norm_glu_reduce", TORCH_BOX(&dmgan::batch_norm_glu_reduce));

@@ -43,11 +43,11 @@ std::tuple<Tensor, Tensor> conv3x3_backward(const Tensor& grad_y, const Tensor& 
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::conv3x3_forward);
   m.def(dmgan::schemas::conv3x3_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("conv3x3_forward", TORCH_BOX(&dmgan::conv3x3_forward));
   m.impl("conv3x3_backward", TORCH_BOX(&dmgan::conv3x3_backward));
 }

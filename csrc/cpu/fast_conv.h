@@ -12,7 +12,7 @@
 
 namespace dmgan {
 
-constexpr int64_t kGroups = 4;                 // vectors of tiles in a block
+constexpr int64_t kGroups = 64 / kLanes;       // vectors of tiles in a block
 constexpr int64_t kTiles = kGroups * kLanes;
 constexpr int64_t kChannels = 64;              // result channels computed at once; channels of a panel
 constexpr int64_t kDepth = 128;                // input channels summed before the sum is added to the others
@@ -87,8 +87,8 @@ DMGAN_INLINE void exchange_rows(Vec* rows) {
 }
 
 DMGAN_INLINE void transpose(Vec* rows) {
-  exchange_rows<8>(rows);
-  exchange_rows<4>(rows);
+  if constexpr (kLanes > 8) exchange_rows<8>(rows);
+  if constexpr (kLanes > 4) exchange_rows<4>(rows);
   exchange_rows<2>(rows);
   exchange_rows<1>(rows);
 }
@@ -207,8 +207,8 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
 
 // y = form of x, for one block. u [p, outputs, inputs]; memory: see block_floats.
 template <class Form>
-DMGAN_CLONES void convolve_block(const Picture& from, const float* x, const float* u, const Picture& to, float* y,
-                                 const Tiling& tiling, int64_t block, float* memory, bool wide) {
+DMGAN_HOT void convolve_block(const Picture& from, const float* x, const float* u, const Picture& to, float* y,
+                                 const Tiling& tiling, int64_t block, float* memory) {
   constexpr int64_t kAll = Form::kProducts * Form::kProducts;
   constexpr bool kSum = Form::kResults == 1;  // products are added up as they are made
   float* windows = memory;
@@ -231,9 +231,9 @@ DMGAN_CLONES void convolve_block(const Picture& from, const float* x, const floa
         const float* of_p = windows + (p * from.channels + c) * kTiles;
         const int64_t depth = std::min(kDepth, from.channels - c);
         if (c || (kSum && p)) {
-          multiply<true>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles, wide);
+          multiply<true>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles);
         } else {
-          multiply<false>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles, wide);
+          multiply<false>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles);
         }
       }
     }
@@ -297,7 +297,7 @@ void convolve(const Picture& from, const float* x, const float* u, const Picture
   torch::stable::parallel_for(0, tiling.blocks(), 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(block_floats<Form>(from.channels));
     for (int64_t block = begin; block < end; ++block) {
-      convolve_block<Form>(from, x, u, to, y, tiling, block, memory, wide_registers());
+      convolve_block<Form>(from, x, u, to, y, tiling, block, memory);
     }
   });
 }
@@ -370,8 +370,8 @@ DMGAN_INLINE void spread_results(const float* picture, int64_t height, int64_t w
 
 // sums [j, outputs, width] of blocks first ... last - 1.
 template <class Form>
-DMGAN_CLONES void weight_grad_part(const WeightGrad<Form>& call, const float* x, const float* grad_y, int vertical,
-                                   int64_t first, int64_t last, float* sums, float* memory, bool wide) {
+DMGAN_HOT void weight_grad_part(const WeightGrad<Form>& call, const float* x, const float* grad_y, int vertical,
+                                   int64_t first, int64_t last, float* sums, float* memory) {
   constexpr int kProducts = Form::kProducts;
   const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
   const int64_t padded_inputs = round_up(inputs, kChannels);
@@ -401,8 +401,7 @@ DMGAN_CLONES void weight_grad_part(const WeightGrad<Form>& call, const float* x,
       const Scalars of_y{spread + j * outputs * kTiles, kTiles, 1};
       for (int64_t c = 0; c < width; c += kChannels) {
         multiply<true>(outputs, std::min(kChannels, width - c), kTiles, of_y,
-                       windows + (j * padded_inputs + c) * kTiles, kChannels, sums + j * outputs * width + c, width,
-                       wide);
+                       windows + (j * padded_inputs + c) * kTiles, kChannels, sums + j * outputs * width + c, width);
       }
     }
   }
@@ -452,8 +451,7 @@ void weight_grad(const WeightGrad<Form>& call, const float* x, const float* grad
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / Form::kProducts, vertical = task % Form::kProducts;  // neighbours share pictures
       weight_grad_part<Form>(call, x, grad_y, static_cast<int>(vertical), part * blocks / count,
-                             (part + 1) * blocks / count, parts + (vertical * count + part) * call.sums(), memory,
-                             wide_registers());
+                             (part + 1) * blocks / count, parts + (vertical * count + part) * call.sums(), memory);
     }
   });
   finish_weight_grad<Form>(call, parts, grad_weight);

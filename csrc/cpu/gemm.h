@@ -38,11 +38,22 @@ DMGAN_INLINE void multiply_block(int64_t depth, Scalars a, const float* b, int64
   }
 }
 
+// Rows of accumulators beside kVecs vectors of b: with those and a scalar they fill the registers.
+template <int kVecs>
+constexpr int block_rows() {
+#if defined(__FMA__) || defined(__aarch64__)
+  constexpr int64_t kOther = 2;  // a scalar, and room for the compiler
+#else
+  constexpr int64_t kOther = 4;  // products before they are added
+#endif
+  constexpr int64_t kMost = (kRegisters - kOther - kVecs) / kVecs;
+  return static_cast<int>(kMost > 12 ? 12 : kMost);
+}
+
 template <int kVecs, class Finish>
 DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const float* b, int64_t b_step,
                                   int64_t column, const Finish& finish) {
-  // 6 x 4 or 12 x 2 accumulators + 4 + 1 of 32 registers; 6 x 2 half-wide ones on AVX2
-  constexpr int kRows = kVecs == 2 ? 12 : 6;
+  constexpr int kRows = block_rows<kVecs>();
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) multiply_block<kRows, kVecs>(depth, a, b, b_step, r, column, finish);
   for (; r + 4 <= rows; r += 4) multiply_block<4, kVecs>(depth, a, b, b_step, r, column, finish);
@@ -50,21 +61,23 @@ DMGAN_INLINE void multiply_column(int64_t rows, int64_t depth, Scalars a, const 
   if (r < rows) multiply_block<1, kVecs>(depth, a, b, b_step, r, column, finish);
 }
 
-// finish(row, column, sixteen sums) for all of a [rows, depth] b [depth, columns]; columns: a multiple of kLanes.
+// finish(row, column, a vector of sums) for all of a [rows, depth] b [depth, columns]; columns: a multiple of kLanes.
 template <class Finish>
 DMGAN_INLINE void multiply_into(int64_t rows, int64_t columns, int64_t depth, Scalars a, const float* b, int64_t b_step,
-                                bool wide, const Finish& finish) {
+                                const Finish& finish) {
   int64_t n = 0;
-  for (; wide && n + 4 * kLanes <= columns; n += 4 * kLanes) multiply_column<4>(rows, depth, a, b, b_step, n, finish);
-  for (; wide && n + 2 * kLanes <= columns; n += 2 * kLanes) multiply_column<2>(rows, depth, a, b, b_step, n, finish);
+  if constexpr (kRegisters == 32) {
+    for (; n + 4 * kLanes <= columns; n += 4 * kLanes) multiply_column<4>(rows, depth, a, b, b_step, n, finish);
+  }
+  for (; n + 2 * kLanes <= columns; n += 2 * kLanes) multiply_column<2>(rows, depth, a, b, b_step, n, finish);
   for (; n < columns; n += kLanes) multiply_column<1>(rows, depth, a, b, b_step, n, finish);
 }
 
 // c [rows, columns] = a b, or += with kAdd, then at the end: shorter chains of roundings.
 template <bool kAdd>
 DMGAN_INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, Scalars a, const float* b, int64_t b_step,
-                           float* c, int64_t c_step, bool wide) {
-  multiply_into(rows, columns, depth, a, b, b_step, wide, [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
+                           float* c, int64_t c_step) {
+  multiply_into(rows, columns, depth, a, b, b_step, [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
     float* to = c + row * c_step + column;
     store(to, kAdd ? load(to) + sum : sum);
   });
@@ -75,6 +88,14 @@ DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) total += load(a + i) * load(b + i);
   return sum(total + load_some(a + i, n - i) * load_some(b + i, n - i));
+}
+
+// The sum of each vector's lanes, one after the other.
+template <int kCount>
+DMGAN_INLINE void store_sums(const Vec* sums, float* totals) {
+  constexpr int kNow = kCount >= kWidth ? kWidth : kCount >= 8 ? 8 : kCount >= 4 ? 4 : kCount >= 2 ? 2 : 1;
+  store_some(totals, sums_of<kNow>(sums), kNow);
+  if constexpr (kCount > kNow) store_sums<kCount - kNow>(sums + kNow, totals + kNow);
 }
 
 template <int kRows, int kColumns>
@@ -94,15 +115,8 @@ DMGAN_INLINE void dot_block(int64_t tiles, int64_t lanes, const float* a, int64_
       }
     }
   }
-  alignas(64) float totals[round_up(kRows * kColumns, 8)];
-  if constexpr (kRows * kColumns % 8 == 0) {
-    const Vec* all = &sums[0][0];
-    int n = 0;
-    for (; n + 16 <= kRows * kColumns; n += 16) store(totals + n, sums_of<16>(all + n));
-    for (; n < kRows * kColumns; n += 8) store_some(totals + n, sums_of<8>(all + n), 8);
-  } else {
-    for (int n = 0; n < kRows * kColumns; ++n) totals[n] = sum(sums[n / kColumns][n % kColumns]);
-  }
+  alignas(64) float totals[kRows * kColumns];
+  store_sums<kRows * kColumns>(&sums[0][0], totals);
   for (int r = 0; r < kRows; ++r) {
     for (int n = 0; n < kColumns; ++n) c[r * c_step + n] = totals[r * kColumns + n];
   }
@@ -120,17 +134,13 @@ DMGAN_INLINE void dot_rows(int64_t columns, int64_t tiles, int64_t lanes, const 
 
 // c [rows, columns] = sum over tiles of a_tile [rows, lanes] b_tile [columns, lanes]^T; lanes: a multiple of kLanes.
 DMGAN_INLINE void dots(int64_t rows, int64_t columns, int64_t tiles, int64_t lanes, const float* a, int64_t a_tile,
-                       const float* b, int64_t b_tile, float* c, int64_t c_step, bool wide) {
+                       const float* b, int64_t b_tile, float* c, int64_t c_step) {
+  constexpr int kRows = kRegisters == 32 ? 4 : 3, kColumns = kRegisters == 32 ? 6 : 3;
   int64_t r = 0;
-  if (wide) {
-    for (; r + 4 <= rows; r += 4) {
-      dot_rows<4, 6>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);
-    }
+  for (; r + kRows <= rows; r += kRows) {
+    dot_rows<kRows, kColumns>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);
   }
-  for (; r + 2 <= rows; r += 2) {
-    dot_rows<2, 3>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);
-  }
-  if (r < rows) dot_rows<1, 3>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);
+  for (; r < rows; ++r) dot_rows<1, 3>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);
 }
 
 }  // namespace dmgan

@@ -59,7 +59,7 @@ Map<S> output_map(Tensor& x) {
 
 // tiles [tiles, channels, kTile] of the pixels `which`, `step` floats from tile to tile; pixels beyond are zero.
 template <class S>
-DMGAN_CLONES void load_tiles(float* tiles, int64_t step, Pixels<const S> from, int64_t channels, Span which) {
+DMGAN_HOT void load_tiles(float* tiles, int64_t step, Pixels<const S> from, int64_t channels, Span which) {
   const int64_t count = which.count, end = which.tiles() * kTile;
   const S* base = from.data + which.first * from.pixel_step;
   if (from.pixel_step == 1) {
@@ -80,7 +80,7 @@ DMGAN_CLONES void load_tiles(float* tiles, int64_t step, Pixels<const S> from, i
 }
 
 template <class S>
-DMGAN_CLONES void store_tiles(const float* tiles, int64_t step, Pixels<S> to, int64_t channels, Span which) {
+DMGAN_HOT void store_tiles(const float* tiles, int64_t step, Pixels<S> to, int64_t channels, Span which) {
   S* base = to.data + which.first * to.pixel_step;
   if (to.pixel_step == 1) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -148,7 +148,6 @@ struct Call {
   const float* gate_weight;  // [2C], for h then for o, or null
   float gate_bias;
   const bool* official_mask;  // [B, T], only in "official" mode
-  bool wide;
   int64_t rows() const { return words + (gate_weight ? 1 : 0); }  // of any sample's memory, at most
 };
 
@@ -192,25 +191,25 @@ struct ForwardChunk {
   }
 };
 
-DMGAN_CLONES void forward_tile(const Call& call, const Memory& memory, const Span& tile, int64_t place,
+DMGAN_HOT void forward_tile(const Call& call, const Memory& memory, const Span& tile, int64_t place,
                                const ForwardChunk& chunk) {
   const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   float* h = chunk.h + place * channels * kTile;
   float* attention = chunk.attention + place * rows * kTile;
   float* gate = chunk.gate + place * kTile;
-  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile, call.wide);
+  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile);
   if (call.official_mask) mask_officially(call, tile, attention);
   softmax(words, attention, chunk.lse + place * kTile);
   const Scalars values{memory.value.data(), rows, 1};
   if (!call.gate_weight) {
-    return multiply<false>(channels, kTile, words, values, attention, kTile, h, kTile, call.wide);
+    return multiply<false>(channels, kTile, words, values, attention, kTile, h, kTile);
   }
   for (int64_t v = 0; v < kTile; v += kLanes) {
     Vec of_read = {};
     for (int64_t t = 0; t < words; ++t) of_read += memory.gate_value[t] * load(attention + t * kTile + v);
     store(gate + v, sigmoid(load(attention + words * kTile + v) + of_read + call.gate_bias));
   }
-  multiply_into(channels, kTile, words, values, attention, kTile, call.wide,
+  multiply_into(channels, kTile, words, values, attention, kTile,
                 [=](int64_t channel, int64_t pixel, Vec read) DMGAN_INLINED {
                   float* to = h + channel * kTile + pixel;
                   const Vec own = load(to);
@@ -244,7 +243,7 @@ struct Chunk {
 
 // Recomputes a loaded tile from h and the log-sum-exp, leaves grad_h, and in the chunk what sums over pixels need:
 // grad_logits with the gradient of the gate's logit as its last row, and gate * attention as attention.
-DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Span& tile, const Chunk& chunk,
+DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span& tile, const Chunk& chunk,
                                 int64_t place, bool has_grad_attention) {
   const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   const bool gated = call.gate_weight;
@@ -255,10 +254,9 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Sp
   float* grad_logits = chunk.grad_logits + place * rows * kTile;
   const float* grad_attention = has_grad_attention ? chunk.grad_attention + place * rows * kTile : nullptr;
   alignas(64) float of_h[kTile], rest[kTile];  // grad . h, one minus the gate
-  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile, call.wide);
+  multiply<false>(rows, kTile, channels, {memory.key.data(), 1, rows}, h, kTile, attention, kTile);
   if (call.official_mask) mask_officially(call, tile, attention);
-  multiply<false>(words, kTile, channels, {memory.value.data(), 1, rows}, grad_out, kTile, grad_logits, kTile,
-                  call.wide);
+  multiply<false>(words, kTile, channels, {memory.value.data(), 1, rows}, grad_out, kTile, grad_logits, kTile);
   if (gated) {
     Vec sums[kTile / kLanes] = {};
     for (int64_t at = 0; at < channels * kTile; at += kTile) {
@@ -307,8 +305,8 @@ DMGAN_CLONES void backward_tile(const Call& call, const Memory& memory, const Sp
   }
 
   const Scalars keys{memory.key.data(), rows, 1};
-  if (!gated) return multiply<false>(channels, kTile, words, keys, grad_logits, kTile, grad_h, kTile, call.wide);
-  multiply_into(channels, kTile, rows, keys, grad_logits, kTile, call.wide,
+  if (!gated) return multiply<false>(channels, kTile, words, keys, grad_logits, kTile, grad_h, kTile);
+  multiply_into(channels, kTile, rows, keys, grad_logits, kTile,
                 [=, &rest](int64_t channel, int64_t pixel, Vec sum) DMGAN_INLINED {
                   const int64_t at = channel * kTile + pixel;
                   store(grad_h + at, sum + load(rest + pixel) * load(grad_out + at));
@@ -328,19 +326,18 @@ struct Sums {
   }
 };
 
-DMGAN_CLONES void reduce_chunk(const Call& call, const Memory& memory, const Chunk& chunk, int64_t tiles,
+DMGAN_HOT void reduce_chunk(const Call& call, const Memory& memory, const Chunk& chunk, int64_t tiles,
                                const Sums& sums) {
   const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   const int64_t features = channels * kTile, weights = rows * kTile;
-  dots(channels, rows, tiles, kTile, chunk.h, features, chunk.grad_logits, weights, sums.keys, rows, call.wide);
-  dots(channels, words, tiles, kTile, chunk.grad_out, features, chunk.attention, weights, sums.values, words,
-       call.wide);
+  dots(channels, rows, tiles, kTile, chunk.h, features, chunk.grad_logits, weights, sums.keys, rows);
+  dots(channels, words, tiles, kTile, chunk.grad_out, features, chunk.attention, weights, sums.values, words);
   for (int64_t t = 0; t < words; ++t) sums.gate_attention[t] = sum(chunk.gate_attention[t]);
   *sums.gate_bias = sum(*chunk.gate_bias);
 }
 
 // The first of `count` rows, plus the others in order.
-DMGAN_CLONES void add_rows(float* rows, int64_t count, int64_t step, int64_t columns) {
+DMGAN_HOT void add_rows(float* rows, int64_t count, int64_t step, int64_t columns) {
   for (int64_t r = 1; r < count; ++r) {
     for (int64_t i = 0; i < columns; ++i) rows[i] += rows[r * step + i];
   }
@@ -354,8 +351,7 @@ Call describe(const Tensor& h, const Tensor& key, const std::optional<Tensor>& g
           h.size(2) * h.size(3),
           gate_weight ? data<float>(*gate_weight) : nullptr,
           gate_bias ? *data<float>(*gate_bias) : 0.0f,
-          official && mask ? data<bool>(*mask) : nullptr,
-          wide_registers()};
+          official && mask ? data<bool>(*mask) : nullptr};
 }
 
 template <class S>
@@ -495,11 +491,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::memory_read_forward);
   m.def(dmgan::schemas::memory_read_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("memory_read_forward", TORCH_BOX(&dmgan::memory_read_forward));
   m.impl("memory_read_backward", TORCH_BOX(&dmgan::memory_read_backward));
 }

@@ -43,12 +43,10 @@ struct Sizes {
   int64_t batch, word_channels, words, channels;
   int64_t lanes;  // words, rounded up to whole vectors
   int64_t memory() const { return 2 * channels; }
-  bool wide;
 };
 
 Sizes describe(const Tensor& words, const Tensor& image_mean) {
-  return {words.size(0), words.size(1), words.size(2), image_mean.size(1), round_up(words.size(2), kLanes),
-          wide_registers()};
+  return {words.size(0), words.size(1), words.size(2), image_mean.size(1), round_up(words.size(2), kLanes)};
 }
 
 // One sample's maps; rows of `lanes` words.
@@ -79,14 +77,14 @@ void pad_rows(const float* x, int64_t count, const Sizes& s, float* rows) {
 
 DMGAN_INLINE Vec relu(Vec x) { return max(x, Vec{}); }
 
-DMGAN_CLONES void write_memory(const Sizes& s, const Parameters& p, const float* image_mean, const Sample& x) {
+DMGAN_HOT void write_memory(const Sizes& s, const Parameters& p, const float* image_mean, const Sample& x) {
   for (int64_t j = 0; j < s.memory(); ++j) {
     const float value = dot(p.image_weight + j * s.channels, image_mean, s.channels) + p.image_bias[j];
     x.image[j] = value > 0.0f ? value : 0.0f;
     for (int64_t v = 0; v < s.lanes; v += kLanes) store(x.written + j * s.lanes + v, splat(p.word_bias[j]));
   }
   multiply<true>(s.memory(), s.lanes, s.word_channels, {p.word_weight, s.word_channels, 1}, x.words, s.lanes, x.written,
-                 s.lanes, s.wide);
+                 s.lanes);
   const float of_image = dot(p.gate_image, image_mean, s.channels);
   for (int64_t v = 0; v < s.lanes; v += kLanes) {
     Vec logit = splat(of_image);
@@ -100,11 +98,11 @@ DMGAN_CLONES void write_memory(const Sizes& s, const Parameters& p, const float*
   }
 }
 
-DMGAN_CLONES void project(const Sizes& s, const float* weight, const float* bias, const float* memory, float* result) {
+DMGAN_HOT void project(const Sizes& s, const float* weight, const float* bias, const float* memory, float* result) {
   for (int64_t c = 0; c < s.channels; ++c) {
     for (int64_t v = 0; v < s.lanes; v += kLanes) store(result + c * s.lanes + v, splat(bias[c]));
   }
-  multiply<true>(s.channels, s.lanes, s.memory(), {weight, s.memory(), 1}, memory, s.lanes, result, s.lanes, s.wide);
+  multiply<true>(s.channels, s.lanes, s.memory(), {weight, s.memory(), 1}, memory, s.lanes, result, s.lanes);
   for (int64_t at = 0; at < s.channels * s.lanes; at += kLanes) store(result + at, relu(load(result + at)));
 }
 
@@ -163,17 +161,16 @@ struct Gradients {
   }
 };
 
-DMGAN_CLONES void backward_sample(const Sizes& s, const Parameters& p, const Sample& x, const Gradients& g) {
+DMGAN_HOT void backward_sample(const Sizes& s, const Parameters& p, const Sample& x, const Gradients& g) {
   // x.key and x.value hold the results: relu passes gradients where they are positive.
   for (int64_t at = 0; at < s.channels * s.lanes; at += kLanes) {
     store(g.key + at, load(x.key + at) > 0.0f ? load(g.key + at) : Vec{});
     store(g.value + at, load(x.value + at) > 0.0f ? load(g.value + at) : Vec{});
   }
   float* grad_memory = g.written;
-  multiply<false>(s.memory(), s.lanes, s.channels, {p.key_weight, 1, s.memory()}, g.key, s.lanes, grad_memory, s.lanes,
-                  s.wide);
+  multiply<false>(s.memory(), s.lanes, s.channels, {p.key_weight, 1, s.memory()}, g.key, s.lanes, grad_memory, s.lanes);
   multiply<true>(s.memory(), s.lanes, s.channels, {p.value_weight, 1, s.memory()}, g.value, s.lanes, grad_memory,
-                 s.lanes, s.wide);
+                 s.lanes);
   std::fill_n(g.gate, s.lanes, 0.0f);
   for (int64_t j = 0; j < s.memory(); ++j) {
     Vec of_image = {};
@@ -196,7 +193,7 @@ DMGAN_CLONES void backward_sample(const Sizes& s, const Parameters& p, const Sam
   }
   *g.gate_total = sum(total);
   multiply<true>(s.word_channels, s.lanes, s.memory(), {p.word_weight, 1, s.word_channels}, g.written, s.lanes, g.words,
-                 s.lanes, s.wide);
+                 s.lanes);
   for (int64_t c = 0; c < s.channels; ++c) g.image_mean[c] = p.gate_image[c] * *g.gate_total;
   for (int64_t j = 0; j < s.memory(); ++j) {
     for (int64_t c = 0; c < s.channels; ++c) g.image_mean[c] += p.image_weight[j * s.channels + c] * g.image[j];
@@ -212,21 +209,21 @@ void transpose_rows(const float* rows, int64_t count, const Sizes& s, int64_t wi
 }
 
 // result [rows, width] = sum over samples and words of a [rows, lanes] b [T, width], for rows begin ... end.
-DMGAN_CLONES void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t width, const float* a,
+DMGAN_HOT void outer_rows(const Sizes& s, int64_t begin, int64_t end, int64_t width, const float* a,
                              int64_t a_sample, const float* b, float* result) {
   float* to = result + begin * width;
   for (int64_t sample = 0; sample < s.batch; ++sample) {
     const Scalars rows{a + sample * a_sample + begin * s.lanes, s.lanes, 1};
     const float* words = b + sample * s.words * width;
     if (sample) {
-      multiply<true>(end - begin, width, s.words, rows, words, width, to, width, s.wide);
+      multiply<true>(end - begin, width, s.words, rows, words, width, to, width);
     } else {
-      multiply<false>(end - begin, width, s.words, rows, words, width, to, width, s.wide);
+      multiply<false>(end - begin, width, s.words, rows, words, width, to, width);
     }
   }
 }
 
-DMGAN_CLONES void sum_rows(const Sizes& s, int64_t begin, int64_t end, const float* a, int64_t a_sample,
+DMGAN_HOT void sum_rows(const Sizes& s, int64_t begin, int64_t end, const float* a, int64_t a_sample,
                            float* result) {
   for (int64_t r = begin; r < end; ++r) {
     Vec total = {};
@@ -238,7 +235,7 @@ DMGAN_CLONES void sum_rows(const Sizes& s, int64_t begin, int64_t end, const flo
 }
 
 // result [columns] = sum over samples of scalar (`a_sample` apart) times row [columns].
-DMGAN_CLONES void sum_scaled(const Sizes& s, const float* scalars, int64_t a_sample, const float* rows,
+DMGAN_HOT void sum_scaled(const Sizes& s, const float* scalars, int64_t a_sample, const float* rows,
                              int64_t columns, float* result) {
   std::fill_n(result, columns, 0.0f);
   for (int64_t b = 0; b < s.batch; ++b) {
@@ -350,11 +347,11 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::memory_write_forward);
   m.def(dmgan::schemas::memory_write_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("memory_write_forward", TORCH_BOX(&dmgan::memory_write_forward));
   m.impl("memory_write_backward", TORCH_BOX(&dmgan::memory_write_backward));
 }

@@ -14,7 +14,7 @@ constexpr int64_t kStrip = 512;  // columns that a thread takes at once
 
 // to [columns, rows] = from [rows, columns]^T, for columns first ... last - 1.
 template <class E>
-DMGAN_CLONES void transpose(const E* from, E* to, int64_t rows, int64_t columns, int64_t first, int64_t last) {
+DMGAN_HOT void transpose(const E* from, E* to, int64_t rows, int64_t columns, int64_t first, int64_t last) {
   for (int64_t c = first; c < last; c += kSide) {
     const int64_t width = std::min(kSide, last - c);
     for (int64_t r = 0; r < rows; r += kSide) {
@@ -54,5 +54,5 @@ Tensor relayout(const Tensor& x) {
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) { m.def(dmgan::schemas::relayout); }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) { m.impl("relayout", TORCH_BOX(&dmgan::relayout)); }
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) { m.def(dmgan::schemas::relayout); }
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) { m.impl("relayout", TORCH_BOX(&dmgan::relayout)); }

@@ -1,9 +1,14 @@
-// Sixteen floats at a time in portable vector code, compiled for several CPUs and chosen when the library loads.
+// One register of floats at a time in portable vector code. Each level of CPU (SSE2, AVX2, AVX-512, NEON) compiles all
+// of it with flags of its own, into a library of its own: dmgan_fast/native.py loads the best one.
 // All sums are of fixed blocks in a fixed order: results do not depend on the number of threads.
 #pragma once
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>
@@ -14,31 +19,26 @@
 #define DMGAN_INLINE __attribute__((always_inline)) inline
 #define DMGAN_INLINED __attribute__((always_inline))  // after a lambda's parameters
 #define DMGAN_UNROLL _Pragma("GCC unroll 16")
-// A function with DMGAN_CLONES exists for SSE2, AVX2 and AVX-512; what it calls must be DMGAN_INLINE to follow it.
-#if defined(__x86_64__) && defined(__linux__)
-#define DMGAN_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"), noinline))
-#else
-#define DMGAN_CLONES __attribute__((noinline))
-#endif
+// A hot function with a symbol of its own, whose machine code tests look at; what it calls is DMGAN_INLINE.
+#define DMGAN_HOT __attribute__((noinline))
 
 namespace dmgan {
 
 using BFloat16 = c10::BFloat16;
 using Half = c10::Half;
 
-constexpr int64_t kLanes = 16;
+// A vector is as wide as a register: GCC keeps wider ones in memory. kRegisters: how many of them there are.
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int64_t kLanes = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int64_t kLanes = 4, kRegisters = 32;
+#else
+constexpr int64_t kLanes = 4, kRegisters = 16;
+#endif
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * 4)));
-
-// True where 32 registers of 16 floats exist; narrower CPUs hold fewer accumulators.
-inline bool wide_registers() {
-#if defined(__x86_64__)
-  static const bool wide = __builtin_cpu_supports("avx512f");
-  return wide;
-#else
-  return false;
-#endif
-}
 
 constexpr int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
@@ -67,9 +67,15 @@ DMGAN_INLINE Vec load(const BFloat16* p) {
 }
 
 DMGAN_INLINE Vec load(const Half* p) {
+#if defined(__AVX512F__)
+  return bits<Vec>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return bits<Vec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
   Vec x;
   for (int64_t i = 0; i < kLanes; ++i) x[i] = static_cast<float>(p[i]);
   return x;
+#endif
 }
 
 DMGAN_INLINE void store(float* p, Vec x) { std::memcpy(p, &x, sizeof(x)); }
@@ -84,7 +90,13 @@ DMGAN_INLINE void store(BFloat16* p, Vec x) {  // round to nearest even; NaN sta
 }
 
 DMGAN_INLINE void store(Half* p, Vec x) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(bits<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(bits<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
+#else
   for (int64_t i = 0; i < kLanes; ++i) p[i] = static_cast<Half>(x[i]);
+#endif
 }
 
 // The first `n` elements `step` apart, zeros after them.
@@ -106,28 +118,40 @@ DMGAN_INLINE void store_some(S* p, Vec x, int64_t n, int64_t step = 1) {
 
 DMGAN_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
-DMGAN_INLINE float sum(Vec x) {
-  typedef float Half8 __attribute__((vector_size(32)));
-  typedef float Half4 __attribute__((vector_size(16)));
-  const Half8 eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Half4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-  return (four[0] + four[2]) + (four[1] + four[3]);
+// Lanes of a (0 ... kLanes - 1) and b (from kLanes on).
+template <int... kLane>
+DMGAN_INLINE Vec shuffle(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, kLane...);
+#else
+  return __builtin_shuffle(a, b, IntVec{kLane...});
+#endif
 }
+
+// Map a lane's number to the lane that it comes from: chosen<Map>(a, b)[i] = (a, b)[Map::from(i)].
+template <class Map, int... kLane>
+DMGAN_INLINE Vec chosen(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+  return shuffle(a, b, std::integer_sequence<int, Map::from(kLane)...>{});
+}
+template <class Map>
+DMGAN_INLINE Vec chosen(Vec a, Vec b) {
+  return chosen<Map>(a, b, std::make_integer_sequence<int, static_cast<int>(kLanes)>{});
+}
+
+constexpr int kWidth = static_cast<int>(kLanes);
 
 // The first or the second halves of each kLength lanes of a, then of b.
-template <int kLength, bool kSecond, int... kLane>
-DMGAN_INLINE Vec halves(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
-  constexpr int kHalf = kLength / 2, kEach = static_cast<int>(kLanes) / 2;
-  return __builtin_shufflevector(a, b,
-                                 (kLane / kEach * static_cast<int>(kLanes) + kLane % kEach / kHalf * kLength +
-                                  kLane % kHalf + (kSecond ? kHalf : 0))...);
-}
+template <int kLength, bool kSecond>
+struct Halves {
+  static constexpr int from(int lane) {
+    const int each = kWidth / 2, half = kLength / 2;
+    return lane / each * kWidth + lane % each / half * kLength + lane % half + (kSecond ? half : 0);
+  }
+};
 
 // Lane i: the sum of x[i]'s lanes; kCount is a power of two, lanes beyond it are partial sums.
-template <int kCount, int kLength = static_cast<int>(kLanes)>
+template <int kCount, int kLength = kWidth>
 DMGAN_INLINE Vec sums_of(const Vec* x) {
-  using Lanes = std::make_integer_sequence<int, static_cast<int>(kLanes)>;
   if constexpr (kLength == 1) {
     return x[0];
   } else {
@@ -136,11 +160,13 @@ DMGAN_INLINE Vec sums_of(const Vec* x) {
     DMGAN_UNROLL
     for (int i = 0; i < kPairs; ++i) {
       const Vec a = x[2 * i], b = kCount > 1 ? x[2 * i + 1] : a;
-      pairs[i] = halves<kLength, false>(a, b, Lanes{}) + halves<kLength, true>(a, b, Lanes{});
+      pairs[i] = chosen<Halves<kLength, false>>(a, b) + chosen<Halves<kLength, true>>(a, b);
     }
     return sums_of<kPairs, kLength / 2>(pairs);
   }
 }
+
+DMGAN_INLINE float sum(Vec x) { return sums_of<1>(&x)[0]; }
 
 // e^x within 2 ulp; 0 below -87.3, where floats become denormal. x must not exceed 88.
 DMGAN_INLINE Vec exp(Vec x) {

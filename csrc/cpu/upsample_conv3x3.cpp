@@ -47,11 +47,11 @@ std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::upsample_conv3x3_forward);
   m.def(dmgan::schemas::upsample_conv3x3_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("upsample_conv3x3_forward", TORCH_BOX(&dmgan::upsample_conv3x3_forward));
   m.impl("upsample_conv3x3_backward", TORCH_BOX(&dmgan::upsample_conv3x3_backward));
 }

@@ -33,7 +33,6 @@ struct Call {
   int64_t pictures, captions, channels, regions, words;
   int64_t width, lanes;  // channels and regions, rounded up to whole vectors
   float gamma1, gamma2;
-  bool wide;
 };
 
 template <class S>
@@ -104,10 +103,10 @@ DMGAN_INLINE float largest(Vec x) {
 }
 
 // p, a and c of the tile of captions first ... last - 1.
-DMGAN_CLONES void attend(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w) {
+DMGAN_HOT void attend(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w) {
   const int64_t start = all.first[first], rows = all.first[last] - start;
   multiply<false>(rows, call.lanes, call.channels, {all.words.data() + start * call.width, call.width, 1}, w.regions,
-                  call.lanes, w.weights, call.lanes, call.wide);
+                  call.lanes, w.weights, call.lanes);
   for (int64_t k = first; k < last; ++k) {
     float* weights = w.weights + (all.first[k] - start) * call.lanes;
     const int64_t end = (all.first[k + 1] - all.first[k]) * call.lanes;
@@ -139,7 +138,7 @@ DMGAN_CLONES void attend(const Call& call, const Captions& all, int64_t first, i
     for (int64_t v = 0; v < call.lanes; v += kLanes) store(attention + v, load(attention + v) * scale);
   }
   multiply<false>(rows, call.width, call.regions, {w.attention, call.lanes, 1}, w.by_region, call.width, w.context,
-                  call.width, call.wide);
+                  call.width);
 }
 
 struct Match {
@@ -153,7 +152,7 @@ DMGAN_INLINE Match match(const Call& call, const Captions& all, int64_t row, con
           std::max(norm * all.norms[row], kCosineEps)};
 }
 
-DMGAN_CLONES void score_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
+DMGAN_HOT void score_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
                              float* scores) {
   attend(call, all, first, last, w);
   for (int64_t k = first; k < last; ++k) {
@@ -170,7 +169,7 @@ DMGAN_CLONES void score_tile(const Call& call, const Captions& all, int64_t firs
 }
 
 // Adds a tile's gradients to grad_by_region and to grad_words [rows, width].
-DMGAN_CLONES void backward_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
+DMGAN_HOT void backward_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
                                 const float* grad, const float* scores, float* grad_words) {
   attend(call, all, first, last, w);
   const int64_t start = all.first[first], rows = all.first[last] - start;
@@ -194,9 +193,9 @@ DMGAN_CLONES void backward_tile(const Call& call, const Captions& all, int64_t f
     }
   }
   multiply<true>(call.regions, call.width, rows, {w.attention, 1, call.lanes}, w.grad_context, call.width,
-                 w.grad_by_region, call.width, call.wide);
+                 w.grad_by_region, call.width);
   multiply<false>(rows, call.lanes, call.channels, {w.grad_context, call.width, 1}, w.regions, call.lanes, w.grad,
-                  call.lanes, call.wide);
+                  call.lanes);
   // sum_n a_n (r_n . dc) = c . dc: the softmax over regions needs no pass of its own.
   for (int64_t r = 0; r < rows; ++r) {
     const Vec mean = splat(dot(w.context + r * call.width, w.grad_context + r * call.width, call.width));
@@ -215,9 +214,9 @@ DMGAN_CLONES void backward_tile(const Call& call, const Captions& all, int64_t f
     }
   }
   multiply<true>(call.regions, call.width, rows, {w.grad, 1, call.lanes}, all.words.data() + start * call.width,
-                 call.width, w.grad_by_region, call.width, call.wide);
+                 call.width, w.grad_by_region, call.width);
   multiply<true>(rows, call.width, call.regions, {w.grad, call.lanes, 1}, w.by_region, call.width, grad_words,
-                 call.width, call.wide);
+                 call.width);
 }
 
 Call describe(const Tensor& regions, const Tensor& words, double gamma1, double gamma2) {
@@ -229,8 +228,7 @@ Call describe(const Tensor& regions, const Tensor& words, double gamma1, double 
           round_up(regions.size(1), kLanes),
           round_up(regions.size(2), kLanes),
           static_cast<float>(gamma1),
-          static_cast<float>(gamma2),
-          wide_registers()};
+          static_cast<float>(gamma2)};
 }
 
 template <class S>
@@ -312,11 +310,11 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(dmgan_fast_cpu, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
   m.def(dmgan::schemas::words_similarity_forward);
   m.def(dmgan::schemas::words_similarity_backward);
 }
-STABLE_TORCH_LIBRARY_IMPL(dmgan_fast_cpu, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
   m.impl("words_similarity_forward", TORCH_BOX(&dmgan::words_similarity_forward));
   m.impl("words_similarity_backward", TORCH_BOX(&dmgan::words_similarity_backward));
 }
