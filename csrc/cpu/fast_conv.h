@@ -1,288 +1,245 @@
-// 3x3 convolutions with fewer multiplications (Toom-Cook; Winograd 1980, Lavin & Gray 2016), by tiles of a picture:
-//   products_p = U_p V_p  for each p,  U = G w G^T,  V = B^T window B,  result = A^T products A
-// Plain: 16 products for 2 x 2 pixels instead of 36. After nearest x2: 9 for the 2 x 2 copies of a pixel, not 36.
-// Sixteen tiles of a row lie side by side in a vector, so NCHW needs no relayout; a block's windows, products and
-// results stay in cache.
+// 3x3 convolutions with fewer multiplications, by tiles of a feature map (forms.h, in both dimensions):
+//   products_p = U_p V_p  for each p,  U = G w G^T,  V = From window From^T,  result = To products To^T
+// A block's windows, products and results stay in cache; U is packed in the order in which it is read.
 #pragma once
-#include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "gemm.h"
+#include "tiles.h"
 
 namespace dmgan {
 
-constexpr int64_t kGroups = 64 / kLanes;       // vectors of tiles in a block
-constexpr int64_t kTiles = kGroups * kLanes;
-constexpr int64_t kChannels = 64;              // result channels computed at once; channels of a panel
-constexpr int64_t kDepth = 128;                // input channels summed before the sum is added to the others
-constexpr int kTaps = 3;
+constexpr int kColumns = 2;                           // vectors of tiles beside the rows of a block of products
+constexpr int64_t kPanel = block_rows<kColumns>();    // rows of a packed panel of U
+constexpr int64_t kChannels = 64;                     // result channels computed at once, about
+constexpr int64_t kDepth = 128;                       // input channels summed before the sum is added to the others
+constexpr int64_t kGap = 16;  // floats between products: at whole powers of two apart they would share cache sets
+constexpr int64_t kCacheFloats = 160 << 10;           // of a block's windows
 
-// ------------------------------------------------------------------------------------------------------------ forms
-// One dimension: window of kWindow pixels every kStep -> kProducts values; kProducts products -> kResults pixels.
+// ------------------------------------------------------------------------------------------------------- convolution
 
-struct PlainForm {  // y0 = w0 d0 + w1 d1 + w2 d2, y1 = w0 d1 + w1 d2 + w2 d3
-  static constexpr int kWindow = 4, kStep = 2, kProducts = 4, kResults = 2;
-  static constexpr float kWeights[kProducts][kTaps] = {{1, 0, 0}, {0.5f, 0.5f, 0.5f}, {0.5f, -0.5f, 0.5f}, {0, 0, 1}};
-  static constexpr int kFrom[kProducts][kWindow] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
-  static constexpr int kTo[kResults][kProducts] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
-};
+template <class F>
+struct Convolution {
+  FeatureMap x, y;
+  Tiling tiling;
 
-struct UpForm {  // y0 = w0 d0 + (w1 + w2) d1, y1 = (w0 + w1) d1 + w2 d2
-  static constexpr int kWindow = 3, kStep = 1, kProducts = 3, kResults = 2;
-  static constexpr float kWeights[kProducts][kTaps] = {{1, 0, 0}, {1, 1, 1}, {0, 0, 1}};
-  static constexpr int kFrom[kProducts][kWindow] = {{1, -1, 0}, {0, 1, 0}, {0, -1, 1}};
-  static constexpr int kTo[kResults][kProducts] = {{1, 1, 0}, {0, 1, 1}};
-};
-
-struct UpGradForm {  // its transpose: the window is of grad y from pixel 2i - 1, the result the sum of all products
-  static constexpr int kWindow = 4, kStep = 2, kProducts = 3, kResults = 1;
-  static constexpr float kWeights[kProducts][kTaps] = {{1, 0, 0}, {1, 1, 1}, {0, 0, 1}};
-  static constexpr int kFrom[kProducts][kWindow] = {{0, -1, 0, 1}, {0, 1, 1, 0}, {1, 0, -1, 0}};
-  static constexpr int kTo[kResults][kProducts] = {{1, 1, 1}};
-};
-
-// sum of coefficient k times value k, for coefficients known at compile time: only additions remain.
-template <int kCount, class Coefficients>
-DMGAN_INLINE Vec combine(const Coefficients& coefficients, const Vec* values) {
-  Vec total{};
-  bool empty = true;
-  DMGAN_UNROLL
-  for (int k = 0; k < kCount; ++k) {
-    if (coefficients[k] == 0) continue;
-    const Vec value = values[k];
-    total = empty ? (coefficients[k] > 0 ? value : -value) : (coefficients[k] > 0 ? total + value : total - value);
-    empty = false;
+  // Tiles of a block: as many as keep its windows in cache.
+  int64_t tiles() const {
+    constexpr int64_t kLeast = kColumns * kLanes, kMost = 64;
+    int64_t tiles = kMost;
+    while (tiles > kLeast && tiles * x.channels * F::kProducts > kCacheFloats) tiles /= 2;
+    return tiles;
   }
-  return total;
-}
+  int64_t blocks() const { return (tiling.count() + tiles() - 1) / tiles(); }
+  int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
+  int64_t chunk() const { return round_up((y.channels + chunks() - 1) / chunks(), kPanel); }
+  int64_t value_step() const { return x.channels * tiles() + kGap; }  // from product to product
+  int64_t result_step() const { return chunk() * tiles() + kGap; }
+};
 
-template <int... kLane>
-DMGAN_INLINE Vec evens(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, 2 * kLane...);
-}
-template <int... kLane>
-DMGAN_INLINE Vec odds(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, (2 * kLane + 1)...);
-}
-template <int kFirst, int... kLane>
-DMGAN_INLINE Vec interleaved(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
-  return __builtin_shufflevector(a, b, (kFirst + kLane / 2 + (kLane % 2) * static_cast<int>(kLanes))...);
-}
-template <int kBit, int... kLane>
-DMGAN_INLINE void exchange(Vec& a, Vec& b, std::integer_sequence<int, kLane...>) {
-  constexpr int kOther = static_cast<int>(kLanes);
-  const Vec low = __builtin_shufflevector(a, b, (kLane & kBit ? kOther + kLane - kBit : kLane)...);
-  b = __builtin_shufflevector(a, b, (kLane & kBit ? kOther + kLane : kLane + kBit)...);
-  a = low;
-}
-using Lanes = std::make_integer_sequence<int, kLanes>;
+// Rows of the vertical transform of one group, between the two transforms.
+template <class F>
+constexpr int64_t kStrips = F::Vertical::kProducts > F::Horizontal::kProducts ? F::Vertical::kProducts
+                                                                              : F::Horizontal::kProducts;
+constexpr int64_t kStripFloats = kRowFloats<4>;
+constexpr int64_t kStagedFloats = 6 * kRowFloats<4>;  // of the rows of a window, where they are copied
 
-template <int kBit>
-DMGAN_INLINE void exchange_rows(Vec* rows) {
+// Pixels k ... of the windows of a group from one row of them: d[k], zero where a neighbour is not in the row.
+template <class H>
+DMGAN_INLINE void windows_of(const Group& group, const float* row, Vec* d) {
+  Vec s[H::kStep];
+  deinterleave<H::kStep>(row, s);
   DMGAN_UNROLL
-  for (int i = 0; i < kLanes; ++i) {
-    if (!(i & kBit)) exchange<kBit>(rows[i], rows[i | kBit], Lanes{});
-  }
-}
-
-DMGAN_INLINE void transpose(Vec* rows) {
-  if constexpr (kLanes > 8) exchange_rows<8>(rows);
-  if constexpr (kLanes > 4) exchange_rows<4>(rows);
-  exchange_rows<2>(rows);
-  exchange_rows<1>(rows);
-}
-
-// ------------------------------------------------------------------------------------------------------------ tiles
-
-struct Picture {
-  int64_t batch, channels, height, width;
-  int64_t pixels() const { return height * width; }
-};
-
-// Tiles [batch, rows, columns] in groups of up to kLanes of one row, and blocks of kGroups groups.
-struct Tiling {
-  int64_t batch, rows, columns;
-  int64_t groups_of_row() const { return (columns + kLanes - 1) / kLanes; }
-  int64_t groups() const { return batch * rows * groups_of_row(); }
-  int64_t blocks() const { return (groups() + kGroups - 1) / kGroups; }
-};
-
-struct Group {
-  int64_t sample, row, column, lanes;  // lanes = 0: past the end
-};
-
-DMGAN_INLINE Group group_at(const Tiling& tiling, int64_t index) {
-  if (index >= tiling.groups()) return {0, 0, 0, 0};
-  const int64_t of_row = tiling.groups_of_row(), row = index / of_row, column = index % of_row * kLanes;
-  return {row / tiling.rows, row % tiling.rows, column, std::min(kLanes, tiling.columns - column)};
-}
-
-struct Block {
-  Group group[kGroups];
-  DMGAN_INLINE Block(const Tiling& tiling, int64_t index) {
-    for (int64_t g = 0; g < kGroups; ++g) group[g] = group_at(tiling, index * kGroups + g);
-  }
-};
-
-// A row's pixels first ... first + span - 1, zeros beyond its ends; `edge` has room for them.
-template <int kSpan>
-DMGAN_INLINE const float* padded(const float* row, int64_t first, int64_t width, float* edge) {
-  if (first >= 0 && first + kSpan <= width) return row + first;
-  const int64_t begin = std::max<int64_t>(first, 0), end = std::min(first + kSpan, width);
-  for (int64_t i = 0; i < kSpan; ++i) edge[i] = 0.0f;
-  for (int64_t i = begin; i < end; ++i) edge[i - first] = row[i];
-  return edge;
-}
-
-// Pixel k of each tile's window in vector k.
-template <int kWindow, int kStep>
-DMGAN_INLINE void load_windows(const float* row, int64_t first, int64_t width, Vec* window) {
-  constexpr int kSpan = kStep * (kLanes - 1) + kWindow;
-  float edge[kSpan];
-  const float* from = padded<kSpan>(row, first, width, edge);
-  DMGAN_UNROLL
-  for (int k = 0; k < kWindow; k += kStep) {
-    if constexpr (kStep == 1) {
-      window[k] = load(from + k);
+  for (int k = 0; k < H::kWindow; ++k) {
+    if (k == 0) {
+      const Vec moved = chosen<LastThenFirsts>(load(row - kLanes), s[H::kStep - 1]);
+      d[0] = bits<Vec>(bits<IntVec>(moved) & group.before);
+    } else if (k <= H::kStep) {
+      d[k] = s[k - 1];
     } else {
-      const Vec low = load(from + k), high = load(from + k + kLanes);
-      window[k] = evens(low, high, Lanes{});
-      window[k + 1] = odds(low, high, Lanes{});
+      const Vec moved = chosen<SecondsThenFirst>(s[k - 1 - H::kStep], splat(row[H::kStep * kLanes]));
+      d[k] = bits<Vec>(bits<IntVec>(moved) & group.after);
     }
   }
+  static_assert(H::kWindow <= H::kStep + 2);
 }
 
 // V of one group and channel: values[p * step], p = vertical * kProducts + horizontal.
-template <class Form>
-DMGAN_INLINE void transform_window(const float* picture, int64_t height, int64_t width, const Group& group,
-                                   float* values, int64_t step) {
-  constexpr int kWindow = Form::kWindow, kProducts = Form::kProducts;
-  Vec rows[kProducts][kWindow];
-  DMGAN_UNROLL
-  for (int r = 0; r < kWindow; ++r) {
-    const int64_t y = group.row * Form::kStep + r - 1;
-    Vec window[kWindow] = {};
-    if (y >= 0 && y < height) {
-      load_windows<kWindow, Form::kStep>(picture + y * width, group.column * Form::kStep - 1, width, window);
-    }
-    DMGAN_UNROLL
-    for (int j = 0; j < kProducts; ++j) rows[j][r] = combine<kWindow>(Form::kFrom[j], window);
+template <class F>
+DMGAN_INLINE void transform_window(const Group& group, const FeatureMap& map, const float* plane, float* strips,
+                                   float* staged, float* values, int64_t step) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  const bool whole = group.is_whole(H::kStep, map.width);
+  const float* rows[V::kWindow];
+  for (int r = 0; r < V::kWindow; ++r) {
+    rows[r] = row_of<H::kStep, V::kStep, -1>(group, plane, map.channels * map.pixels(), map.height, map.width, r, whole,
+                                             staged + r * kRowFloats<H::kStep>);
   }
   DMGAN_UNROLL
-  for (int i = 0; i < kProducts; ++i) {
+  for (int q = 0; q < H::kStep; ++q) {
+    Vec d[V::kWindow], v[V::kProducts];
     DMGAN_UNROLL
-    for (int j = 0; j < kProducts; ++j) {
-      store(values + (i * kProducts + j) * step, combine<kWindow>(Form::kFrom[i], rows[j]));
+    for (int r = 0; r < V::kWindow; ++r) d[r] = load(rows[r] + q * kLanes);
+    V::from(d, v);
+    DMGAN_UNROLL
+    for (int i = 0; i < V::kProducts; ++i) store(strips + i * kStripFloats + (1 + q) * kLanes, v[i]);
+  }
+  for (const int64_t at : {int64_t{-1}, H::kStep * kLanes}) {  // the pixels on either side
+    if (at < 0 ? !group.before[0] : !group.after[kLanes - 1]) continue;
+    float d[V::kWindow], v[V::kProducts];
+    for (int r = 0; r < V::kWindow; ++r) d[r] = rows[r][at];
+    V::from(d, v);
+    for (int i = 0; i < V::kProducts; ++i) strips[i * kStripFloats + kLanes + at] = v[i];
+  }
+  for (int i = 0; i < V::kProducts; ++i) {
+    Vec d[H::kWindow], v[H::kProducts];
+    windows_of<H>(group, strips + i * kStripFloats + kLanes, d);
+    H::from(d, v);
+    DMGAN_UNROLL
+    for (int j = 0; j < H::kProducts; ++j) store(values + (i * H::kProducts + j) * step, v[j]);
+  }
+}
+
+template <class F>
+DMGAN_HOT void transform_windows(const Convolution<F>& call, const float* x, const Group* groups, float* strips,
+                                 float* staged, float* values) {
+  const int64_t tiles = call.tiles(), step = call.value_step();
+  for (int64_t c = 0; c < call.x.channels; ++c) {  // groups of a channel in turn: neighbours in memory
+    for (int64_t g = 0; g * kLanes < tiles; ++g) {
+      transform_window<F>(groups[g], call.x, x + c * call.x.pixels(), strips, staged, values + c * tiles + g * kLanes,
+                          step);
+    }
+  }
+}
+
+// c [rows, tiles] = or += panels of u, from input channel `first` on, times b [depth, tiles].
+template <bool kAdd>
+DMGAN_INLINE void multiply_panels(const float* u, int64_t inputs, int64_t first, int64_t rows, int64_t depth,
+                                  const float* b, int64_t tiles, float* c) {
+  for (int64_t n = 0; n < tiles; n += kColumns * kLanes) {
+    for (int64_t r = 0; r < rows; r += kPanel) {
+      const auto finish = [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
+        float* to = c + (r + row) * tiles + column;
+        store(to, kAdd ? load(to) + sum : sum);
+      };
+      const int64_t width = std::min(kPanel, rows - r);
+      const float* panel = u + r * inputs + first * width;
+      if (width == kPanel) {
+        multiply_block<kPanel, kColumns>(depth, {panel, 1, kPanel}, b, tiles, 0, n, finish);
+      } else {
+        multiply_column<kColumns>(width, depth, {panel, 1, width}, b, tiles, n, finish);
+      }
+    }
+  }
+}
+
+// The products of result channels first ... first + count - 1; with kSum, their sum.
+template <class F, bool kSum>
+DMGAN_HOT void multiply_products(const Convolution<F>& call, const float* u, int64_t first, int64_t count,
+                                 const float* values, float* products) {
+  const int64_t inputs = call.x.channels, tiles = call.tiles();
+  for (int64_t p = 0; p < F::kProducts; ++p) {
+    const float* of_p = u + (p * call.y.channels + first) * inputs;
+    float* result = products + (kSum ? 0 : p * call.result_step());
+    for (int64_t c = 0; c < inputs; c += kDepth) {
+      const float* windows = values + p * call.value_step() + c * tiles;
+      const int64_t depth = std::min(kDepth, inputs - c);
+      if (c || (kSum && p)) {
+        multiply_panels<true>(of_p, inputs, c, count, depth, windows, tiles, result);
+      } else {
+        multiply_panels<false>(of_p, inputs, c, count, depth, windows, tiles, result);
+      }
     }
   }
 }
 
 // The pixels of one group and channel from its products.
-template <class Form>
-DMGAN_INLINE void write_results(const float* products, int64_t step, const Group& group, float* picture, int64_t height,
-                                int64_t width) {
-  constexpr int kProducts = Form::kProducts, kResults = Form::kResults;
-  Vec columns[kResults][kProducts];  // combined vertically
+template <class F>
+DMGAN_INLINE void write_results(const float* products, int64_t step, const Group& group, const FeatureMap& map,
+                                float* plane, float* strips) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
   DMGAN_UNROLL
-  for (int j = 0; j < kProducts; ++j) {
-    Vec column[kProducts];
+  for (int j = 0; j < H::kProducts; ++j) {
+    Vec m[V::kProducts], y[V::kResults];
     DMGAN_UNROLL
-    for (int i = 0; i < kProducts; ++i) column[i] = load(products + (i * kProducts + j) * step);
+    for (int i = 0; i < V::kProducts; ++i) m[i] = load(products + (i * H::kProducts + j) * step);
+    V::to(m, y);
     DMGAN_UNROLL
-    for (int r = 0; r < kResults; ++r) columns[r][j] = combine<kProducts>(Form::kTo[r], column);
+    for (int r = 0; r < V::kResults; ++r) store(strips + r * kStripFloats + j * kLanes, y[r]);
   }
-  DMGAN_UNROLL
-  for (int r = 0; r < kResults; ++r) {
-    const int64_t y = group.row * kResults + r, x = group.column * kResults;
-    if (y >= height) continue;
-    float* to = picture + y * width + x;
-    const Vec a = combine<kProducts>(Form::kTo[0], columns[r]);
-    const Vec b = combine<kProducts>(Form::kTo[1], columns[r]);
-    const int64_t count = std::min(width - x, group.lanes * kResults);
-    store_some(to, interleaved<0>(a, b, Lanes{}), count);
-    if (count > kLanes) store_some(to + kLanes, interleaved<kLanes / 2>(a, b, Lanes{}), count - kLanes);
+  const bool whole = group.is_whole(H::kResults, map.width);
+  const int64_t sample_step = map.channels * map.pixels();
+  for (int r = 0; r < V::kResults; ++r) {
+    float* strip = strips + r * kStripFloats;
+    Vec m[H::kProducts], y[H::kResults];
+    DMGAN_UNROLL
+    for (int j = 0; j < H::kProducts; ++j) m[j] = load(strip + j * kLanes);
+    H::to(m, y);
+    const Run& run = group.run[0];
+    const int64_t at = run.row * V::kResults + r;
+    if (whole) {
+      if (at >= map.height) return;
+      interleave<H::kResults>(y, plane + run.sample * sample_step + at * map.width + run.column * H::kResults);
+    } else {
+      interleave<H::kResults>(y, strip);
+      write_runs<V::kResults, H::kResults>(group, strip, plane, sample_step, map.height, map.width, r);
+    }
   }
 }
 
-// y = form of x, for one block. u [p, outputs, inputs]; memory: see block_floats.
-template <class Form>
-DMGAN_HOT void convolve_block(const Picture& from, const float* x, const float* u, const Picture& to, float* y,
-                                 const Tiling& tiling, int64_t block, float* memory) {
-  constexpr int64_t kAll = Form::kProducts * Form::kProducts;
-  constexpr bool kSum = Form::kResults == 1;  // products are added up as they are made
-  float* windows = memory;
-  float* products = memory + kAll * from.channels * kTiles;
-  const Block groups(tiling, block);
-  for (int64_t c = 0; c < from.channels; ++c) {  // groups of a channel in turn: neighbours in memory
-    for (int64_t g = 0; g < kGroups; ++g) {
-      const Group& group = groups.group[g];
-      const float* picture = x + (group.sample * from.channels + c) * from.pixels();
-      transform_window<Form>(picture, from.height, from.width, group, windows + c * kTiles + g * kLanes,
-                             from.channels * kTiles);
-    }
-  }
-  for (int64_t first = 0; first < to.channels; first += kChannels) {
-    const int64_t count = std::min(kChannels, to.channels - first);
-    for (int64_t p = 0; p < kAll; ++p) {
-      float* result = products + (kSum ? 0 : p * kChannels * kTiles);
-      for (int64_t c = 0; c < from.channels; c += kDepth) {
-        const Scalars weights{u + (p * to.channels + first) * from.channels + c, from.channels, 1};
-        const float* of_p = windows + (p * from.channels + c) * kTiles;
-        const int64_t depth = std::min(kDepth, from.channels - c);
-        if (c || (kSum && p)) {
-          multiply<true>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles);
-        } else {
-          multiply<false>(count, kTiles, depth, weights, of_p, kTiles, result, kTiles);
-        }
-      }
-    }
-    for (int64_t c = 0; c < count; ++c) {
-      for (int64_t g = 0; g < kGroups; ++g) {
-        const Group& group = groups.group[g];
-        if (!group.lanes) break;
-        const float* of_c = products + c * kTiles + g * kLanes;
-        float* picture = y + (group.sample * to.channels + first + c) * to.pixels();
-        if constexpr (kSum) {
-          store_some(picture + group.row * to.width + group.column, load(of_c), group.lanes);
-        } else {
-          write_results<Form>(of_c, kChannels * kTiles, group, picture, to.height, to.width);
-        }
+template <class F, bool kSum>
+DMGAN_HOT void write_channels(const Convolution<F>& call, const float* products, const Group* groups, int64_t first,
+                              int64_t count, float* strips, float* y) {
+  const int64_t tiles = call.tiles();
+  for (int64_t c = 0; c < count; ++c) {
+    float* plane = y + (first + c) * call.y.pixels();
+    for (int64_t g = 0; g * kLanes < tiles && groups[g].lanes; ++g) {
+      const float* of_c = products + c * tiles + g * kLanes;
+      if constexpr (kSum) {
+        write_runs<1, 1>(groups[g], of_c, plane, call.y.channels * call.y.pixels(), call.y.height, call.y.width, 0);
+      } else {
+        write_results<F>(of_c, call.result_step(), groups[g], call.y, plane, strips);
       }
     }
   }
 }
 
-template <class Form>
-int64_t block_floats(int64_t inputs) {
-  constexpr int64_t kAll = Form::kProducts * Form::kProducts;
-  return kAll * (inputs + kChannels) * kTiles;
-}
-
-// G w G^T of weight [O, I, 3, 3] as [p, O, I]; transposed: [p, I, O], flipped: of the kernel turned by 180 degrees.
-template <class Form>
-void transform_weights(const float* weight, int64_t outputs, int64_t inputs, bool transposed, bool flipped, float* u) {
-  constexpr int kProducts = Form::kProducts;
-  const int64_t rows = transposed ? inputs : outputs, columns = transposed ? outputs : inputs;
-  torch::stable::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t c = 0; c < columns; ++c) {
-        const float* w = weight + (transposed ? c * inputs + r : r * inputs + c) * kTaps * kTaps;
-        float half[kProducts][kTaps];
-        for (int i = 0; i < kProducts; ++i) {
+// G w G^T of weight [O, I, 3, 3] for each p: panels of kPanel rows of each chunk of result channels, each panel
+// [columns, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees.
+template <class F>
+void transform_weights(const Convolution<F>& call, const float* weight, bool transposed, bool flipped, float* u) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  constexpr int kTogether = 16;
+  const int64_t rows = call.y.channels, columns = call.x.channels, chunk = call.chunk();
+  torch::stable::parallel_for(0, (rows + kPanel - 1) / kPanel, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin * kPanel; r < std::min(end * kPanel, rows); ++r) {
+      const int64_t start = r / chunk * chunk, panel = start + (r - start) / kPanel * kPanel;
+      const int64_t width = std::min({kPanel, start + chunk - panel, rows - panel});
+      for (int64_t c = 0; c < columns; c += kTogether) {
+        const int count = static_cast<int>(std::min<int64_t>(kTogether, columns - c));
+        double w[kTaps * kTaps][kTogether] = {}, half[V::kProducts][kTaps][kTogether] = {};
+        for (int k = 0; k < count; ++k) {
+          const float* from = weight + (transposed ? (c + k) * rows + r : r * columns + c + k) * kTaps * kTaps;
+          for (int tap = 0; tap < kTaps * kTaps; ++tap) w[flipped ? 8 - tap : tap][k] = from[tap];
+        }
+        for (int i = 0; i < V::kProducts; ++i) {
           for (int b = 0; b < kTaps; ++b) {
-            float total = 0.0f;
             for (int a = 0; a < kTaps; ++a) {
-              total += Form::kWeights[i][a] * w[flipped ? 8 - a * kTaps - b : a * kTaps + b];
+              for (int k = 0; k < kTogether; ++k) half[i][b][k] += V::kWeights[i][a] * w[a * kTaps + b][k];
             }
-            half[i][b] = total;
           }
         }
-        for (int i = 0; i < kProducts; ++i) {
-          for (int j = 0; j < kProducts; ++j) {
-            float total = 0.0f;
-            for (int b = 0; b < kTaps; ++b) total += Form::kWeights[j][b] * half[i][b];
-            u[((i * kProducts + j) * rows + r) * columns + c] = total;
+        for (int i = 0; i < V::kProducts; ++i) {
+          for (int j = 0; j < H::kProducts; ++j) {
+            double total[kTogether] = {};
+            for (int b = 0; b < kTaps; ++b) {
+              for (int k = 0; k < kTogether; ++k) total[k] += H::kWeights[j][b] * half[i][b][k];
+            }
+            float* to = u + (i * H::kProducts + j) * rows * columns + panel * columns + c * width + r - panel;
+            for (int k = 0; k < count; ++k) to[k * width] = static_cast<float>(total[k]);
           }
         }
       }
@@ -290,171 +247,248 @@ void transform_weights(const float* weight, int64_t outputs, int64_t inputs, boo
   });
 }
 
-template <class Form>
-void convolve(const Picture& from, const float* x, const float* u, const Picture& to, float* y) {
-  const Tiling tiling{from.batch, (to.height + Form::kResults - 1) / Form::kResults,
-                      (to.width + Form::kResults - 1) / Form::kResults};
-  torch::stable::parallel_for(0, tiling.blocks(), 1, [&](int64_t begin, int64_t end) {
-    float* memory = scratch(block_floats<Form>(from.channels));
-    for (int64_t block = begin; block < end; ++block) {
-      convolve_block<Form>(from, x, u, to, y, tiling, block, memory);
+// y = form of x. With kSum, the results are the sums of all products. u: of transform_weights.
+template <class F, bool kSum = false>
+void convolve(const Convolution<F>& call, const float* x, const float* u, float* y) {
+  const int64_t tiles = call.tiles(), chunk = call.chunk(), chunks = (call.y.channels + chunk - 1) / chunk;
+  const int64_t blocks = call.blocks();
+  // Where blocks are few, their chunks of channels are shared out too, each with windows of its own: the same sums.
+  const int64_t shares = blocks < 8 ? chunks : 1, of_share = chunks / shares;
+  const int64_t value_floats = round_up(F::kProducts * call.value_step(), 16);
+  const int64_t product_floats = round_up((kSum ? 1 : F::kProducts) * call.result_step(), 16);
+  torch::stable::parallel_for(0, blocks * shares, 1, [&](int64_t begin, int64_t end) {
+    float* values = scratch(value_floats + product_floats + kStrips<F> * kStripFloats + kStagedFloats);
+    float* products = values + value_floats;
+    float* strips = products + product_floats;
+    float* staged = strips + kStrips<F> * kStripFloats;
+    std::vector<Group> groups(tiles / kLanes);
+    for (int64_t task = begin; task < end; ++task) {
+      for (int64_t g = 0; g < tiles / kLanes; ++g) groups[g].find(call.tiling, task / shares * tiles + g * kLanes);
+      transform_windows<F>(call, x, groups.data(), strips, staged, values);
+      const int64_t share = task % shares;
+      for (int64_t k = share * of_share; k < (share + 1) * of_share; ++k) {
+        const int64_t first = k * chunk, count = std::min(chunk, call.y.channels - first);
+        multiply_products<F, kSum>(call, u, first, count, values, products);
+        write_channels<F, kSum>(call, products, groups.data(), first, count, strips, y);
+      }
     }
   });
 }
 
 // --------------------------------------------------------------------------------------------- gradient of the weight
-// dU_p = sum over tiles of (A grad_y A^T)_p V_p^T: one vertical product i at a time, for a fixed part of the tiles.
+// dU_p = sum over tiles of (To^T grad_y To)_p V_p^T, for a fixed part of the tiles, a chunk of result channels and half
+// of the vertical products i, one after the other: the maps of a block are read while they are in cache.
 
+constexpr int64_t kGradTiles = 64;   // of a block
 constexpr int64_t kPartBlocks = 32;  // of a part, at least
-constexpr int64_t kParts = 8;        // at most
+constexpr int64_t kParts = 4;        // at most
+constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side
 
-template <class Form>
-struct WeightGrad {
-  Picture x, y;
+template <class F>
+struct WeightGradient {
+  FeatureMap x, y;
   Tiling tiling;
-  int64_t width() const { return round_up(x.channels, kLanes); }
-  int64_t parts() const { return std::clamp<int64_t>(tiling.blocks() / kPartBlocks, 1, kParts); }
-  int64_t sums() const { return Form::kProducts * y.channels * width(); }  // of one vertical product
-  int64_t scratch_floats() const { return Form::kProducts * (round_up(x.channels, kChannels) + y.channels) * kTiles; }
+  int64_t width() const { return round_up(x.channels, kGradColumns); }
+  int64_t blocks() const { return (tiling.count() + kGradTiles - 1) / kGradTiles; }
+  int64_t parts() const { return std::clamp<int64_t>(blocks() / kPartBlocks, 1, kParts); }
+  int64_t sums() const { return F::Horizontal::kProducts * y.channels * width(); }  // of one vertical product
+  int64_t floats() const { return F::Vertical::kProducts * parts() * sums(); }      // of all parts
+  int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
+  static constexpr int kHalf = F::Vertical::kProducts < 4 ? F::Vertical::kProducts : F::Vertical::kProducts / 2;
+  static constexpr int kHalves = F::Vertical::kProducts / kHalf;
 };
 
-// V^T of sixteen channels of one group: to[j][tile][channel], panels of kChannels channels.
-template <class Form>
-DMGAN_INLINE void transposed_windows(const Picture& of, const float* sample, const Group& group, int vertical,
-                                     int64_t channels, float* to, int64_t step) {
-  constexpr int kWindow = Form::kWindow, kProducts = Form::kProducts;
-  Vec values[kProducts][kLanes] = {};
-  for (int64_t c = 0; c < channels; ++c) {
-    const float* picture = sample + c * of.pixels();
-    Vec window[kWindow] = {};
-    for (int r = 0; r < kWindow; ++r) {
-      const int64_t y = group.row * Form::kStep + r - 1;
-      const float sign = static_cast<float>(Form::kFrom[vertical][r]);
-      if (sign == 0.0f || y < 0 || y >= of.height) continue;
-      Vec row[kWindow];
-      load_windows<kWindow, Form::kStep>(picture + y * of.width, group.column * Form::kStep - 1, of.width, row);
-      DMGAN_UNROLL
-      for (int k = 0; k < kWindow; ++k) window[k] += sign * row[k];
-    }
+// The sum of coefficient r times row r of a group: a strip of kStep floats for each lane, and a pixel on either side.
+template <int kRows, int kStep>
+DMGAN_INLINE void combine_rows(const Group& group, const float* coefficients, const float* const* rows, float* strip) {
+  Vec sums[kStep] = {};
+  float before = 0.0f, after = 0.0f;
+  for (int r = 0; r < kRows; ++r) {
+    const float coefficient = coefficients[r];
+    if (coefficient == 0.0f) continue;
     DMGAN_UNROLL
-    for (int j = 0; j < kProducts; ++j) values[j][c] = combine<kWindow>(Form::kFrom[j], window);
-  }
-  for (int j = 0; j < kProducts; ++j) {
-    transpose(values[j]);
-    for (int64_t lane = 0; lane < kLanes; ++lane) store(to + j * step + lane * kChannels, values[j][lane]);
-  }
-}
-
-// (A grad_y A^T) of one group and channel: to[j * step]; lanes past the group's are zero.
-template <class Form>
-DMGAN_INLINE void spread_results(const float* picture, int64_t height, int64_t width, const Group& group, int vertical,
-                                 float* to, int64_t step) {
-  constexpr int kProducts = Form::kProducts, kResults = Form::kResults;
-  static_assert(kResults == 2);
-  Vec pair[kResults] = {};
-  for (int r = 0; r < kResults; ++r) {
-    const int64_t y = group.row * kResults + r;
-    const float sign = static_cast<float>(Form::kTo[r][vertical]);
-    if (sign == 0.0f || y >= height || !group.lanes) continue;
-    Vec row[kResults];
-    load_windows<kResults, kResults>(picture + y * width, group.column * kResults, width, row);
-    DMGAN_UNROLL
-    for (int k = 0; k < kResults; ++k) pair[k] += sign * row[k];
+    for (int q = 0; q < kStep; ++q) sums[q] += coefficient * load(rows[r] + q * kLanes);
+    if (group.before[0]) before += coefficient * rows[r][-1];
+    if (group.after[kLanes - 1]) after += coefficient * rows[r][kStep * kLanes];
   }
   DMGAN_UNROLL
-  for (int j = 0; j < kProducts; ++j) {
-    const int of_j[kResults] = {Form::kTo[0][j], Form::kTo[1][j]};
-    store(to + j * step, combine<kResults>(of_j, pair));
+  for (int q = 0; q < kStep; ++q) store(strip + q * kLanes, sums[q]);
+  strip[-1] = before;
+  strip[kStep * kLanes] = after;
+}
+
+// Column `vertical` of what a form's transform does to its inputs.
+template <int kInputs, int kOutputs, class Transform>
+DMGAN_INLINE void coefficients_of(int output, const Transform& transform, float* coefficients) {
+  for (int input = 0; input < kInputs; ++input) {
+    float unit[kInputs] = {}, result[kOutputs];
+    unit[input] = 1.0f;
+    transform(unit, result);
+    coefficients[input] = result[output];
   }
 }
 
-// sums [j, outputs, width] of blocks first ... last - 1.
-template <class Form>
-DMGAN_HOT void weight_grad_part(const WeightGrad<Form>& call, const float* x, const float* grad_y, int vertical,
-                                   int64_t first, int64_t last, float* sums, float* memory) {
-  constexpr int kProducts = Form::kProducts;
-  const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
-  const int64_t padded_inputs = round_up(inputs, kChannels);
-  float* windows = memory;                                              // [j, panel, tile, kChannels]
-  float* spread = memory + kProducts * padded_inputs * kTiles;          // [j, output, tile]
-  std::fill_n(sums, call.sums(), 0.0f);
-  for (int64_t block = first; block < last; ++block) {
-    const Block groups(call.tiling, block);
-    for (int64_t c = 0; c < inputs; c += kLanes) {
-      for (int64_t g = 0; g < kGroups; ++g) {
-        const Group& group = groups.group[g];
-        const float* sample = x + group.sample * inputs * call.x.pixels();
-        float* to = windows + c / kChannels * kChannels * kTiles + g * kLanes * kChannels + c % kChannels;
-        transposed_windows<Form>(call.x, sample + c * call.x.pixels(), group, vertical, std::min(kLanes, inputs - c),
-                                 to, padded_inputs * kTiles);
+// V^T of one vertical product for all groups: values [j][panel][tile][kGradColumns] of all input channels.
+template <class F>
+DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x, const Group* groups, int vertical,
+                                  float* strip, float* staged, float* values) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  float coefficients[V::kWindow];
+  coefficients_of<V::kWindow, V::kProducts>(vertical, [](auto* d, auto* v) { V::from(d, v); }, coefficients);
+  const FeatureMap& map = call.x;
+  for (int64_t first = 0; first < call.width(); first += kLanes) {
+    float* panel = values + first / kGradColumns * kGradColumns * kGradTiles + first % kGradColumns;
+    for (int64_t g = 0; g * kLanes < kGradTiles; ++g) {
+      const Group& group = groups[g];
+      const bool whole = group.is_whole(H::kStep, map.width);
+      float* block = staged + kStagedFloats;  // [j][channel][lane]
+      for (int64_t c = 0; c < kLanes; ++c) {
+        Vec v[H::kProducts] = {};
+        if (first + c < map.channels) {
+          const float* plane = x + (first + c) * map.pixels();
+          const float* rows[V::kWindow];
+          for (int r = 0; r < V::kWindow; ++r) {
+            if (coefficients[r] == 0.0f) continue;
+            rows[r] = row_of<H::kStep, V::kStep, -1>(group, plane, map.channels * map.pixels(), map.height, map.width,
+                                                     r, whole, staged + r * kRowFloats<H::kStep>);
+          }
+          combine_rows<V::kWindow, H::kStep>(group, coefficients, rows, strip + kLanes);
+          Vec d[H::kWindow];
+          windows_of<H>(group, strip + kLanes, d);
+          H::from(d, v);
+        }
+        DMGAN_UNROLL
+        for (int j = 0; j < H::kProducts; ++j) store(block + (j * kLanes + c) * kLanes, v[j]);
+      }
+      for (int j = 0; j < H::kProducts; ++j) {
+        Vec rows[kLanes];
+        DMGAN_UNROLL
+        for (int k = 0; k < kLanes; ++k) rows[k] = load(block + (j * kLanes + k) * kLanes);
+        transpose(rows);
+        float* to = panel + j * call.width() * kGradTiles + g * kLanes * kGradColumns;
+        DMGAN_UNROLL
+        for (int k = 0; k < kLanes; ++k) store(to + k * kGradColumns, rows[k]);
       }
     }
-    for (int64_t c = 0; c < outputs; ++c) {
-      for (int64_t g = 0; g < kGroups; ++g) {
-        const Group& group = groups.group[g];
-        const float* picture = grad_y + (group.sample * outputs + c) * call.y.pixels();
-        spread_results<Form>(picture, call.y.height, call.y.width, group, vertical,
-                             spread + c * kTiles + g * kLanes, outputs * kTiles);
+  }
+}
+
+// To^T grad_y To of one vertical product: spread [j][channel][tile], zero past the tiles.
+template <class F>
+DMGAN_HOT void spread_gradients(const WeightGradient<F>& call, const float* grad_y, const Group* groups, int vertical,
+                                int64_t first, int64_t count, float* strip, float* staged, float* spread) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  float coefficients[V::kResults];
+  coefficients_of<V::kResults, V::kProducts>(vertical, [](auto* y, auto* m) { V::spread(y, m); }, coefficients);
+  const FeatureMap& map = call.y;
+  for (int64_t c = 0; c < count; ++c) {
+    const float* plane = grad_y + (first + c) * map.pixels();
+    for (int64_t g = 0; g * kLanes < kGradTiles; ++g) {
+      const Group& group = groups[g];
+      const bool whole = group.is_whole(H::kResults, map.width);
+      const float* rows[V::kResults];
+      for (int r = 0; r < V::kResults; ++r) {
+        rows[r] = row_of<H::kResults, V::kResults, 0>(group, plane, map.channels * map.pixels(), map.height, map.width,
+                                                      r, whole, staged + r * kRowFloats<H::kResults>);
       }
+      combine_rows<V::kResults, H::kResults>(group, coefficients, rows, strip + kLanes);
+      Vec s[H::kResults], m[H::kProducts];
+      deinterleave<H::kResults>(strip + kLanes, s);
+      H::spread(s, m);
+      DMGAN_UNROLL
+      for (int j = 0; j < H::kProducts; ++j) store(spread + (j * count + c) * kGradTiles + g * kLanes, m[j]);
     }
-    for (int64_t j = 0; j < kProducts; ++j) {
-      const Scalars of_y{spread + j * outputs * kTiles, kTiles, 1};
-      for (int64_t c = 0; c < width; c += kChannels) {
-        multiply<true>(outputs, std::min(kChannels, width - c), kTiles, of_y,
-                       windows + (j * padded_inputs + c) * kTiles, kChannels, sums + j * outputs * width + c, width);
-      }
+  }
+}
+
+// sums [j, channels first ... first + count - 1, width] += products of a block.
+template <class F>
+DMGAN_HOT void add_products(const WeightGradient<F>& call, const float* values, const float* spread, int64_t first,
+                            int64_t count, float* sums) {
+  const int64_t width = call.width();
+  for (int64_t j = 0; j < F::Horizontal::kProducts; ++j) {
+    const Scalars of_y{spread + j * count * kGradTiles, kGradTiles, 1};
+    for (int64_t c = 0; c < width; c += kGradColumns) {
+      multiply<true>(count, kGradColumns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, kGradColumns,
+                     sums + (j * call.y.channels + first) * width + c, width);
     }
   }
 }
 
 // grad_w = G^T dU G; parts [vertical, part, j, outputs, width] are added up in order.
-template <class Form>
-void finish_weight_grad(const WeightGrad<Form>& call, const float* parts, float* grad_weight) {
-  constexpr int kProducts = Form::kProducts;
+template <class F>
+void finish_weight_gradient(const WeightGradient<F>& call, const float* parts, float* grad_weight) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
   const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
   torch::stable::parallel_for(0, outputs, 4, [&](int64_t begin, int64_t end) {
-    std::vector<float> du(kProducts * kProducts * width), row(inputs);
+    std::vector<double> totals(kTaps * kTaps * width), sum(width);
     for (int64_t o = begin; o < end; ++o) {
-      for (int i = 0; i < kProducts; ++i) {
-        for (int j = 0; j < kProducts; ++j) {
-          float* total = du.data() + (i * kProducts + j) * width;
-          std::fill_n(total, width, 0.0f);
+      std::fill(totals.begin(), totals.end(), 0.0);
+      for (int i = 0; i < V::kProducts; ++i) {
+        for (int j = 0; j < H::kProducts; ++j) {
+          std::fill(sum.begin(), sum.end(), 0.0);
           for (int64_t part = 0; part < call.parts(); ++part) {
             const float* from = parts + (i * call.parts() + part) * call.sums() + (j * outputs + o) * width;
-            for (int64_t c = 0; c < width; ++c) total[c] += from[c];
+            for (int64_t c = 0; c < width; ++c) sum[c] += from[c];
+          }
+          for (int tap = 0; tap < kTaps * kTaps; ++tap) {
+            const double coefficient = V::kWeights[i][tap / kTaps] * H::kWeights[j][tap % kTaps];
+            if (coefficient == 0.0) continue;
+            double* total = totals.data() + tap * width;
+            for (int64_t c = 0; c < width; ++c) total[c] += coefficient * sum[c];
           }
         }
       }
-      for (int a = 0; a < kTaps; ++a) {
-        for (int b = 0; b < kTaps; ++b) {
-          std::fill(row.begin(), row.end(), 0.0f);
-          for (int i = 0; i < kProducts; ++i) {
-            for (int j = 0; j < kProducts; ++j) {
-              const float coefficient = Form::kWeights[i][a] * Form::kWeights[j][b];
-              const float* from = du.data() + (i * kProducts + j) * width;
-              if (coefficient == 0.0f) continue;
-              for (int64_t c = 0; c < inputs; ++c) row[c] += coefficient * from[c];
-            }
-          }
-          for (int64_t c = 0; c < inputs; ++c) grad_weight[((o * inputs + c) * kTaps + a) * kTaps + b] = row[c];
+      for (int64_t c = 0; c < inputs; ++c) {
+        for (int tap = 0; tap < kTaps * kTaps; ++tap) {
+          grad_weight[(o * inputs + c) * kTaps * kTaps + tap] = static_cast<float>(totals[tap * width + c]);
         }
       }
     }
   });
 }
 
-template <class Form>
-void weight_grad(const WeightGrad<Form>& call, const float* x, const float* grad_y, float* parts, float* grad_weight) {
-  const int64_t count = call.parts(), blocks = call.tiling.blocks();
-  torch::stable::parallel_for(0, count * Form::kProducts, 1, [&](int64_t begin, int64_t end) {
-    float* memory = scratch(call.scratch_floats());
+// parts: call.floats() floats.
+template <class F>
+void weight_gradient(const WeightGradient<F>& call, const float* x, const float* grad_y, float* parts,
+                     float* grad_weight) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  const int64_t count = call.parts(), blocks = call.blocks(), chunks = call.chunks();
+  const int64_t chunk = (call.y.channels + chunks - 1) / chunks, width = call.width();
+  const int64_t value_floats = H::kProducts * width * kGradTiles, spread_floats = H::kProducts * chunk * kGradTiles;
+  constexpr int kHalf = WeightGradient<F>::kHalf, kHalves = WeightGradient<F>::kHalves;
+  torch::stable::parallel_for(0, count * kHalves * chunks, 1, [&](int64_t begin, int64_t end) {
+    float* values = scratch(value_floats + spread_floats + kStripFloats + kStagedFloats +
+                            H::kProducts * kLanes * kLanes);
+    float* spread = values + value_floats;
+    float* strip = spread + spread_floats;
+    float* staged = strip + kStripFloats;
+    std::vector<Group> groups(kGradTiles / kLanes);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task / Form::kProducts, vertical = task % Form::kProducts;  // neighbours share pictures
-      weight_grad_part<Form>(call, x, grad_y, static_cast<int>(vertical), part * blocks / count,
-                             (part + 1) * blocks / count, parts + (vertical * count + part) * call.sums(), memory);
+      const int64_t part = task / chunks / kHalves;  // neighbours share feature maps
+      const int half = static_cast<int>(task / chunks % kHalves);
+      const int64_t first = task % chunks * chunk, channels = std::min(chunk, call.y.channels - first);
+      const auto sums_of_product = [&](int i) { return parts + (i * count + part) * call.sums(); };
+      for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
+        for (int j = 0; j < H::kProducts; ++j) {
+          std::fill_n(sums_of_product(i) + (j * call.y.channels + first) * width, channels * width, 0.0f);
+        }
+      }
+      for (int64_t block = part * blocks / count; block < (part + 1) * blocks / count; ++block) {
+        for (int64_t g = 0; g < kGradTiles / kLanes; ++g) groups[g].find(call.tiling, block * kGradTiles + g * kLanes);
+        for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
+          transposed_windows<F>(call, x, groups.data(), i, strip, staged, values);
+          spread_gradients<F>(call, grad_y, groups.data(), i, first, channels, strip, staged, spread);
+          add_products<F>(call, values, spread, first, channels, sums_of_product(i));
+        }
+      }
     }
   });
-  finish_weight_grad<Form>(call, parts, grad_weight);
+  finish_weight_gradient<F>(call, parts, grad_weight);
 }
 
 }  // namespace dmgan

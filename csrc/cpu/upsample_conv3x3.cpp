@@ -11,36 +11,39 @@
 namespace dmgan {
 namespace {
 
-constexpr int64_t kAll = UpForm::kProducts * UpForm::kProducts;
-static_assert(UpGradForm::kProducts == UpForm::kProducts);
+using Forward = Form<Up, Up>;
+using Gradient = Form<UpGradient, UpGradient>;
 
-Picture picture_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2), x.size(3)}; }
+FeatureMap map_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2), x.size(3)}; }
+Tiling tiling_of(const Tensor& low) { return {low.size(0), low.size(2), low.size(3)}; }  // a tile for each pixel
 
-template <class Form>
-Tensor convolve_with(const Tensor& x, const Tensor& weight, int64_t outputs, int64_t height, int64_t width) {
-  const int64_t rows = weight.size(0), columns = weight.size(1);
-  Tensor u = torch::stable::new_empty(weight, {kAll, rows, columns});
-  constexpr bool kGradient = Form::kResults == 1;
-  transform_weights<Form>(data<float>(weight), rows, columns, kGradient, false, mutable_data<float>(u));
-  Tensor y = torch::stable::new_empty(x, {x.size(0), outputs, height, width});
-  convolve<Form>(picture_of(x), data<float>(x), data<float>(u), picture_of(y), mutable_data<float>(y));
+Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
+  Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), 2 * x.size(2), 2 * x.size(3)});
+  const Convolution<Forward> call{map_of(x), map_of(y), tiling_of(x)};
+  Tensor u = torch::stable::new_empty(weight, {Forward::kProducts, weight.size(0), weight.size(1)});
+  transform_weights<Forward>(call, data<float>(weight), false, false, mutable_data<float>(u));
+  convolve<Forward>(call, data<float>(x), data<float>(u), mutable_data<float>(y));
   return y;
 }
 
-Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
-  return convolve_with<UpForm>(x, weight, weight.size(0), 2 * x.size(2), 2 * x.size(3));
+Tensor gradient_of_input(const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
+  Tensor grad_x = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
+  const Convolution<Gradient> call{map_of(grad_y), map_of(x), tiling_of(x)};
+  Tensor u = torch::stable::new_empty(weight, {Gradient::kProducts, weight.size(0), weight.size(1)});
+  transform_weights<Gradient>(call, data<float>(weight), true, false, mutable_data<float>(u));
+  convolve<Gradient, true>(call, data<float>(grad_y), data<float>(u), mutable_data<float>(grad_x));
+  return grad_x;
 }
 
 std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                                      bool want_x, bool want_weight) {
-  Tensor grad_x = want_x ? convolve_with<UpGradForm>(grad_y, weight, x.size(1), x.size(2), x.size(3))
-                         : torch::stable::new_empty(x, {0});
+  Tensor grad_x = want_x ? gradient_of_input(grad_y, x, weight) : torch::stable::new_empty(x, {0});
   if (!want_weight) return {grad_x, torch::stable::new_empty(weight, {0})};
-  const WeightGrad<UpForm> call{picture_of(x), picture_of(grad_y), {x.size(0), x.size(2), x.size(3)}};
-  Tensor parts = torch::stable::new_empty(x, {UpForm::kProducts * call.parts() * call.sums()});
+  const WeightGradient<Forward> call{map_of(x), map_of(grad_y), tiling_of(x)};
+  Tensor parts = torch::stable::new_empty(x, {call.floats()});
   Tensor grad_weight = torch::stable::new_empty(weight, {weight.size(0), weight.size(1), kTaps, kTaps});
-  weight_grad<UpForm>(call, data<float>(x), data<float>(grad_y), mutable_data<float>(parts),
-                      mutable_data<float>(grad_weight));
+  weight_gradient<Forward>(call, data<float>(x), data<float>(grad_y), mutable_data<float>(parts),
+                           mutable_data<float>(grad_weight));
   return {grad_x, grad_weight};
 }
 

@@ -1,0 +1,123 @@
+// One dimension of a convolution with fewer products (Toom-Cook; Winograd 1980, Lavin & Gray 2016):
+//   results = To (Weights w * From window),  * element by element.
+// A window of kWindow pixels begins every kStep pixels, one before its tile; kProducts products give kResults pixels.
+// `spread` is To transposed, for gradients. T: float, or a vector of tiles.
+#pragma once
+#include "simd.h"
+
+namespace dmgan {
+
+constexpr int kTaps = 3;
+
+// F(2, 3), points 0, 1, -1, infinity: y0 = w0 d0 + w1 d1 + w2 d2, y1 = w0 d1 + w1 d2 + w2 d3.
+struct Two {
+  static constexpr int kWindow = 4, kStep = 2, kProducts = 4, kResults = 2;
+  static constexpr double kWeights[kProducts][kTaps] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[1] - d[3];
+  }
+  template <class T>
+  DMGAN_INLINE static void to(const T* m, T* y) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  }
+  template <class T>
+  DMGAN_INLINE static void spread(const T* y, T* m) {
+    m[0] = y[0];
+    m[1] = y[0] + y[1];
+    m[2] = y[0] - y[1];
+    m[3] = -y[1];
+  }
+};
+
+// F(4, 3), points 0, a, -a, b, -b, infinity with a = 5/8, b = 3/2: a fifth of the usual points' error (1, 2).
+struct Four {
+  static constexpr int kWindow = 6, kStep = 4, kProducts = 6, kResults = 4;
+  static constexpr float a = 0.625f, b = 1.5f, a2 = a * a, b2 = b * b, a3 = a2 * a, b3 = b2 * b;
+  static constexpr double kOfA = 1 / (2.0 * a2 * (a2 - b2)), kOfB = 1 / (2.0 * b2 * (b2 - a2));
+  static constexpr double kWeights[kProducts][kTaps] = {{1 / (1.0 * a2 * b2), 0, 0},
+                                                        {kOfA, a * kOfA, a2 * kOfA},
+                                                        {kOfA, -a * kOfA, a2 * kOfA},
+                                                        {kOfB, b * kOfB, b2 * kOfB},
+                                                        {kOfB, -b * kOfB, b2 * kOfB},
+                                                        {0, 0, 1}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    const T even_a = d[4] - b2 * d[2], odd_a = d[3] - b2 * d[1];
+    const T even_b = d[4] - a2 * d[2], odd_b = d[3] - a2 * d[1];
+    v[0] = (a2 * b2) * d[0] + (d[4] - (a2 + b2) * d[2]);
+    v[1] = even_a + a * odd_a;
+    v[2] = even_a - a * odd_a;
+    v[3] = even_b + b * odd_b;
+    v[4] = even_b - b * odd_b;
+    v[5] = (a2 * b2) * d[1] + (d[5] - (a2 + b2) * d[3]);
+  }
+  template <class T>
+  DMGAN_INLINE static void to(const T* m, T* y) {
+    const T sum_a = m[1] + m[2], difference_a = m[1] - m[2], sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+    y[0] = m[0] + sum_a + sum_b;
+    y[1] = a * difference_a + b * difference_b;
+    y[2] = a2 * sum_a + b2 * sum_b;
+    y[3] = a3 * difference_a + (b3 * difference_b + m[5]);
+  }
+  template <class T>
+  DMGAN_INLINE static void spread(const T* y, T* m) {
+    const T even_a = y[0] + a2 * y[2], odd_a = a * y[1] + a3 * y[3];
+    const T even_b = y[0] + b2 * y[2], odd_b = b * y[1] + b3 * y[3];
+    m[0] = y[0];
+    m[1] = even_a + odd_a;
+    m[2] = even_a - odd_a;
+    m[3] = even_b + odd_b;
+    m[4] = even_b - odd_b;
+    m[5] = y[3];
+  }
+};
+
+// After nearest x2: y0 = w0 d0 + (w1 + w2) d1, y1 = (w0 + w1) d1 + w2 d2.
+struct Up {
+  static constexpr int kWindow = 3, kStep = 1, kProducts = 3, kResults = 2;
+  static constexpr double kWeights[kProducts][kTaps] = {{1, 0, 0}, {1, 1, 1}, {0, 0, 1}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    v[0] = d[0] - d[1];
+    v[1] = d[1];
+    v[2] = d[2] - d[1];
+  }
+  template <class T>
+  DMGAN_INLINE static void to(const T* m, T* y) {
+    y[0] = m[0] + m[1];
+    y[1] = m[1] + m[2];
+  }
+  template <class T>
+  DMGAN_INLINE static void spread(const T* y, T* m) {
+    m[0] = y[0];
+    m[1] = y[0] + y[1];
+    m[2] = y[1];
+  }
+};
+
+// Its transpose: the window is of the gradient of y from pixel 2i - 1, the result is the sum of all products.
+struct UpGradient {
+  static constexpr int kWindow = 4, kStep = 2, kProducts = 3, kResults = 1;
+  static constexpr double kWeights[kProducts][kTaps] = {{1, 0, 0}, {1, 1, 1}, {0, 0, 1}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    v[0] = d[3] - d[1];
+    v[1] = d[1] + d[2];
+    v[2] = d[0] - d[2];
+  }
+};
+
+// Both dimensions.
+template <class V, class H>
+struct Form {
+  using Vertical = V;
+  using Horizontal = H;
+  static constexpr int kProducts = V::kProducts * H::kProducts;
+};
+
+}  // namespace dmgan
