@@ -309,17 +309,20 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
 // of result channels and half of the vertical values, one after the other: the maps of a block are read while they are in cache.
 
 constexpr int64_t kGradTiles = 64;   // of a block
-constexpr int64_t kPartBlocks = 32;  // of a part, at least
-constexpr int64_t kParts = 4;        // at most
-constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side
+constexpr int64_t kPartBlocks = 8;   // of a part, at least
+constexpr int64_t kTasks = 16;       // that parts are made for, where there are not as many without
+constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side in a panel, at most
 
 template <class F>
 struct WeightGradient {
   FeatureMap x, y;
   Tiling tiling;
-  int64_t width() const { return round_up(x.channels, kGradColumns); }
+  int64_t width() const { return round_up(x.channels, kLanes); }
+  int64_t panel(int64_t first) const { return std::min(kGradColumns, width() - first); }
   int64_t blocks() const { return (tiling.count() + kGradTiles - 1) / kGradTiles; }
-  int64_t parts() const { return std::clamp<int64_t>(blocks() / kPartBlocks, 1, kParts); }
+  int64_t parts() const {
+    return std::clamp<int64_t>(blocks() / kPartBlocks, 1, std::max<int64_t>(kTasks / (chunks() * kHalves), 1));
+  }
   int64_t sums() const { return F::Horizontal::kValues * y.channels * width(); }  // of one vertical value
   int64_t floats() const { return F::Vertical::kValues * parts() * sums(); }        // of all parts
   int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
@@ -357,7 +360,7 @@ DMGAN_INLINE void coefficients_of(int output, const Transform& transform, float*
   }
 }
 
-// V^T of one vertical value for all groups: values [j][panel][tile][kGradColumns] of all input channels.
+// V^T of one vertical value for all groups: values [j][panel][tile][channel of the panel] of all input channels.
 template <class F>
 DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x, const Group* groups, int vertical,
                                   float* strip, float* staged, float* values) {
@@ -367,7 +370,8 @@ DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x,
   coefficients_of<V::kWindow, V::kValues>(vertical, [](auto* d, auto* v) { V::from(d, v); }, coefficients);
   const FeatureMap& map = call.x;
   for (int64_t first = 0; first < call.width(); first += kLanes) {
-    float* panel = values + first / kGradColumns * kGradColumns * kGradTiles + first % kGradColumns;
+    const int64_t start = first / kGradColumns * kGradColumns, columns = call.panel(start);
+    float* panel = values + start * kGradTiles + first - start;
     for (int64_t g = 0; g * kLanes < kGradTiles; ++g) {
       const Group& group = groups[g];
       const bool whole = group.is_whole(H::kStep, map.width);
@@ -395,9 +399,9 @@ DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x,
         DMGAN_UNROLL
         for (int k = 0; k < kLanes; ++k) rows[k] = load(block + (j * kLanes + k) * kLanes);
         transpose(rows);
-        float* to = panel + j * call.width() * kGradTiles + g * kLanes * kGradColumns;
+        float* to = panel + j * call.width() * kGradTiles + g * kLanes * columns;
         DMGAN_UNROLL
-        for (int k = 0; k < kLanes; ++k) store(to + k * kGradColumns, rows[k]);
+        for (int k = 0; k < kLanes; ++k) store(to + k * columns, rows[k]);
       }
     }
   }
@@ -440,7 +444,8 @@ DMGAN_HOT void add_products(const WeightGradient<F>& call, const float* values, 
   for (int64_t j = 0; j < F::Horizontal::kValues; ++j) {
     const Scalars of_y{spread + j % F::Horizontal::kProducts * count * kGradTiles, kGradTiles, 1};
     for (int64_t c = 0; c < width; c += kGradColumns) {
-      multiply<true>(count, kGradColumns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, kGradColumns,
+      const int64_t columns = call.panel(c);
+      multiply<true>(count, columns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, columns,
                      sums + (j * call.y.channels + first) * width + c, width);
     }
   }

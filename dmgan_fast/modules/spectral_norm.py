@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmgan_fast import functional
+
 MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
 
@@ -95,7 +97,13 @@ class SpectralNormConv2d(nn.Conv2d):
             x, weight = x * self.held.inverse.to(x.dtype), self.held.weight
         else:
             weight = self.weight if self.mode == "none" else self.normalized_weight()
-        return F.conv2d(x, weight, self.bias if self.held is None else self.held.bias, self.stride, self.padding)
+        return self.convolve(x, weight, self.bias if self.held is None else self.held.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x`` through a convolution of this one's geometry."""
+        if self.kernel_size == (4, 4) and self.stride == (2, 2) and self.padding == (1, 1):
+            return functional.conv4x4_stride2(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def normalized_weight(self) -> Tensor:
         """``W / (u^T W v)`` ``[O, I, k, k]``, after a power iteration where the mode asks for one."""
@@ -144,7 +152,7 @@ def in_series(convs: Sequence[nn.Module], x: Tensor, activation: Callable[[Tenso
     biases = [*(each.bias * scale for each, scale in zip(held, scales[1:], strict=False)), held[-1].bias]
     for conv, weight, bias in zip(convs, weights, biases, strict=True):
         assert isinstance(conv, SpectralNormConv2d)
-        x = activation(F.conv2d(x, weight, bias, conv.stride, conv.padding))
+        x = activation(conv.convolve(x, weight, bias))
     return x
 
 

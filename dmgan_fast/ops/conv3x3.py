@@ -22,7 +22,7 @@ def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
     chosen = _backends.choose(OP, backend, x)
     if chosen != "cpu" or _backends.autocast_dtype(x) != torch.float32:
         return reference.conv3x3(x, weight)
-    return _forward(x, weight, chosen)
+    return _forward(x, weight, None, chosen)
 
 
-_forward, _backward = _convolutions.define(OP, scale=1)
+_forward, _backward = _convolutions.define(OP)
