@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dmgan_fast import ops
 from dmgan_fast.ops import tiled_block
+from dmgan_fast.training.dataless import CPU, Dataless
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
 BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
@@ -27,7 +27,7 @@ BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
 BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 
 
-class Meter(TorchDispatchMode):
+class Meter(Dataless):
     """Counts bytes by kind, their peak, and floating point operations, of what runs within it.
 
     ``device_type``: the device that is planned for; the tensors themselves are on the CPU.
@@ -81,6 +81,8 @@ class Meter(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return CPU
         kwargs = kwargs or {}
         if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
             self.phase = args[0]
@@ -93,7 +95,7 @@ class Meter(TorchDispatchMode):
         if func._overloadpacket in BELOW_AUTOGRAD:
             with self:
                 return func.decompose(*args, **kwargs)
-        result = func(*args, **kwargs)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         inside = _temporary(func, args, result) if self.device_type == "cpu" else 0
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._kinds:

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext as contextlib_nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from dmgan_fast.modules import (
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
 from dmgan_fast.modules.pretrained import CONFIG_NAME
 from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import KINDS, Meter
 from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.step import Batch, TrainStep
@@ -364,7 +365,7 @@ class Measure:
         self.config, self.meter = config, Meter(device)
         self.drawn: dict[tuple[MemoryPolicy, int], _Part] = {}
         self.judged: dict[tuple[int | None, int], _Part] = {}
-        self.mode = FakeTensorMode()
+        self.mode = Dataless()
         with self.mode:
             self.step = models_of(config)
             models = [self.step.generator, *self.step.discriminators, self.step.average]
@@ -414,8 +415,8 @@ class Measure:
     @contextmanager
     def _batch(self, size: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """Within, the meter counts from nothing but state and batch."""
-        with self.mode:
-            batch, noise = batch_of(self.config, size)
+        with contextlib_nullcontext():
+            with self.mode: batch, noise = batch_of(self.config, size)
             self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
             self.meter.reset()
             try:
