@@ -184,6 +184,13 @@ def hold_weights(module: nn.Module) -> Iterator[None]:
         _Hand.apply(gradients, *parameters).backward()
 
 
+def forget_products(module: nn.Module) -> None:
+    """Have the next power iterations begin anew, as the first of all."""
+    for conv in module.modules():
+        if isinstance(conv, SpectralNormConv2d):
+            conv.kept = None
+
+
 @torch.no_grad()
 def _hold(convs: list[SpectralNormConv2d]) -> list[Held]:
     if not convs:

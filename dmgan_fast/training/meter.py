@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dmgan_fast import ops
 from dmgan_fast.ops import tiled_block
-from dmgan_fast.training.dataless import CPU, Dataless
+from dmgan_fast.training.dataless import CPU, Dataless, Unfit, signature
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
+SAVED, TEMPORARY = KINDS.index("saved"), KINDS.index("temporary")
 BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
 # Within an op's body these arrive whole; elsewhere autograd has taken them apart into aten.convolution.
 BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
@@ -30,47 +30,54 @@ BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 class Meter(Dataless):
     """Counts bytes by kind, their peak, and floating point operations, of what runs within it.
 
-    ``device_type``: the device that is planned for; the tensors themselves are on the CPU.
+    ``device_type``: the device that is planned for; the tensors themselves say that they are on the CPU.
     """
 
     def __init__(self, device_type: str = "cpu") -> None:
         super().__init__()
         self.device_type = device_type
-        self.now: Counter[str] = Counter()
-        # By phase, as torch.profiler.record_function names it: operations; bytes by kind at its peak.
+        # By phase, as torch.profiler.record_function names it: operations; bytes by kind after every allocation.
         self.flops: Counter[str] = Counter()
-        self.peaks: dict[str, Counter[str]] = {}
+        self.events: dict[str, list[tuple[int, ...]]] = {}
         self.phase = ""
-        self._kinds: dict[int, str] = {}  # storage → kind
+        self._now = [0] * len(KINDS)
+        self._kinds: dict[int, int] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
+        self._known_flops: dict[Any, int] = {}
 
     def mark(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count the tensors' storages as ``kind``."""
         for tensor in tensors:
-            self._count(tensor, kind)
+            self._count(tensor, KINDS.index(kind))
+
+    @property
+    def now(self) -> Counter[str]:
+        """Bytes by kind that are alive."""
+        return Counter(dict(zip(KINDS, self._now, strict=True)))
 
     @property
     def peak(self) -> Counter[str]:
         """Bytes by kind when most were alive."""
-        return max(self.peaks.values(), key=Counter.total, default=self.now)
+        events = [event for phase in self.events.values() for event in phase]
+        return Counter(dict(zip(KINDS, max(events, key=sum), strict=True))) if events else self.now
 
     def reset(self) -> None:
-        """Forget peaks and operations, but not what is alive."""
-        self.peaks, self.flops, self.phase = {}, Counter(), ""
+        """Forget what happened, but not what is alive."""
+        self.events, self.flops, self.phase = {}, Counter(), ""
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
         """Within, gradients of the models' parameters and tensors kept for backward are told from temporaries."""
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda p: self._count(p.grad, "gradients"))
+            parameter.register_post_accumulate_grad_hook(lambda p: self.mark([p.grad], "gradients"))
             for model in models
             for parameter in model.parameters()
             if parameter.requires_grad
         ]
 
         def keep(tensor: Tensor) -> Tensor:
-            if self._kinds.get(tensor.untyped_storage()._cdata) == "temporary":
-                self._count(tensor, "saved")
+            if self._kinds.get(tensor.untyped_storage()._cdata) == TEMPORARY:
+                self._count(tensor, SAVED)
             return tensor
 
         try:
@@ -97,12 +104,11 @@ class Meter(Dataless):
                 return func.decompose(*args, **kwargs)
         result = super().__torch_dispatch__(func, types, args, kwargs)
         inside = _temporary(func, args, result) if self.device_type == "cpu" else 0
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._kinds:
-                self._count(tensor, "temporary")
-        self._note_peak(inside)
+        if self._count_new(result) or inside:
+            *others, temporary = self._now
+            self.events.setdefault(self.phase, []).append((*others, temporary + inside))
         if func._overloadpacket in flop_registry:
-            self.flops[self.phase] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.flops[self.phase] += self._flops_of(func, args, kwargs, result)
         return result
 
     def _run_tiled(self, body: Any, args: Any) -> Any:
@@ -115,28 +121,37 @@ class Meter(Dataless):
         self.flops[self.phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
         return result
 
-    def _count(self, tensor: Tensor | None, kind: str) -> None:
-        if tensor is None:
-            return
+    def _flops_of(self, func: Any, args: Any, kwargs: Any, result: Any) -> int:
+        try:
+            key = func, signature(args), signature(tuple(kwargs.items()))
+        except Unfit:
+            return int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=result))
+        if key not in self._known_flops:
+            self._known_flops[key] = int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=result))
+        return self._known_flops[key]
+
+    def _count_new(self, result: Any) -> bool:
+        """Count what of the result is new; whether anything is."""
+        if isinstance(result, Tensor):
+            new = result.untyped_storage()._cdata not in self._kinds
+            if new:
+                self._count(result, TEMPORARY)
+            return new
+        return isinstance(result, (tuple, list)) and any([self._count_new(each) for each in result])
+
+    def _count(self, tensor: Tensor, kind: int) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._kinds:
-            self.now[self._kinds[key]] -= size
+            self._now[self._kinds[key]] -= size
         else:
             self._alive[key] = weakref.ref(storage, lambda _: self._free(key, size))
         self._kinds[key] = kind
-        self.now[kind] += size
-        self._note_peak()
+        self._now[kind] += size
 
     def _free(self, key: int, size: int) -> None:
-        self.now[self._kinds.pop(key)] -= size
+        self._now[self._kinds.pop(key)] -= size
         del self._alive[key]
-
-    def _note_peak(self, inside: int = 0) -> None:
-        known = self.peaks.get(self.phase)
-        if known is None or self.now.total() + inside > known.total():
-            self.peaks[self.phase] = Counter(self.now)
-            self.peaks[self.phase]["temporary"] += inside
 
 
 # ------------------------------------------------------------------------------------------------- inside operators
