@@ -92,7 +92,8 @@ class SpectralNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
-            x, weight = x * self.held.inverse.to(x.dtype), self.held.weight
+            # A number with no dimensions keeps its digits in the product, if it is not rounded to the type of x before.
+            x, weight = x * self.held.inverse, self.held.weight
         else:
             weight = self.weight if self.mode == "none" else self.normalized_weight()
         return F.conv2d(x, weight, self.bias if self.held is None else self.held.bias, self.stride, self.padding)
