@@ -1,7 +1,7 @@
 """Memory and arithmetic of a step without data: every operator runs on fake tensors, storages are counted while alive.
 
-What an operator allocates and frees inside itself shows in no result. On CPUs that is, above all, oneDNN's copies into
-its blocked layout; ``_temporary`` knows them. Our ops that are Python inside are opened and run on the fake tensors.
+What an operator allocates and frees inside itself shows in no result; of convolutions on CPUs ``scratch`` knows it.
+Our ops that are Python inside are opened and run on the fake tensors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.utils.flop_counter import flop_registry
 from dmgan_fast import ops
 from dmgan_fast.ops import tiled_block
 from dmgan_fast.training.dataless import CPU, Dataless, Unfit, signature
+from dmgan_fast.training.scratch import bytes_inside
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
 SAVED, TEMPORARY = KINDS.index("saved"), KINDS.index("temporary")
-BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
 # Within an op's body these arrive whole; elsewhere autograd has taken them apart into aten.convolution.
 BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 
@@ -103,7 +103,7 @@ class Meter(Dataless):
             with self:
                 return func.decompose(*args, **kwargs)
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        inside = _temporary(func, args, result) if self.device_type == "cpu" else 0
+        inside = bytes_inside(func, args, result) if self.device_type == "cpu" else 0
         if self._count_new(result) or inside:
             *others, temporary = self._now
             self.events.setdefault(self.phase, []).append((*others, temporary + inside))
@@ -137,7 +137,7 @@ class Meter(Dataless):
             if new:
                 self._count(result, TEMPORARY)
             return new
-        return isinstance(result, (tuple, list)) and any([self._count_new(each) for each in result])
+        return isinstance(result, (tuple, list)) and sum(map(self._count_new, result)) > 0
 
     def _count(self, tensor: Tensor, kind: int) -> None:
         storage = tensor.untyped_storage()
@@ -152,64 +152,3 @@ class Meter(Dataless):
     def _free(self, key: int, size: int) -> None:
         self._now[self._kinds.pop(key)] -= size
         del self._alive[key]
-
-
-# ------------------------------------------------------------------------------------------------- inside operators
-
-
-def _temporary(func: Any, args: Any, result: Any) -> int:
-    """Bytes that an operator holds on a CPU beside its inputs and results, at its own peak."""
-    if func is torch.ops.aten.convolution.default:
-        x, weight, transposed = args[0], args[1], args[6]
-        return _in_convolution(x, weight, result, transposed)
-    if func is torch.ops.aten.convolution_backward.default:
-        grad, x, weight, _, stride = args[:5]
-        return _in_convolution_backward(grad, x, weight, stride, *result[:2])
-    return 0
-
-
-# oneDNN copies NCHW tensors into its blocked layout and its result back; channels-last it takes as it is, and only
-# the weight is copied, twice. Read off the allocations that PyTorch's profiler shows for single convolutions.
-
-
-def _in_convolution(x: Tensor, weight: Tensor, y: Tensor, transposed: bool) -> int:
-    if _channels_last(x):
-        return 2 * weight.nbytes
-    blocked = _blocked(y)
-    return max(_blocked(x, given=True) + weight.nbytes + blocked - y.nbytes, (2 if transposed else 1) * blocked)
-
-
-def _in_convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], grad_x: Tensor | None, grad_weight: Tensor | None
-) -> int:
-    """First the gradient of x, then, while that is there, the gradient of the weight."""
-    scratch = _scratch(grad, x, weight, stride)
-    if _channels_last(x):
-        of_x, of_weight = 2 * weight.nbytes, weight.nbytes + max(2 * weight.nbytes, scratch)
-    else:
-        both = _blocked(grad) + _blocked(x, given=True)
-        of_x = max(both + weight.nbytes - x.nbytes, _blocked(x))
-        of_weight = both + max(weight.nbytes, scratch)
-    later = 0 if grad_weight is None else grad_weight.nbytes
-    return max(of_x - later if grad_x is not None else 0, of_weight if grad_weight is not None else 0)
-
-
-def _scratch(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int]) -> int:
-    """Beside the gradient of a sixteen-bit weight: its sum in float32, and both factors turned around, a picture for
-    each thread, or one that all threads share if it is strided."""
-    if weight.dtype not in (torch.bfloat16, torch.float16):
-        return 0
-    at_once = min(len(x), torch.get_num_threads()) if max(stride) == 1 else 1
-    return 2 * weight.nbytes + (x.nbytes + grad.nbytes) // len(x) * at_once
-
-
-def _channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _blocked(x: Tensor, *, given: bool = False) -> int:
-    """Bytes of a copy in the blocked layout; pictures that are given are taken as they are."""
-    channels = x.shape[1]
-    if x.dim() != 4 or (given and channels <= PICTURE):
-        return 0
-    return x.nbytes // channels * (-(-channels // BLOCK) * BLOCK)

@@ -477,11 +477,11 @@ def _found(known: dict[int, _Part], batch_size: int, straight: int, run: Callabl
     the batch, from ``straight`` pictures on."""
     if batch_size in known:
         return known[batch_size]
-    largest = sorted(known)[-2:]
-    if len(largest) == 2 and min(*largest, batch_size) >= straight:
-        low, high = (known[size] for size in largest)
+    sizes = [size for size in sorted(known) if size >= straight][-2:]
+    if len(sizes) == 2 and batch_size >= straight:
+        (first, low), (second, high) = ((size, known[size]) for size in sizes)
         if {p: len(e) for p, e in low.events.items()} == {p: len(e) for p, e in high.events.items()}:
-            return _on_line(low, high, *largest, batch_size)
+            return _on_line(low, high, first, second, batch_size)
     known[batch_size] = run()
     return known[batch_size]
 

@@ -74,7 +74,7 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", POLICIES)
 def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision):
     chosen = config(precision=precision)
