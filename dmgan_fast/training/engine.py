@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file
+from dmgan_fast.progress import Progress
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.config import DataConfig, LoopConfig
 from dmgan_fast.training.state import (
