@@ -36,9 +36,17 @@ class Progress(progress.Progress):
         self._first: dict[TaskID, float] = {}  # steps that were done before
         self._lines = None if console.is_terminal or disable else Thread(target=self.write_lines, daemon=True)
 
-    def add_task(self, description: str, *arguments: Any, completed: int = 0, **options: Any) -> TaskID:
+    def add_task(
+        self,
+        description: str,
+        start: bool = True,
+        total: float | None = 100.0,
+        completed: int = 0,
+        visible: bool = True,
+        **fields: Any,
+    ) -> TaskID:
         """As rich's."""
-        task = super().add_task(description, *arguments, completed=completed, **options)
+        task = super().add_task(description, start, total, completed, visible, **fields)
         self._first[task] = completed
         return task
 

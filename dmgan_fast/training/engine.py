@@ -71,6 +71,12 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
     _same_config(json.loads((out / "config.json").read_text(encoding="utf-8")), to_dict(config), done)
 
 
+def steps_left(config: Any, out: Path) -> int:
+    """Those that ``finish`` will take."""
+    latest = latest_checkpoint(out / "checkpoints")
+    return max(0, config.loop.steps - (int(latest.stem[5:]) if latest else 0))
+
+
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
