@@ -59,9 +59,8 @@ def test_steps_before_a_stop_do_not_count_as_fast():
 
 
 def test_what_is_shown_beside_a_bar_stands_in_the_line_however_narrow_the_screen():
-    (line,) = lines_of(
-        Clock(seconds=10, steps=3), rate="0.10 steps/s", losses="[words] 1.5  sentence 2.5  generator 9.17"
-    )
+    losses = "[words] 1.5  sentence 2.5  generator 9.17"
+    (line,) = lines_of(Clock(seconds=10, steps=3), rate="0.10 steps/s", losses=losses)
     assert line.endswith(f"to go, 0.10 steps/s, {losses}")
 
 
