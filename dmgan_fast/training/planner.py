@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
+from math import floor, log
 from pathlib import Path
 from typing import Any
 
@@ -326,14 +327,18 @@ def largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
 
 def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
     """The largest side at which the most frugal policy fits, 0 if none does."""
-    config = known.config
-    side = config.generator.image_sizes[-1]
+    config, kind = known.config, known.meter.device_type
 
     def fits(side: int) -> bool:
         wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
         *_, frugal = _ladder(wider, batch_size)
-        return measure_of(wider, known.meter.device_type).fits(frugal, batch_size, budget)
+        return measure_of(wider, kind).fits(frugal, batch_size, budget)
 
+    *_, frugal = _ladder(config, batch_size)
+    least = known.state_bytes if known.state_bytes > budget else known(frugal, batch_size).peak_bytes
+    # Pictures of twice the side have four times the pixels: the guess spares the sides between.
+    guess = config.generator.image_sizes[-1] * 2.0 ** floor(log(budget / least, 4))
+    side = int(min(max(guess, FIRST_SIDE), LARGEST_SIDE))
     if fits(side):
         while side < LARGEST_SIDE and fits(2 * side):
             side *= 2
