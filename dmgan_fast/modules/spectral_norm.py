@@ -94,7 +94,8 @@ class SpectralNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
-            x, weight = x * self.held.inverse.to(x.dtype), self.held.weight
+            # A number with no dimensions keeps its digits in the product, if it is not rounded to the type of x before.
+            x, weight = x * self.held.inverse, self.held.weight
         else:
             weight = self.weight if self.mode == "none" else self.normalized_weight()
         return self.convolve(x, weight, self.bias if self.held is None else self.held.bias)
@@ -190,6 +191,13 @@ def hold_weights(module: nn.Module) -> Iterator[None]:
         parameters, gradients = map(list, zip(*reached, strict=True))
         reached.clear()
         _Hand.apply(gradients, *parameters).backward()
+
+
+def forget_products(module: nn.Module) -> None:
+    """Have the next power iterations begin anew, as the first of all."""
+    for conv in module.modules():
+        if isinstance(conv, SpectralNormConv2d):
+            conv.kept = None
 
 
 @torch.no_grad()
