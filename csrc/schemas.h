@@ -53,7 +53,8 @@ inline constexpr const char* upsample_conv3x3_backward =
     "upsample_conv3x3_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) "
     "-> (Tensor, Tensor)";
 
-inline constexpr const char* conv3x3_forward = "conv3x3_forward(Tensor x, Tensor weight) -> Tensor";
+inline constexpr const char* conv3x3_forward =
+    "conv3x3_forward(Tensor x, Tensor weight, Tensor? bias) -> Tensor";
 inline constexpr const char* conv3x3_backward =
     "conv3x3_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) -> (Tensor, Tensor)";
 

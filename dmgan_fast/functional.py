@@ -238,13 +238,14 @@ def tiled_block(
     )
 
 
-def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
     """3×3 convolution with padding 1. Float32 on CPUs is Winograd's form where that is faster; the rest
     is PyTorch's own kernels.
 
     Args:
         x: ``[B, I, H, W]``.
         weight: ``[O, I, 3, 3]``.
+        bias: ``[O]`` or None.
         backend: see the module.
 
     Returns:
@@ -254,7 +255,7 @@ def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
         InputError: for shapes, dtypes or devices that do not fit.
         BackendError: if the backend asked for can't run.
     """
-    return ops.conv3x3.conv3x3(x, weight, backend=backend)
+    return ops.conv3x3.conv3x3(x, weight, bias, backend=backend)
 
 
 def conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:

@@ -139,7 +139,7 @@ def _relayout(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format if back else torch.channels_last)
 
 
-def _conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return layouts.empty_picture(x, weight.shape[0], *x.shape[2:])
 
 

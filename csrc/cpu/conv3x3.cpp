@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "convolutions.h"
+#include "few_results.h"
 
 namespace dmgan {
 namespace {
@@ -27,10 +28,10 @@ auto with_best_form(const FeatureMap& results, bool may_be_large, const Function
   return wide < small ? f(Wide{}) : f(Small{});
 }
 
-// x [B, I, H, W], weight [O, I, 3, 3] -> [B, O, H, W]
-Tensor conv3x3_forward(const Tensor& x, const Tensor& weight) {
+// x [B, I, H, W], weight [O, I, 3, 3], bias [O] -> [B, O, H, W]
+Tensor conv3x3_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), x.size(2), x.size(3)});
-  with_best_form(map_of(y), false, [&](auto form) { convolve_into<decltype(form)>(y, x, weight, false, false); });
+  with_best_form(map_of(y), false, [&](auto form) { convolve_into<decltype(form)>(y, x, weight, false, false, bias); });
   return y;
 }
 
@@ -41,13 +42,21 @@ Tensor gradient_of_input(const Tensor& grad_y, const Tensor& weight) {
   return grad_x;
 }
 
+Tensor gradient_of_weight_of(const Tensor& x, const Tensor& grad_y, const Tensor& weight) {
+  if (weight.size(0) > kFewResults) {
+    return with_best_form(map_of(grad_y), false, [&](auto form) {
+      return gradient_of_weight<decltype(form)>(x, grad_y, weight);
+    });
+  }
+  Tensor gradient = torch::stable::new_empty(weight, {weight.size(0), weight.size(1), 3, 3});
+  few_weight_gradient(map_of(x), data<float>(x), weight.size(0), data<float>(grad_y), mutable_data<float>(gradient));
+  return gradient;
+}
+
 std::tuple<Tensor, Tensor> conv3x3_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight, bool want_x,
                                             bool want_weight) {
   Tensor grad_x = want_x ? gradient_of_input(grad_y, weight) : nothing_like(x);
-  if (!want_weight) return {grad_x, nothing_like(weight)};
-  return {grad_x, with_best_form(map_of(grad_y), false, [&](auto form) {
-            return gradient_of_weight<decltype(form)>(x, grad_y, weight);
-          })};
+  return {grad_x, want_weight ? gradient_of_weight_of(x, grad_y, weight) : nothing_like(weight)};
 }
 
 }  // namespace

@@ -308,7 +308,8 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
 // dU_v = sum over tiles of (To^T grad_y To)_p V_v^T of each value v of product p, for a fixed part of the tiles, a chunk
 // of result channels and half of the vertical values, one after the other: the maps of a block are read while they are in cache.
 
-constexpr int64_t kGradTiles = 64;   // of a block
+constexpr int64_t kGradTiles = 64;      // of a block
+constexpr int64_t kGradChannels = 128;  // result channels at once, about: they share the windows
 constexpr int64_t kPartBlocks = 8;   // of a part, at least
 constexpr int64_t kTasks = 16;       // that parts are made for, where there are not as many without
 constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side in a panel, at most
@@ -325,7 +326,7 @@ struct WeightGradient {
   }
   int64_t sums() const { return F::Horizontal::kValues * y.channels * width(); }  // of one vertical value
   int64_t floats() const { return F::Vertical::kValues * parts() * sums(); }        // of all parts
-  int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
+  int64_t chunks() const { return (y.channels + kGradChannels - 1) / kGradChannels; }
   static constexpr int kHalf = F::Vertical::kValues < 4 ? F::Vertical::kValues : F::Vertical::kValues / 2;
   static constexpr int kHalves = F::Vertical::kValues / kHalf;
 };

@@ -48,7 +48,7 @@ def runs_weight(op: str, pixels: int, inputs: int) -> bool:
 
 def native_forward(op: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The native convolution ``op`` in the layout of ``x``."""
-    added = (bias,) if op == "conv4x4_stride2" else ()
+    added = (bias,) if op in STRIDES else ()
     y = getattr(native.load("cpu"), f"{op}_forward")(laid_out(x, torch.contiguous_format), weight, *added)
     return laid_out(y, layouts.memory_format(x))
 

@@ -26,7 +26,7 @@ CASES = {
     "one pixel": case(2, 4, 6, 1, 1),
     "odd": case(3, 5, 7, 3, 5),
     "one row": case(2, 4, 6, 1, 9),
-    "wider than a vector of tiles": case(1, 3, 5, 5, 41),
+    "wider than a vector of tiles": case(1, 3, 5, 5, 41, bias=True),
     "several blocks": case(2, 6, 9, 38, 35),
     "more channels than a panel": case(1, 150, 70, 6, 7),
     "head": case(2, 64, 3, 8, 16),
