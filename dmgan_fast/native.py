@@ -48,9 +48,10 @@ def load(kind: str = "cpu") -> Any:
     if target != 2011:
         raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {BUILD[kind]}")
     if kind not in _with_shapes:
-        _with_shapes.add(kind)
         for name, shapes in SHAPES.items():
-            torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
+            if hasattr(operators, name):  # convolutions and layouts are the CPU library's alone
+                torch.library.register_fake(f"dmgan_fast_{kind}::{name}", shapes)
+        _with_shapes.add(kind)
         if kind == "cpu":
             from torch.utils.flop_counter import register_flop_formula  # which imports Triton
 
