@@ -30,10 +30,16 @@ inline bool is_channels_last(const Tensor& x) {
   return true;
 }
 
+// A picture [B, channels, height, width] of x's dtype, channels-last.
+inline Tensor empty_channels_last(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
+  const Tensor flipped = torch::stable::new_empty(x, {x.size(0), height, width, channels});
+  return torch::stable::transpose(torch::stable::transpose(flipped, 1, 3), 2, 3);  // permute came after torch 2.11
+}
+
 // A picture [B, channels, height, width] of x's dtype, channels-last if x is.
 inline Tensor empty_picture(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
-  if (!is_channels_last(x)) return torch::stable::new_empty(x, {x.size(0), channels, height, width});
-  return torch::stable::permute(torch::stable::new_empty(x, {x.size(0), height, width, channels}), {0, 3, 1, 2});
+  if (is_channels_last(x)) return empty_channels_last(x, channels, height, width);
+  return torch::stable::new_empty(x, {x.size(0), channels, height, width});
 }
 
 }  // namespace dmgan
