@@ -30,6 +30,9 @@ inline bool is_channels_last(const Tensor& x) {
   return true;
 }
 
+// From one pixel of a pixel-linear [B, C, H, W] to the next. The stride of an axis of size 1 means nothing.
+inline int64_t pixel_stride(const Tensor& x) { return x.size(3) > 1 ? x.stride(3) : x.stride(2); }
+
 // A picture [B, channels, height, width] of x's dtype, channels-last.
 inline Tensor empty_channels_last(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
   const Tensor flipped = torch::stable::new_empty(x, {x.size(0), height, width, channels});

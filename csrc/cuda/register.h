@@ -81,12 +81,12 @@ S* mutable_data_or_null(Tensor& x) {
 // A pixel-linear [B, C, H, W] tensor as feature maps.
 template <class S>
 Picture<const S> picture(const Tensor& x) {
-  return {data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 template <class S>
 Picture<S> mutable_picture(Tensor& x) {
-  return {mutable_data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 }  // namespace dmgan
