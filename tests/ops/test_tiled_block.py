@@ -149,3 +149,12 @@ def test_bad_input_is_named(change, message):
     tensors, running, options = block("glu", torch.float32)
     with pytest.raises(InputError, match=f"tiled_block: .*{message}"):
         functional.tiled_block(**(tensors | running | options | {"training": True} | change))
+
+
+@pytest.mark.parametrize("rows", [4, 5, 64])
+def test_no_number_comes_from_the_host(rows, monkeypatch):
+    """Copying one waits for the device, and a CUDA graph can't hold it."""
+    tensors, running, options = block("glu")
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a tensor was made on the host"))
+    outputs = functional.tiled_block(**tensors, **running, **options, rows=rows, training=True)
+    torch.autograd.grad(outputs[0].sum(), list(tensors.values()))
