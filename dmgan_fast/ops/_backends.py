@@ -162,7 +162,18 @@ def function(backend: str, op: str, name: str) -> Callable[..., Any]:
     else:
         kernels = REGISTRY[backend].load(op)
     found: Callable[..., Any] = getattr(kernels, name)
-    return found
+    return _on_device_of_first(found) if backend == "triton" else found
+
+
+@cache
+def _on_device_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current device, wherever the tensors are: here it is that of the first argument."""
+
+    def run(first: Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *others)
+
+    return run
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

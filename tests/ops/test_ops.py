@@ -1,6 +1,8 @@
 """The ops through dmgan_fast.functional: exact identities, padding, checks, backends, one graph."""
 
 import logging
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -331,6 +333,25 @@ def test_a_card_that_is_too_old_is_refused_with_its_age(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     for backend in ("cuda", "triton"):
         assert "compute capability 7.5, the kernels need 8.0" in _backends.table()["memory_read"][backend]
+
+
+def test_triton_launches_on_the_device_of_its_tensors(monkeypatch):
+    """Triton itself takes the current device, on which tensors of another can't be read."""
+    devices = ["current"]
+
+    @contextmanager
+    def device_of(tensor):
+        devices.append(tensor)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    kernels = SimpleNamespace(**{name: lambda *_: devices[-1] for name in ("forward", "backward")})
+    found = _backends.Kernels(lambda op: None, lambda op: kernels, lambda: ("cuda",))
+    monkeypatch.setitem(_backends.REGISTRY, "triton", found)
+    for name in ("forward", "backward"):
+        assert _backends.function("triton", "memory_read", name)("first", "second") == "first"
+    assert devices == ["current"]
 
 
 # bad input
