@@ -27,9 +27,9 @@ class Case:
     tensors: dict[str, Tensor]
     fixed: dict[str, Any] = field(default_factory=dict)
     layout: str = "contiguous"
-    others: str = "contiguous"
     pictures: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
+    others: str = "contiguous"
 
 
 def with_odd_strides(x: Tensor) -> Tensor:
