@@ -278,7 +278,9 @@ def test_too_many_channels_for_the_kernels_are_refused_by_name_and_run_on_the_re
 
 @pytest.mark.parametrize("op", ARGUMENTS)
 def test_unknown_backends_are_refused(op):
-    with pytest.raises(InputError, match=f"{op}: backend must be one of auto, cuda, triton, cpu, reference, got 'gpu'"):
+    with pytest.raises(
+        InputError, match=f"{op}: backend must be one of auto, cuda, triton, aten, cpu, reference, got 'gpu'"
+    ):
         call(op, ARGUMENTS[op](), backend="gpu")
 
 
@@ -319,7 +321,7 @@ def test_the_table_covers_every_op_and_backend(no_gpu):
     table = _backends.table()
     assert set(table) == set(ARGUMENTS)
     for row in table.values():
-        assert set(row) == {"cuda", "triton", "cpu", "reference"}
+        assert set(row) == {"cuda", "triton", "aten", "cpu", "reference"}
         assert row["reference"].startswith("yes: every float type")
         assert row["cpu"].startswith("yes: float32, bfloat16, float16")
         assert row["cuda"] == "PyTorch sees no CUDA device"
