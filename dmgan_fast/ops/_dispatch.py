@@ -34,6 +34,7 @@ RULES = (
         ("aten",),
         "estimate: 16 products on cuDNN's tensor cores beat 9 by FMA in float32, where PyTorch's convolutions are in "
         "TF32, and mma.sync at half of their rate in sixteen bits (by 2 to 4 on sm_90)",
+        oldest=(0, 0),
     ),
     Rule(
         "memory_read",

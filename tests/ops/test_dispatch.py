@@ -62,6 +62,12 @@ def test_auto_takes_the_next_where_one_cannot_run(card, monkeypatch):
     assert chosen("upsample_conv3x3") == "aten"
 
 
+def test_cards_too_old_for_the_kernels_still_get_pytorchs_own(card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    assert chosen("batch_norm_glu") == "reference"
+    assert chosen("upsample_conv3x3") == "aten"
+
+
 def test_the_machine_is_asked_once(card, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: asked.append(device) or (9, 0))
