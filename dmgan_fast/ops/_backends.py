@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
@@ -108,6 +109,10 @@ def _triton_why_not(op: str) -> str | None:
     if _triton_interprets():
         return None
     reason = _card_why_not()
+    if reason is None and op == "memory_read" and torch.version.hip is None:
+        found = version("triton")
+        if torch.cuda.get_device_capability()[0] == 10 and tuple(map(int, found.split(".")[:2])) < (3, 8):
+            return f"triton {found} can't compile it for cards of compute capability 10, triton 3.8 can"
     return f"{reason} (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)" if reason else None
 
 

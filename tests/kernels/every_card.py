@@ -2,6 +2,8 @@
 ``python -m pytest tests/kernels/every_card.py``, as ``make check-oldest`` does with the oldest Triton.
 """
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from tests.kernels import launches
 from tests.kernels.launches import NCHW, NHWC
 from tests.kernels.offline import FEW_BYTES, SHARED_BYTES, compile_launches
 
+REFUSED = tuple(map(int, version("triton").split(".")[:2])) < (3, 8)  # as ops/_backends.py has it
 CHANNELS = 64  # of the memory ops at birds and flowers settings
 LAUNCHES = [
     (launches.memory_write, NCHW, CHANNELS),
@@ -31,7 +34,12 @@ PRECISIONS = {
 def test_kernels_compile_and_fit(launch, precision, target):
     function, layout, *sizes = launch
     dtype, tf32 = PRECISIONS[precision]
-    kernels = compile_launches(function, dtype, layout, *sizes, target=target, tf32=tf32)
+    arguments = function, dtype, layout, *sizes
+    if REFUSED and function is launches.memory_read and target == "sm_100" and dtype != torch.float32:
+        with pytest.raises(RuntimeError, match="PassManager"):  # and so the backend refuses it
+            compile_launches(*arguments, target=target)
+        return
+    kernels = compile_launches(*arguments, target=target, tf32=tf32)
     assert kernels
     for kernel in kernels:
         assert kernel.local_bytes <= FEW_BYTES, kernel

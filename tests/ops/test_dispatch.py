@@ -68,6 +68,13 @@ def test_cards_too_old_for_the_kernels_still_get_pytorchs_own(card, monkeypatch)
     assert chosen("upsample_conv3x3") == "aten"
 
 
+@pytest.mark.parametrize(("triton", "backend"), [("3.6.0", "cuda"), ("3.8.0", "triton")])
+def test_a_triton_that_cannot_compile_for_the_card_is_passed_over(card, monkeypatch, triton, backend):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10, 0))
+    monkeypatch.setattr(_backends, "version", lambda name: triton)
+    assert chosen("memory_read", torch.bfloat16) == backend
+
+
 def test_the_machine_is_asked_once(card, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: asked.append(device) or (9, 0))
