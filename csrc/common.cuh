@@ -189,6 +189,10 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, St
   constexpr size_t UNASKED = 48 * 1024;  // a block has this much without asking
   if (blocks == 0) return;
   if (shared > UNASKED) {
+    if (shared > shared_limit()) {
+      throw std::runtime_error("a kernel needs " + std::to_string(shared) + " bytes of shared memory, the device has " +
+                               std::to_string(shared_limit()) + "; another backend can run this");
+    }
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
           "cudaFuncSetAttribute");
   }

@@ -2,6 +2,7 @@
 #pragma once
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 
@@ -30,10 +31,25 @@ inline bool is_channels_last(const Tensor& x) {
   return true;
 }
 
+// From one pixel of a pixel-linear [B, C, H, W] to the next. The stride of an axis of size 1 means nothing.
+inline int64_t pixel_stride(const Tensor& x) { return x.size(3) > 1 ? x.stride(3) : x.stride(2); }
+
+// A picture [B, channels, height, width] of x's dtype, channels-last: a tensor of its own, which autograd can change.
+inline Tensor empty_channels_last(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
+  const int64_t sizes[] = {x.size(0), channels, height, width};
+  const int64_t strides[] = {channels * height * width, 1, width * channels, channels};
+  int32_t dtype = 0, device = 0;
+  AtenTensorHandle y = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes, strides, dtype, device, x.get_device_index(), &y));
+  return Tensor(y);
+}
+
 // A picture [B, channels, height, width] of x's dtype, channels-last if x is.
 inline Tensor empty_picture(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
-  if (!is_channels_last(x)) return torch::stable::new_empty(x, {x.size(0), channels, height, width});
-  return torch::stable::permute(torch::stable::new_empty(x, {x.size(0), height, width, channels}), {0, 3, 1, 2});
+  if (is_channels_last(x)) return empty_channels_last(x, channels, height, width);
+  return torch::stable::new_empty(x, {x.size(0), channels, height, width});
 }
 
 }  // namespace dmgan

@@ -1,4 +1,4 @@
-"""The ops as functions. Each takes ``backend="auto" | "cuda" | "triton" | "cpu" | "reference"``; without it,
+"""The ops as functions. Each takes ``backend="auto" | "cuda" | "triton" | "aten" | "cpu" | "reference"``; without it,
 the environment variable ``DMGAN_FAST_BACKEND`` decides, else ``"auto"``. A backend asked for by name either runs or
 raises ``BackendError`` with the reason.
 """

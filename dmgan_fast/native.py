@@ -100,13 +100,14 @@ def _load(library: str) -> Any:
         raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {how}")
     if library not in _with_shapes:
         for name, shapes in SHAPES.items():
-            torch.library.register_fake(f"dmgan_fast_{library}::{name}", shapes)
+            if hasattr(operators, name):  # convolutions and layouts are the CPU libraries' alone
+                torch.library.register_fake(f"dmgan_fast_{library}::{name}", shapes)
+        _with_shapes.add(library)
         if library != "cuda":
             from torch.utils.flop_counter import register_flop_formula  # which imports Triton
 
             for name, flops in FLOPS.items():
                 register_flop_formula(getattr(operators, name))(flops)
-        _with_shapes.add(library)
     return operators
 
 

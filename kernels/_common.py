@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
 def dot_precision() -> str:
-    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 and the card has it."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 and torch.version.hip is None else "ieee"
+    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the card has it."""
+    return _precision(torch.backends.cuda.matmul)
+
+
+def convolution_precision() -> str:
+    """The same of what stands for a convolution, for which PyTorch allows TF32 unless told otherwise."""
+    return _precision(torch.backends.cudnn.conv)
+
+
+def _precision(products: Any) -> str:
+    # fp32_precision follows PyTorch's older switches; reading those raises once somebody has set a newer one.
+    return "tf32" if products.fp32_precision == "tf32" and torch.version.hip is None else "ieee"
 
 
 def warps_of(threads: int) -> int:

@@ -11,16 +11,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision
+from dmgan_fast.kernels._common import convolution_precision
 from dmgan_fast.layouts import empty_picture, is_channels_last
 
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
 GRAD_WEIGHT_TILE = (64, 32)  # BO, BI, four of them: tensor cores like 64 rows
-GRAD_WEIGHT_EXACT_TILE = (32, 64)  # spills nothing where (64, 32) does
+GRAD_WEIGHT_EXACT_TILE = (32, 32)  # larger ones spill on some cards
 WARPS = 8
-DEPTH = 32  # of the axis that a step of the product sums over: 64 bytes of a row in half precision
-EXACT_DEPTH = 8  # exact float32 products keep both operands in registers
+DEPTH_BYTES = 64  # of the axis that a step of the product sums over; Triton 3.6 wants 16 floats at least
 TAPS = 16  # folded taps (a, b, u, v), numbered ((2a + b) 2 + u) 2 + v
 KERNEL = tl.constexpr(9)  # taps of the 3x3 kernel
 FOLD_BLOCK = 128  # weights that a program folds or unfolds
@@ -243,13 +242,13 @@ def _grad_weight_kernel(
 
 
 def _is_exact(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and dot_precision() == "ieee"
+    return x.dtype == torch.float32 and convolution_precision() == "ieee"
 
 
 def _options(x: Tensor) -> tuple[int, dict[str, int | bool | str]]:
     """Depth of a product's steps, and what all three kernels are launched with."""
-    depth, precision = EXACT_DEPTH if _is_exact(x) else DEPTH, dot_precision()
-    return depth, {"CHANNELS_LAST": is_channels_last(x), "PRECISION": precision, "num_warps": WARPS}
+    options = {"CHANNELS_LAST": is_channels_last(x), "PRECISION": convolution_precision(), "num_warps": WARPS}
+    return DEPTH_BYTES // x.element_size(), options
 
 
 def _fold(weight: Tensor) -> Tensor:
@@ -288,7 +287,7 @@ def upsample_conv3x3_backward(
         )  # fmt: skip
     if want_weight:
         grad_weight = torch.empty_like(weight)
-        split_pixels = max(SPLIT_PIXELS, triton.cdiv(triton.cdiv(pixels, MAX_SPLITS), DEPTH) * DEPTH)
+        split_pixels = max(SPLIT_PIXELS, triton.cdiv(triton.cdiv(pixels, MAX_SPLITS), depth) * depth)
         splits = triton.cdiv(pixels, split_pixels)
         parts = torch.empty((splits, TAPS, out_channels, in_channels), dtype=torch.float32, device=x.device)
         BO, BI = GRAD_WEIGHT_EXACT_TILE if _is_exact(x) else GRAD_WEIGHT_TILE

@@ -10,6 +10,8 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+# Budgets of float32 are multiples of float32's own error; PyTorch's convolutions on a GPU would be in TF32.
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -49,12 +49,12 @@ struct Map {  // [B, C, N]
 
 template <class S>
 Map<const S> input_map(const Tensor& x) {
-  return {data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 template <class S>
 Map<S> output_map(Tensor& x) {
-  return {mutable_data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 // tiles [tiles, channels, kTile] of the pixels `which`, `step` floats from tile to tile; pixels beyond are zero.

@@ -44,8 +44,7 @@ Tensor relayout(const Tensor& x) {
   const int64_t samples = x.size(0), channels = x.size(1), height = x.size(2), width = x.size(3);
   const bool back = is_channels_last(x);
   Tensor y = back ? torch::stable::new_empty(x, {samples, channels, height, width})
-                  : torch::stable::permute(torch::stable::new_empty(x, {samples, height, width, channels}),
-                                           {0, 3, 1, 2});
+                  : empty_channels_last(x, channels, height, width);
   const int64_t rows = back ? height * width : channels, columns = back ? channels : height * width;
   DMGAN_FLOAT_TYPES(x, transpose_samples(data<S>(x), mutable_data<S>(y), samples, rows, columns));
   return y;

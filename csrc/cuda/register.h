@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <optional>
 #include <tuple>
@@ -36,7 +37,7 @@ class OnDeviceOf {
 #ifdef __CUDACC__
   explicit OnDeviceOf(const Tensor& x) : guard_(x.get_device_index()) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
     stream_ = static_cast<Stream>(stream);
   }
   Stream stream() const { return stream_; }
@@ -80,12 +81,12 @@ S* mutable_data_or_null(Tensor& x) {
 // A pixel-linear [B, C, H, W] tensor as feature maps.
 template <class S>
 Picture<const S> picture(const Tensor& x) {
-  return {data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 template <class S>
 Picture<S> mutable_picture(Tensor& x) {
-  return {mutable_data<S>(x), x.stride(0), x.stride(1), x.stride(3)};
+  return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 }  // namespace dmgan

@@ -1,1 +1,1 @@
-"""Ops that PyTorch's own kernels run best on CPUs, by an exact identity; part of the cpu backend."""
+"""Ops that PyTorch's own kernels run best somewhere, by an exact identity; parts of the cpu, cuda and aten backends."""

@@ -4,8 +4,7 @@ as one transposed convolution of PyTorch's, with 16.
 Each input pixel meets the 3×3 kernel W once for each of its 2×2 copies; summed over the copies' offsets that is a
 4×4 kernel W4 with ``conv3x3(upsample(x), W) = conv_transpose2d(x, W4, stride=2, padding=1)``. The gradient of x is
 the stride-2 convolution with W4. oneDNN's forward and gradient of x are up to twice as fast in channels-last, its
-gradient of the weight in NCHW; the native library takes NCHW. On GPUs, cuDNN's identity is a rival that the benchmark
-measures.
+gradient of the weight in NCHW; the native library takes NCHW. On GPUs the transposed convolution is cuDNN's.
 """
 
 from __future__ import annotations
@@ -44,27 +43,38 @@ def _has_kernel(x: Tensor) -> bool:
 
 
 def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
-    if _has_kernel(x):
-        return native_forward("upsample_conv3x3", x, weight)
-    y = F.conv_transpose2d(laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
-    return laid_out(y, layouts.memory_format(x))
+    return native_forward("upsample_conv3x3", x, weight) if _has_kernel(x) else transposed_forward(x, weight)
 
 
 def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    wide, grad_x, grad_weight = None, x.new_empty(0), weight.new_empty(0)
     native_x = want_x and _has_kernel(x)
     native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", x[:, 0].numel(), x.shape[1])
+    grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if native_x or native_weight:
         grad_x, grad_weight = native_backward("upsample_conv3x3", grad_y, x, weight, native_x, native_weight)
-    if (want_x and not native_x) or (want_weight and not native_weight):
-        wide = spread(weight)
-    if want_x and not native_x:
-        assert wide is not None
+    if want_x > native_x or want_weight > native_weight:
+        others = transposed_backward(grad_y, x, weight, want_x > native_x, want_weight > native_weight)
+        grad_x, grad_weight = (a if a.numel() else b for a, b in zip((grad_x, grad_weight), others, strict=True))
+    return grad_x, grad_weight
+
+
+def transposed_forward(x: Tensor, weight: Tensor) -> Tensor:
+    """By PyTorch's transposed convolution, in the layout of ``x``."""
+    y = F.conv_transpose2d(laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
+    return laid_out(y, layouts.memory_format(x))
+
+
+def transposed_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Its gradients of x and of the 3×3 weight (size 0 if not wanted)."""
+    wide, grad_x, grad_weight = spread(weight), x.new_empty(0), weight.new_empty(0)
+    if want_x:
         grad_x = F.conv2d(laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
         grad_x = laid_out(grad_x, layouts.memory_format(x))
-    if want_weight and not native_weight:
+    if want_weight:
         maps = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
         _, grad_wide, _ = torch.ops.aten.convolution_backward(*maps, wide, None, *GEOMETRY, [False, True, False])
         grad_weight = gather(grad_wide)

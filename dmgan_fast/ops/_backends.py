@@ -9,21 +9,24 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dmgan_fast import native
-from dmgan_fast.aten import conv3x3, conv4x4_stride2, upsample_conv3x3
+from dmgan_fast.aten import conv3x3, conv4x4_stride2, memory_write, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
+from dmgan_fast.ops import _dispatch
 
-Backend = Literal["auto", "cuda", "triton", "cpu", "reference"]
+Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 CONVOLUTIONS = {"conv3x3": conv3x3, "conv4x4_stride2": conv4x4_stride2, "upsample_conv3x3": upsample_conv3x3}
 OPS = ("memory_write", "memory_read", "batch_norm_glu", *CONVOLUTIONS, "words_similarity")
 VARIABLE = "DMGAN_FAST_BACKEND"
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KERNEL_DTYPES = _dispatch.FLOATS
 MAX_CHANNELS = 512  # of the memory ops: a pixel's features stay on chip
 
 _log = logging.getLogger("dmgan_fast")
@@ -75,6 +78,27 @@ def _cpu_load(op: str) -> Any:
     return CONVOLUTIONS.get(op) or native.load("cpu")
 
 
+def _cuda_load(op: str) -> Any:
+    """The library's kernels, but for memory_write's gradients, which are cuBLAS's."""
+    kernels = native.load("cuda")
+    if op != "memory_write":
+        return kernels
+    backward = memory_write.memory_write_backward
+    return SimpleNamespace(memory_write_forward=kernels.memory_write_forward, memory_write_backward=backward)
+
+
+ATEN = {
+    "upsample_conv3x3": SimpleNamespace(
+        upsample_conv3x3_forward=upsample_conv3x3.transposed_forward,
+        upsample_conv3x3_backward=upsample_conv3x3.transposed_backward,
+    )
+}
+
+
+def _aten_why_not(op: str) -> str | None:
+    return None if op in ATEN else "PyTorch's own kernels run it as the reference does"
+
+
 def _triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -85,6 +109,10 @@ def _triton_why_not(op: str) -> str | None:
     if _triton_interprets():
         return None
     reason = _card_why_not()
+    if reason is None and op == "memory_read" and torch.version.hip is None:
+        found = version("triton")
+        if torch.cuda.get_device_capability()[0] == 10 and tuple(map(int, found.split(".")[:2])) < (3, 8):
+            return f"triton {found} can't compile it for cards of compute capability 10, triton 3.8 can"
     return f"{reason} (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)" if reason else None
 
 
@@ -94,8 +122,9 @@ def _triton_load(op: str) -> Any:
 
 
 REGISTRY = {
-    "cuda": Kernels(_native_why_not("cuda"), lambda op: native.load("cuda"), lambda: ("cuda",)),
+    "cuda": Kernels(_native_why_not("cuda"), _cuda_load, lambda: ("cuda",)),
     "triton": Kernels(_triton_why_not, _triton_load, lambda: ("cpu",) if _triton_interprets() else ("cuda",)),
+    "aten": Kernels(_aten_why_not, ATEN.__getitem__, lambda: ("cpu", "cuda")),
     "cpu": Kernels(_native_why_not("cpu"), _cpu_load, lambda: ("cpu",)),
 }
 
@@ -119,23 +148,41 @@ def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, channels: i
     return why_not(op, backend)
 
 
-def _choose(op: str, backend: str | None, device: str, dtype: torch.dtype, channels: int) -> str:
+def _choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, channels: int) -> str:
     wanted = backend or os.environ.get(VARIABLE) or "auto"
     if wanted not in BACKENDS and wanted not in REGISTRY:
         origin = "backend" if backend else VARIABLE
         raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
+    return _resolve(op, wanted, device, dtype, channels, _triton_interprets())
+
+
+@cache
+def _resolve(op: str, wanted: str, device: torch.device, dtype: torch.dtype, channels: int, interprets: bool) -> str:
+    """Remembered: asking the machine what it has costs more than launching a kernel."""
     if wanted != "auto":
-        reason = _refuses(op, wanted, device, dtype, channels)
+        reason = _refuses(op, wanted, device.type, dtype, channels)
         if reason:
             raise BackendError(f"{op}: backend {wanted!r} can't run: {reason}")
         return wanted
     # The interpreter is for proofs: nobody wants it by default.
-    names = [name for name in BACKENDS[1:] if not (name == "triton" and _triton_interprets())]
-    chosen = next(name for name in names if _refuses(op, name, device, dtype, channels) is None)
+    names = [name for name in _order(op, device, dtype) if not (name == "triton" and interprets)]
+    chosen = next(name for name in names if _refuses(op, name, device.type, dtype, channels) is None)
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         _log.info("%s runs on the %s backend", op, chosen)
     return chosen
+
+
+def forget() -> None:
+    """Ask the machine anew at the next call of each op."""
+    _resolve.cache_clear()
+
+
+def _order(op: str, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+    """What ``auto`` tries, best first."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return _dispatch.order_on_gpu(op, dtype, torch.cuda.get_device_capability(device))
+    return "cpu", "reference"
 
 
 # Compiled code takes the choice as a constant. That is all torch.compiler.assume_constant_result does, but it imports
@@ -152,7 +199,7 @@ def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> s
         InputError: for an unknown name.
         BackendError: if a backend was asked for by name and can't run.
     """
-    return _choose(op, backend, tensor.device.type, autocast_dtype(tensor), channels)
+    return _choose(op, backend, tensor.device, autocast_dtype(tensor), channels)
 
 
 def function(backend: str, op: str, name: str) -> Callable[..., Any]:
@@ -162,7 +209,18 @@ def function(backend: str, op: str, name: str) -> Callable[..., Any]:
     else:
         kernels = REGISTRY[backend].load(op)
     found: Callable[..., Any] = getattr(kernels, name)
-    return found
+    return _on_device_of_first(found) if backend == "triton" else found
+
+
+@cache
+def _on_device_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current device, wherever the tensors are: here it is that of the first argument."""
+
+    def run(first: Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *others)
+
+    return run
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

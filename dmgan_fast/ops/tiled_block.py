@@ -143,6 +143,14 @@ def _tiles(picture: Tensor, rows: int) -> list[Tile]:
     return [tiles[0], tiles[-1]] if _few.get() and len(tiles) > 2 else tiles
 
 
+def _heights(picture: Tensor, rows: int) -> Tensor:
+    """Rows ``[K, 1]`` of each tile, computed where the picture is: a CUDA graph can't hold copies from the host."""
+    batch, height = picture.shape[0], picture.shape[2]
+    left = torch.arange(height, 0, -rows, dtype=torch.float32, device=picture.device)
+    heights = left.clamp(max=rows).repeat(batch)[:, None]
+    return heights[:: len(heights) - 1] if _few.get() and len(heights) > 2 else heights
+
+
 @contextmanager
 def few_tiles() -> Iterator[None]:
     """Within, ops visit their first and last tile only: for tensors without data, whose other tiles need the same."""
@@ -251,8 +259,7 @@ def _statistics(x: Tensor, convolution: _Convolution, rows: int, backend: str) -
     statistics = _backends.function(backend, batch_norm_glu.OP, "batch_norm_glu_statistics")
     parts = [(*statistics(layouts.dense(convolution(tile.with_halo(x)))), tile) for tile in _tiles(x, rows)]
     means, variances = (torch.stack([part[k] for part in parts]) for k in (0, 1))
-    counts = torch.tensor([[float(tile.last - tile.first)] for *_, tile in parts], device=x.device)
-    return batch_norm_glu.merge_statistics(means, variances, counts)
+    return batch_norm_glu.merge_statistics(means, variances, _heights(x, rows))
 
 
 @_forward.register_fake

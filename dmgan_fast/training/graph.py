@@ -25,6 +25,25 @@ Step = Callable[[Inputs], Metrics]
 Capture = Callable[[Callable[[], Metrics]], tuple[Callable[[], None], Metrics]]
 
 
+class CudaCapture:
+    """Captures into one pool of memory: replays take turns and begin from what lies outside it, so that a graph may
+    overwrite what another left there.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, step: Callable[[], Metrics]) -> tuple[Callable[[], None], Metrics]:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Only this thread's calls count: the loader's thread may pin memory meanwhile. The default generator is
+        # registered, so that every replay draws anew.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            metrics = step()
+        return graph.replay, metrics
+
+
 def pad_words(inputs: Inputs, multiple: int = WORD_BUCKET) -> Inputs:
     """``words [B, D, T]`` and ``padding_mask [B, T]`` with T raised to a multiple; the new words are padding."""
     more = -inputs["words"].shape[2] % multiple
@@ -45,16 +64,20 @@ class _Shape:
 
 
 class StepGraphs:
-    """Runs ``step`` on the inputs it is called with, from a graph once there is one for their shapes."""
+    """Runs ``step`` on the inputs it is called with, from a graph once there is one for their shapes.
 
-    def __init__(self, step: Step, *, capture: Capture | None = None) -> None:
+    ``capture``: makes what captures all graphs until they are forgotten.
+    """
+
+    def __init__(self, step: Step, *, capture: Callable[[], Capture] = CudaCapture) -> None:
         self._step = step
-        self._capture = capture or _capture_on_cuda
-        self._shapes: dict[Any, _Shape] = {}
+        self._new_capture = capture
+        self.clear()
 
     def clear(self) -> None:
         """Forget all graphs: what they hold has moved or changed."""
-        self._shapes = {}
+        self._shapes: dict[Any, _Shape] = {}
+        self._capture = self._new_capture()  # a pool goes with its last graph
 
     def __call__(self, inputs: Inputs) -> Metrics:
         inputs = pad_words(inputs)
@@ -70,13 +93,6 @@ class StepGraphs:
             shape.replay, shape.metrics = self._capture(lambda: self._step(shape.buffers))
         shape.replay()
         return {name: value.clone() for name, value in shape.metrics.items()}
-
-
-def _capture_on_cuda(step: Callable[[], Metrics]) -> tuple[Callable[[], None], Metrics]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # registers the default generator, so that every replay draws anew
-        metrics = step()
-    return graph.replay, metrics
 
 
 def _map(function: Callable[[Tensor], Any], value: Any) -> Any:

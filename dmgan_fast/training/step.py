@@ -399,6 +399,10 @@ class TrainStep:
         for name, members in own.items():
             for member, values in zip(members, state[name], strict=True):
                 member.load_state_dict(values)
+        for optimizer in (self.generator_optimizer, *self.discriminator_optimizers):
+            for group in optimizer.param_groups:
+                if "capturable" in group:  # as this run has it: the saved one may have been with a graph, or without
+                    group["capturable"] = self.config.cuda_graph
         if self._graphs is not None:
             self._graphs.clear()  # optimisers hold new tensors
 

@@ -22,8 +22,10 @@ from typing import Any
 import torch
 
 # What a program may have of shared memory. 99 KiB: every NVIDIA card, those of consumers, too.
-SHARED_BYTES = {"sm_80": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
+SHARED_BYTES = {"sm_80": 99 * 1024, "sm_89": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 TARGETS = tuple(SHARED_BYTES)
+FEW_BYTES = 16  # of spilled registers a thread, which stay in L1: allowed in TF32, and with Triton before 3.8
+SMALLEST_PRODUCT = (1, 1, 16)  # rows, columns and summed axis that Triton 3.6 asks for; 3.8 takes shorter sums
 # HMMA: mma.sync, HGMMA: wgmma, UTCHMMA: tcgen05; v_mfma: CDNA's matrix cores
 TENSOR_CORE = re.compile(r"\b(?:[HQ]G?MMA|UTC[HQ]MMA|v_s?mfmac?_\w+)\b")
 
@@ -41,11 +43,12 @@ class Binary:
     tensor_core: tuple[str, ...]
 
 
-def compile_launches(call: Callable[..., object], *arguments: object, target: str) -> list[Binary]:
-    """The kernels that ``call(*arguments)`` launches, in order. ``call`` is a function of a module, its arguments
-    pickle; it makes CPU tensors and must not look at their values, as nothing is computed.
+def compile_launches(call: Callable[..., object], *arguments: object, target: str, tf32: bool = False) -> list[Binary]:
+    """The kernels that ``call(*arguments)`` launches, in order, with exact float32 products or in TF32. ``call`` is a
+    function of a module, its arguments pickle; it makes CPU tensors and must not look at their values, as nothing is
+    computed.
     """
-    return _worker().submit(_compile_launches, call, arguments, target).result()
+    return _worker().submit(_compile_launches, call, arguments, target, tf32).result()
 
 
 @cache
@@ -58,16 +61,22 @@ def _compile_instead_of_interpreting() -> None:
     os.environ.pop("TRITON_INTERPRET", None)
 
 
-def _compile_launches(call: Callable[..., object], arguments: tuple[object, ...], target: str) -> list[Binary]:
+def _compile_launches(
+    call: Callable[..., object], arguments: tuple[object, ...], target: str, tf32: bool
+) -> list[Binary]:
+    from triton.backends.nvidia import compiler
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
+    compiler.min_dot_size = lambda target: lambda lhs, rhs: SMALLEST_PRODUCT
     compiled = []
     run = JITFunction.run
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
 
+    torch.backends.fp32_precision = "tf32" if tf32 else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = torch.backends.fp32_precision  # torch 2.11 does not pass it on
     JITFunction.run = compile_only
     driver.set_active(_Absent(target))
     hip, torch.version.hip = torch.version.hip, target if target.startswith("gfx") else None  # as where the card is

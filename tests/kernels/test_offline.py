@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .launches import NCHW, NHWC, memory_read, memory_write
-from .offline import SHARED_BYTES, TARGETS, Binary, compile_launches
+from .offline import FEW_BYTES, SHARED_BYTES, TARGETS, Binary, compile_launches
 
 
 def assert_within_budget(binaries: list[Binary], dtype: torch.dtype) -> None:
@@ -58,3 +58,15 @@ def test_write_spills_nothing_and_uses_tensor_cores(dtype, channels, target):
     binaries = compile_launches(memory_write, dtype, NCHW, channels, target=target)
     assert [binary.kernel for binary in binaries] == ["_forward_kernel", "_backward_kernel"]
     assert_within_budget(binaries, dtype)
+
+
+@pytest.mark.parametrize(
+    ("launch", "layout", "channels", "target"),
+    [(memory_read, NCHW, 64, "sm_89"), (memory_read, NHWC, 96, "sm_90"), (memory_write, NCHW, 64, "sm_80")],
+)
+def test_tf32_fits_every_card_and_uses_tensor_cores(launch, layout, channels, target):
+    binaries = compile_launches(launch, torch.float32, layout, channels, target=target, tf32=True)
+    for binary in binaries:
+        assert binary.local_bytes <= FEW_BYTES, binary
+        assert binary.shared_bytes <= SHARED_BYTES[target], binary
+        assert binary.tensor_core or "add" in binary.kernel, binary

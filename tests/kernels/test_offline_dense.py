@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.kernels.launches import NCHW, NHWC, batch_norm_glu, upsample_conv3x3, words_similarity
-from tests.kernels.offline import SHARED_BYTES, compile_launches
+from tests.kernels.offline import FEW_BYTES, SHARED_BYTES, compile_launches
 
 WITH_PRODUCTS = {
     upsample_conv3x3: {"_forward_kernel", "_grad_x_kernel", "_grad_weight_kernel"},
@@ -29,6 +29,23 @@ CASES = [
     (words_similarity, "sm_90", torch.float32, NCHW),
     (words_similarity, "gfx942", torch.float16, NCHW),
 ]
+
+
+IN_TF32 = [
+    (upsample_conv3x3, "sm_80", NCHW),
+    (upsample_conv3x3, "sm_89", NHWC),
+    (upsample_conv3x3, "sm_90", NCHW),
+    (words_similarity, "sm_90", NCHW),
+]
+
+
+@pytest.mark.parametrize(("launch", "target", "layout"), IN_TF32)
+def test_tf32_fits_every_card_and_uses_tensor_cores(launch, target, layout):
+    kernels = compile_launches(launch, torch.float32, layout, target=target, tf32=True)
+    for kernel in kernels:
+        assert kernel.local_bytes <= FEW_BYTES, kernel
+        assert kernel.shared_bytes <= SHARED_BYTES[target], kernel
+    assert {kernel.kernel for kernel in kernels if kernel.tensor_core} >= WITH_PRODUCTS[launch]
 
 
 @pytest.mark.parametrize(("launch", "target", "dtype", "layout"), CASES)

@@ -27,6 +27,14 @@ def _simt_why_not(op: str) -> str | None:
     return None if SIMT.exists() else f"{SIMT} is not built: run `make cpp-test`"
 
 
+@pytest.fixture(autouse=True)
+def fresh_choices():
+    """What a test pretends of the machine is not remembered."""
+    _backends.forget()
+    yield
+    _backends.forget()
+
+
 @pytest.fixture(params=["cpu", "cuda", "triton"] if GPU else ["cpu", "triton", "simt"])
 def backend(request, monkeypatch):
     name = Name(request.param)

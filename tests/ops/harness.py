@@ -16,9 +16,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass
 class Case:
-    """``tensors`` in float64; ``fixed``: what is neither cast nor differentiated; ``layout`` is applied after the cast.
+    """``tensors`` in float64; ``fixed``: what is neither cast nor differentiated.
 
-    ``wide``: names that stay float32 in half precision, as batch norm's parameters do under autocast.
+    ``layout``: of the ``pictures`` and of the gradients of results that are pictures; ``others``: of the other tensors.
+    Both are applied after the cast. ``wide``: names that stay float32 in half precision, as batch norm's parameters do
+    under autocast.
     """
 
     op: str
@@ -27,6 +29,27 @@ class Case:
     layout: str = "contiguous"
     pictures: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
+    others: str = "contiguous"
+
+
+def with_odd_strides(x: Tensor) -> Tensor:
+    """``x`` with strides of its axes of size 1 that fit nothing, as they mean nothing."""
+    return x.as_strided(x.shape, [3 if size == 1 else step for size, step in zip(x.shape, x.stride(), strict=True)])
+
+
+def tokens(x: Tensor) -> Tensor:
+    """``x [B, C, N, 1]`` or ``[B, C, 1, N]`` as transposed and unsqueezed tokens ``[B, N, C]``; other pictures as rows
+    of tokens, which is channels-last.
+    """
+    rows = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    line = 3 if x.shape[3] == 1 else 2
+    return rows.squeeze(line).unsqueeze(line) if x.shape[line] == 1 else rows
+
+
+def offset(x: Tensor) -> Tensor:
+    """``x`` in its layout, from the second element of its memory on: aligned to no more than an element."""
+    memory = x.new_empty(x.numel() + 1)
+    return memory.as_strided(x.shape, x.stride(), 1).copy_(x)
 
 
 LAYOUTS = {
@@ -38,13 +61,32 @@ LAYOUTS = {
     ],
     "sliced rows": lambda x: torch.cat((x, x), 2)[:, :, : x.shape[2]],
     "expanded": lambda x: x[:1].expand_as(x),
+    "expanded channels": lambda x: x[:, :1].expand_as(x),
+    "expanded rows": lambda x: x[:, :, :1].expand_as(x),
+    "expanded columns": lambda x: x[..., :1].expand_as(x),
+    "one value": lambda x: x[:1, :1, :1, :1].expand_as(x),
+    "every other column": lambda x: torch.stack((x, x), -1).flatten(-2)[..., ::2],
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "tokens": tokens,
+    "odd strides": lambda x: with_odd_strides(x.contiguous()),
+    "odd strides of channels_last": lambda x: with_odd_strides(x.contiguous(memory_format=torch.channels_last)),
+    "offset": lambda x: offset(x.contiguous()),
+    "offset channels_last": lambda x: offset(x.contiguous(memory_format=torch.channels_last)),
+}
+VECTOR_LAYOUTS = {  # of tensors with any number of axes
+    "contiguous": lambda x: x.contiguous(),
+    "sliced": lambda x: torch.cat((x, x), -1)[..., : x.shape[-1]],
+    "flipped axes": lambda x: x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim()))),
+    "expanded": lambda x: x[..., :1].expand_as(x),
+    "odd strides": lambda x: with_odd_strides(x.contiguous()),
+    "offset": lambda x: offset(x.contiguous()),
 }
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     def cast(name: str, x: Tensor) -> Tensor:
         x = x.to(device=device, dtype=torch.float32 if name in case.wide and dtype != torch.float64 else dtype)
-        return LAYOUTS[case.layout](x) if name in case.pictures else x.contiguous()
+        return LAYOUTS[case.layout](x) if name in case.pictures else VECTOR_LAYOUTS[case.others](x)
 
     return {name: cast(name, x).detach().requires_grad_() for name, x in case.tensors.items()}
 
@@ -57,16 +99,20 @@ def run(case: Case, tensors: dict[str, Tensor], backend: str) -> tuple[list[Tens
     def place(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.to(first.device, accumulator if value.is_floating_point() else value.dtype, copy=True)
+        if value.is_floating_point():
+            return value.to(first.device, accumulator, copy=True)
+        return VECTOR_LAYOUTS[case.others](value.to(first.device))
 
     fixed = {name: place(value) for name, value in case.fixed.items()}
     outputs = getattr(functional, case.op)(**tensors, **fixed, backend=backend)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     generator = torch.Generator().manual_seed(1)
-    projections = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in outputs]
-    grads = torch.autograd.grad(
-        outputs, list(tensors.values()), [p.to(y.device, y.dtype) for p, y in zip(projections, outputs, strict=True)]
-    )
+
+    def projection(y: Tensor) -> Tensor:
+        drawn = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
+        return LAYOUTS[case.layout](drawn) if y.dim() == 4 and case.pictures else VECTOR_LAYOUTS[case.others](drawn)
+
+    grads = torch.autograd.grad(outputs, list(tensors.values()), [projection(y) for y in outputs])
     running = [value for name, value in fixed.items() if "running" in name and value is not None]
     named = dict(zip(tensors, grads, strict=True))
     if "gate_bias" in named:  # a lone sum of terms that cancel has no scale of its own

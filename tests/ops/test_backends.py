@@ -1,11 +1,13 @@
 """Every backend against float64, in every dtype and layout and on odd shapes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dmgan_fast import functional
 from dmgan_fast.errors import BackendError
-from tests.ops.harness import DTYPES, Case, check, inputs, run
+from tests.ops.harness import DTYPES, LAYOUTS, VECTOR_LAYOUTS, Case, check, inputs, run
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -174,6 +176,46 @@ CASES = {"memory_read": READ, "memory_write": WRITE, "batch_norm_glu": NORM}
 CASES |= {"upsample_conv3x3": UPSAMPLE, "words_similarity": SIMILARITY}
 ALL = [pytest.param(case, id=f"{op}-{name}") for op, cases in CASES.items() for name, case in cases.items()]
 ONE_OF_EACH = [pytest.param(list(cases.values())[1], id=op) for op, cases in CASES.items()]
+
+
+# Small cases; layouts that say something of axes of size 1 meet one row and one column.
+OF_LINES = ("tokens", "odd strides", "odd strides of channels_last")
+OF_SIDES = {
+    "memory_read": lambda height, width: read_case(2, 5, height, width, 5, maps=True),
+    "batch_norm_glu": lambda height, width: norm_case(2, 12, height, width, skip=12, mean=True),
+    "upsample_conv3x3": lambda height, width: upsample_case(2, 8, 4, height, width),
+    "words_similarity": lambda height, width: similarity_case(2, 2, 12, height, width, 4),
+}
+OF_A_LAYOUT = [
+    pytest.param([replace(of_sides(*sides), layout=layout) for sides in chosen], id=f"{op}-{layout}")
+    for op, of_sides in OF_SIDES.items()
+    for layout in LAYOUTS
+    for chosen in ([(1, 9), (9, 1)] if layout in OF_LINES else [(4, 6)],)
+]
+SMALL = {op: of_sides(3, 5) for op, of_sides in OF_SIDES.items()} | {"memory_write": WRITE["odd"]}
+OTHERS = [
+    pytest.param(replace(case, others=layout), id=f"{op}-{layout}")
+    for op, case in SMALL.items()
+    for layout in VECTOR_LAYOUTS
+]
+
+
+@pytest.mark.parametrize("cases", OF_A_LAYOUT)
+def test_pictures_may_have_any_strides(cases, backend):
+    for case in cases:
+        check(case, torch.float32, backend, backend.device)
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_tensors_may_have_any_strides(case, backend):
+    check(case, torch.float32, backend, backend.device)
+
+
+@pytest.mark.parametrize("layout", ["offset", "offset channels_last"])
+@pytest.mark.parametrize("op", OF_SIDES)
+def test_sixteen_bit_pictures_may_lie_anywhere(op, layout, backend):
+    """Kernels read packs of 16 bytes where they can."""
+    check(replace(OF_SIDES[op](4, 6), layout=layout, others="offset"), torch.bfloat16, backend, backend.device)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

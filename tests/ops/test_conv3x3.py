@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from dmgan_fast import functional
 from dmgan_fast.aten import convolutions
 from dmgan_fast.errors import BackendError, InputError
-from tests.ops.harness import DTYPES, Case, check, inputs, relative_error, run
+from tests.ops.harness import DTYPES, LAYOUTS, Case, check, inputs, relative_error, run
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -69,6 +69,12 @@ def poisoned_memory():
 @pytest.mark.parametrize("name", CASES)
 def test_results_and_gradients_are_as_exact_as_eager(name, dtype):
     check(CASES[name], dtype, "cpu", "cpu")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pictures_may_have_any_strides(layout):
+    for sides in ((4, 6), (1, 9), (9, 1)):
+        check(case(2, 8, 4, *sides, layout=layout), torch.float32, "cpu", "cpu")
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight"])

@@ -1,6 +1,8 @@
 """The ops through dmgan_fast.functional: exact identities, padding, checks, backends, one graph."""
 
 import logging
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -276,7 +278,9 @@ def test_too_many_channels_for_the_kernels_are_refused_by_name_and_run_on_the_re
 
 @pytest.mark.parametrize("op", ARGUMENTS)
 def test_unknown_backends_are_refused(op):
-    with pytest.raises(InputError, match=f"{op}: backend must be one of auto, cuda, triton, cpu, reference, got 'gpu'"):
+    with pytest.raises(
+        InputError, match=f"{op}: backend must be one of auto, cuda, triton, aten, cpu, reference, got 'gpu'"
+    ):
         call(op, ARGUMENTS[op](), backend="gpu")
 
 
@@ -317,7 +321,7 @@ def test_the_table_covers_every_op_and_backend(no_gpu):
     table = _backends.table()
     assert set(table) == set(ARGUMENTS)
     for row in table.values():
-        assert set(row) == {"cuda", "triton", "cpu", "reference"}
+        assert set(row) == {"cuda", "triton", "aten", "cpu", "reference"}
         assert row["reference"].startswith("yes: every float type")
         assert row["cpu"].startswith("yes: float32, bfloat16, float16")
         assert row["cuda"] == "PyTorch sees no CUDA device"
@@ -331,6 +335,25 @@ def test_a_card_that_is_too_old_is_refused_with_its_age(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     for backend in ("cuda", "triton"):
         assert "compute capability 7.5, the kernels need 8.0" in _backends.table()["memory_read"][backend]
+
+
+def test_triton_launches_on_the_device_of_its_tensors(monkeypatch):
+    """Triton itself takes the current device, on which tensors of another can't be read."""
+    devices = ["current"]
+
+    @contextmanager
+    def device_of(tensor):
+        devices.append(tensor)
+        yield
+        devices.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    kernels = SimpleNamespace(**{name: lambda *_: devices[-1] for name in ("forward", "backward")})
+    found = _backends.Kernels(lambda op: None, lambda op: kernels, lambda: ("cuda",))
+    monkeypatch.setitem(_backends.REGISTRY, "triton", found)
+    for name in ("forward", "backward"):
+        assert _backends.function("triton", "memory_read", name)("first", "second") == "first"
+    assert devices == ["current"]
 
 
 # bad input

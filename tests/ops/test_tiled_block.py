@@ -112,7 +112,10 @@ def test_compiled_without_graph_breaks_it_gives_the_same(kind):
     expected, expected_grads = run(functional.tiled_block, tensors, running, options)
     compiled = torch.compile(functional.tiled_block, fullgraph=True, backend="aot_eager")
     found, grads = run(compiled, tensors, running, options)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    results = len(expected) - len(running)
+    assert all(torch.equal(a, b) for a, b in zip(found[:results], expected[:results], strict=True))
+    # The compiler of torch 2.11 rounds the update of running statistics twice.
+    torch.testing.assert_close(found[results:], expected[results:], rtol=1e-6, atol=1e-6)
     assert all(torch.equal(grads[k], expected_grads[k]) for k in grads)
 
 
@@ -149,3 +152,12 @@ def test_bad_input_is_named(change, message):
     tensors, running, options = block("glu", torch.float32)
     with pytest.raises(InputError, match=f"tiled_block: .*{message}"):
         functional.tiled_block(**(tensors | running | options | {"training": True} | change))
+
+
+@pytest.mark.parametrize("rows", [4, 5, 64])
+def test_no_number_comes_from_the_host(rows, monkeypatch):
+    """Copying one waits for the device, and a CUDA graph can't hold it."""
+    tensors, running, options = block("glu")
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a tensor was made on the host"))
+    outputs = functional.tiled_block(**tensors, **running, **options, rows=rows, training=True)
+    torch.autograd.grad(outputs[0].sum(), list(tensors.values()))

@@ -1,6 +1,9 @@
 """A step from graphs: everything but CUDA's own capture, which a stand-in runs again at each replay."""
 
 import copy
+import dataclasses
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,7 +48,7 @@ def test_steps_from_graphs_learn_what_plain_steps_learn():
     plain = TrainStep(copy.deepcopy(generator), copy.deepcopy(discriminators), encoder)
     step = TrainStep(generator, discriminators, encoder)
     capture = StandIn()
-    graphs = StepGraphs(step._step_on, capture=capture)
+    graphs = StepGraphs(step._step_on, capture=lambda: capture)
     for k in range(WARM_UP + 3):
         batch, noise = batch_of(k, sides=(64,))
         expected = plain(batch, **noise)
@@ -59,7 +62,7 @@ def test_steps_from_graphs_learn_what_plain_steps_learn():
 
 def test_metrics_of_a_replay_are_not_overwritten_by_the_next():
     counter = torch.zeros(())
-    graphs = StepGraphs(lambda inputs: {"loss": inputs["words"].sum() + counter.add_(1)}, capture=StandIn())
+    graphs = StepGraphs(lambda inputs: {"loss": inputs["words"].sum() + counter.add_(1)}, capture=StandIn)
     inputs = {"words": torch.zeros(1, 2, WORD_BUCKET), "padding_mask": torch.zeros(1, WORD_BUCKET, dtype=torch.bool)}
     found = [graphs(inputs)["loss"] for _ in range(WARM_UP + 2)]
     assert [value.item() for value in found] == [1, 2, 3, 4, 5]
@@ -67,7 +70,7 @@ def test_metrics_of_a_replay_are_not_overwritten_by_the_next():
 
 def test_lengths_of_captions_share_a_bucket_and_each_bucket_has_a_graph():
     capture = StandIn()
-    graphs = StepGraphs(lambda inputs: {"words": inputs["words"].sum()}, capture=capture)
+    graphs = StepGraphs(lambda inputs: {"words": inputs["words"].sum()}, capture=lambda: capture)
 
     def call(words):
         mask = torch.zeros(2, words, dtype=torch.bool)
@@ -82,6 +85,56 @@ def test_lengths_of_captions_share_a_bucket_and_each_bucket_has_a_graph():
     graphs.clear()
     call(1)
     assert capture.captures == 2  # warms up again
+
+
+class FakeCuda:
+    """Stands for ``torch.cuda``'s captures, and notes how they were begun."""
+
+    def __init__(self, monkeypatch):
+        self.pools, self.begun = 0, []
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", self.graph_pool_handle)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    def graph_pool_handle(self):
+        self.pools += 1
+        return self.pools
+
+    def graph(self, graph, **options):
+        self.begun.append(options)
+        return nullcontext()
+
+
+def test_all_graphs_share_memory_and_bear_other_threads_calls(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    graphs = StepGraphs(lambda inputs: {"loss": inputs["words"].sum()})
+
+    def capture(words):
+        for _ in range(WARM_UP + 1):
+            graphs({"words": torch.ones(2, 3, words), "padding_mask": torch.zeros(2, words, dtype=torch.bool)})
+
+    capture(WORD_BUCKET)
+    capture(2 * WORD_BUCKET)
+    assert cuda.begun == [{"pool": 1, "capture_error_mode": "thread_local"}] * 2
+    graphs.clear()
+    capture(WORD_BUCKET)
+    assert cuda.begun[2:] == [{"pool": 2, "capture_error_mode": "thread_local"}]  # a pool goes with its last graph
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_resumed_run_has_optimisers_that_fit_its_own_setting(graph):
+    generator, discriminators, encoder = models(sides=(64,), mode="paper", dtype=torch.float32)
+    batch, noise = batch_of(0, sides=(64,), dtype=torch.float32)
+    step = TrainStep(generator, discriminators, encoder)
+    step(batch, **noise)
+    saved = copy.deepcopy(step.state_dict())
+    for optimizer in (saved["generator_optimizer"], *saved["discriminator_optimizers"]):
+        for group in optimizer["param_groups"]:
+            group["capturable"] = not graph
+    step.config = dataclasses.replace(step.config, cuda_graph=graph)
+    step.load_state_dict(saved)
+    for optimizer in (step.generator_optimizer, *step.discriminator_optimizers):
+        assert [group["capturable"] for group in optimizer.param_groups] == [graph]
 
 
 def test_padded_words_are_masked():

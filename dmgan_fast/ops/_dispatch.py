@@ -1,0 +1,72 @@
+"""What ``auto`` takes on a GPU, per op, dtype and architecture, and what each choice rests on.
+
+No op's choice depends on sizes yet. Where a backend can't run, the next does; the reference stands behind them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+Capability = tuple[int, int]
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+HALVES = FLOATS[1:]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``order``: the backends, best first. ``rests_on``: a file of results, or "estimate" and its reason; estimates are
+    computed from bytes, operations and compiled kernels, not measured.
+    """
+
+    op: str
+    order: tuple[str, ...]
+    rests_on: str
+    dtypes: tuple[torch.dtype, ...] = FLOATS
+    oldest: Capability = (8, 0)  # of the compute capabilities that the rule is for
+
+
+# The first that fits counts.
+RULES = (
+    Rule(
+        "upsample_conv3x3",
+        ("aten",),
+        "estimate: 16 products on cuDNN's tensor cores beat 9 by FMA in float32, where PyTorch's convolutions are in "
+        "TF32, and mma.sync at half of their rate in sixteen bits (by 2 to 4 on sm_90)",
+        oldest=(0, 0),
+    ),
+    Rule(
+        "memory_read",
+        ("triton", "cuda"),
+        "estimate: Triton's kernel is on tensor cores, the CUDA kernel is bound by FMA in sixteen bits (by 1.2)",
+        dtypes=HALVES,
+    ),
+    Rule(
+        "memory_read",
+        ("cuda", "triton"),
+        "estimate: both read and write what must be read and written; the CUDA kernel launches sooner",
+    ),
+    Rule(
+        "memory_write",
+        ("cuda", "triton"),
+        "estimate: one launch forward; both backward passes are cuBLAS's products around one kernel or none",
+    ),
+    Rule(
+        "batch_norm_glu",
+        ("cuda", "triton"),
+        "estimate: both are bound by bandwidth; the CUDA kernels launch sooner",
+    ),
+    Rule(
+        "words_similarity",
+        ("cuda", "triton"),
+        "estimate: 1.3 times as fast as cuBLAS's products at 10 captions, about as fast at 64",
+    ),
+    Rule("conv3x3", (), "PyTorch's own convolution is the reference"),
+)
+
+
+def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability) -> tuple[str, ...]:
+    """The backends for ``auto`` to try on such a card, best first; the reference is the last."""
+    fitting = (rule.order for rule in RULES if rule.op == op and dtype in rule.dtypes and capability >= rule.oldest)
+    return (*next(fitting, ()), "reference")

@@ -1,0 +1,121 @@
+"""What ``auto`` takes on a GPU, which this machine need not have; and the kernels of PyTorch's own that it takes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dmgan_fast import native
+from dmgan_fast.errors import BackendError
+from dmgan_fast.ops import _backends, _dispatch
+from tests.ops.harness import DTYPES, check, inputs, run
+from tests.ops.test_backends import UPSAMPLE, WRITE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A machine with a card of compute capability 9.0, and whatever is built for it."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(native, "load", lambda kind="cpu": torch.ops)
+
+
+def chosen(op, dtype=torch.float32, channels=64):
+    tensor = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    return _backends.choose(op, None, tensor, channels)
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "backend"),
+    [
+        ("upsample_conv3x3", torch.float32, "aten"),
+        ("upsample_conv3x3", torch.bfloat16, "aten"),
+        ("memory_read", torch.float32, "cuda"),
+        ("memory_read", torch.bfloat16, "triton"),
+        ("memory_write", torch.bfloat16, "cuda"),
+        ("batch_norm_glu", torch.float16, "cuda"),
+        ("words_similarity", torch.float32, "cuda"),
+        ("conv3x3", torch.bfloat16, "reference"),
+        ("batch_norm_glu", torch.float64, "reference"),
+        ("upsample_conv3x3", torch.float64, "reference"),
+    ],
+    ids=str,
+)
+def test_auto_takes_what_is_best_for_the_op_and_type(op, dtype, backend, card):
+    assert chosen(op, dtype) == backend
+
+
+def test_auto_takes_the_next_where_one_cannot_run(card, monkeypatch):
+    def not_built(kind="cpu"):
+        raise BackendError("not built")
+
+    monkeypatch.setattr(native, "load", not_built)
+    assert chosen("batch_norm_glu") == "triton"
+    assert chosen("memory_read", channels=_backends.MAX_CHANNELS + 1) == "reference"
+    monkeypatch.setitem(_backends.REGISTRY, "triton", _backends.Kernels(lambda op: "no", None, lambda: ("cuda",)))
+    _backends.forget()
+    assert chosen("batch_norm_glu") == "reference"
+    assert chosen("upsample_conv3x3") == "aten"
+
+
+def test_cards_too_old_for_the_kernels_still_get_pytorchs_own(card, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    assert chosen("batch_norm_glu") == "reference"
+    assert chosen("upsample_conv3x3") == "aten"
+
+
+@pytest.mark.parametrize(("triton", "backend"), [("3.6.0", "cuda"), ("3.8.0", "triton")])
+def test_a_triton_that_cannot_compile_for_the_card_is_passed_over(card, monkeypatch, triton, backend):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (10, 0))
+    monkeypatch.setattr(_backends, "version", lambda name: triton)
+    assert chosen("memory_read", torch.bfloat16) == backend
+
+
+def test_the_machine_is_asked_once(card, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: asked.append(device) or (9, 0))
+    assert {chosen("memory_read") for _ in range(5)} == {"cuda"}
+    calls = len(asked)
+    chosen("memory_read")
+    assert len(asked) == calls
+
+
+def test_every_op_has_a_rule_and_every_rule_a_reason():
+    assert {rule.op for rule in _dispatch.RULES} == set(_backends.OPS)
+    for rule in _dispatch.RULES:
+        assert set(rule.order) <= set(_backends.REGISTRY)
+        assert rule.rests_on.startswith("estimate: ") or not rule.order or (ROOT / rule.rests_on).is_file()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", UPSAMPLE)
+def test_the_transposed_convolution_is_as_exact_as_eager(name, dtype):
+    check(UPSAMPLE[name], dtype, "aten", "cpu")
+
+
+@pytest.fixture
+def cuda_on_cpu(monkeypatch):
+    """The cuda backend with the native kernels of the CPU in place of its own."""
+    kernels = native.load("cpu")
+    monkeypatch.setattr(native, "load", lambda kind="cpu": kernels)
+    backend = _backends.REGISTRY["cuda"]
+    stand_in = _backends.Kernels(lambda op: None, backend.load, lambda: ("cpu",))
+    monkeypatch.setitem(_backends.REGISTRY, "cuda", stand_in)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", WRITE)
+def test_gradients_of_memory_write_by_matrix_products_are_as_exact_as_eager(name, dtype, cuda_on_cpu):
+    check(WRITE[name], dtype, "cuda", "cpu")
+
+
+def test_the_cuda_backend_computes_those_gradients_by_matrix_products(cuda_on_cpu):
+    case = WRITE["birds"]
+    tensors = inputs(case, torch.float32, "cpu")
+    _, fused = run(case, tensors, "cpu")
+    _, products = run(case, tensors, "cuda")
+    assert any(not torch.equal(fused[name], products[name]) for name in fused)
