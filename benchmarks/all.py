@@ -1,19 +1,22 @@
 """Everything in one command, on a CPU: measures, compares with the history, writes tables and the report.
 
-``python -m benchmarks.all [--only step,sampling] [--record]``. Each part runs in a process of its own and writes its
-file in ``results/``; ``python -m benchmarks.<part>`` runs it alone. On a GPU: ``make gpu``.
+``python -m benchmarks.all [--level avx2] [--only step,sampling] [--record]``. Each part runs in a process of its own
+and writes its file in ``results/<level>/``; ``python -m benchmarks.<part>`` runs it alone. ``--level`` limits us and
+PyTorch's own kernels alike to a lower CPU level. It fails if a part failed or a ratio fell. On a GPU: ``make gpu``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from benchmarks import page, regression, report
-from benchmarks.harness import FILES, RESULTS, load_rows
+from benchmarks.harness import FILES, limited_to, load_rows, results_of
+from dmgan_fast import native
 
 # Runs of each; they keep the whole within half an hour on two cores.
 REPEATS = {"ops": 7, "step": 5, "sampling": 7, "scaling": 3}
@@ -21,6 +24,7 @@ REPEATS = {"ops": 7, "step": 5, "sampling": 7, "scaling": 3}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--level", choices=native.cpu_levels(), default=native.cpu_level(), help="CPU level to measure")
     parser.add_argument("--only", default=",".join(FILES), help="some parts (default: all)")
     parser.add_argument("--authors", type=Path, metavar="PATH", help="a checkout of the authors' DM-GAN, also timed")
     parser.add_argument("--record", action="store_true", help="add the ratios to the history")
@@ -30,26 +34,28 @@ def main() -> None:
     unknown = [part for part in chosen if part not in FILES]
     if unknown:
         parser.error(f"--only: no part {', '.join(unknown)}; there are {', '.join(FILES)}")
-    failed = []
+    failed, folder = [], results_of(arguments.level)
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | limited_to(arguments.level)
     for part in chosen:
         options = ["--repeats", str(REPEATS[part])] if part in REPEATS else []
         if part == "step" and arguments.authors:
             options += ["--authors", str(arguments.authors.absolute())]
         start = time.perf_counter()
-        command = [sys.executable, "-m", f"benchmarks.{part}", "--json", str(RESULTS / FILES[part]), *options]
-        if subprocess.run(command, cwd=Path(__file__).parents[1]).returncode:
+        command = [sys.executable, "-m", f"benchmarks.{part}", "--json", str(folder / FILES[part]), *options]
+        if subprocess.run(command, cwd=Path(__file__).parents[1], env=environment).returncode:
             failed.append(part)
         print(f"-- {part}: {time.perf_counter() - start:.0f} s", flush=True)
-    rows = load_rows(RESULTS)
-    regression.check(rows)
+    rows = load_rows(folder)
+    fell = regression.check(rows)
     if arguments.record:
         regression.record(regression.ratios(rows))
     report.main()
     page.picture(rows, report.ROOT / "docs" / "figures" / "benchmarks.svg")
     if arguments.report:
         page.write(rows, arguments.report)
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    if failed or fell:
+        sys.exit(f"failed: {', '.join(failed) or 'nothing'}; ratios that fell: {len(fell)}")
 
 
 if __name__ == "__main__":

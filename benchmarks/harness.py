@@ -12,6 +12,7 @@ import json
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dmgan_fast import __version__
+from dmgan_fast import __version__, native
 from dmgan_fast.files import replace_file
 from dmgan_fast.training import allocator
 
@@ -243,10 +244,31 @@ def environment_of(target: Target) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
         "dtype": str(target.dtype).removeprefix("torch."),
+        "level": native.cpu_level(),
+        "compiler": native.compiler(),
+        "commit": commit(),
         "threads": torch.get_num_threads(),
         "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
         "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def commit() -> str:
+    """The commit that is measured; with ``+`` where files differ from it."""
+    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, cwd=RESULTS)
+    return told.stdout.strip() or "unknown"
+
+
+def results_of(level: str | None = None) -> Path:
+    """The folder of committed results of a CPU level; of the one in use by default."""
+    return RESULTS / (level or native.cpu_level())
+
+
+def limited_to(level: str) -> dict[str, str]:
+    """Environment variables that limit us and PyTorch's own kernels alike to a CPU level."""
+    limits = {"avx2": ("avx2", "AVX2", "AVX2"), "sse2": ("default", "SSE41", "SSE4_2")}
+    variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    return {native.LEVEL_VARIABLE: level} | dict(zip(variables, limits.get(level, ()), strict=False))
 
 
 def load_rows(folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import roofline
-from benchmarks.harness import RESULTS, baseline, load_rows
+from benchmarks.harness import baseline, load_rows, results_of
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.report import STYLE
@@ -378,7 +378,12 @@ def picture(rows: Rows, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the page to write")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: the committed ones)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=results_of(),
+        help="folder of results (default: the committed ones)",
+    )
     parser.add_argument("--picture", type=Path, help="also the first figure, as SVG")
     arguments = parser.parse_args()
     rows = load_rows(arguments.results)

@@ -2,7 +2,7 @@
 
 Times of different days on shared machines say little; ratios of implementations that took turns say much. Each recorded
 run is a block of lines in ``results/history.csv``; a ratio more than ``TOLERANCE`` below the last recorded one on the
-same device and number of threads has fallen.
+same device at the same CPU level, with the same kind of compiler and number of threads, has fallen.
 """
 
 from __future__ import annotations
@@ -10,18 +10,30 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import subprocess
 import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.harness import RESULTS, baseline, load_rows
+from benchmarks.harness import RESULTS, baseline, load_rows, results_of
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 
 HISTORY = RESULTS / "history.csv"
-FIELDS = ("date", "commit", "device", "threads", "torch", "dtype", "op", "case", "direction", "implementation")
+FIELDS = (
+    "date",
+    "commit",
+    "device",
+    "level",
+    "compiler",
+    "threads",
+    "torch",
+    "dtype",
+    "op",
+    "case",
+    "direction",
+    "implementation",
+)
 FIELDS += ("median_ms", "ratio")
 TOLERANCE = 0.1
 WITHOUT_RATIO = ("peak", "components")
@@ -55,8 +67,8 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _what(row: dict[str, Any]) -> tuple[str, ...]:
-    names = ("device", "threads", "dtype", "op", "case", "direction", "implementation")
-    return tuple(str(row[name]) for name in names)
+    names = ("device", "level", "threads", "dtype", "op", "case", "direction", "implementation")
+    return (str(row["compiler"]).split()[0], *(str(row[name]) for name in names))
 
 
 def history(file: Path = HISTORY) -> list[dict[str, str]]:
@@ -78,7 +90,7 @@ def fallen(now: list[dict[str, Any]], before: list[dict[str, str]], tolerance: f
     """Ratios of ``now`` that lie more than ``tolerance`` below the last recorded ones."""
     last = {_what(row): float(row["ratio"]) for row in before}
     return [
-        Fallen(", ".join(_what(row)[3:]), last[_what(row)], row["ratio"])
+        Fallen(", ".join(_what(row)[2:]), last[_what(row)], row["ratio"])
         for row in now
         if _what(row) in last and row["ratio"] < (1 - tolerance) * last[_what(row)]
     ]
@@ -86,8 +98,7 @@ def fallen(now: list[dict[str, Any]], before: list[dict[str, str]], tolerance: f
 
 def record(now: list[dict[str, Any]], file: Path = HISTORY) -> None:
     """Add lines for today and the current commit."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS)
-    stamp = {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip() or "unknown"}
+    stamp = {"date": datetime.date.today().isoformat()}
     lines: list[dict[str, Any]] = list(history(file))
     for row in now:
         values = stamp | {"torch": row["versions"]["torch"]} | {name: row[name] for name in FIELDS if name in row}
@@ -111,7 +122,12 @@ def check(rows: list[dict[str, Any]], file: Path = HISTORY, tolerance: float = T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: the committed ones)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=results_of(),
+        help="folder (default: of the CPU level in use)",
+    )
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a smaller fall is noise (default 0.1)")
     parser.add_argument("--record", action="store_true", help="add the ratios to the history")
     arguments = parser.parse_args()

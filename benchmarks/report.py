@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import roofline
-from benchmarks.harness import FILES, RESULTS, baseline, load_rows
+from benchmarks.harness import FILES, RESULTS, baseline, load_rows, results_of
+from dmgan_fast import native
 from dmgan_fast.files import replace_file
+from dmgan_fast.info import LEVEL_NAMES
 
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!-- end of summary -->\n")
 MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
+
+
+Implementations = dict[str, dict[str, Any]]
+
+
+def levels() -> list[str]:
+    """CPU levels with results, best first."""
+    return [level for level in native.LEVELS if (results_of(level) / FILES["ops"]).exists()]
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -65,45 +75,81 @@ def cases(file: Path) -> list[list[dict[str, Any]]]:
 def section(file: Path) -> str:
     first = cases(file)[0][0]
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    parts = [f"## {file.stem.replace('_', ' ')}: {first['device']}, {first['dtype']}"]
-    parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {versions}.")
+    title = f"{LEVEL_NAMES[first['level']]}, {file.stem.replace('_', ' ')}"
+    parts = [f"## {title}: {first['device']}, {first['dtype']}"]
+    made = f"{first['compiler']}; commit {first['commit']}"
+    parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {made}; {versions}.")
     for rows in cases(file):
         parts += [f"### {rows[0]['op']}: {rows[0]['case']}", table(rows)]
     return "\n\n".join(parts)
 
 
-def whole(files: list[Path]) -> str:
-    """Whole steps and drawing: ours against the authors' loop, under glibc's defaults, and compiled."""
-    lines = []
-    for file in files:
+def by_case(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implementations]]:
+    """Op and case → level → implementation → row, of one part at all levels that were measured."""
+    found: dict[tuple[str, str], dict[str, Implementations]] = {}
+    for level in levels():
+        file = results_of(level) / FILES[part]
         for rows in cases(file) if file.exists() else []:
-            by = {row["implementation"]: row for row in rows if row.get("median_ms")}
-            if rows[0]["op"] not in ("step", "sampling"):
-                continue
-            ours, theirs = by["dmgan_fast"], by["authors"]
-            others = [by.get(name) for name in ("authors", "authors, default allocator", "authors+compile")]
-            ratios = [f"{each['median_ms'] / ours['median_ms']:.2f}" if each else "" for each in others]
-            cells = [f"{ours['op']}: {ours['case']}", *(f"{row['median_ms'] / 1e3:.2f}" for row in (ours, theirs))]
-            lines.append([*cells, *ratios, mib(ours["peak_bytes"]), mib(theirs["peak_bytes"])])
-    heads = ["", "s", "authors", "× authors", "× default allocator", "× compiled", "peak MiB", "authors'"]
-    return markdown(heads, lines) + "\n"
+            timed = {
+                row["implementation"]: row for row in rows if row.get("median_ms") and row["direction"] == direction
+            }
+            if "dmgan_fast" in timed and any(name.startswith("authors") for name in timed):
+                found.setdefault((rows[0]["op"], rows[0]["case"]), {})[level] = timed
+    return found
 
 
-def summary(file: Path) -> str:
-    """Forward + backward of each case: ours against the authors' form, compiled or not."""
-    first = cases(file)[0][0]
+def _ratio(rows: Implementations, name: str) -> str:
+    other = rows.get(name)
+    return f"{other['median_ms'] / rows['dmgan_fast']['median_ms']:.2f}" if other else ""
+
+
+def _measured_on() -> str:
+    """What each level's figures were measured on."""
+    firsts = [cases(results_of(level) / FILES["ops"])[0][0] for level in levels()]
+    where = "{level}: {device}, {threads} threads, {compiler}, commit {commit}"
+    return "; ".join(where.format_map(row | {"level": LEVEL_NAMES[row["level"]]}) for row in firsts)
+
+
+def whole() -> str:
+    """Whole steps and generating, by level: ours against the authors' loop, eager and compiled."""
+    heads = ["authors / ours"]
+    for level in levels():
+        heads += [f"{LEVEL_NAMES[level]}, s", "eager", "compiled"]
     lines = []
-    for rows in cases(file):
-        both = {row["implementation"]: row for row in rows if row["direction"] == "forward+backward"}
-        ours, theirs, compiled = both["dmgan_fast"], both[baseline(rows)], both.get("authors+compile")
-        ratio = f"{compiled['median_ms'] / ours['median_ms']:.1f}" if compiled else ""
-        times = [f"{row['median_ms']:.1f}" for row in (ours, theirs)]
-        against = f"{theirs['median_ms'] / ours['median_ms']:.1f}"
-        saved = [mib(row["saved_bytes"]) for row in (ours, theirs)]
-        lines.append([ours["op"], ours["case"], *times, against, ratio, *saved])
-    heads = ["op", "case", "ms", "authors ms", "× authors", "× compiled", "saved MiB", "authors'"]
-    where = f"Forward + backward in {first['dtype']} on {first['threads']} threads of an {first['device']}:"
-    return f"{where}\n\n{markdown(heads, lines)}\n"
+    for part, direction in (("step", "step"), ("sampling", "forward")):
+        for (op, case), of_level in by_case(part, direction).items():
+            if op not in ("step", "sampling"):
+                continue
+            cells = [f"{op}: {case}"]
+            for level in levels():
+                rows = of_level.get(level)
+                seconds = f"{rows['dmgan_fast']['median_ms'] / 1e3:.2f}" if rows else ""
+                cells += [seconds, *(_ratio(rows, name) if rows else "" for name in ("authors", "authors+compile"))]
+            rows = next(iter(of_level.values()))
+            cells += [mib(rows[name].get("peak_bytes")) for name in ("dmgan_fast", "authors")]
+            lines.append(cells)
+    return markdown([*heads, "peak MiB", "authors'"], lines) + "\n"
+
+
+def summary() -> str:
+    """Forward + backward of each case by level: ours against the authors' form."""
+    heads = ["op", "case"]
+    for level in levels():
+        heads += [f"{LEVEL_NAMES[level]}, ms", "× authors"]
+    lines = []
+    for (op, case), of_level in by_case("ops", "forward+backward").items():
+        cells = [op, case]
+        for level in levels():
+            rows = of_level.get(level)
+            cells += (
+                [f"{rows['dmgan_fast']['median_ms']:.1f}", _ratio(rows, baseline([*rows.values()]))]
+                if rows
+                else ["", ""]
+            )
+        rows = next(iter(of_level.values()))
+        lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", baseline([*rows.values()])))])
+    note = "Forward + backward in float32; where PyTorch's kernels are the rivals they are limited to the same level. "
+    return f"{note}{_measured_on()}.\n\n{markdown([*heads, 'saved MiB', 'authors'], lines)}\n"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -113,18 +159,16 @@ def replace_text(path: Path, text: str) -> None:
 
 def main() -> None:
     head, _, _ = PAGE.read_text().partition(MARKER)
-    together = [RESULTS / FILES[part] for part in ("step", "sampling")]
-    files = [file for file in together if file.exists()] + sorted(RESULTS.glob("[cg]pu_*.json"))
-    sections = [section(file) for file in files]
-    bounds = roofline.bounds_of_step(load_rows(RESULTS))
+    parts = [FILES[part] for part in ("step", "sampling", "ops")]
+    files = [file for level in levels() for part in parts if (file := results_of(level) / part).exists()]
+    sections = [section(file) for file in files + sorted(RESULTS.glob("gpu_*.json"))]
+    bounds = roofline.bounds_of_step(load_rows(results_of(levels()[0])))
     if bounds:
         sections.append("\n\n".join(["## what bounds a step", bounds.note, markdown(bounds.heads, bounds.body)]))
     replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(sections) + "\n")
     before, _, rest = README.read_text().partition(SUMMARY[0])
     _, _, after = rest.partition(SUMMARY[1])
-    replace_text(
-        README, before + SUMMARY[0] + whole(together) + "\n" + summary(RESULTS / FILES["ops"]) + SUMMARY[1] + after
-    )
+    replace_text(README, before + SUMMARY[0] + whole() + "\n" + summary() + SUMMARY[1] + after)
 
 
 if __name__ == "__main__":

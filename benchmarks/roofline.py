@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import work
-from benchmarks.harness import RESULTS, Target, environment_of, spread, take_turns, write_rows
+from benchmarks.harness import Target, environment_of, results_of, spread, take_turns, write_rows
 
 GEMM_SIDE = 1536  # large enough for the peak, short enough to run between other users of the machine
 STREAM_ELEMENTS = 1 << 24  # 64 MiB an array
@@ -172,7 +172,7 @@ def on_cards(batch: int = PAPER_BATCH) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--ops", type=Path, default=RESULTS / "cpu_float32.json", help="rows of ops to place")
+    parser.add_argument("--ops", type=Path, default=results_of() / "cpu_float32.json", help="rows of ops to place")
     arguments = parser.parse_args()
     rows = measured()
     peaks = peaks_of(rows)

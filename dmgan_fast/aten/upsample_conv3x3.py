@@ -50,7 +50,8 @@ def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     native_x = want_x and _has_kernel(x)
-    native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", x[:, 0].numel(), x.shape[1])
+    pixels = x.numel() // x.shape[1]
+    native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", pixels, *weight.shape[1::-1])
     grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if native_x or native_weight:
         grad_x, grad_weight = native_backward("upsample_conv3x3", grad_y, x, weight, native_x, native_weight)
