@@ -1,4 +1,4 @@
-"""The native library loads on first use, the best level of CPU or the one asked for; if it can't, it says what to do."""
+"""The native library loads on first use, the best CPU level or the one asked for; if it can't, it says what to do."""
 
 import importlib
 from pathlib import Path
