@@ -37,8 +37,8 @@ cross-test: $(CROSS)/_cpu_neon.abi3.so $(CROSS)/cross  ## the CPU library for AR
 
 CROSS_CXX := aarch64-linux-gnu-g++
 CROSS_FLAGS = -O3 -std=c++20 -ffp-contract=fast -Wall -Wno-psabi -march=armv8-a \
-	$(shell $(BIN)/python -c 'import sysconfig; from torch.utils.cpp_extension import include_paths; \
-	print(*("-isystem" + path for path in (*include_paths(), sysconfig.get_path("include"))))')
+	$(shell $(BIN)/python -c 'import sysconfig; from importlib.util import find_spec as f; \
+	print("-isystem", f("torch").submodule_search_locations[0] + "/include", "-isystem", sysconfig.get_path("include"))')
 
 # PyTorch for ARM is not here: symbols of the library that PyTorch defines stay open.
 $(CROSS)/_cpu_neon.abi3.so: $(patsubst csrc/cpu/%.cpp,$(CROSS)/%.o,$(wildcard csrc/cpu/*.cpp))

@@ -1,7 +1,7 @@
-"""The native libraries, loaded on first use: ``dmgan_fast._cuda`` for NVIDIA GPUs, and for CPUs the best of those built.
+"""The native libraries, loaded on first use: ``dmgan_fast._cuda`` for NVIDIA GPUs, for CPUs the best of those built.
 
-A level of CPU (``sse2``, ``avx2``, ``avx512``, ``neon``) is a library of its own, ``dmgan_fast._cpu_<level>``, made from
-the same sources; ``dmgan_fast._cpu`` tells which of them this CPU can run. ``DMGAN_FAST_CPU`` asks for one by name.
+A level of CPU (``sse2``, ``avx2``, ``avx512``, ``neon``) is a library of its own, ``dmgan_fast._cpu_<level>``, from the
+same sources; ``dmgan_fast._cpu`` tells which of them this CPU can run. ``DMGAN_FAST_CPU`` asks for one by name.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ Floats in_vectors(const Floats& x, const Transform& transform) {
 
 template <class H, bool kBothWays>
 void bind_form(py::module_& m, const char* name) {
-  auto form = py::class_<H>(m, name);
+  auto form = py::class_<H>(m, name, py::module_local());  // other levels have forms of the same name
   form.attr("window") = +H::kWindow;
   form.attr("step") = +H::kStep;
   form.attr("products") = +H::kProducts;
@@ -260,7 +260,7 @@ void bind_convolution(py::module_& m, const char* name) {
   const auto sizes = [](const Floats& x, int64_t outputs) {
     return Sizes{x.shape(0), x.shape(1), outputs, x.shape(2), x.shape(3)};
   };
-  auto form = py::class_<Tag>(m, name);
+  auto form = py::class_<Tag>(m, name, py::module_local());
   form.def_static("forward", [=](const Floats& x, const Floats& weight) {
     const Sizes s = sizes(x, weight.shape(0));
     const Pictures<F> p(s);

@@ -1,5 +1,5 @@
-"""The backends under test: native at every level this CPU runs, Triton in its interpreter, CUDA bodies on the SIMT shim;
-on a GPU, the real ones.
+"""The backends under test: native at every CPU level that runs here, Triton in its interpreter, CUDA bodies on the SIMT
+shim; on a GPU, the real ones.
 """
 
 from pathlib import Path
