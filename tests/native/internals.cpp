@@ -23,6 +23,13 @@ void check(bool condition, const char* what) {
 
 Floats array(const Shape& shape, const std::vector<float>& from) { return Floats(shape, from.data()); }
 
+// What is not written shows.
+Floats nans(const Shape& shape) {
+  Floats y(shape);
+  std::fill_n(y.mutable_data(), y.size(), std::numeric_limits<float>::quiet_NaN());
+  return y;
+}
+
 // ---------------------------------------------------------------------------------------------------------- vectors
 
 template <class Function>
@@ -121,7 +128,7 @@ Floats transposed(const Floats& x) {
 Floats product(const Floats& a, bool turned, const Floats& b, const std::optional<Floats>& c) {
   const int64_t depth = b.shape(0), columns = b.shape(1), rows = a.shape(turned ? 1 : 0);
   check(a.shape(turned ? 0 : 1) == depth && columns % kLanes == 0, "sizes don't fit");
-  Floats y({rows, columns});
+  Floats y = nans({rows, columns});
   const Scalars scalars{a.data(), turned ? 1 : depth, turned ? rows : 1};
   if (c) {
     std::copy_n(c->data(), rows * columns, y.mutable_data());
@@ -136,7 +143,7 @@ Floats product(const Floats& a, bool turned, const Floats& b, const std::optiona
 Floats all_dots(const Floats& a, const Floats& b) {
   const int64_t tiles = a.shape(0), rows = a.shape(1), columns = b.shape(1), lanes = a.shape(2);
   check(b.shape(0) == tiles && b.shape(2) == lanes && lanes % kLanes == 0, "sizes don't fit");
-  Floats y({rows, columns});
+  Floats y = nans({rows, columns});
   dots(rows, columns, tiles, lanes, a.data(), rows * lanes, b.data(), columns * lanes, y.mutable_data(), columns);
   return y;
 }
@@ -239,8 +246,7 @@ Floats row_at(int step, int row_step, int first, const Floats& planes, int64_t t
 // Planes [B, H, W], NaN where nothing was written, of results [groups, kRowStep, kStep * lanes].
 template <int kRowStep, int kStep>
 Floats written(const Floats& results, int64_t batch, int64_t height, int64_t width) {
-  Floats planes({batch, height, width});
-  std::fill_n(planes.mutable_data(), planes.size(), std::numeric_limits<float>::quiet_NaN());
+  Floats planes = nans({batch, height, width});
   const Tiling tiling{batch, (height + kRowStep - 1) / kRowStep, (width + kStep - 1) / kStep};
   for (int64_t g = 0; g * kLanes < tiling.count(); ++g) {
     const Group group = found(tiling, g * kLanes);

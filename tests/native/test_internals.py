@@ -200,6 +200,17 @@ def test_dot_products_over_tiles_are_those_of_float64(internals, tiles, rows, co
     assert (np.abs(internals.dots(a, b) - truth) <= allowed).all()
 
 
+def test_products_and_dot_products_have_any_number_of_rows_and_columns(internals):
+    for rows in range(1, 31):
+        for vectors in range(1, 10):
+            a, b = normal(rows, rows, 3), normal(vectors, 3, vectors * internals.lanes)
+            np.testing.assert_allclose(internals.multiply(a, False, b), a @ b, rtol=0, atol=1e-5)
+        for columns in range(1, 14):
+            a, b = normal(rows, 2, rows, internals.lanes), normal(columns, 2, columns, internals.lanes)
+            truth = np.einsum("trk,tck->rc", a, b)
+            np.testing.assert_allclose(internals.dots(a, b), truth, rtol=0, atol=1e-4)
+
+
 @few
 @given(count=st.integers(0, 100), seed=seeds)
 def test_a_dot_product_has_any_length(internals, count, seed):
