@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
 from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
+from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
 from dmgan_fast.training.step import TrainStep
 
@@ -89,7 +89,7 @@ class _KindMeter(Meter):
 def operations(setting: Setting) -> tuple[Counter[str], float]:
     """Floating point operations of our step by kind, without running it, and all as direct convolutions."""
     meter = _KindMeter()
-    with FakeTensorMode():
+    with Dataless():
         step, inputs = ours(Models.build(setting), setting.config), batch_of(setting)
         step(**inputs)  # makes the optimisers' states
         with meter:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.authors_step import AuthorsStep
 from benchmarks.harness import (
@@ -44,6 +43,7 @@ from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator, draw_in_tiles
 from dmgan_fast.modules.generator import sides_up_to
 from dmgan_fast.training.config import TrainConfig, build_config
+from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
 from dmgan_fast.training.planner import Measure, batch_of, largest_batch, models_of
 from dmgan_fast.training.policy import MemoryPolicy
@@ -156,7 +156,7 @@ class AuthorsMeasure:
             return super().__torch_dispatch__(func, types, args, kwargs)
 
     def __init__(self, config: TrainConfig, device: str) -> None:
-        self.config, self.meter, self.mode = config, self.Meter(device), FakeTensorMode()
+        self.config, self.meter, self.mode = config, self.Meter(device), Dataless()
         self.meter.words = config.data.max_words
         with self.mode:
             ours = models_of(replace(config, step=replace(config.step, precision="fp32")))
@@ -184,7 +184,7 @@ class AuthorsMeasure:
 
 
 def batch_bytes(config: TrainConfig, batch_size: int) -> int:
-    with FakeTensorMode():
+    with Dataless():
         batch, noise = batch_of(config, batch_size)
         return sum(t.nbytes for t in (*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()))
 

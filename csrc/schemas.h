@@ -53,9 +53,16 @@ inline constexpr const char* upsample_conv3x3_backward =
     "upsample_conv3x3_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) "
     "-> (Tensor, Tensor)";
 
-inline constexpr const char* conv3x3_forward = "conv3x3_forward(Tensor x, Tensor weight) -> Tensor";
+inline constexpr const char* conv3x3_forward =
+    "conv3x3_forward(Tensor x, Tensor weight, Tensor? bias) -> Tensor";
 inline constexpr const char* conv3x3_backward =
     "conv3x3_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) -> (Tensor, Tensor)";
+
+inline constexpr const char* conv4x4_stride2_forward =
+    "conv4x4_stride2_forward(Tensor x, Tensor weight, Tensor? bias) -> Tensor";
+inline constexpr const char* conv4x4_stride2_backward =
+    "conv4x4_stride2_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) "
+    "-> (Tensor, Tensor)";
 
 inline constexpr const char* words_similarity_forward =
     "words_similarity_forward(Tensor regions, Tensor words, Tensor lengths, float gamma1, float gamma2) -> Tensor";

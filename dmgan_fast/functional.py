@@ -238,12 +238,14 @@ def tiled_block(
     )
 
 
-def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
-    """3×3 convolution with padding 1. Float32 on CPUs is Winograd's F(2×2, 3×3), the rest PyTorch's own kernels.
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """3×3 convolution with padding 1. Float32 on CPUs is Winograd's form where that is faster; the rest
+    is PyTorch's own kernels.
 
     Args:
         x: ``[B, I, H, W]``.
         weight: ``[O, I, 3, 3]``.
+        bias: ``[O]`` or None.
         backend: see the module.
 
     Returns:
@@ -253,7 +255,27 @@ def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
         InputError: for shapes, dtypes or devices that do not fit.
         BackendError: if the backend asked for can't run.
     """
-    return ops.conv3x3.conv3x3(x, weight, backend=backend)
+    return ops.conv3x3.conv3x3(x, weight, bias, backend=backend)
+
+
+def conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """4×4 convolution with stride 2 and padding 1. Float32 on CPUs takes 9 products for 16 where that is faster; the
+    rest is PyTorch's own kernels.
+
+    Args:
+        x: ``[B, I, H, W]``.
+        weight: ``[O, I, 4, 4]``.
+        bias: ``[O]`` or None.
+        backend: see the module.
+
+    Returns:
+        ``[B, O, H // 2, W // 2]``.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit.
+        BackendError: if the backend asked for can't run.
+    """
+    return ops.conv4x4_stride2.conv4x4_stride2(x, weight, bias, backend=backend)
 
 
 def upsample_conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:

@@ -139,8 +139,12 @@ def _relayout(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format if back else torch.channels_last)
 
 
-def _conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return layouts.empty_picture(x, weight.shape[0], *x.shape[2:])
+
+
+def _conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return layouts.empty_picture(x, weight.shape[0], x.shape[2] // 2, x.shape[3] // 2)
 
 
 def _upsample_conv3x3(x: Tensor, weight: Tensor) -> Tensor:
@@ -163,27 +167,34 @@ SHAPES: dict[str, Callable[..., Any]] = {
     "batch_norm_glu_backward": _backward,
     "conv3x3_forward": _conv3x3,
     "conv3x3_backward": _conv_backward,
+    "conv4x4_stride2_forward": _conv4x4_stride2,
+    "conv4x4_stride2_backward": _conv_backward,
     "relayout": _relayout,
     "upsample_conv3x3_forward": _upsample_conv3x3,
     "upsample_conv3x3_backward": _conv_backward,
 }
 
 
-# Floating point operations as they are done: 16 products for 4 pixels of conv3x3, 9 for a pixel that is up-sampled.
+# Floating point operations as they are done: products for a pixel of the smaller map and a pair of channels.
+PRODUCTS = {"conv3x3": (3, 2.25, 3), "conv4x4_stride2": (9, 9, 9), "upsample_conv3x3": (9, 9, 9)}
 
 
-def _conv_flops(products: float) -> tuple[Callable[..., int], Callable[..., int]]:
-    def forward(x: tuple[int, ...], weight: tuple[int, ...], **_: Any) -> int:
-        return int(2 * products * x[0] * x[2] * x[3] * weight[0] * weight[1])
+def _conv_flops(op: str) -> dict[str, Callable[..., int]]:
+    forward_products, x_products, weight_products = PRODUCTS[op]
+
+    def work(a: tuple[int, ...], b: tuple[int, ...], weight: tuple[int, ...]) -> int:
+        return 2 * a[0] * min(a[2] * a[3], b[2] * b[3]) * weight[0] * weight[1]
+
+    def forward(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: Any, **__: Any) -> int:
+        return int(forward_products * work(x, out_shape, weight))
 
     def backward(
         grad: tuple[int, ...], x: tuple[int, ...], weight: tuple[int, ...], want_x: bool, want_weight: bool, **_: Any
     ) -> int:
-        return (want_x + want_weight) * forward(x, weight)
+        return int((want_x * x_products + want_weight * weight_products) * work(grad, x, weight))
 
-    return forward, backward
+    return {f"{op}_forward": forward, f"{op}_backward": backward}
 
 
-FLOPS = dict(zip(("conv3x3_forward", "conv3x3_backward"), _conv_flops(16 / 4), strict=True))
-FLOPS |= dict(zip(("upsample_conv3x3_forward", "upsample_conv3x3_backward"), _conv_flops(9), strict=True))
+FLOPS = {name: flops for op in PRODUCTS for name, flops in _conv_flops(op).items()}
 _with_shapes: set[str] = set()

@@ -1,70 +1,62 @@
-// conv3x3 with padding 1, by Winograd's forms: 2.25 products for a pixel instead of 9 in tiles of 4 x 4 pixels; on maps
-// that they don't fit, 3 in tiles of 2 x 4 or 4 in tiles of 2 x 2. The gradient of x is the same convolution with the
-// kernel turned and its channels exchanged.
-#include <torch/csrc/stable/library.h>
-
+// conv3x3 with padding 1, by Winograd's forms: 3 products for a pixel instead of 9 in tiles of 2 x 4 pixels, or 4 in
+// tiles of 2 x 2 on maps that those don't fit. The gradient of x is the same convolution with the kernel turned and its
+// channels exchanged; there tiles of 4 x 4, 2.25 products, are exact enough where many channels are summed.
 #include <tuple>
 
-#include "../schemas.h"
-#include "../tensors.h"
-#include "fast_conv.h"
+#include "convolutions.h"
+#include "few_results.h"
 
 namespace dmgan {
 namespace {
 
-FeatureMap map_of(const Tensor& x) { return {x.size(0), x.size(1), x.size(2), x.size(3)}; }
-
-template <class F>
-Tiling tiling_of(const FeatureMap& map) {
-  constexpr int64_t kRows = F::Vertical::kResults, kColumns = F::Horizontal::kResults;
-  return {map.batch, (map.height + kRows - 1) / kRows, (map.width + kColumns - 1) / kColumns};
-}
+using Large = Form<Four, Four, 16>;
+using Wide = Form<Two, Four, 32>;
+using Small = Form<Two, Two, 32>;
+constexpr int64_t kLargeInputs = 64;  // with fewer, Four x Four is over three times as inexact as a direct convolution
 
 // Products of a form for every pair of channels; tiles fill whole vectors.
 template <class F>
-int64_t products(const FeatureMap& map) {
-  return round_up(tiling_of<F>(map).count(), kColumns * kLanes) * F::kProducts;
+int64_t products(const FeatureMap& results) {
+  return round_up(tiling_of<F>(results).count(), kColumns * kLanes) * F::kProducts;
 }
 
-// f(form) with the form that takes the fewest products on such a map.
+// f(form) with the form that takes the fewest products for such results.
 template <class Function>
-auto with_best_form(const FeatureMap& map, const Function& f) {
-  using Large = Form<Four, Four>;
-  using Wide = Form<Two, Four>;
-  using Small = Form<Two, Two>;
-  const int64_t large = products<Large>(map), wide = products<Wide>(map), small = products<Small>(map);
-  if (large <= wide && large <= small) return f(Large{});
-  return wide <= small ? f(Wide{}) : f(Small{});
+auto with_best_form(const FeatureMap& results, bool may_be_large, const Function& f) {
+  const int64_t large = products<Large>(results), wide = products<Wide>(results), small = products<Small>(results);
+  if (may_be_large && large < wide && large < small) return f(Large{});
+  return wide < small ? f(Wide{}) : f(Small{});
 }
 
-// y [B, O, H, W] of x [B, I, H, W], float32 NCHW; with `transposed`, weight [I, O, 3, 3] is turned and exchanged.
-Tensor convolve_with(const Tensor& x, const Tensor& weight, bool transposed) {
-  Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(transposed ? 1 : 0), x.size(2), x.size(3)});
-  with_best_form(map_of(y), [&](auto form) {
-    using F = decltype(form);
-    const Convolution<F> call{map_of(x), map_of(y), tiling_of<F>(map_of(y))};
-    Tensor u = torch::stable::new_empty(weight, {F::kProducts, weight.size(0), weight.size(1)});
-    transform_weights<F>(call, data<float>(weight), transposed, transposed, mutable_data<float>(u));
-    convolve<F>(call, data<float>(x), data<float>(u), mutable_data<float>(y));
-  });
+// x [B, I, H, W], weight [O, I, 3, 3], bias [O] -> [B, O, H, W]
+Tensor conv3x3_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), x.size(2), x.size(3)});
+  with_best_form(map_of(y), false, [&](auto form) { convolve_into<decltype(form)>(y, x, weight, false, false, bias); });
   return y;
 }
 
-Tensor conv3x3_forward(const Tensor& x, const Tensor& weight) { return convolve_with(x, weight, false); }
+Tensor gradient_of_input(const Tensor& grad_y, const Tensor& weight) {
+  Tensor grad_x = torch::stable::new_empty(grad_y, {grad_y.size(0), weight.size(1), grad_y.size(2), grad_y.size(3)});
+  with_best_form(map_of(grad_x), grad_y.size(1) >= kLargeInputs,
+                 [&](auto form) { convolve_into<decltype(form)>(grad_x, grad_y, weight, true, true); });
+  return grad_x;
+}
+
+Tensor gradient_of_weight_of(const Tensor& x, const Tensor& grad_y, const Tensor& weight) {
+  if (weight.size(0) > kFewResults) {
+    return with_best_form(map_of(grad_y), false, [&](auto form) {
+      return gradient_of_weight<decltype(form)>(x, grad_y, weight);
+    });
+  }
+  Tensor gradient = torch::stable::new_empty(weight, {weight.size(0), weight.size(1), 3, 3});
+  few_weight_gradient(map_of(x), data<float>(x), weight.size(0), data<float>(grad_y), mutable_data<float>(gradient));
+  return gradient;
+}
 
 std::tuple<Tensor, Tensor> conv3x3_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight, bool want_x,
                                             bool want_weight) {
-  Tensor grad_x = want_x ? convolve_with(grad_y, weight, true) : torch::stable::new_empty(x, {0});
-  if (!want_weight) return {grad_x, torch::stable::new_empty(weight, {0})};
-  Tensor grad_weight = torch::stable::new_empty(weight, {weight.size(0), weight.size(1), kTaps, kTaps});
-  with_best_form(map_of(grad_y), [&](auto form) {
-    using F = decltype(form);
-    const WeightGradient<F> call{map_of(x), map_of(grad_y), tiling_of<F>(map_of(grad_y))};
-    Tensor parts = torch::stable::new_empty(x, {call.floats()});
-    weight_gradient<F>(call, data<float>(x), data<float>(grad_y), mutable_data<float>(parts),
-                       mutable_data<float>(grad_weight));
-  });
-  return {grad_x, grad_weight};
+  Tensor grad_x = want_x ? gradient_of_input(grad_y, weight) : nothing_like(x);
+  return {grad_x, want_weight ? gradient_of_weight_of(x, grad_y, weight) : nothing_like(weight)};
 }
 
 }  // namespace

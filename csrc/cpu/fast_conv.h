@@ -1,5 +1,6 @@
-// 3x3 convolutions with fewer multiplications, by tiles of a feature map (forms.h, in both dimensions):
+// Convolutions with fewer multiplications, by tiles of a feature map (forms.h, in both dimensions):
 //   products_p = U_p V_p  for each p,  U = G w G^T,  V = From window From^T,  result = To products To^T
+// Where a product sums several values of a window, those are so many input channels.
 // A block's windows, products and results stay in cache; U is packed in the order in which it is read.
 #pragma once
 #include <vector>
@@ -12,7 +13,6 @@ namespace dmgan {
 constexpr int kColumns = 2;                           // vectors of tiles beside the rows of a block of products
 constexpr int64_t kPanel = block_rows<kColumns>();    // rows of a packed panel of U
 constexpr int64_t kChannels = 64;                     // result channels computed at once, about
-constexpr int64_t kDepth = 128;                       // input channels summed before the sum is added to the others
 constexpr int64_t kGap = 16;  // floats between products: at whole powers of two apart they would share cache sets
 constexpr int64_t kCacheFloats = 160 << 10;           // of a block's windows
 
@@ -23,24 +23,24 @@ struct Convolution {
   FeatureMap x, y;
   Tiling tiling;
 
+  int64_t inputs() const { return x.channels * F::kParts; }
   // Tiles of a block: as many as keep its windows in cache.
   int64_t tiles() const {
     constexpr int64_t kLeast = kColumns * kLanes, kMost = 64;
     int64_t tiles = kMost;
-    while (tiles > kLeast && tiles * x.channels * F::kProducts > kCacheFloats) tiles /= 2;
+    while (tiles > kLeast && tiles * inputs() * F::kProducts > kCacheFloats) tiles /= 2;
     return tiles;
   }
   int64_t blocks() const { return (tiling.count() + tiles() - 1) / tiles(); }
   int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
   int64_t chunk() const { return round_up((y.channels + chunks() - 1) / chunks(), kPanel); }
-  int64_t value_step() const { return x.channels * tiles() + kGap; }  // from product to product
+  int64_t value_step() const { return inputs() * tiles() + kGap; }  // from product to product
   int64_t result_step() const { return chunk() * tiles() + kGap; }
 };
 
 // Rows of the vertical transform of one group, between the two transforms.
 template <class F>
-constexpr int64_t kStrips = F::Vertical::kProducts > F::Horizontal::kProducts ? F::Vertical::kProducts
-                                                                              : F::Horizontal::kProducts;
+constexpr int64_t kStrips = F::Vertical::kValues > F::Vertical::kResults ? F::Vertical::kValues : F::Vertical::kResults;
 constexpr int64_t kStripFloats = kRowFloats<4>;
 constexpr int64_t kStagedFloats = 6 * kRowFloats<4>;  // of the rows of a window, where they are copied
 
@@ -64,10 +64,10 @@ DMGAN_INLINE void windows_of(const Group& group, const float* row, Vec* d) {
   static_assert(H::kWindow <= H::kStep + 2);
 }
 
-// V of one group and channel: values[p * step], p = vertical * kProducts + horizontal.
+// V of one group and channel: values[p * step + part * part_step], p = vertical * kProducts + horizontal.
 template <class F>
 DMGAN_INLINE void transform_window(const Group& group, const FeatureMap& map, const float* plane, float* strips,
-                                   float* staged, float* values, int64_t step) {
+                                   float* staged, float* values, int64_t step, int64_t part_step) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
   const bool whole = group.is_whole(H::kStep, map.width);
@@ -78,26 +78,28 @@ DMGAN_INLINE void transform_window(const Group& group, const FeatureMap& map, co
   }
   DMGAN_UNROLL
   for (int q = 0; q < H::kStep; ++q) {
-    Vec d[V::kWindow], v[V::kProducts];
+    Vec d[V::kWindow], v[V::kValues];
     DMGAN_UNROLL
     for (int r = 0; r < V::kWindow; ++r) d[r] = load(rows[r] + q * kLanes);
     V::from(d, v);
     DMGAN_UNROLL
-    for (int i = 0; i < V::kProducts; ++i) store(strips + i * kStripFloats + (1 + q) * kLanes, v[i]);
+    for (int i = 0; i < V::kValues; ++i) store(strips + i * kStripFloats + (1 + q) * kLanes, v[i]);
   }
   for (const int64_t at : {int64_t{-1}, H::kStep * kLanes}) {  // the pixels on either side
     if (at < 0 ? !group.before[0] : !group.after[kLanes - 1]) continue;
-    float d[V::kWindow], v[V::kProducts];
+    float d[V::kWindow], v[V::kValues];
     for (int r = 0; r < V::kWindow; ++r) d[r] = rows[r][at];
     V::from(d, v);
-    for (int i = 0; i < V::kProducts; ++i) strips[i * kStripFloats + kLanes + at] = v[i];
+    for (int i = 0; i < V::kValues; ++i) strips[i * kStripFloats + kLanes + at] = v[i];
   }
-  for (int i = 0; i < V::kProducts; ++i) {
-    Vec d[H::kWindow], v[H::kProducts];
+  constexpr int kAcross = H::kValues / H::kProducts;
+  for (int i = 0; i < V::kValues; ++i) {
+    Vec d[H::kWindow], v[H::kValues];
     windows_of<H>(group, strips + i * kStripFloats + kLanes, d);
     H::from(d, v);
+    float* to = values + i % V::kProducts * H::kProducts * step + i / V::kProducts * kAcross * part_step;
     DMGAN_UNROLL
-    for (int j = 0; j < H::kProducts; ++j) store(values + (i * H::kProducts + j) * step, v[j]);
+    for (int j = 0; j < H::kValues; ++j) store(to + j % H::kProducts * step + j / H::kProducts * part_step, v[j]);
   }
 }
 
@@ -108,7 +110,7 @@ DMGAN_HOT void transform_windows(const Convolution<F>& call, const float* x, con
   for (int64_t c = 0; c < call.x.channels; ++c) {  // groups of a channel in turn: neighbours in memory
     for (int64_t g = 0; g * kLanes < tiles; ++g) {
       transform_window<F>(groups[g], call.x, x + c * call.x.pixels(), strips, staged, values + c * tiles + g * kLanes,
-                          step);
+                          step, call.x.channels * tiles);
     }
   }
 }
@@ -138,13 +140,13 @@ DMGAN_INLINE void multiply_panels(const float* u, int64_t inputs, int64_t first,
 template <class F, bool kSum>
 DMGAN_HOT void multiply_products(const Convolution<F>& call, const float* u, int64_t first, int64_t count,
                                  const float* values, float* products) {
-  const int64_t inputs = call.x.channels, tiles = call.tiles();
+  const int64_t inputs = call.inputs(), tiles = call.tiles();
   for (int64_t p = 0; p < F::kProducts; ++p) {
     const float* of_p = u + (p * call.y.channels + first) * inputs;
     float* result = products + (kSum ? 0 : p * call.result_step());
-    for (int64_t c = 0; c < inputs; c += kDepth) {
+    for (int64_t c = 0; c < inputs; c += F::kDepth) {
       const float* windows = values + p * call.value_step() + c * tiles;
-      const int64_t depth = std::min(kDepth, inputs - c);
+      const int64_t depth = std::min(F::kDepth, inputs - c);
       if (c || (kSum && p)) {
         multiply_panels<true>(of_p, inputs, c, count, depth, windows, tiles, result);
       } else {
@@ -157,7 +159,7 @@ DMGAN_HOT void multiply_products(const Convolution<F>& call, const float* u, int
 // The pixels of one group and channel from its products.
 template <class F>
 DMGAN_INLINE void write_results(const float* products, int64_t step, const Group& group, const FeatureMap& map,
-                                float* plane, float* strips) {
+                                float* plane, float bias, float* strips) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
   DMGAN_UNROLL
@@ -177,6 +179,8 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
     DMGAN_UNROLL
     for (int j = 0; j < H::kProducts; ++j) m[j] = load(strip + j * kLanes);
     H::to(m, y);
+    DMGAN_UNROLL
+    for (int k = 0; k < H::kResults; ++k) y[k] += bias;
     const Run& run = group.run[0];
     const int64_t at = run.row * V::kResults + r;
     if (whole) {
@@ -191,7 +195,7 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
 
 template <class F, bool kSum>
 DMGAN_HOT void write_channels(const Convolution<F>& call, const float* products, const Group* groups, int64_t first,
-                              int64_t count, float* strips, float* y) {
+                              int64_t count, const float* bias, float* strips, float* y) {
   const int64_t tiles = call.tiles();
   for (int64_t c = 0; c < count; ++c) {
     float* plane = y + (first + c) * call.y.pixels();
@@ -200,56 +204,81 @@ DMGAN_HOT void write_channels(const Convolution<F>& call, const float* products,
       if constexpr (kSum) {
         write_runs<1, 1>(groups[g], of_c, plane, call.y.channels * call.y.pixels(), call.y.height, call.y.width, 0);
       } else {
-        write_results<F>(of_c, call.result_step(), groups[g], call.y, plane, strips);
+        write_results<F>(of_c, call.result_step(), groups[g], call.y, plane, bias ? bias[first + c] : 0.0f, strips);
       }
     }
   }
 }
 
-// G w G^T of weight [O, I, 3, 3] for each p: panels of kPanel rows of each chunk of result channels, each panel
-// [columns, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees.
+// Floats of U, for transform_weights.
+template <class F>
+int64_t weight_floats(const Convolution<F>& call) {
+  return F::kProducts * call.y.channels * call.inputs();
+}
+
+// G w G^T of weight [O, I, taps, taps] for each p: panels of kPanel rows of each chunk of result channels, each panel
+// [inputs, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees.
 template <class F>
 void transform_weights(const Convolution<F>& call, const float* weight, bool transposed, bool flipped, float* u) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
-  constexpr int kTogether = 16;
-  const int64_t rows = call.y.channels, columns = call.x.channels, chunk = call.chunk();
-  torch::stable::parallel_for(0, (rows + kPanel - 1) / kPanel, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin * kPanel; r < std::min(end * kPanel, rows); ++r) {
-      const int64_t start = r / chunk * chunk, panel = start + (r - start) / kPanel * kPanel;
+  constexpr int kTogether = 16, kAcross = H::kValues / H::kProducts;
+  const int64_t rows = call.y.channels, columns = call.x.channels, inputs = call.inputs(), chunk = call.chunk();
+  const int64_t chunk_panels = chunk / kPanel, chunks = (rows + chunk - 1) / chunk;
+  torch::stable::parallel_for(0, chunks * chunk_panels, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> all(F::kValues * kTogether * kPanel);  // [value][column][row] of a panel
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t start = k / chunk_panels * chunk, panel = start + k % chunk_panels * kPanel;
       const int64_t width = std::min({kPanel, start + chunk - panel, rows - panel});
-      for (int64_t c = 0; c < columns; c += kTogether) {
-        const int count = static_cast<int>(std::min<int64_t>(kTogether, columns - c));
-        double w[kTaps * kTaps][kTogether] = {}, half[V::kProducts][kTaps][kTogether] = {};
-        for (int k = 0; k < count; ++k) {
-          const float* from = weight + (transposed ? (c + k) * rows + r : r * columns + c + k) * kTaps * kTaps;
-          for (int tap = 0; tap < kTaps * kTaps; ++tap) w[flipped ? 8 - tap : tap][k] = from[tap];
-        }
-        for (int i = 0; i < V::kProducts; ++i) {
-          for (int b = 0; b < kTaps; ++b) {
-            for (int a = 0; a < kTaps; ++a) {
-              for (int k = 0; k < kTogether; ++k) half[i][b][k] += V::kWeights[i][a] * w[a * kTaps + b][k];
+      for (int64_t c = 0; width > 0 && c < columns; c += kTogether) {
+        const int64_t count = std::min<int64_t>(kTogether, columns - c);
+        for (int64_t r = 0; r < width; ++r) {
+          double w[F::kTaps][kTogether] = {}, half[V::kValues][H::kTaps][kTogether] = {};
+          for (int64_t i = 0; i < count; ++i) {
+            const int64_t pair = transposed ? (c + i) * rows + panel + r : (panel + r) * columns + c + i;
+            const float* from = weight + pair * F::kTaps;
+            for (int tap = 0; tap < F::kTaps; ++tap) w[flipped ? F::kTaps - 1 - tap : tap][i] = from[tap];
+          }
+          DMGAN_UNROLL
+          for (int i = 0; i < V::kValues; ++i) {
+            DMGAN_UNROLL
+            for (int a = 0; a < V::kTaps; ++a) {
+              if (V::kWeights[i][a] == 0.0) continue;
+              for (int b = 0; b < H::kTaps; ++b) {
+                for (int n = 0; n < kTogether; ++n) half[i][b][n] += V::kWeights[i][a] * w[a * H::kTaps + b][n];
+              }
+            }
+          }
+          for (int i = 0; i < V::kValues; ++i) {
+            DMGAN_UNROLL
+            for (int j = 0; j < H::kValues; ++j) {
+              double total[kTogether] = {};
+              DMGAN_UNROLL
+              for (int b = 0; b < H::kTaps; ++b) {
+                if (H::kWeights[j][b] == 0.0) continue;
+                for (int n = 0; n < kTogether; ++n) total[n] += H::kWeights[j][b] * half[i][b][n];
+              }
+              float* to = all.data() + (i * H::kValues + j) * kTogether * kPanel + r;
+              for (int n = 0; n < kTogether; ++n) to[n * width] = static_cast<float>(total[n]);
             }
           }
         }
-        for (int i = 0; i < V::kProducts; ++i) {
-          for (int j = 0; j < H::kProducts; ++j) {
-            double total[kTogether] = {};
-            for (int b = 0; b < kTaps; ++b) {
-              for (int k = 0; k < kTogether; ++k) total[k] += H::kWeights[j][b] * half[i][b][k];
-            }
-            float* to = u + (i * H::kProducts + j) * rows * columns + panel * columns + c * width + r - panel;
-            for (int k = 0; k < count; ++k) to[k * width] = static_cast<float>(total[k]);
-          }
+        for (int value = 0; value < F::kValues; ++value) {
+          const int i = value / H::kValues, j = value % H::kValues;
+          const int p = i % V::kProducts * H::kProducts + j % H::kProducts;
+          const int part = i / V::kProducts * kAcross + j / H::kProducts;
+          std::copy_n(all.data() + value * kTogether * kPanel, count * width,
+                      u + (p * rows + panel) * inputs + (part * columns + c) * width);
         }
       }
     }
   });
 }
 
-// y = form of x. With kSum, the results are the sums of all products. u: of transform_weights.
+// y = form of x, + bias [O] if there is one. With kSum, the results are the sums of all products. u: of
+// transform_weights.
 template <class F, bool kSum = false>
-void convolve(const Convolution<F>& call, const float* x, const float* u, float* y) {
+void convolve(const Convolution<F>& call, const float* x, const float* u, const float* bias, float* y) {
   const int64_t tiles = call.tiles(), chunk = call.chunk(), chunks = (call.y.channels + chunk - 1) / chunk;
   const int64_t blocks = call.blocks();
   // Where blocks are few, their chunks of channels are shared out too, each with windows of its own: the same sums.
@@ -269,33 +298,37 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, float*
       for (int64_t k = share * of_share; k < (share + 1) * of_share; ++k) {
         const int64_t first = k * chunk, count = std::min(chunk, call.y.channels - first);
         multiply_products<F, kSum>(call, u, first, count, values, products);
-        write_channels<F, kSum>(call, products, groups.data(), first, count, strips, y);
+        write_channels<F, kSum>(call, products, groups.data(), first, count, bias, strips, y);
       }
     }
   });
 }
 
 // --------------------------------------------------------------------------------------------- gradient of the weight
-// dU_p = sum over tiles of (To^T grad_y To)_p V_p^T, for a fixed part of the tiles, a chunk of result channels and half
-// of the vertical products i, one after the other: the maps of a block are read while they are in cache.
+// dU_v = sum over tiles of (To^T grad_y To)_p V_v^T of each value v of product p, for a fixed part of the tiles, a chunk
+// of result channels and half of the vertical values, one after the other: the maps of a block are read while they are in cache.
 
-constexpr int64_t kGradTiles = 64;   // of a block
-constexpr int64_t kPartBlocks = 32;  // of a part, at least
-constexpr int64_t kParts = 4;        // at most
-constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side
+constexpr int64_t kGradTiles = 64;      // of a block
+constexpr int64_t kGradChannels = 128;  // result channels at once, about: they share the windows
+constexpr int64_t kPartBlocks = 8;   // of a part, at least
+constexpr int64_t kTasks = 16;       // that parts are made for, where there are not as many without
+constexpr int64_t kGradColumns = kColumns * kLanes;  // input channels that lie side by side in a panel, at most
 
 template <class F>
 struct WeightGradient {
   FeatureMap x, y;
   Tiling tiling;
-  int64_t width() const { return round_up(x.channels, kGradColumns); }
+  int64_t width() const { return round_up(x.channels, kLanes); }
+  int64_t panel(int64_t first) const { return std::min(kGradColumns, width() - first); }
   int64_t blocks() const { return (tiling.count() + kGradTiles - 1) / kGradTiles; }
-  int64_t parts() const { return std::clamp<int64_t>(blocks() / kPartBlocks, 1, kParts); }
-  int64_t sums() const { return F::Horizontal::kProducts * y.channels * width(); }  // of one vertical product
-  int64_t floats() const { return F::Vertical::kProducts * parts() * sums(); }      // of all parts
-  int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
-  static constexpr int kHalf = F::Vertical::kProducts < 4 ? F::Vertical::kProducts : F::Vertical::kProducts / 2;
-  static constexpr int kHalves = F::Vertical::kProducts / kHalf;
+  int64_t parts() const {
+    return std::clamp<int64_t>(blocks() / kPartBlocks, 1, std::max<int64_t>(kTasks / (chunks() * kHalves), 1));
+  }
+  int64_t sums() const { return F::Horizontal::kValues * y.channels * width(); }  // of one vertical value
+  int64_t floats() const { return F::Vertical::kValues * parts() * sums(); }        // of all parts
+  int64_t chunks() const { return (y.channels + kGradChannels - 1) / kGradChannels; }
+  static constexpr int kHalf = F::Vertical::kValues < 4 ? F::Vertical::kValues : F::Vertical::kValues / 2;
+  static constexpr int kHalves = F::Vertical::kValues / kHalf;
 };
 
 // The sum of coefficient r times row r of a group: a strip of kStep floats for each lane, and a pixel on either side.
@@ -328,23 +361,24 @@ DMGAN_INLINE void coefficients_of(int output, const Transform& transform, float*
   }
 }
 
-// V^T of one vertical product for all groups: values [j][panel][tile][kGradColumns] of all input channels.
+// V^T of one vertical value for all groups: values [j][panel][tile][channel of the panel] of all input channels.
 template <class F>
 DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x, const Group* groups, int vertical,
                                   float* strip, float* staged, float* values) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
   float coefficients[V::kWindow];
-  coefficients_of<V::kWindow, V::kProducts>(vertical, [](auto* d, auto* v) { V::from(d, v); }, coefficients);
+  coefficients_of<V::kWindow, V::kValues>(vertical, [](auto* d, auto* v) { V::from(d, v); }, coefficients);
   const FeatureMap& map = call.x;
   for (int64_t first = 0; first < call.width(); first += kLanes) {
-    float* panel = values + first / kGradColumns * kGradColumns * kGradTiles + first % kGradColumns;
+    const int64_t start = first / kGradColumns * kGradColumns, columns = call.panel(start);
+    float* panel = values + start * kGradTiles + first - start;
     for (int64_t g = 0; g * kLanes < kGradTiles; ++g) {
       const Group& group = groups[g];
       const bool whole = group.is_whole(H::kStep, map.width);
       float* block = staged + kStagedFloats;  // [j][channel][lane]
       for (int64_t c = 0; c < kLanes; ++c) {
-        Vec v[H::kProducts] = {};
+        Vec v[H::kValues] = {};
         if (first + c < map.channels) {
           const float* plane = x + (first + c) * map.pixels();
           const float* rows[V::kWindow];
@@ -359,16 +393,16 @@ DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x,
           H::from(d, v);
         }
         DMGAN_UNROLL
-        for (int j = 0; j < H::kProducts; ++j) store(block + (j * kLanes + c) * kLanes, v[j]);
+        for (int j = 0; j < H::kValues; ++j) store(block + (j * kLanes + c) * kLanes, v[j]);
       }
-      for (int j = 0; j < H::kProducts; ++j) {
+      for (int j = 0; j < H::kValues; ++j) {
         Vec rows[kLanes];
         DMGAN_UNROLL
         for (int k = 0; k < kLanes; ++k) rows[k] = load(block + (j * kLanes + k) * kLanes);
         transpose(rows);
-        float* to = panel + j * call.width() * kGradTiles + g * kLanes * kGradColumns;
+        float* to = panel + j * call.width() * kGradTiles + g * kLanes * columns;
         DMGAN_UNROLL
-        for (int k = 0; k < kLanes; ++k) store(to + k * kGradColumns, rows[k]);
+        for (int k = 0; k < kLanes; ++k) store(to + k * columns, rows[k]);
       }
     }
   }
@@ -408,10 +442,11 @@ template <class F>
 DMGAN_HOT void add_products(const WeightGradient<F>& call, const float* values, const float* spread, int64_t first,
                             int64_t count, float* sums) {
   const int64_t width = call.width();
-  for (int64_t j = 0; j < F::Horizontal::kProducts; ++j) {
-    const Scalars of_y{spread + j * count * kGradTiles, kGradTiles, 1};
+  for (int64_t j = 0; j < F::Horizontal::kValues; ++j) {
+    const Scalars of_y{spread + j % F::Horizontal::kProducts * count * kGradTiles, kGradTiles, 1};
     for (int64_t c = 0; c < width; c += kGradColumns) {
-      multiply<true>(count, kGradColumns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, kGradColumns,
+      const int64_t columns = call.panel(c);
+      multiply<true>(count, columns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, columns,
                      sums + (j * call.y.channels + first) * width + c, width);
     }
   }
@@ -424,18 +459,18 @@ void finish_weight_gradient(const WeightGradient<F>& call, const float* parts, f
   using H = typename F::Horizontal;
   const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
   torch::stable::parallel_for(0, outputs, 4, [&](int64_t begin, int64_t end) {
-    std::vector<double> totals(kTaps * kTaps * width), sum(width);
+    std::vector<double> totals(F::kTaps * width), sum(width);
     for (int64_t o = begin; o < end; ++o) {
       std::fill(totals.begin(), totals.end(), 0.0);
-      for (int i = 0; i < V::kProducts; ++i) {
-        for (int j = 0; j < H::kProducts; ++j) {
+      for (int i = 0; i < V::kValues; ++i) {
+        for (int j = 0; j < H::kValues; ++j) {
           std::fill(sum.begin(), sum.end(), 0.0);
           for (int64_t part = 0; part < call.parts(); ++part) {
             const float* from = parts + (i * call.parts() + part) * call.sums() + (j * outputs + o) * width;
             for (int64_t c = 0; c < width; ++c) sum[c] += from[c];
           }
-          for (int tap = 0; tap < kTaps * kTaps; ++tap) {
-            const double coefficient = V::kWeights[i][tap / kTaps] * H::kWeights[j][tap % kTaps];
+          for (int tap = 0; tap < F::kTaps; ++tap) {
+            const double coefficient = V::kWeights[i][tap / H::kTaps] * H::kWeights[j][tap % H::kTaps];
             if (coefficient == 0.0) continue;
             double* total = totals.data() + tap * width;
             for (int64_t c = 0; c < width; ++c) total[c] += coefficient * sum[c];
@@ -443,8 +478,8 @@ void finish_weight_gradient(const WeightGradient<F>& call, const float* parts, f
         }
       }
       for (int64_t c = 0; c < inputs; ++c) {
-        for (int tap = 0; tap < kTaps * kTaps; ++tap) {
-          grad_weight[(o * inputs + c) * kTaps * kTaps + tap] = static_cast<float>(totals[tap * width + c]);
+        for (int tap = 0; tap < F::kTaps; ++tap) {
+          grad_weight[(o * inputs + c) * F::kTaps + tap] = static_cast<float>(totals[tap * width + c]);
         }
       }
     }
@@ -455,15 +490,14 @@ void finish_weight_gradient(const WeightGradient<F>& call, const float* parts, f
 template <class F>
 void weight_gradient(const WeightGradient<F>& call, const float* x, const float* grad_y, float* parts,
                      float* grad_weight) {
-  using V = typename F::Vertical;
   using H = typename F::Horizontal;
   const int64_t count = call.parts(), blocks = call.blocks(), chunks = call.chunks();
   const int64_t chunk = (call.y.channels + chunks - 1) / chunks, width = call.width();
-  const int64_t value_floats = H::kProducts * width * kGradTiles, spread_floats = H::kProducts * chunk * kGradTiles;
+  const int64_t value_floats = H::kValues * width * kGradTiles, spread_floats = H::kProducts * chunk * kGradTiles;
   constexpr int kHalf = WeightGradient<F>::kHalf, kHalves = WeightGradient<F>::kHalves;
   torch::stable::parallel_for(0, count * kHalves * chunks, 1, [&](int64_t begin, int64_t end) {
     float* values = scratch(value_floats + spread_floats + kStripFloats + kStagedFloats +
-                            H::kProducts * kLanes * kLanes);
+                            H::kValues * kLanes * kLanes);
     float* spread = values + value_floats;
     float* strip = spread + spread_floats;
     float* staged = strip + kStripFloats;
@@ -472,18 +506,18 @@ void weight_gradient(const WeightGradient<F>& call, const float* x, const float*
       const int64_t part = task / chunks / kHalves;  // neighbours share feature maps
       const int half = static_cast<int>(task / chunks % kHalves);
       const int64_t first = task % chunks * chunk, channels = std::min(chunk, call.y.channels - first);
-      const auto sums_of_product = [&](int i) { return parts + (i * count + part) * call.sums(); };
+      const auto sums_of_value = [&](int i) { return parts + (i * count + part) * call.sums(); };
       for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
-        for (int j = 0; j < H::kProducts; ++j) {
-          std::fill_n(sums_of_product(i) + (j * call.y.channels + first) * width, channels * width, 0.0f);
+        for (int j = 0; j < H::kValues; ++j) {
+          std::fill_n(sums_of_value(i) + (j * call.y.channels + first) * width, channels * width, 0.0f);
         }
       }
       for (int64_t block = part * blocks / count; block < (part + 1) * blocks / count; ++block) {
         for (int64_t g = 0; g < kGradTiles / kLanes; ++g) groups[g].find(call.tiling, block * kGradTiles + g * kLanes);
         for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
           transposed_windows<F>(call, x, groups.data(), i, strip, staged, values);
-          spread_gradients<F>(call, grad_y, groups.data(), i, first, channels, strip, staged, spread);
-          add_products<F>(call, values, spread, first, channels, sums_of_product(i));
+          spread_gradients<F>(call, grad_y, groups.data(), i % F::Vertical::kProducts, first, channels, strip, staged, spread);
+          add_products<F>(call, values, spread, first, channels, sums_of_value(i));
         }
       }
     }

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmgan_fast import layouts
-from dmgan_fast.aten.layout import laid_out, native_backward, native_forward
+from dmgan_fast.aten.convolutions import native_backward, native_forward, runs_weight
+from dmgan_fast.aten.layout import laid_out
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # places of an up-sampled pixel's copies
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
@@ -52,14 +53,19 @@ def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
 def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    if _has_kernel(x):
-        return native_backward("upsample_conv3x3", grad_y, x, weight, want_x, want_weight)
-    wide, grad_x, grad_weight = spread(weight), x.new_empty(0), weight.new_empty(0)
-    if want_x:
+    wide, grad_x, grad_weight = None, x.new_empty(0), weight.new_empty(0)
+    native_x = want_x and _has_kernel(x)
+    native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", x[:, 0].numel(), x.shape[1])
+    if native_x or native_weight:
+        grad_x, grad_weight = native_backward("upsample_conv3x3", grad_y, x, weight, native_x, native_weight)
+    if (want_x and not native_x) or (want_weight and not native_weight):
+        wide = spread(weight)
+    if want_x and not native_x:
+        assert wide is not None
         grad_x = F.conv2d(laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
         grad_x = laid_out(grad_x, layouts.memory_format(x))
-    if want_weight:
-        pictures = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
-        _, grad_wide, _ = torch.ops.aten.convolution_backward(*pictures, wide, None, *GEOMETRY, [False, True, False])
+    if want_weight and not native_weight:
+        maps = (laid_out(each, torch.contiguous_format) for each in (grad_y, x))
+        _, grad_wide, _ = torch.ops.aten.convolution_backward(*maps, wide, None, *GEOMETRY, [False, True, False])
         grad_weight = gather(grad_wide)
     return grad_x, grad_weight

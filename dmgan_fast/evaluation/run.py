@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast._version import __version__
@@ -57,6 +57,7 @@ from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 from dmgan_fast.evaluation.summary import by_reason, read_report, write_report
 from dmgan_fast.evaluation.weights import MissingWeights, digest_of
 from dmgan_fast.modules.pretrained import CONFIG_NAME, WEIGHTS_NAME
+from dmgan_fast.progress import Progress
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
 

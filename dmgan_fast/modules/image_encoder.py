@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from dmgan_fast import functional, layouts
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules.pretrained import PretrainedModel, load_weights, require
@@ -105,6 +106,8 @@ class ImageEncoder(PretrainedModel):
                 if isinstance(child, nn.LeakyReLU):
                     child.inplace = True
         for conv in encoder.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.stride == (1, 1):
+                conv.__class__ = _FusedConv3x3
             if isinstance(conv, nn.Conv2d) and conv.weight.device.type == "cpu":
                 weight = conv.weight.contiguous(memory_format=torch.channels_last)
                 conv.weight = nn.Parameter(weight, requires_grad=False)  # ``to`` can't do it to fake tensors
@@ -128,6 +131,14 @@ class ImageEncoder(PretrainedModel):
             raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from None
         assert isinstance(self.trunk, InceptionTrunk)
         self.trunk.load_imagenet(tensors, where=str(file))
+
+
+class _FusedConv3x3(nn.Conv2d):
+    """A 3×3 convolution by ``functional.conv3x3``; without padding, what that adds around the result is cut off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.conv3x3(x, self.weight, self.bias)
+        return y if self.padding == (1, 1) else y[:, :, 1:-1, 1:-1].contiguous(memory_format=layouts.memory_format(x))
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dmgan_fast import functional
+
 MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
 
@@ -92,10 +94,17 @@ class SpectralNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
-            x, weight = x * self.held.inverse.to(x.dtype), self.held.weight
+            # A number with no dimensions keeps its digits in the product, if it is not rounded to the type of x before.
+            x, weight = x * self.held.inverse, self.held.weight
         else:
             weight = self.weight if self.mode == "none" else self.normalized_weight()
-        return F.conv2d(x, weight, self.bias if self.held is None else self.held.bias, self.stride, self.padding)
+        return self.convolve(x, weight, self.bias if self.held is None else self.held.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``x`` through a convolution of this one's geometry."""
+        if self.kernel_size == (4, 4) and self.stride == (2, 2) and self.padding == (1, 1):
+            return functional.conv4x4_stride2(x, weight, bias)
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def normalized_weight(self) -> Tensor:
         """``W / (u^T W v)`` ``[O, I, k, k]``, after a power iteration where the mode asks for one."""
@@ -144,7 +153,7 @@ def in_series(convs: Sequence[nn.Module], x: Tensor, activation: Callable[[Tenso
     biases = [*(each.bias * scale for each, scale in zip(held, scales[1:], strict=False)), held[-1].bias]
     for conv, weight, bias in zip(convs, weights, biases, strict=True):
         assert isinstance(conv, SpectralNormConv2d)
-        x = activation(F.conv2d(x, weight, bias, conv.stride, conv.padding))
+        x = activation(conv.convolve(x, weight, bias))
     return x
 
 
@@ -182,6 +191,13 @@ def hold_weights(module: nn.Module) -> Iterator[None]:
         parameters, gradients = map(list, zip(*reached, strict=True))
         reached.clear()
         _Hand.apply(gradients, *parameters).backward()
+
+
+def forget_products(module: nn.Module) -> None:
+    """Have the next power iterations begin anew, as the first of all."""
+    for conv in module.modules():
+        if isinstance(conv, SpectralNormConv2d):
+            conv.kept = None
 
 
 @torch.no_grad()

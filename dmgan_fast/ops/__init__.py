@@ -5,6 +5,7 @@ import torch
 from dmgan_fast.ops import (
     batch_norm_glu,
     conv3x3,
+    conv4x4_stride2,
     memory_read,
     memory_write,
     tiled_block,
@@ -18,6 +19,8 @@ BODIES = {
     torch.ops.dmgan_fast.tiled_block_backward.default: tiled_block._backward.kernel,
     torch.ops.dmgan_fast.conv3x3.default: conv3x3._forward.kernel,
     torch.ops.dmgan_fast.conv3x3_backward.default: conv3x3._backward.kernel,
+    torch.ops.dmgan_fast.conv4x4_stride2.default: conv4x4_stride2._forward.kernel,
+    torch.ops.dmgan_fast.conv4x4_stride2_backward.default: conv4x4_stride2._backward.kernel,
     torch.ops.dmgan_fast.upsample_conv3x3.default: upsample_conv3x3._forward.kernel,
     torch.ops.dmgan_fast.upsample_conv3x3_backward.default: upsample_conv3x3._backward.kernel,
 }
@@ -31,6 +34,7 @@ __all__ = [
     "BODIES",
     "batch_norm_glu",
     "conv3x3",
+    "conv4x4_stride2",
     "memory_read",
     "memory_write",
     "tiled_block",

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import native
-from dmgan_fast.aten import conv3x3, upsample_conv3x3
+from dmgan_fast.aten import conv3x3, conv4x4_stride2, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
 
 Backend = Literal["auto", "cuda", "triton", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
-OPS = ("memory_write", "memory_read", "batch_norm_glu", "conv3x3", "upsample_conv3x3", "words_similarity")
+CONVOLUTIONS = {"conv3x3": conv3x3, "conv4x4_stride2": conv4x4_stride2, "upsample_conv3x3": upsample_conv3x3}
+OPS = ("memory_write", "memory_read", "batch_norm_glu", *CONVOLUTIONS, "words_similarity")
 VARIABLE = "DMGAN_FAST_BACKEND"
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_CHANNELS = 512  # of the memory ops: a pixel's features stay on chip
@@ -71,8 +72,7 @@ def _native_why_not(kind: str) -> Callable[[str], str | None]:
 
 def _cpu_load(op: str) -> Any:
     """Convolutions choose a layout, and PyTorch's own kernels where those are best; the rest is the native library."""
-    convolutions = {"conv3x3": conv3x3, "upsample_conv3x3": upsample_conv3x3}
-    return convolutions.get(op) or native.load("cpu")
+    return CONVOLUTIONS.get(op) or native.load("cpu")
 
 
 def _triton_interprets() -> bool:

@@ -1,4 +1,7 @@
-"""What the custom ops of the 3×3 convolutions share: fake tensors and autograd, saving the input and the weight."""
+"""What the custom ops of the convolutions share: fake tensors, and autograd, saving the input and the weight.
+
+A convolution is linear in its input and in its weight, so second derivatives are convolutions of the same kinds.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from dmgan_fast import layouts
 from dmgan_fast.ops import _backends, _custom_op
 
 
-def define(op: str, scale: int) -> tuple[_custom_op.CustomOp, _custom_op.CustomOp]:
-    """``dmgan_fast::<op>``, whose result has ``scale`` times the input's sides, and ``dmgan_fast::<op>_backward``."""
+def define(op: str, up: int = 1, down: int = 1) -> tuple[_custom_op.CustomOp, _custom_op.CustomOp]:
+    """``dmgan_fast::<op>``, results ``up / down`` times as wide as the input, and ``dmgan_fast::<op>_backward``."""
 
     @_custom_op.define(op)
-    def forward(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-        return _backends.function(backend, op, f"{op}_forward")(layouts.dense(x), weight.contiguous())
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+        added = () if bias is None else (bias,)
+        return _backends.function(backend, op, f"{op}_forward")(layouts.dense(x), weight.contiguous(), *added)
 
     @forward.register_fake
-    def _(x: Tensor, weight: Tensor, backend: str) -> Tensor:
-        return layouts.empty_picture(x, weight.shape[0], scale * x.shape[2], scale * x.shape[3])
+    def _(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+        height, width = (side * up // down for side in x.shape[2:])
+        return layouts.empty_picture(x, weight.shape[0], height, width)
 
     @_custom_op.define(f"{op}_backward")
     def backward(
@@ -41,14 +46,33 @@ def define(op: str, scale: int) -> tuple[_custom_op.CustomOp, _custom_op.CustomO
         )
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, ctx.backend = inputs
+        x, weight, _, ctx.backend = inputs
         ctx.save_for_backward(x, weight)
 
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        want_x, want_weight = ctx.needs_input_grad[:2]
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
+        grad_bias = grad.sum((0, 2, 3)) if want_bias else None
+        if not (want_x or want_weight):
+            return None, None, grad_bias, None
         grad_x, grad_weight = backward(grad, *ctx.saved_tensors, want_x, want_weight, ctx.backend)
-        return grad_x if want_x else None, grad_weight if want_weight else None, None
+        return grad_x if want_x else None, grad_weight if want_weight else None, grad_bias, None
+
+    def setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *tensors, ctx.want_x, ctx.want_weight, ctx.backend = inputs
+        ctx.save_for_backward(*tensors)
+
+    def differentiate_twice(ctx: Any, of_grad_x: Tensor | None, of_grad_weight: Tensor | None) -> tuple[Any, ...]:
+        grad, x, weight = ctx.saved_tensors
+        of_grad, of_x, of_weight = None, None, None
+        if ctx.want_x and of_grad_x is not None:
+            of_grad = forward(of_grad_x, weight, None, ctx.backend)
+            of_weight = backward(grad, of_grad_x, weight, False, True, ctx.backend)[1]
+        if ctx.want_weight and of_grad_weight is not None:
+            through_weight = forward(x, of_grad_weight, None, ctx.backend)
+            of_grad = through_weight if of_grad is None else of_grad + through_weight
+            of_x = backward(grad, x, of_grad_weight, True, False, ctx.backend)[0]
+        return of_grad, of_x, of_weight, None, None, None
 
     forward.register_autograd(differentiate, setup_context)
-    backward.refuse_derivatives(op)
+    backward.register_autograd(differentiate_twice, setup_twice)
     return forward, backward

@@ -15,14 +15,16 @@ from dmgan_fast.ops import _backends, _checks, _convolutions
 OP = "conv3x3"
 
 
-def conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
     _checks.shape(OP, "x", x, ("B", "I", "H", "W"))
     _checks.shape(OP, "weight", weight, ("O", x.shape[1], 3, 3))
-    _checks.same_kind(OP, "x", {"x": x, "weight": weight})
+    if bias is not None:
+        _checks.shape(OP, "bias", bias, (weight.shape[0],))
+    _checks.same_kind(OP, "x", {"x": x, "weight": weight, "bias": bias})
     chosen = _backends.choose(OP, backend, x)
     if chosen != "cpu" or _backends.autocast_dtype(x) != torch.float32:
-        return reference.conv3x3(x, weight)
-    return _forward(x, weight, chosen)
+        return reference.conv3x3(x, weight, bias)
+    return _forward(x, weight, bias, chosen)
 
 
-_forward, _backward = _convolutions.define(OP, scale=1)
+_forward, _backward = _convolutions.define(OP)

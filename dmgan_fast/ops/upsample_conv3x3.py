@@ -21,7 +21,7 @@ def upsample_conv3x3(x: Tensor, weight: Tensor, *, backend: str | None = None) -
     if chosen == "reference":
         return reference.upsample_conv3x3(x, weight)
     dtype = _backends.autocast_dtype(x)
-    return _forward(x.to(dtype), weight.to(dtype), chosen)
+    return _forward(x.to(dtype), weight.to(dtype), None, chosen)
 
 
-_forward, _backward = _convolutions.define(OP, scale=2)
+_forward, _backward = _convolutions.define(OP, up=2)

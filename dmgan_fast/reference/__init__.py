@@ -2,6 +2,7 @@
 
 from dmgan_fast.reference.batch_norm_glu import batch_norm_glu
 from dmgan_fast.reference.conv3x3 import conv3x3
+from dmgan_fast.reference.conv4x4_stride2 import conv4x4_stride2
 from dmgan_fast.reference.memory_read import memory_read
 from dmgan_fast.reference.memory_write import memory_write
 from dmgan_fast.reference.tiled_block import tiled_block
@@ -11,6 +12,7 @@ from dmgan_fast.reference.words_similarity import words_similarity
 __all__ = [
     "batch_norm_glu",
     "conv3x3",
+    "conv4x4_stride2",
     "memory_read",
     "memory_write",
     "tiled_block",

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file
+from dmgan_fast.progress import Progress
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.config import DataConfig, LoopConfig
 from dmgan_fast.training.state import (
@@ -68,6 +69,12 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
         work(config, out, resume=latest_checkpoint(checkpoints) is not None, console=console)
         return
     _same_config(json.loads((out / "config.json").read_text(encoding="utf-8")), to_dict(config), done)
+
+
+def steps_left(config: Any, out: Path) -> int:
+    """Those that ``finish`` will take."""
+    latest = latest_checkpoint(out / "checkpoints")
+    return max(0, config.loop.steps - (int(latest.stem[5:]) if latest else 0))
 
 
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:

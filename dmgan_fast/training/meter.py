@@ -1,7 +1,7 @@
 """Memory and arithmetic of a step without data: every operator runs on fake tensors, storages are counted while alive.
 
-What an operator allocates and frees inside itself shows in no result. On CPUs that is, above all, oneDNN's copies into
-its blocked layout; ``_temporary`` knows them. Our ops that are Python inside are opened and run on the fake tensors.
+What an operator allocates and frees inside itself shows in no result; of convolutions on CPUs ``scratch`` knows it.
+Our ops that are Python inside are opened and run on the fake tensors.
 """
 
 from __future__ import annotations
@@ -14,63 +14,70 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dmgan_fast import ops
 from dmgan_fast.ops import tiled_block
+from dmgan_fast.training.dataless import CPU, Dataless, Unfit, signature
+from dmgan_fast.training.scratch import bytes_inside
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
-BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
+SAVED, TEMPORARY = KINDS.index("saved"), KINDS.index("temporary")
 # Within an op's body these arrive whole; elsewhere autograd has taken them apart into aten.convolution.
 BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 
 
-class Meter(TorchDispatchMode):
+class Meter(Dataless):
     """Counts bytes by kind, their peak, and floating point operations, of what runs within it.
 
-    ``device_type``: the device that is planned for; the tensors themselves are on the CPU.
+    ``device_type``: the device that is planned for; the tensors themselves say that they are on the CPU.
     """
 
     def __init__(self, device_type: str = "cpu") -> None:
         super().__init__()
         self.device_type = device_type
-        self.now: Counter[str] = Counter()
-        # By phase, as torch.profiler.record_function names it: operations; bytes by kind at its peak.
+        # By phase, as torch.profiler.record_function names it: operations; bytes by kind after every allocation.
         self.flops: Counter[str] = Counter()
-        self.peaks: dict[str, Counter[str]] = {}
+        self.events: dict[str, list[tuple[int, ...]]] = {}
         self.phase = ""
-        self._kinds: dict[int, str] = {}  # storage → kind
+        self._now = [0] * len(KINDS)
+        self._kinds: dict[int, int] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
+        self._known_flops: dict[Any, int] = {}
 
     def mark(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count the tensors' storages as ``kind``."""
         for tensor in tensors:
-            self._count(tensor, kind)
+            self._count(tensor, KINDS.index(kind))
+
+    @property
+    def now(self) -> Counter[str]:
+        """Bytes by kind that are alive."""
+        return Counter(dict(zip(KINDS, self._now, strict=True)))
 
     @property
     def peak(self) -> Counter[str]:
         """Bytes by kind when most were alive."""
-        return max(self.peaks.values(), key=Counter.total, default=self.now)
+        events = [event for phase in self.events.values() for event in phase]
+        return Counter(dict(zip(KINDS, max(events, key=sum), strict=True))) if events else self.now
 
     def reset(self) -> None:
-        """Forget peaks and operations, but not what is alive."""
-        self.peaks, self.flops, self.phase = {}, Counter(), ""
+        """Forget what happened, but not what is alive."""
+        self.events, self.flops, self.phase = {}, Counter(), ""
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
         """Within, gradients of the models' parameters and tensors kept for backward are told from temporaries."""
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda p: self._count(p.grad, "gradients"))
+            parameter.register_post_accumulate_grad_hook(lambda p: self.mark([p.grad], "gradients"))
             for model in models
             for parameter in model.parameters()
             if parameter.requires_grad
         ]
 
         def keep(tensor: Tensor) -> Tensor:
-            if self._kinds.get(tensor.untyped_storage()._cdata) == "temporary":
-                self._count(tensor, "saved")
+            if self._kinds.get(tensor.untyped_storage()._cdata) == TEMPORARY:
+                self._count(tensor, SAVED)
             return tensor
 
         try:
@@ -81,6 +88,8 @@ class Meter(TorchDispatchMode):
                 hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return CPU
         kwargs = kwargs or {}
         if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
             self.phase = args[0]
@@ -93,14 +102,13 @@ class Meter(TorchDispatchMode):
         if func._overloadpacket in BELOW_AUTOGRAD:
             with self:
                 return func.decompose(*args, **kwargs)
-        result = func(*args, **kwargs)
-        inside = _temporary(func, args, result) if self.device_type == "cpu" else 0
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._kinds:
-                self._count(tensor, "temporary")
-        self._note_peak(inside)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        inside = bytes_inside(func, args, result) if self.device_type == "cpu" else 0
+        if self._count_new(result) or inside:
+            *others, temporary = self._now
+            self.events.setdefault(self.phase, []).append((*others, temporary + inside))
         if func._overloadpacket in flop_registry:
-            self.flops[self.phase] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.flops[self.phase] += self._flops_of(func, args, kwargs, result)
         return result
 
     def _run_tiled(self, body: Any, args: Any) -> Any:
@@ -113,86 +121,34 @@ class Meter(TorchDispatchMode):
         self.flops[self.phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
         return result
 
-    def _count(self, tensor: Tensor | None, kind: str) -> None:
-        if tensor is None:
-            return
+    def _flops_of(self, func: Any, args: Any, kwargs: Any, result: Any) -> int:
+        try:
+            key = func, signature(args), signature(tuple(kwargs.items()))
+        except Unfit:
+            return int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=result))
+        if key not in self._known_flops:
+            self._known_flops[key] = int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=result))
+        return self._known_flops[key]
+
+    def _count_new(self, result: Any) -> bool:
+        """Count what of the result is new; whether anything is."""
+        if isinstance(result, Tensor):
+            new = result.untyped_storage()._cdata not in self._kinds
+            if new:
+                self._count(result, TEMPORARY)
+            return new
+        return isinstance(result, (tuple, list)) and sum(map(self._count_new, result)) > 0
+
+    def _count(self, tensor: Tensor, kind: int) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._kinds:
-            self.now[self._kinds[key]] -= size
+            self._now[self._kinds[key]] -= size
         else:
             self._alive[key] = weakref.ref(storage, lambda _: self._free(key, size))
         self._kinds[key] = kind
-        self.now[kind] += size
-        self._note_peak()
+        self._now[kind] += size
 
     def _free(self, key: int, size: int) -> None:
-        self.now[self._kinds.pop(key)] -= size
+        self._now[self._kinds.pop(key)] -= size
         del self._alive[key]
-
-    def _note_peak(self, inside: int = 0) -> None:
-        known = self.peaks.get(self.phase)
-        if known is None or self.now.total() + inside > known.total():
-            self.peaks[self.phase] = Counter(self.now)
-            self.peaks[self.phase]["temporary"] += inside
-
-
-# ------------------------------------------------------------------------------------------------- inside operators
-
-
-def _temporary(func: Any, args: Any, result: Any) -> int:
-    """Bytes that an operator holds on a CPU beside its inputs and results, at its own peak."""
-    if func is torch.ops.aten.convolution.default:
-        x, weight, transposed = args[0], args[1], args[6]
-        return _in_convolution(x, weight, result, transposed)
-    if func is torch.ops.aten.convolution_backward.default:
-        grad, x, weight, _, stride = args[:5]
-        return _in_convolution_backward(grad, x, weight, stride, *result[:2])
-    return 0
-
-
-# oneDNN copies NCHW tensors into its blocked layout and its result back; channels-last it takes as it is, and only
-# the weight is copied, twice. Read off the allocations that PyTorch's profiler shows for single convolutions.
-
-
-def _in_convolution(x: Tensor, weight: Tensor, y: Tensor, transposed: bool) -> int:
-    if _channels_last(x):
-        return 2 * weight.nbytes
-    blocked = _blocked(y)
-    return max(_blocked(x, given=True) + weight.nbytes + blocked - y.nbytes, (2 if transposed else 1) * blocked)
-
-
-def _in_convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: list[int], grad_x: Tensor | None, grad_weight: Tensor | None
-) -> int:
-    """First the gradient of x, then, while that is there, the gradient of the weight."""
-    scratch = _scratch(grad, x, weight, stride)
-    if _channels_last(x):
-        of_x, of_weight = 2 * weight.nbytes, weight.nbytes + max(2 * weight.nbytes, scratch)
-    else:
-        both = _blocked(grad) + _blocked(x, given=True)
-        of_x = max(both + weight.nbytes - x.nbytes, _blocked(x))
-        of_weight = both + max(weight.nbytes, scratch)
-    later = 0 if grad_weight is None else grad_weight.nbytes
-    return max(of_x - later if grad_x is not None else 0, of_weight if grad_weight is not None else 0)
-
-
-def _scratch(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int]) -> int:
-    """Beside the gradient of a sixteen-bit weight: its sum in float32, and both factors turned around, a picture for
-    each thread, or one that all threads share if it is strided."""
-    if weight.dtype not in (torch.bfloat16, torch.float16):
-        return 0
-    at_once = min(len(x), torch.get_num_threads()) if max(stride) == 1 else 1
-    return 2 * weight.nbytes + (x.nbytes + grad.nbytes) // len(x) * at_once
-
-
-def _channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-def _blocked(x: Tensor, *, given: bool = False) -> int:
-    """Bytes of a copy in the blocked layout; pictures that are given are taken as they are."""
-    channels = x.shape[1]
-    if x.dim() != 4 or (given and channels <= PICTURE):
-        return 0
-    return x.nbytes // channels * (-(-channels // BLOCK) * BLOCK)

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from math import floor, log
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import InputError
@@ -33,7 +33,9 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
 from dmgan_fast.modules.pretrained import CONFIG_NAME
+from dmgan_fast.modules.spectral_norm import forget_products
 from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import KINDS, Meter
 from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.step import Batch, TrainStep
@@ -42,9 +44,9 @@ from dmgan_fast.training.weights import find_bundle
 UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
 MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
-# Micro-batches make a step long. Beyond this number they are not run one by one: bytes and arithmetic of judging are
-# lines through two smaller batches. (The last part has a picture less to pair with wrong captions: two are too few.)
-FEW_PARTS = 4
+# Micro-batches that are run: the first, the second, which meets gradients that are there, and stands for those after
+# it, and the last, which has a picture less to pair with wrong captions.
+FEW_PARTS = 3
 
 
 def parse_size(text: str) -> int:
@@ -296,10 +298,13 @@ def _ladder(config: TrainConfig, batch_size: int) -> Iterator[MemoryPolicy]:
 
 def largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
     """The largest batch whose peak is within the budget, 0 if none is."""
-    low, low_peak = 2, peak(2)
+    high = max(start, 4)
+    low = high // 2
+    low_peak, high_peak = peak(low), peak(high)
     if low_peak > budget:
-        return 0
-    high, high_peak = max(start, 4), peak(max(start, 4))
+        (low, low_peak), (high, high_peak) = (2, peak(2)), (low, low_peak)
+        if low_peak > budget:
+            return 0
     while high_peak <= budget:
         if high == MAX_BATCH:
             return MAX_BATCH
@@ -322,17 +327,18 @@ def largest_batch(peak: Callable[[int], int], budget: int, start: int) -> int:
 
 def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
     """The largest side at which the most frugal policy fits, 0 if none does."""
-    config = known.config
-    side = config.generator.image_sizes[-1]
+    config, kind = known.config, known.meter.device_type
 
     def fits(side: int) -> bool:
         wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
-        measure = measure_of(wider, known.meter.device_type)
-        if measure.state_bytes > budget:
-            return False
         *_, frugal = _ladder(wider, batch_size)
-        return measure(frugal, batch_size).peak_bytes <= budget
+        return measure_of(wider, kind).fits(frugal, batch_size, budget)
 
+    *_, frugal = _ladder(config, batch_size)
+    least = known.state_bytes if known.state_bytes > budget else known(frugal, batch_size).peak_bytes
+    # Pictures of twice the side have four times the pixels: the guess spares the sides between.
+    guess = config.generator.image_sizes[-1] * 2.0 ** floor(log(budget / least, 4))
+    side = int(min(max(guess, FIRST_SIDE), LARGEST_SIDE))
     if fits(side):
         while side < LARGEST_SIDE and fits(2 * side):
             side *= 2
@@ -349,12 +355,19 @@ def _largest_side(known: Measure, batch_size: int, budget: int) -> int:
 
 @dataclass(frozen=True)
 class _Part:
-    """Drawing with the generator's update, or judging: as ``Cost``. ``held``: bytes by kind while pictures are judged
-    that are there before it begins."""
+    """Drawing with the generator's update, or judging. ``events``: by phase, bytes by kind after each allocation
+    ``[N, kinds]``; ``arithmetic``: operations by phase; ``held``: bytes by kind while pictures are judged that are
+    there before it begins."""
 
-    phases: Mapping[str, Mapping[str, int]]
+    events: Mapping[str, Tensor]
     arithmetic: Mapping[str, int]
     held: Mapping[str, int]
+
+    @cached_property
+    def phases(self) -> Mapping[str, Mapping[str, int]]:
+        """By phase, bytes by kind when most are alive."""
+        peaks = {phase: events[events.sum(1).argmax()].tolist() for phase, events in self.events.items()}
+        return {phase: dict(zip(KINDS, kinds, strict=True)) for phase, kinds in peaks.items()}
 
 
 class Measure:
@@ -362,11 +375,11 @@ class Measure:
 
     def __init__(self, config: TrainConfig, device: str) -> None:
         self.config, self.meter = config, Meter(device)
-        self.drawn: dict[tuple[MemoryPolicy, int], _Part] = {}
-        self.judged: dict[tuple[int | None, int], _Part] = {}
-        self.mode = FakeTensorMode()
-        with self.mode:
-            self.step = models_of(config)
+        self.drawn: dict[MemoryPolicy, dict[int, _Part]] = {}
+        self.judged: dict[int | None, dict[int, _Part]] = {}
+        encoder = _folded(_encoder_config(config)) if config.step.damsm_weight else None
+        with Dataless():
+            self.step = models_of(config, encoder, partial(_FewParts, self.meter))
             models = [self.step.generator, *self.step.discriminators, self.step.average]
             models += [self.step.image_encoder] if self.step.image_encoder is not None else []
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
@@ -377,71 +390,116 @@ class Measure:
 
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
         """Drawing and judging meet in the pictures, and in what the generator holds meanwhile."""
-        drawn = self._drawn(replace(policy, micro_batch=None), batch_size)
-        judged = self._judged(policy.micro_batch, batch_size)
+        drawn, judged = self._drawn(policy, batch_size), self._judged(policy.micro_batch, batch_size)
         more = Counter(drawn.held)
         more.subtract(judged.held)
-        phases = {phase: {k: kinds.get(k, 0) + more[k] for k in KINDS} for phase, kinds in judged.phases.items()}
+        phases = {phase: {k: kinds[k] + more[k] for k in KINDS} for phase, kinds in judged.phases.items()}
         return Cost(policy, {**drawn.phases, **phases}, {**drawn.arithmetic, **judged.arithmetic})
 
+    def fits(self, policy: MemoryPolicy, batch_size: int, memory_bytes: int) -> bool:
+        """Whether a step does; measures no more than that takes."""
+        if self.state_bytes > memory_bytes:
+            return False
+        drawing = (sum(kinds.values()) for kinds in self._drawn(policy, batch_size).phases.values())
+        return max(drawing) <= memory_bytes and self(policy, batch_size).peak_bytes <= memory_bytes
+
     def _drawn(self, policy: MemoryPolicy, batch_size: int) -> _Part:
-        key = policy, batch_size
-        if key not in self.drawn:
+        policy = replace(policy, micro_batch=None)
+
+        def draw() -> _Part:
             self.step.set_memory(policy)
             with self._batch(batch_size) as (batch, noise):
                 parts, pictures = self.step.draw(batch, **noise)
-                held, self.meter.phase = dict(self.meter.now), ""
+                held, self.meter.phase = self.meter.now, ""
                 self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures])
-            self.drawn[key] = self._part(held)
-        return self.drawn[key]
+            return self._part(held)
+
+        return _found(self.drawn.setdefault(policy, {}), batch_size, torch.get_num_threads(), draw)
 
     def _judged(self, micro_batch: int | None, batch_size: int) -> _Part:
-        key = micro_batch, batch_size
-        if key not in self.judged:
-            self.judged[key] = self._judge(*key)
-        return self.judged[key]
+        def judge() -> _Part:
+            self.step.set_memory(MemoryPolicy(micro_batch=micro_batch))
+            with self._batch(batch_size) as (batch, _):
+                pictures = [torch.empty_like(image) for image in batch.images]
+                held = self.meter.now
+                self.step.judge(batch, pictures)
+            return self._part(held)
 
-    def _judge(self, micro_batch: int | None, batch_size: int) -> _Part:
-        if micro_batch is not None and batch_size > FEW_PARTS * micro_batch:
-            return self._extend(micro_batch, batch_size)
-        self.step.set_memory(MemoryPolicy(micro_batch=micro_batch))
-        with self._batch(batch_size) as (batch, _):
-            pictures = [torch.empty_like(image) for image in batch.images]
-            held = dict(self.meter.now)
-            self.step.judge(batch, pictures)
-        return self._part(held)
+        straight = (FEW_PARTS * micro_batch) if micro_batch else torch.get_num_threads()
+        return _found(self.judged.setdefault(micro_batch, {}), batch_size, straight, judge)
 
     @contextmanager
     def _batch(self, size: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
-        """Within, the meter counts from nothing but state and batch."""
-        with self.mode:
+        """Within, the meter counts from nothing but state and batch, whatever was run before."""
+        for discriminator in self.step.discriminators:
+            forget_products(discriminator)
+        with Dataless():
             batch, noise = batch_of(self.config, size)
-            self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
-            self.meter.reset()
-            try:
-                with self.meter.watching([self.step.generator, *self.step.discriminators]):
-                    yield batch, noise
-            except BaseException:
-                measure_of.cache_clear()  # a step cut short leaves gradients behind
-                raise
+        self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
+        self.meter.reset()
+        try:
+            with self.meter.watching([self.step.generator, *self.step.discriminators]):
+                yield batch, noise
+        except BaseException:
+            measure_of.cache_clear()  # a step cut short leaves gradients behind
+            raise
 
     def _part(self, held: Mapping[str, int]) -> _Part:
-        phases = {phase: dict(kinds) for phase, kinds in self.meter.peaks.items() if phase}
-        return _Part(phases, dict(self.meter.flops), held)
+        events = {phase: torch.tensor(events) for phase, events in self.meter.events.items() if phase}
+        return _Part(events, dict(self.meter.flops), held)
 
-    def _extend(self, micro_batch: int, batch_size: int) -> _Part:
-        """Lines through two smaller batches that are judged in parts of the same size."""
-        first, second = (FEW_PARTS - 1) * micro_batch, FEW_PARTS * micro_batch
-        small, large = self._judged(micro_batch, first), self._judged(micro_batch, second)
 
-        def lines(low: Mapping[str, int], high: Mapping[str, int]) -> dict[str, int]:
-            return {
-                k: low.get(k, 0) + (high.get(k, 0) - low.get(k, 0)) * (batch_size - first) // (second - first)
-                for k in {**low, **high}
-            }
+class _FewParts(TrainStep):
+    """A step on tensors without data that judges a few of the micro-batches; those between them are like the second."""
 
-        phases = {phase: lines(kinds, large.phases[phase]) for phase, kinds in small.phases.items()}
-        return _Part(phases, lines(small.arithmetic, large.arithmetic), lines(small.held, large.held))
+    def __init__(self, meter: Meter, *models: Any) -> None:
+        super().__init__(*models)
+        self.meter = meter
+
+    def _micro_batches(self, size: int) -> Iterator[slice]:
+        parts = list(super()._micro_batches(size))
+        if len(parts) <= FEW_PARTS:
+            yield from parts
+            return
+        yield parts[0]
+        phase, flops = self.meter.phase, self.meter.flops
+        before = flops[phase]
+        yield parts[1]
+        flops[phase] += (flops[phase] - before) * (len(parts) - FEW_PARTS)
+        yield parts[-1]
+
+    def _encode(self, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
+        encoded = super()._encode(pictures)
+        missing = len(pictures) - sum(len(code) for _, code in encoded)
+        if not missing:
+            return encoded
+        regions, code = (x.new_empty(missing, *x.shape[1:]) for x in encoded[0])
+        return [*encoded, (regions, code)]
+
+
+def _found(known: dict[int, _Part], batch_size: int, straight: int, run: Callable[[], _Part]) -> _Part:
+    """What is known of a batch, else of the two largest ones, else what ``run`` finds: every allocation is a line over
+    the batch, from ``straight`` pictures on."""
+    if batch_size in known:
+        return known[batch_size]
+    sizes = [size for size in sorted(known) if size >= straight][-2:]
+    if len(sizes) == 2 and batch_size >= straight:
+        (first, low), (second, high) = ((size, known[size]) for size in sizes)
+        if {p: len(e) for p, e in low.events.items()} == {p: len(e) for p, e in high.events.items()}:
+            return _on_line(low, high, first, second, batch_size)
+    known[batch_size] = run()
+    return known[batch_size]
+
+
+def _on_line(low: _Part, high: _Part, first: int, second: int, size: int) -> _Part:
+    def line(low: Any, high: Any) -> Any:
+        return low + (high - low) * (size - first) // (second - first)
+
+    return _Part(
+        {phase: line(events, high.events[phase]) for phase, events in low.events.items()},
+        {phase: line(flops, high.arithmetic[phase]) for phase, flops in low.arithmetic.items()},
+        {kind: line(size, high.held[kind]) for kind, size in low.held.items()},
+    )
 
 
 @lru_cache(8)
@@ -450,11 +508,22 @@ def measure_of(config: TrainConfig, device: str) -> Measure:
     return Measure(config, device)
 
 
-def models_of(config: TrainConfig) -> TrainStep:
+def models_of(
+    config: TrainConfig, encoder: ImageEncoder | None = None, kind: Callable[..., TrainStep] = TrainStep
+) -> TrainStep:
+    """A step of new models. ``encoder``: None makes one, if the losses ask for it."""
     generator = Generator(config.generator)
     discriminators = [Discriminator(config.discriminator(side)) for side in config.generator.image_sizes]
-    encoder = ImageEncoder(_encoder_config(config)) if config.step.damsm_weight else None
-    return TrainStep(generator, discriminators, encoder, replace(config.step, memory=MemoryPolicy()))
+    if encoder is None and config.step.damsm_weight:
+        encoder = ImageEncoder(_encoder_config(config))
+    return kind(generator, discriminators, encoder, replace(config.step, memory=MemoryPolicy()))
+
+
+@lru_cache(2)
+def _folded(config: ImageEncoderConfig) -> ImageEncoder:
+    """An encoder without data, of which every step folds a copy: of a folded one that is soon done."""
+    with Dataless():
+        return ImageEncoder(config).folded()
 
 
 def _begin(optimizer: torch.optim.Optimizer) -> None:

@@ -342,12 +342,12 @@ class TrainStep:
         the features, then encode again in micro-batches to carry that back to the pictures."""
         encoder, config = self.image_encoder, self.config
         assert encoder is not None
-        parts = list(self._micro_batches(len(picture)))
-        leaf = picture.detach().requires_grad_(len(parts) == 1)
-        with self._autocast(), torch.set_grad_enabled(len(parts) == 1):
-            encoded = [encoder(leaf[part]) for part in parts]
-        features = [torch.cat(each) if len(parts) > 1 else each[0] for each in zip(*encoded, strict=True)]
-        if len(parts) > 1:
+        whole = (config.memory.micro_batch or len(picture)) >= len(picture)
+        leaf = picture.detach().requires_grad_(whole)
+        with self._autocast(), torch.set_grad_enabled(whole):
+            encoded = self._encode(leaf)
+        features = [each[0] if whole else torch.cat(each) for each in zip(*encoded, strict=True)]
+        if not whole:
             features = [each.requires_grad_() for each in features]
         regions, codes = features
         captions = (batch.sentence, batch.words, batch.lengths, batch.class_ids)
@@ -355,16 +355,21 @@ class TrainStep:
         with self._autocast():
             losses = damsm_losses(regions, codes, *captions, *gammas)
             total = self.generator_scaler.scale(config.damsm_weight * (losses["words"] + losses["sentence"]))
-        if len(parts) == 1:
+        if whole:
             gradient += torch.autograd.grad(total, leaf)[0]
         else:
             of_features = torch.autograd.grad(total, features)
-            for part in parts:
+            for part in self._micro_batches(len(picture)):
                 leaf = picture[part].detach().requires_grad_()
                 with self._autocast():
                     encoded_part = encoder(leaf)
                 gradient[part] += torch.autograd.grad(encoded_part, leaf, [each[part] for each in of_features])[0]
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _encode(self, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Regions and code of each micro-batch."""
+        assert self.image_encoder is not None
+        return [self.image_encoder(pictures[part]) for part in self._micro_batches(len(pictures))]
 
     # ---------------------------------------------------------------------------------------------------------- state
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmgan_fast import cli, info, native
+from dmgan_fast import cli, demo, info, native
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
 from dmgan_fast.evaluation.metrics import METRICS
@@ -331,8 +331,12 @@ def test_maps_fit_the_words(weights):
 
 def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
     arguments = ("demo", "--out", tmp_path / "demo", "--pretrain-steps", 1, "--train-steps", 1)
-    status, out, _ = call(monkeypatch, capsys, *arguments)
+    monkeypatch.setattr(demo, "WORTH_TIMING", 2)  # so that it says first how long it will take
+    status, out, err = call(monkeypatch, capsys, *arguments)
     assert status == 0
+    said = re.sub(r"\s+", " ", err)
+    assert re.match(r"this will take about [\d.]+ (s|min) here: 1 steps of the encoders at [\d.]+ s and 1 steps", said)
+    assert re.search(r"encoders [\d.]+ (s|min), GAN [\d.]+ (s|min), drawing and page [\d.]+ (s|min)", said)
     page = (tmp_path / "demo" / "index.html").read_text()
     assert str(tmp_path / "demo" / "index.html") in out
     for promised in ("Just trained", "Words and gates", "response gate", "Real pictures", "1 steps in", "<svg"):
@@ -342,6 +346,13 @@ def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
     again, _, err = call(monkeypatch, capsys, *arguments)  # finished runs are only reported again
     assert again == 0
     assert "steps/s" not in err
+    assert "this will take" not in err
+
+
+def test_the_demo_takes_what_its_steps_do_and_a_tenth_more():
+    assert demo.forecast((0, 200), (0.0, 0.9)).startswith("this will take about 3.3 min here: 200 steps of the GAN at")
+    text = demo.forecast((300, 200), (0.2, 0.9))
+    assert text.startswith("this will take about 4.4 min here: 300 steps of the encoders at 0.20 s and 200 steps")
 
 
 def test_ctrl_c_of_a_run_exits_with_130_and_says_how_to_go_on(monkeypatch, capsys, tmp_path):

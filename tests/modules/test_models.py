@@ -240,9 +240,9 @@ def test_sigma_is_positive_before_any_iteration():
     torch.testing.assert_close(held, discriminator(pictures, sentence), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
-    torch.manual_seed(0)
+def judged_under_autocast(dtype, seed):
+    """Features and logits: in float64, and with normalised weights and with held norms under autocast."""
+    torch.manual_seed(seed)
     discriminator = Discriminator(DiscriminatorConfig(image_size=256, base_channels=2, sentence_channels=4))
     with torch.no_grad():
         for conv in discriminator.down:  # a product of sigmas far beyond what float16 can hold
@@ -250,13 +250,29 @@ def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
     discriminator.train()(torch.randn(1, 3, 256, 256), torch.randn(1, 4))  # sigma is one of an iteration
     discriminator.eval()
     pictures, sentence = torch.randn(2, 3, 256, 256), torch.randn(2, 4)
-    truth = copy.deepcopy(discriminator).double()(pictures.double(), sentence.double())
+
+    def judge(discriminator, pictures, sentence):
+        features = discriminator.features(pictures)
+        return [features.double(), discriminator.logits(features, sentence).double()]
+
+    truth = judge(copy.deepcopy(discriminator).double(), pictures.double(), sentence.double())
     with torch.autocast("cpu", dtype):
-        plain = discriminator(pictures, sentence)
+        plain = judge(discriminator, pictures, sentence)
         with hold_weights(discriminator):
-            held = discriminator(pictures, sentence)
-    assert (held - truth).abs().max() <= 2 * (plain - truth).abs().max()
-    assert (plain - truth).abs().max() <= 0.05 * truth.abs().max()
+            held = judge(discriminator, pictures, sentence)
+    return truth, plain, held
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
+    """Within 1.5 times eager's own error, as root mean squares over 8192 features and 32 logits."""
+    runs = [judged_under_autocast(dtype, seed) for seed in range(16)]
+    for what in (0, 1):
+        truth, plain, held = (torch.cat([run[how][what].flatten() for run in runs]) for how in (0, 1, 2))
+        size, of_plain, of_held = (each.square().mean().sqrt() for each in (truth, plain - truth, held - truth))
+        assert of_held <= 1.5 * of_plain
+        assert of_plain <= 2 * torch.finfo(dtype).eps * size
 
 
 def test_text_encoder_ignores_what_stands_in_the_padding():

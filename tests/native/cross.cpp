@@ -163,7 +163,7 @@ void products(int64_t rows, int64_t columns, int64_t depth) {
 template <class F, class Function>
 void each_tap(const Sizes& s, const Function& function) {
   const Pictures<F> p(s);
-  const int64_t scale = Pictures<F>::kScaleH, height = p.y.height, width = p.y.width;
+  const int64_t scale = Pictures<F>::of_y(1), height = p.y.height, width = p.y.width;
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t o = 0; o < s.outputs; ++o) {
       for (int64_t i = 0; i < s.inputs; ++i) {
@@ -232,10 +232,10 @@ int main() {
   for (const int64_t rows : {1, 3, 7, 13, 30}) {
     for (const int64_t vectors : {1, 2, 3, 6}) products(rows, vectors * kLanes, rows == 7 ? 3 * kLanes : 19);
   }
-  convolutions<Form<Two, Two>>("F(2 x 2)");
-  convolutions<Form<Two, Four>>("F(2 x 4)");
-  convolutions<Form<Four, Four>>("F(4 x 4)");
-  convolutions<Form<Up, Up>>("up-sampling convolution");
+  convolutions<TwoTwo>("F(2 x 2)");
+  convolutions<TwoFour>("F(2 x 4)");
+  convolutions<FourFour>("F(4 x 4)");
+  convolutions<UpUp>("up-sampling convolution");
   if (failures == 0) std::printf("passed on vectors of %lld floats\n", static_cast<long long>(kLanes));
   return failures > 0;
 }

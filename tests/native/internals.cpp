@@ -169,22 +169,24 @@ Floats in_vectors(const Floats& x, const Transform& transform) {
   return y;
 }
 
-template <class H, bool kBothWays>
+template <class H, bool kTo, bool kSpread>
 void bind_form(py::module_& m, const char* name) {
   auto form = py::class_<H>(m, name, py::module_local());  // other levels have forms of the same name
   form.attr("window") = +H::kWindow;
   form.attr("step") = +H::kStep;
   form.attr("products") = +H::kProducts;
   form.attr("results") = +H::kResults;
-  form.attr("weights") = Doubles({int64_t{H::kProducts}, int64_t{kTaps}}, &H::kWeights[0][0]);
+  form.attr("weights") = Doubles({int64_t{H::kValues}, int64_t{H::kTaps}}, &H::kWeights[0][0]);
   const auto from = [](const auto* d, auto* v) { H::from(d, v); };
-  form.def_static("of_window", [=](const Doubles& d) { return in_doubles<H::kWindow, H::kProducts>(d, from); });
-  form.def_static("of_windows", [=](const Floats& d) { return in_vectors<H::kWindow, H::kProducts>(d, from); });
-  if constexpr (kBothWays) {
+  form.def_static("of_window", [=](const Doubles& d) { return in_doubles<H::kWindow, H::kValues>(d, from); });
+  form.def_static("of_windows", [=](const Floats& d) { return in_vectors<H::kWindow, H::kValues>(d, from); });
+  if constexpr (kTo) {
     const auto to = [](const auto* p, auto* y) { H::to(p, y); };
-    const auto spread = [](const auto* y, auto* p) { H::spread(y, p); };
     form.def_static("result", [=](const Doubles& p) { return in_doubles<H::kProducts, H::kResults>(p, to); });
     form.def_static("results_of", [=](const Floats& p) { return in_vectors<H::kProducts, H::kResults>(p, to); });
+  }
+  if constexpr (kSpread) {
+    const auto spread = [](const auto* y, auto* p) { H::spread(y, p); };
     form.def_static("spread", [=](const Doubles& y) { return in_doubles<H::kResults, H::kProducts>(y, spread); });
     form.def_static("spreads", [=](const Floats& y) { return in_vectors<H::kResults, H::kProducts>(y, spread); });
   }
@@ -273,13 +275,14 @@ void bind_convolution(py::module_& m, const char* name) {
     return array({s.batch, s.outputs, p.y.height, p.y.width}, forward<F>(s, x.data(), weight.data()));
   });
   form.def_static("gradient_of_x", [=](const Floats& grad, const Floats& weight) {
-    const int64_t height = grad.shape(2) / Pictures<F>::kScaleV, width = grad.shape(3) / Pictures<F>::kScaleH;
+    const int64_t height = Pictures<F>::of_x(grad.shape(2)), width = Pictures<F>::of_x(grad.shape(3));
     const Sizes s{grad.shape(0), weight.shape(1), weight.shape(0), height, width};
     return array({s.batch, s.inputs, height, width}, gradient_of_x<F>(s, grad.data(), weight.data()));
   });
   form.def_static("gradient_of_weight", [=](const Floats& x, const Floats& grad) {
     const Sizes s = sizes(x, grad.shape(1));
-    return array({s.outputs, s.inputs, kTaps, kTaps}, gradient_of_weight<F>(s, x.data(), grad.data()));
+    return array({s.outputs, s.inputs, F::Vertical::kTaps, F::Horizontal::kTaps},
+                 gradient_of_weight<F>(s, x.data(), grad.data()));
   });
 }
 
@@ -308,19 +311,22 @@ PYBIND11_MODULE(DMGAN_INTERNALS, m) {
   m.def("multiply", product, py::arg("a"), py::arg("turned"), py::arg("b"), py::arg("c") = py::none());
   m.def("dots", all_dots);
   m.def("dot", [](const Floats& a, const Floats& b) { return dot(a.data(), b.data(), a.size()); });
-  bind_form<Two, true>(m, "Two");
-  bind_form<Four, true>(m, "Four");
-  bind_form<Up, true>(m, "Up");
-  bind_form<UpGradient, false>(m, "UpGradient");
+  bind_form<Two, true, true>(m, "Two");
+  bind_form<Four, true, true>(m, "Four");
+  bind_form<Up, true, true>(m, "Up");
+  bind_form<UpGradient, false, false>(m, "UpGradient");
+  bind_form<Down, true, true>(m, "Down");
+  bind_form<DownGradient, true, false>(m, "DownGradient");
   m.def("find", found_group);
   m.def("row_of", row_at);
   m.def("write_runs1", written<1, 1>);
   m.def("write_runs2", written<2, 2>);
   m.def("write_runs24", written<2, 4>);
   m.def("write_runs4", written<4, 4>);
-  bind_convolution<Form<Two, Two>>(m, "TwoTwo");
-  bind_convolution<Form<Two, Four>>(m, "TwoFour");
-  bind_convolution<Form<Four, Four>>(m, "FourFour");
-  bind_convolution<Form<Up, Up>>(m, "UpUp");
+  bind_convolution<TwoTwo>(m, "TwoTwo");
+  bind_convolution<TwoFour>(m, "TwoFour");
+  bind_convolution<FourFour>(m, "FourFour");
+  bind_convolution<UpUp>(m, "UpUp");
+  bind_convolution<DownDown>(m, "DownDown");
   m.def("share_out", [](int64_t parts) { kernels::parts = parts; });
 }

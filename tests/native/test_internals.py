@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 ULP = 2.0**-23
 EPS = 2.0**-24
-FORMS = ("Two", "Four", "Up")
-CONVOLUTIONS = ("TwoTwo", "TwoFour", "FourFour", "UpUp")
+FORMS = ("Two", "Four", "Up", "Down")
+CONVOLUTIONS = ("TwoTwo", "TwoFour", "FourFour", "UpUp", "DownDown")
 
 few = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -224,11 +224,11 @@ def test_a_dot_product_has_any_length(internals, count, seed):
 
 def taps_of(name):
     """[results, window, taps]: which tap of the kernel takes which pixel to which result."""
-    taps = np.zeros((4, 6, 3))
+    taps = np.zeros((4, 10, 4))
     for result in range(4):
-        for tap in range(3):
-            pixel = result + tap if name != "Up" else (result - 1 + tap) // 2 + 1  # of x, after nearest x2
-            taps[result, min(pixel, 5), tap] += 1
+        for tap in range(4):
+            pixel = {"Up": (result - 1 + tap) // 2 + 1, "Down": 2 * result + tap}.get(name, result + tap)  # Up: of x
+            taps[result, pixel, tap] += 1
     return taps
 
 
@@ -238,9 +238,10 @@ def taps_of(name):
 def test_a_form_is_the_direct_convolution(internals, name, seed):
     form = getattr(internals, name)
     random = np.random.default_rng(seed)
-    window, kernel = random.standard_normal(form.window), random.standard_normal(3)
-    truth = np.einsum("rpt,p,t->r", taps_of(name)[: form.results, : form.window], window, kernel)
-    found = form.result((form.weights @ kernel) * form.of_window(window))
+    window, kernel = random.standard_normal(form.window), random.standard_normal(form.weights.shape[1])
+    truth = np.einsum("rpt,p,t->r", taps_of(name)[: form.results, : form.window, : len(kernel)], window, kernel)
+    values = (form.weights @ kernel) * form.of_window(window)
+    found = form.result(values.reshape(-1, form.products).sum(0))  # values that a product sums
     np.testing.assert_allclose(found, truth, rtol=0, atol=1e-13 * np.abs(kernel).sum() * np.abs(window).max())
 
 
@@ -267,14 +268,14 @@ def test_the_gradient_of_up_sampling_is_the_transpose_of_it(internals):
         assert np.array_equal(gathered, [before[1], middle[0], middle[1], after[0]]), f"tap {tap}"
 
 
-@pytest.mark.parametrize("name", [*FORMS, "UpGradient"])
+@pytest.mark.parametrize("name", [*FORMS, "UpGradient", "DownGradient"])
 @few
 @given(seed=seeds)
 def test_vectors_of_tiles_are_transformed_as_single_ones(internals, name, seed):
     form = getattr(internals, name)
     ways = [("of_window", "of_windows", form.window)]
-    if name != "UpGradient":
-        ways += [("result", "results_of", form.products), ("spread", "spreads", form.results)]
+    ways += [("result", "results_of", form.products)] if name != "UpGradient" else []
+    ways += [("spread", "spreads", form.results)] if name in FORMS else []
     for single, together, count in ways:
         x = np.random.default_rng(seed).integers(-64, 64, (count, internals.lanes)).astype(np.float32)
         truth = np.stack([getattr(form, single)(column) for column in x.T.astype(np.float64)], axis=1)
@@ -361,9 +362,17 @@ def test_results_of_all_groups_fill_the_map(internals, name, row_step, step, bat
 def truths(name, x, weight, grad):
     """y and both gradients, in float64."""
     x, weight = (torch.from_numpy(t).double().requires_grad_() for t in (x, weight))
-    y = F.conv2d(F.interpolate(x, scale_factor=2) if name == "UpUp" else x, weight, padding=1)
+    stride = 2 if name == "DownDown" else 1
+    y = F.conv2d(F.interpolate(x, scale_factor=2) if name == "UpUp" else x, weight, padding=1, stride=stride)
     grads = torch.autograd.grad(y, (x, weight), torch.from_numpy(grad).double())
     return [t.detach().numpy() for t in (y, *grads)]
+
+
+def pictures(name, seed, batch, inputs, outputs, height, width):
+    """x, weight, and a gradient of y; height and width are of the smaller map."""
+    up, down, taps = 1 + (name == "UpUp"), 1 + (name == "DownDown"), 3 + (name == "DownDown")
+    x, weight = normal(seed, batch, inputs, down * height, down * width), normal(seed, outputs, inputs, taps, taps)
+    return x, weight, normal(seed + 1, batch, outputs, up * height, up * width)
 
 
 def error(found, truth):
@@ -380,9 +389,7 @@ sizes = st.tuples(
 @given(size=sizes, seed=seeds)
 def test_convolutions_and_gradients_are_those_of_float64(internals, name, size, seed):
     batch, inputs, outputs, height, width = size
-    scale = 2 if name == "UpUp" else 1
-    x, weight = normal(seed, batch, inputs, height, width), normal(seed + 1, outputs, inputs, 3, 3)
-    grad = normal(seed + 2, batch, outputs, scale * height, scale * width)
+    x, weight, grad = pictures(name, seed, batch, inputs, outputs, height, width)
     form = getattr(internals, name)
     found = form.forward(x, weight), form.gradient_of_x(grad, weight), form.gradient_of_weight(x, grad)
     for ours, true in zip(found, truths(name, x, weight, grad), strict=True):
@@ -392,8 +399,7 @@ def test_convolutions_and_gradients_are_those_of_float64(internals, name, size, 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_have_the_same_bits_however_work_is_shared_out(internals, name):
-    scale = 2 if name == "UpUp" else 1
-    x, weight, grad = normal(0, 2, 9, 70, 66), normal(1, 12, 9, 3, 3), normal(2, 2, 12, scale * 70, scale * 66)
+    x, weight, grad = pictures(name, 0, 2, 9, 12, 70, 66)
     form = getattr(internals, name)
     found = []
     try:

@@ -238,7 +238,7 @@ def test_the_result_has_the_layout_of_the_input(case, backend):
         assert grads[case.pictures[0]].is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("case", ONE_OF_EACH)
+@pytest.mark.parametrize("case", [case for case in ONE_OF_EACH if case.id != "upsample_conv3x3"])
 def test_second_derivatives_are_refused_with_a_way_out(case, backend):
     tensors = inputs(case, torch.float32, backend.device)
     output = getattr(functional, case.op)(**tensors, **case.fixed, backend=backend)

@@ -1,35 +1,61 @@
-"""conv3x3 against float64: Winograd's form in float32 on a CPU, PyTorch's own convolution elsewhere."""
+"""conv3x3 and conv4x4_stride2 against float64: native in float32 on a CPU, PyTorch's own convolution elsewhere."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.aten import convolutions
 from dmgan_fast.errors import BackendError, InputError
 from tests.ops.conftest import LEVELS
-from tests.ops.harness import DTYPES, Case, check, inputs, run, with_threads
+from tests.ops.harness import DTYPES, Case, check, inputs, relative_error, run, with_threads
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def case(batch, in_channels, out_channels, height, width, layout="contiguous"):
+def case(batch, in_channels, out_channels, height, width, layout="contiguous", op="conv3x3", bias=False):
+    side = 4 if op == "conv4x4_stride2" else 3
     x = torch.randn(batch, in_channels, height, width, dtype=torch.float64, generator=GENERATOR)
-    weight = torch.randn(out_channels, in_channels, 3, 3, dtype=torch.float64, generator=GENERATOR)
-    return Case("conv3x3", {"x": x, "weight": weight * (9 * in_channels) ** -0.5}, layout=layout, pictures=("x",))
+    weight = torch.randn(out_channels, in_channels, side, side, dtype=torch.float64, generator=GENERATOR)
+    tensors = {"x": x, "weight": weight * (side**2 * in_channels) ** -0.5}
+    if bias:
+        tensors["bias"] = torch.randn(out_channels, dtype=torch.float64, generator=GENERATOR)
+    return Case(op, tensors, layout=layout, pictures=("x",))
 
 
 CASES = {
     "one pixel": case(2, 4, 6, 1, 1),
     "odd": case(3, 5, 7, 3, 5),
     "one row": case(2, 4, 6, 1, 9),
-    "wider than a vector of tiles": case(1, 3, 5, 5, 41),
+    "wider than a vector of tiles": case(1, 3, 5, 5, 41, bias=True),
     "several blocks": case(2, 6, 9, 38, 35),
     "more channels than a panel": case(1, 150, 70, 6, 7),
     "head": case(2, 64, 3, 8, 16),
     "channels last": case(2, 16, 20, 6, 5, layout="channels_last"),
     "sliced": case(2, 16, 20, 6, 5, layout="sliced channels"),
     "expanded": case(2, 16, 20, 6, 5, layout="expanded"),
+    "residual block": case(1, 128, 192, 33, 34),
+    "many channels": case(1, 512, 64, 32, 32),
+    "narrow": case(1, 16, 32, 40, 36),
+} | {
+    f"strided, {name}": strided
+    for name, strided in {
+        "smallest": case(2, 3, 5, 2, 2, op="conv4x4_stride2"),
+        "odd numbers of tiles": case(3, 5, 7, 6, 10, op="conv4x4_stride2", bias=True),
+        "odd sides": case(2, 4, 6, 5, 8, op="conv4x4_stride2", bias=True),
+        "several blocks": case(2, 33, 70, 36, 34, op="conv4x4_stride2", bias=True),
+        "images": case(1, 3, 32, 64, 64, op="conv4x4_stride2", bias=True),
+        "channels last": case(2, 16, 20, 12, 10, op="conv4x4_stride2", layout="channels_last"),
+        "expanded": case(2, 16, 20, 12, 10, op="conv4x4_stride2", layout="expanded"),
+    }.items()
 }
+
+
+@pytest.fixture
+def native_everywhere(monkeypatch):
+    """The native kernels run maps of every size, also where PyTorch's own are faster."""
+    for op in convolutions.CROSSOVERS:
+        monkeypatch.setitem(convolutions.CROSSOVERS, op, convolutions.Crossover(0, 1, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +65,7 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.usefixtures("native_everywhere")
 @pytest.mark.parametrize("name", CASES)
 def test_results_and_gradients_are_as_exact_as_eager(name, level):
     check(CASES[name], torch.float32, "cpu", "cpu")
@@ -74,6 +101,7 @@ def test_one_gradient_alone_is_the_same(wanted, level):
     assert grads[wanted].shape == alone[wanted].grad.shape
 
 
+@pytest.mark.usefixtures("native_everywhere")
 @pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
 def test_bits_do_not_depend_on_the_number_of_threads(op, level):
     picture = case(2, 20, 12, 70, 66)
@@ -98,15 +126,6 @@ def test_autocast_runs_pytorchs_convolution():
     assert y.dtype == torch.bfloat16
 
 
-def test_second_derivatives_are_refused_with_a_way_out():
-    tensors = inputs(CASES["odd"], torch.float32, "cpu")
-    (grad,) = torch.autograd.grad(
-        functional.conv3x3(**tensors, backend="cpu").square().sum(), tensors["x"], create_graph=True
-    )
-    with pytest.raises(BackendError, match=r"conv3x3: .*no second derivatives; use backend='reference'"):
-        grad.sum().backward()
-
-
 def test_float64_is_the_references():
     with pytest.raises(BackendError, match=r"it takes float32, bfloat16 and float16, got torch.float64"):
         run(CASES["odd"], inputs(CASES["odd"], torch.float64, "cpu"), "cpu")
@@ -114,7 +133,7 @@ def test_float64_is_the_references():
 
 def test_custom_op_passes_opcheck_and_compiles_whole():
     tensors = inputs(CASES["odd"], torch.float32, "cpu")
-    torch.library.opcheck(torch.ops.dmgan_fast.conv3x3.default, (*tensors.values(), "cpu"))
+    torch.library.opcheck(torch.ops.dmgan_fast.conv3x3.default, (*tensors.values(), None, "cpu"))
     compiled = torch.compile(functional.conv3x3, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(**tensors), functional.conv3x3(**tensors))
 
@@ -122,3 +141,26 @@ def test_custom_op_passes_opcheck_and_compiles_whole():
 def test_bad_weight_is_named():
     with pytest.raises(InputError, match=r"conv3x3: weight must have shape \[O, 4, 3, 3\], got \[5, 4, 5, 5\]"):
         functional.conv3x3(torch.zeros(1, 4, 6, 6), torch.zeros(5, 4, 5, 5))
+
+
+@pytest.mark.parametrize("op", ["conv3x3", "conv4x4_stride2", "upsample_conv3x3"])
+def test_second_derivatives_are_right(op):
+    tensors = inputs(case(2, 18, 5, 40, 38, op=op), torch.float32, "cpu")
+    exact = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
+
+    def penalty(tensors, backend):
+        """A gradient penalty's gradients."""
+        y = getattr(functional, op)(**tensors, backend=backend)
+        grads = torch.autograd.grad(y.square().sum(), list(tensors.values()), create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in grads), list(tensors.values()))
+
+    for found, truth in zip(penalty(tensors, "cpu"), penalty(exact, "reference"), strict=True):
+        assert relative_error(found, truth) < 2e-6
+
+
+@pytest.mark.parametrize("op", ["conv3x3", "conv4x4_stride2", "upsample_conv3x3"])
+def test_each_direction_takes_the_faster_kernel(op):
+    assert convolutions.runs_forward(op, 1 << 20)
+    assert convolutions.runs_forward(op, 16) == (op == "upsample_conv3x3")
+    assert convolutions.runs_weight(op, 1 << 20, 64)
+    assert not convolutions.runs_weight(op, 1 << 20, 3), "gradients of narrow weights are PyTorch's"

@@ -39,6 +39,11 @@ def config(sides=(64, 128), precision="fp32", **generator):
     return build_config(TrainConfig, values=values)
 
 
+def with_encoder(config, damsm_weight):
+    """That the losses ask for, as wide as the words, if the weight is above 0."""
+    return replace(config, step=replace(config.step, damsm_weight=damsm_weight))
+
+
 def predicted(config, policy, batch_size, device="cpu"):
     return planner.measure_of(config, device)(policy, batch_size)
 
@@ -69,8 +74,10 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, precision) for name in POLICIES for precision in ("fp32", "bf16")), ("none", "fp16")],
+)
 def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision):
     chosen = config(precision=precision)
     peak, state = real_peak(chosen, POLICIES[name], 6)
@@ -78,24 +85,45 @@ def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision)
     assert abs(found - (peak + state)) <= 0.05 * (peak + state)
 
 
-def whole_step(config, policy, batch_size):
-    """Of a step run as one, on tensors without data."""
-    measure = planner.Measure(config, "cpu")
-    measure.step.set_memory(policy)
-    with measure._batch(batch_size) as (batch, noise):
-        measure.step(batch, **noise)
-    return measure._part({})
+def whole_step(config, policy, batch_size, monkeypatch):
+    """Of a step run as one and in all its micro-batches, on tensors without data."""
+    with monkeypatch.context() as patch:
+        patch.setattr(planner._FewParts, "_micro_batches", TrainStep._micro_batches)
+        measure = planner.Measure(config, "cpu")
+        measure.step.set_memory(policy)
+        with measure._batch(batch_size) as (batch, noise):
+            measure.step(batch, **noise)
+        return measure._part({})
 
 
-@pytest.mark.parametrize(("name", "batch_size"), [("none", 5), ("four", 14), ("block", 14), ("tile", 9)])
-def test_a_step_costs_what_its_parts_do(name, batch_size):
-    """Drawing and judging are run apart, and of many micro-batches only a few are."""
-    policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
-    exact, found = whole_step(config(), policy, batch_size), predicted(config(), policy, batch_size)
+def assert_alike(found, exact):
     assert found.phases.keys() == exact.phases.keys()
     for phase, kinds in exact.phases.items():
         assert sum(found.phases[phase].values()) == pytest.approx(sum(kinds.values()), rel=0.005), phase
     assert found.flops == pytest.approx(sum(exact.arithmetic.values()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "batch_size"), [("none", 5), ("four", 14), ("block", 14), ("tile", 9)])
+@pytest.mark.parametrize("damsm_weight", [0.0, 5.0])
+def test_a_step_costs_what_its_parts_do(name, batch_size, damsm_weight, monkeypatch):
+    """Drawing and judging are run apart, and of many micro-batches only a few are."""
+    policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
+    chosen = with_encoder(config(), damsm_weight)
+    exact = whole_step(chosen, policy, batch_size, monkeypatch)
+    assert_alike(predicted(chosen, policy, batch_size), exact)
+
+
+@pytest.mark.parametrize("name", ["none", "four", "tile"])
+def test_a_third_batch_costs_what_two_others_tell(name, monkeypatch):
+    policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
+    chosen = with_encoder(config(), 5.0)
+    measure = planner.Measure(chosen, "cpu")
+    for batch_size in (14, 18):
+        measure(policy, batch_size)
+    with monkeypatch.context() as patch:
+        patch.setattr(planner.Measure, "_batch", None)  # runs nothing
+        found = measure(policy, 42)
+    assert_alike(found, whole_step(chosen, policy, 42, monkeypatch))
 
 
 def test_a_few_tiles_stand_for_all(monkeypatch):

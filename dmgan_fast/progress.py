@@ -1,0 +1,86 @@
+"""Progress of long work: bars on a terminal; elsewhere, as in a log file, a line every 15 seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+from rich.progress import ProgressColumn, Task, TaskID
+from typing_extensions import Self
+
+INTERVAL = 15.0  # seconds between lines
+
+
+class Progress(progress.Progress):
+    """As rich's; lines also come while a step takes long.
+
+    ``clock``: seconds; ``wait``: sleeps for so many seconds, and returns True as soon as the work is done.
+    """
+
+    def __init__(
+        self,
+        *columns: ProgressColumn,
+        console: Console | None = None,
+        disable: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        console = console or Console(stderr=True)
+        super().__init__(*columns, console=console, disable=disable, get_time=clock)
+        self._done = Event()
+        self._wait = wait or self._done.wait
+        self._first: dict[TaskID, float] = {}  # steps that were done before
+        self._lines = None if console.is_terminal or disable else Thread(target=self.write_lines, daemon=True)
+
+    def add_task(
+        self,
+        description: str,
+        start: bool = True,
+        total: float | None = 100.0,
+        completed: int = 0,
+        visible: bool = True,
+        **fields: Any,
+    ) -> TaskID:
+        """As rich's."""
+        task = super().add_task(description, start, total, completed, visible, **fields)
+        self._first[task] = completed
+        return task
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._lines is not None:
+            self._lines.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._done.set()
+        if self._lines is not None:
+            self._lines.join()
+        super().__exit__(*error)
+
+    def write_lines(self) -> None:
+        """One for each task that is under way, every 15 seconds until the work is done."""
+        while not self._wait(INTERVAL):
+            for task in self.tasks:
+                if not task.finished:
+                    self.console.print(self._line(task), soft_wrap=True, markup=False, highlight=False)
+
+    def _line(self, task: Task) -> str:
+        passed = task.elapsed or 0.0
+        words = [f"{task.description}: {task.completed:.0f}" + (f" of {task.total:.0f}" if task.total else "")]
+        words.append(f"{show_time(passed)} so far")
+        done = task.completed - self._first[task.id]
+        if task.total and done > 0:
+            words.append(f"about {show_time(passed / done * (task.total - task.completed))} to go")
+        return ", ".join(words + [str(value) for value in task.fields.values() if value])
+
+
+def show_time(seconds: float) -> str:
+    """``"40 s"``, ``"3.5 min"`` or ``"2.1 h"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
