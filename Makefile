@@ -4,6 +4,7 @@ VENV ?= .venv
 # What the environment is made with; the package itself takes any torch >= 2.11.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 BIN := $(VENV)/bin
+CROSS := build/cross
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # PyTorch compiles side by side where it finds ninja, else file by file.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -14,11 +15,11 @@ OLDEST_VENV := .venv-oldest
 OLDEST := $(abspath $(OLDEST_VENV)/bin)
 OLDEST_TREE := build/oldest
 
-.PHONY: help env build demo test cpp-test lint check-oldest gpu gpu-run clean
+.PHONY: help env build demo test cpp-test cross-test lint check-oldest gpu gpu-run clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 demo: build  ## train on the embedded set, draw from captions, write demo_out/index.html
 	$(BIN)/dmgan-fast demo
@@ -32,7 +33,7 @@ lint: $(VENV)/.environment  ## ruff, mypy, import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-cpp-test: build  ## C++ tests
+cpp-test: build  ## C++ tests; builds what Python tests of C++ internals load
 	$(BIN)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
 	$(BIN)/cmake --build build/cpp -j 2 >/dev/null
 	$(BIN)/ctest --test-dir build/cpp -j 2 --output-on-failure
@@ -56,6 +57,30 @@ $(OLDEST_VENV)/.environment: pyproject.toml
 	echo 'numpy<2.4' >> $(OLDEST_VENV)/constraints.txt  # Triton 3.6's interpreter takes arrays of one number for numbers
 	$(OLDEST)/uv pip install -q --python $(OLDEST)/python -r pyproject.toml --extra dev -c $(OLDEST_VENV)/constraints.txt
 	@touch $@
+
+cross-test: $(CROSS)/_cpu_neon.abi3.so $(CROSS)/cross  ## the CPU library for ARM; its kernels' tests in an emulator
+	qemu-aarch64 $(CROSS)/cross
+
+CROSS_CXX := aarch64-linux-gnu-g++
+CROSS_FLAGS = -O3 -std=c++20 -ffp-contract=fast -Wall -Wno-psabi -march=armv8-a \
+	$(shell $(BIN)/python -c 'import sysconfig; from importlib.util import find_spec as f; \
+	print("-isystem", f("torch").submodule_search_locations[0] + "/include", "-isystem", sysconfig.get_path("include"))')
+
+# PyTorch for ARM is not here: symbols of the library that PyTorch defines stay open.
+$(CROSS)/_cpu_neon.abi3.so: $(patsubst csrc/cpu/%.cpp,$(CROSS)/%.o,$(wildcard csrc/cpu/*.cpp))
+	$(CROSS_CXX) -shared $^ -o $@
+
+$(CROSS)/%.o: csrc/cpu/%.cpp $(wildcard csrc/*.h csrc/cpu/*.h) | $(CROSS)
+	$(CROSS_CXX) $(CROSS_FLAGS) -fPIC -fvisibility=hidden -DTORCH_TARGET_VERSION=0x020b000000000000 \
+		-DPy_LIMITED_API=0x030a0000 -DDMGAN_CPU=dmgan_fast_cpu_neon -DDMGAN_MODULE=_cpu_neon -c $< -o $@
+
+$(CROSS)/cross: tests/native/cross.cpp tests/native/kernels.h $(wildcard csrc/cpu/*.h) | $(CROSS)
+	$(CROSS_CXX) $(CROSS_FLAGS) -static $< -o $@
+
+$(CROSS): $(VENV)/.environment
+	@command -v $(CROSS_CXX) >/dev/null && command -v qemu-aarch64 >/dev/null || \
+		{ echo "install a compiler for ARM and an emulator, on Debian g++-aarch64-linux-gnu and qemu-user"; exit 1; }
+	mkdir -p $@
 
 gpu: build  ## on a machine with a GPU: build for it, prove every op on the card, run all benchmarks
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(MAKE) gpu-run; \
@@ -82,7 +107,7 @@ $(VENV)/.environment: pyproject.toml | $(BIN)/python
 	$(BIN)/uv pip install -q --python $(BIN)/python -r pyproject.toml --extra dev -c $(VENV)/constraints.txt
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.h csrc/*.cuh)
+$(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.cpp csrc/*.h csrc/*.cuh)
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -1,7 +1,7 @@
 """Builds the native libraries on PyTorch's stable ABI: one wheel per platform for CPython >= 3.10, torch >= 2.11.
 
-The CPU library is built once for each level of CPU (``LEVELS``), each from all of ``csrc/cpu`` with flags of its own and
-as a library of its own, so that no code of a higher level can get into a lower one; ``dmgan_fast/native.py`` loads the
+The CPU library is built once for each level of CPU (``LEVELS``), from all of ``csrc/cpu`` with flags of its own and as
+a library of its own, so that no code of a higher level can get into a lower one; ``dmgan_fast/native.py`` loads the
 best one. ``DMGAN_FAST_CUDA=1`` (or 0) decides whether the CUDA library is built; unset, it is where PyTorch sees a GPU
 and a CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures, at the price of a front end's run for each.
 """
@@ -23,7 +23,8 @@ MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platfo
 
 TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # No -ffast-math: the kernels rely on infinities.
-CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", "-Wno-psabi", TORCH_ABI]
+CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", TORCH_ABI]
+CXX_FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # the latter: GCC 12's own AVX-512 header
 # A register spilled to local memory is an error, not a surprise.
 NVCC_FLAGS = ["-O3", "-std=c++20", "-DUSE_CUDA", "-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror", TORCH_ABI]
 # The kernels ask for nothing that sm_80 lacks: one front end's run (two thirds of the time) serves all cards.

@@ -62,7 +62,13 @@ def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dic
 
 
 # Products of the cheapest exact form that PyTorch's own convolutions offer, over those our kernels do.
-SAVED = {"dmgan_fast_cpu::conv3x3": 36 / 16, "dmgan_fast_cpu::upsample_conv3x3": 16 / 9}
+SAVED = {"conv3x3": 36 / 16, "upsample_conv3x3": 16 / 9}
+
+
+def saved(operator: str) -> float:
+    """``SAVED`` of an operator of any CPU level; 1 of others."""
+    found = re.fullmatch(r"dmgan_fast_cpu_\w+::(\w*conv3x3)_\w+?(\.\w+)?", operator)
+    return SAVED[found[1]] if found else 1
 
 
 class _KindMeter(Meter):
@@ -76,7 +82,7 @@ class _KindMeter(Meter):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if func._overloadpacket in flop_registry:  # not an op that ran others, which were counted
             done = self.flops.total() - before
-            self.direct += done * next((part for name, part in SAVED.items() if func.name().startswith(name)), 1)
+            self.direct += done * saved(func.name())
         return result
 
 

@@ -1,8 +1,8 @@
 """Where the native convolutions overtake PyTorch's own kernels, by shape, direction and CPU level.
 
-``python -m benchmarks.crossover [--quick]`` times both over a grid of channels, maps and batches, each direction, checks
-the rule of ``auto`` (``dmgan_fast/aten/convolutions.py``) against every cell, and writes the rows. ``auto`` is the time
-of the kernel that the rule takes, over the better one's: 1 where it chose right.
+``python -m benchmarks.crossover [--quick]`` times both over a grid of channels, maps and batches, each direction, and
+checks the rule of ``auto`` (``dmgan_fast/aten/convolutions.py``) against every cell. ``auto`` is the time of the kernel
+that the rule takes, over the better one's: 1 where it chose right.
 """
 
 from __future__ import annotations

@@ -173,6 +173,9 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
   }
   const bool whole = group.is_whole(H::kResults, map.width);
   const int64_t sample_step = map.channels * map.pixels();
+  const Run& run = group.run[0];
+  const int64_t top = run.row * V::kResults;
+  float* corner = plane + run.sample * sample_step + top * map.width + run.column * H::kResults;
   for (int r = 0; r < V::kResults; ++r) {
     float* strip = strips + r * kStripFloats;
     Vec m[H::kProducts], y[H::kResults];
@@ -181,15 +184,11 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
     H::to(m, y);
     DMGAN_UNROLL
     for (int k = 0; k < H::kResults; ++k) y[k] += bias;
-    const Run& run = group.run[0];
-    const int64_t at = run.row * V::kResults + r;
-    if (whole) {
-      if (at >= map.height) return;
-      interleave<H::kResults>(y, plane + run.sample * sample_step + at * map.width + run.column * H::kResults);
-    } else {
-      interleave<H::kResults>(y, strip);
-      write_runs<V::kResults, H::kResults>(group, strip, plane, sample_step, map.height, map.width, r);
-    }
+    if (whole && top + r >= map.height) break;
+    interleave<H::kResults>(y, whole ? corner + r * map.width : strip);
+  }
+  for (int r = 0; !whole && r < V::kResults; ++r) {
+    write_runs<V::kResults, H::kResults>(group, strips + r * kStripFloats, plane, sample_step, map.height, map.width, r);
   }
 }
 

@@ -17,9 +17,9 @@ STRIDES = {"conv3x3": 1, "conv4x4_stride2": 2}
 
 
 class Crossover(NamedTuple):
-    """The native kernel runs results and gradients of x of at least ``pixels`` in a batch, and gradients of a weight with
-    at least ``inputs`` and ``outputs``, summed over at least ``gradient_pixels``. Of ``upsample_conv3x3`` the smaller
-    map's pixels count. Found by ``python -m benchmarks.crossover``; the same at all CPU levels."""
+    """The native kernel runs results and gradients of x of at least ``pixels`` in a batch, and gradients of a weight
+    with at least ``inputs`` and ``outputs``, summed over at least ``gradient_pixels``. Of ``upsample_conv3x3`` the
+    smaller map's pixels count. Found by ``python -m benchmarks.crossover``; the same at all CPU levels."""
 
     pixels: int
     inputs: int

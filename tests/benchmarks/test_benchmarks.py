@@ -121,12 +121,20 @@ def test_operations_of_a_step_grow_with_the_batch():
     [
         ("aten::mkldnn_convolution", "convolutions"),
         ("dmgan_fast::batch_norm_glu", "batch norm, GLU, skip"),
-        ("dmgan_fast_cpu::memory_read_forward", "memory"),
+        ("dmgan_fast_cpu_avx2::memory_read_forward", "memory"),
         ("aten::add_", "moves and element by element"),
     ],
 )
 def test_operators_are_sorted_by_kind(operator, kind):
     assert components.kind_of(operator) == kind
+
+
+@pytest.mark.parametrize("level", ["sse2", "avx512", "neon"])
+def test_saved_products_are_of_both_convolutions_at_every_level(level):
+    assert components.saved(f"dmgan_fast_cpu_{level}::conv3x3_backward") == components.SAVED["conv3x3"]
+    assert components.saved(f"dmgan_fast_cpu_{level}::upsample_conv3x3_forward") == components.SAVED["upsample_conv3x3"]
+    assert components.saved(f"dmgan_fast_cpu_{level}::memory_read_forward") == 1
+    assert components.saved("aten::convolution") == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- sampling

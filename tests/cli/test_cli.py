@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmgan_fast import cli, demo
+from dmgan_fast import cli, demo, info, native
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
 from dmgan_fast.evaluation.metrics import METRICS
@@ -216,12 +216,27 @@ def test_info_as_json_and_text(monkeypatch, capsys):
     status, out, _ = call(monkeypatch, capsys, "info", "--json")
     table = json.loads(out)
     assert status == 0
-    assert table["native_library"] == "loaded"
+    assert re.match(r"(AVX-512|AVX2|SSE2|NEON|portable) \(built: \S.*; compiler: (GCC|clang) \d+\.", table["cpu"])
     assert table["ops"]["memory_read"]["reference"].startswith("yes")
     assert table["ops"]["memory_read"]["cpu"].startswith("yes: float32")
     assert "PyTorch sees no CUDA device" in table["ops"]["memory_read"]["triton"]
     _, text, _ = call(monkeypatch, capsys, "info")
     assert "words_similarity:" in text
+
+
+@pytest.mark.parametrize("level", native.cpu_levels())
+def test_info_shows_the_cpu_level_in_use_first(monkeypatch, capsys, level, use_level):
+    use_level(level)
+    _, text, _ = call(monkeypatch, capsys, "info")
+    assert re.search(rf"^cpu: {info.LEVEL_NAMES[level]} \(built: {', '.join(native.built_levels())}; ", text, re.M)
+
+
+def test_an_unknown_cpu_level_is_one_paragraph(monkeypatch, capsys, use_level):
+    use_level("avx1024")
+    status, _, error = call(monkeypatch, capsys, "info")
+    assert status == 2
+    assert "Traceback" not in error
+    assert "DMGAN_FAST_CPU must be one of" in " ".join(error.split())
 
 
 def test_a_picture_depends_on_its_caption_seed_and_place_only(weights):

@@ -1,9 +1,11 @@
-// The library's operators are reachable through PyTorch's dispatcher, by name and without Python. Its path is given.
+// The library's operators are reachable through PyTorch's dispatcher, by name and without Python. Its path and its
+// operators' namespace are given.
 #include <dlfcn.h>
 #include <torch/csrc/stable/c/shim.h>
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <cstdio>
+#include <string>
 
 int main(int, char** arguments) {
   if (!dlopen(arguments[1], RTLD_LAZY)) {
@@ -11,8 +13,9 @@ int main(int, char** arguments) {
     return 1;
   }
   StableIValue stack[1] = {};
-  if (torch_call_dispatcher("dmgan_fast_cpu::target_version", "", stack, TORCH_ABI_VERSION)) {
-    std::puts("dmgan_fast_cpu::target_version can't be called");
+  const std::string name = std::string(arguments[2]) + "::target_version";
+  if (torch_call_dispatcher(name.c_str(), "", stack, TORCH_ABI_VERSION)) {
+    std::printf("%s can't be called\n", name.c_str());
     return 1;
   }
   const auto version = torch::stable::detail::to<int64_t>(stack[0]);

@@ -1,21 +1,34 @@
-"""The backends under test: native, Triton in its interpreter, CUDA bodies on the SIMT shim; on a GPU, the real ones."""
+"""The backends under test: native at every CPU level that runs here, Triton in its interpreter, CUDA bodies on the SIMT
+shim; on a GPU, the real ones.
+"""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from dmgan_fast import native
 from dmgan_fast.ops import _backends
 
 # csrc/cuda built on csrc/simt, which runs CUDA threads on the CPU; `make cpp-test` builds it.
 SIMT = Path(__file__).parents[2] / "build" / "cpp" / "tests" / "simt" / "libdmgan_fast_simt.so"
 GPU = torch.cuda.is_available()
+LEVELS = native.cpu_levels()
+NAMES = [*(f"cpu-{level}" for level in LEVELS), *(("cuda", "triton") if GPU else ("triton", "simt"))]
 
 
 class Name(str):
     """A backend's name, with the device its tensors live on."""
 
     device: str
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, use_level):
+    """A level that this CPU runs; the ``cpu`` backend is of that level."""
+    use_level(request.param)
+    assert native.load() is getattr(torch.ops, f"dmgan_fast_cpu_{request.param}")
+    return request.param
 
 
 def _load_simt(op: str) -> object:
@@ -35,13 +48,17 @@ def fresh_choices():
     _backends.forget()
 
 
-@pytest.fixture(params=["cpu", "cuda", "triton"] if GPU else ["cpu", "triton", "simt"])
-def backend(request, monkeypatch):
-    name = Name(request.param)
-    name.device = "cuda" if request.param == "cuda" or (request.param == "triton" and GPU) else "cpu"
-    if request.param == "simt":
+@pytest.fixture(params=NAMES)
+def backend(request, monkeypatch, use_level):
+    kind, _, level = request.param.partition("-")
+    name = Name(kind)
+    name.device = "cuda" if kind == "cuda" or (kind == "triton" and GPU) else "cpu"
+    if kind == "cpu":
+        use_level(level)
+        assert native.load() is getattr(torch.ops, f"dmgan_fast_cpu_{level}")
+    if kind == "simt":
         kernels = _backends.Kernels(_simt_why_not, _load_simt, lambda: ("cpu",))
         monkeypatch.setitem(_backends.REGISTRY, "simt", kernels)
-    if request.param == "triton" and not GPU:
+    if kind == "triton" and not GPU:
         import tests.kernels.interpreter  # noqa: F401, makes bfloat16 right
     return name

@@ -120,6 +120,16 @@ def run(case: Case, tensors: dict[str, Tensor], backend: str) -> tuple[list[Tens
     return [*outputs, *running], named
 
 
+def with_threads(count: int, function: Any, *arguments: Any) -> Any:
+    """What ``function(*arguments)`` returns when PyTorch has ``count`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        return function(*arguments)
+    finally:
+        torch.set_num_threads(before)
+
+
 def relative_error(found: Tensor, truth: Tensor) -> float:
     found = found.detach().double().cpu()
     scale = truth.square().mean().sqrt().clamp(min=1e-30)

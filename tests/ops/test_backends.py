@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from dmgan_fast import functional
 from dmgan_fast.errors import BackendError
-from tests.ops.harness import DTYPES, LAYOUTS, VECTOR_LAYOUTS, Case, check, inputs, run
+from tests.ops.conftest import LEVELS, NAMES
+from tests.ops.harness import DTYPES, LAYOUTS, VECTOR_LAYOUTS, Case, check, inputs, run, with_threads
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -176,6 +178,24 @@ CASES = {"memory_read": READ, "memory_write": WRITE, "batch_norm_glu": NORM}
 CASES |= {"upsample_conv3x3": UPSAMPLE, "words_similarity": SIMILARITY}
 ALL = [pytest.param(case, id=f"{op}-{name}") for op, cases in CASES.items() for name, case in cases.items()]
 ONE_OF_EACH = [pytest.param(list(cases.values())[1], id=op) for op, cases in CASES.items()]
+# The lowest of several levels of CPU is for few machines: sixteen bits in one case of each op.
+LOWEST = [f"cpu-{LEVELS[-1]}"] if len(LEVELS) > 1 else []
+RUNS = [
+    pytest.param(*case.values, dtype, name, id=f"{name}-{case.id}-{dtype}")
+    for name in NAMES
+    for case in ALL
+    for dtype in DTYPES
+    if name not in LOWEST or dtype == torch.float32 or case.values[0] is list(CASES[case.values[0].op].values())[1]
+]
+# Enough pixels, channels and captions for several threads.
+SHARED = [
+    pytest.param(read_case(2, 24, 31, 33, 9, maps=True), id="memory_read"),
+    pytest.param(write_case(5, 40, 9, 32), id="memory_write"),
+    pytest.param(norm_case(2, 20, 37, 41, mean=True), id="batch_norm_glu"),
+    pytest.param(norm_case(2, 36, 37, 41, mean=True, layout="channels_last"), id="batch_norm_glu channels last"),
+    pytest.param(norm_case(2, 20, 37, 41, skip=10), id="batch_norm_glu skip"),
+    pytest.param(similarity_case(5, 7, 32, 9, 9, 9), id="words_similarity"),
+]
 
 
 # Small cases; layouts that say something of axes of size 1 meet one row and one column.
@@ -218,8 +238,26 @@ def test_sixteen_bit_pictures_may_lie_anywhere(op, layout, backend):
     check(replace(OF_SIDES[op](4, 6), layout=layout, others="offset"), torch.bfloat16, backend, backend.device)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("op", CASES)
+def test_the_level_asked_for_runs(op, level):
+    case = list(CASES[op].values())[1]
+    tensors = inputs(case, torch.float32, "cpu")
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run(case, tensors, "cpu")
+    ran = {event.key for event in profiler.key_averages() if event.key.startswith("dmgan_fast_cpu")}
+    assert {f"dmgan_fast_cpu_{level}::{op}_{way}" for way in ("forward", "backward")} <= ran
+    assert all(name.startswith(f"dmgan_fast_cpu_{level}::") for name in ran)
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_bits_do_not_depend_on_the_number_of_threads(case, level):
+    tensors = inputs(case, torch.float32, "cpu")
+    (one, one_grads), (two, two_grads) = (with_threads(count, run, case, tensors, "cpu") for count in (1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert all(torch.equal(one_grads[name], two_grads[name]) for name in one_grads)
+
+
+@pytest.mark.parametrize(("case", "dtype", "backend"), RUNS, indirect=["backend"])
 def test_results_and_gradients_are_as_exact_as_eager(case, dtype, backend):
     check(case, dtype, backend, backend.device)
 

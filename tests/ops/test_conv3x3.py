@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from dmgan_fast import functional
 from dmgan_fast.aten import convolutions
 from dmgan_fast.errors import BackendError, InputError
-from tests.ops.harness import DTYPES, LAYOUTS, Case, check, inputs, relative_error, run
+from tests.ops.conftest import LEVELS
+from tests.ops.harness import DTYPES, LAYOUTS, Case, check, inputs, relative_error, run, with_threads
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -65,9 +66,14 @@ def poisoned_memory():
 
 
 @pytest.mark.usefixtures("native_everywhere")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_results_and_gradients_are_as_exact_as_eager(name, dtype):
+def test_results_and_gradients_are_as_exact_as_eager(name, level):
+    check(CASES[name], torch.float32, "cpu", "cpu")
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.float32], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_sixteen_bits_are_as_exact_as_eager(name, dtype):
     check(CASES[name], dtype, "cpu", "cpu")
 
 
@@ -77,8 +83,21 @@ def test_pictures_may_have_any_strides(layout):
         check(case(2, 8, 4, *sides, layout=layout), torch.float32, "cpu", "cpu")
 
 
+@pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
+def test_levels_agree_but_for_rounding(op, use_level):
+    picture = Case(op, CASES["more channels than a panel"].tensors)
+    found = []
+    for level in LEVELS:
+        use_level(level)
+        results, grads = run(picture, inputs(picture, torch.float32, "cpu"), "cpu")
+        found.append([*results, *grads.values()])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * a.abs().max().item())
+
+
 @pytest.mark.parametrize("wanted", ["x", "weight"])
-def test_one_gradient_alone_is_the_same(wanted):
+def test_one_gradient_alone_is_the_same(wanted, level):
     both = inputs(CASES["odd"], torch.float32, "cpu")
     alone = {name: x.detach().requires_grad_(name == wanted) for name, x in both.items()}
     _, grads = run(CASES["odd"], both, "cpu")
@@ -90,18 +109,11 @@ def test_one_gradient_alone_is_the_same(wanted):
 
 @pytest.mark.usefixtures("native_everywhere")
 @pytest.mark.parametrize("op", ["conv3x3", "upsample_conv3x3"])
-def test_bits_do_not_depend_on_the_number_of_threads(op):
+def test_bits_do_not_depend_on_the_number_of_threads(op, level):
     picture = case(2, 20, 12, 70, 66)
     tensors = inputs(Case(op, picture.tensors, pictures=("x",)), torch.float32, "cpu")
-    found = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results, grads = run(Case(op, picture.tensors), tensors, "cpu")
-            found.append([*results, *grads.values()])
-    finally:
-        torch.set_num_threads(before)
+    runs = [with_threads(threads, run, Case(op, picture.tensors), tensors, "cpu") for threads in (1, 2, 3)]
+    found = [[*results, *grads.values()] for results, grads in runs]
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
