@@ -86,6 +86,23 @@ class Setting:
 
 BIRDS = Setting("birds B4")
 COCO = Setting("COCO B4", 4, 12, GeneratorConfig(residual_blocks=3), config=StepConfig(damsm_weight=50.0))
+# As the preset `demo` trains.
+DEMO = Setting(
+    "demo B16",
+    16,
+    12,
+    GeneratorConfig(
+        image_sizes=(64, 128),
+        base_channels=16,
+        word_channels=128,
+        condition_channels=64,
+        noise_channels=32,
+        residual_blocks=1,
+    ),
+    16,
+    ImageEncoderConfig(kind="compact", channels=128, side=64, base_channels=24),
+    StepConfig(damsm_weight=0.5),
+)
 
 
 @dataclass
@@ -297,7 +314,8 @@ def time_to_first_step(repeats: int, environment: dict[str, Any]) -> list[dict[s
     return [row | {"implementation": name} | spread(runs) | {"correct": True} for name, runs in times.items()]
 
 
-PARTS = ("birds", "coco", "throughput", "start")
+SETTINGS = {"birds": BIRDS, "coco": COCO, "demo": DEMO}
+PARTS = (*SETTINGS, "throughput", "start")
 
 
 def rows_of(part: str, repeats: int = 5, authors: Path | None = None, compiled: bool = True) -> list[dict[str, Any]]:
@@ -307,7 +325,7 @@ def rows_of(part: str, repeats: int = 5, authors: Path | None = None, compiled: 
         return throughput(BIRDS, (4, 8, 32), 1, environment)
     if part == "start":
         return time_to_first_step(2, environment)
-    rows = case({"birds": BIRDS, "coco": COCO}[part], repeats, authors, environment, compiled and part == "birds")
+    rows = case(SETTINGS[part], repeats, authors, environment, compiled and part == "birds")
     show(rows)
     return rows
 
