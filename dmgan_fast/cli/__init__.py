@@ -1,0 +1,39 @@
+"""``dmgan-fast``: train, sample, and look at what runs where. Each module here is one group of commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from dmgan_fast.cli.app import app
+from dmgan_fast.errors import DMGANError, Interrupted
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+for group in ("train", "sample", "transfer", "evaluate", "experiments", "machine"):
+    import_module(f"dmgan_fast.cli.{group}")  # adds its commands, in the order of the help
+
+
+def main() -> None:
+    """Run; errors a user can act on are one paragraph and exit with 2, Ctrl-C with 130."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands
+    try:
+        status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)  # what typer.Exit carried, if a command raised it
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except DMGANError as error:
+        if debug:
+            raise
+        print(f"dmgan-fast: {error}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_BAD_INPUT)
+    except Exception as error:
+        if debug or not hasattr(error, "format_message"):  # click's own: bad options
+            raise
+        print(f"dmgan-fast: {error.format_message()}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
