@@ -397,6 +397,19 @@ class TrainStep:
         if self._graphs is not None:
             self._graphs.clear()  # optimisers hold new tensors
 
+    def set_learning_rates(self, generator: float, discriminator: float) -> None:
+        """Take later steps at other rates; the optimisers keep what they know."""
+        rates = [
+            (self.generator_optimizer, generator),
+            *((each, discriminator) for each in self.discriminator_optimizers),
+        ]
+        for optimizer, rate in rates:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.config = replace(self.config, generator_learning_rate=generator, discriminator_learning_rate=discriminator)
+        if self._graphs is not None:
+            self._graphs.clear()
+
     # -------------------------------------------------------------------------------------------------------- helpers
 
     def _autocast(self) -> AbstractContextManager[Any]:
