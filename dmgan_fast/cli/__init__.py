@@ -33,7 +33,27 @@ def main() -> None:
         print(f"dmgan-fast: {error}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_BAD_INPUT)
     except Exception as error:
+        if not debug and _is_out_of_memory(error):
+            print(f"dmgan-fast: {_levers(arguments, error)}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
         if debug or not hasattr(error, "format_message"):  # click's own: bad options
             raise
         print(f"dmgan-fast: {error.format_message()}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from dmgan_fast.training.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _levers(arguments: list[str], error: Exception) -> str:
+    """What to do where nothing nearer to it knew better."""
+    from dmgan_fast.training.devices import pick_device
+    from dmgan_fast.training.memory import levers
+
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return levers(command, error, pick_device("auto"))

@@ -9,13 +9,14 @@ from typing import Annotated, Optional
 import typer
 
 from dmgan_fast.cli.app import app
-from dmgan_fast.cli.options import Threads, pair, split_names, use_threads
+from dmgan_fast.cli.options import Step, Threads, pair, split_names, use_threads
 
 
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
     weights: Annotated[Optional[str], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    step: Step = None,
     pictures: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="DIR", help="Evaluate these pictures instead, whoever drew them."),
@@ -75,6 +76,7 @@ def evaluate(
     use_threads(threads)
     values = {
         "weights": weights,
+        "step": step,
         "pictures": pictures,
         "data": data,
         "damsm": damsm,

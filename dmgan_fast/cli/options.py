@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,18 @@ Size = Annotated[
     typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's."),
 ]
 Precision = Annotated[Optional[str], typer.Option("--dtype", help="fp32, bf16 or fp16.")]  # noqa: UP045
+
+Device = Annotated[
+    str, typer.Option(help="Where: auto (a GPU if there is one), cpu, cuda or cuda:N, as --device cuda:1.")
+]
+Step = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
+]
+Batch = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's."),
+]
 
 
 def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
@@ -62,3 +76,23 @@ def pair(given: str) -> tuple[str, str]:
     if not separator:
         raise InputError(f"--statistics is written METRIC=FILE, got {given!r}")
     return name, value
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Within, what a run takes over, finds moved or goes on with is told on standard error."""
+    logger = logging.getLogger("dmgan_fast.runs")
+    handler, level = _Notices(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notices(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"dmgan-fast: {warning}{record.getMessage()}", file=sys.stderr)

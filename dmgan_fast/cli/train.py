@@ -9,6 +9,7 @@ import typer
 
 from dmgan_fast.cli.app import app
 from dmgan_fast.cli.options import (
+    Batch,
     ConfigFile,
     DataFolder,
     Precision,
@@ -18,6 +19,7 @@ from dmgan_fast.cli.options import (
     Size,
     Threads,
     generator_values,
+    notices,
     use_threads,
     working,
 )
@@ -46,6 +48,7 @@ def pretrain(
     config: ConfigFile = None,
     preset: Preset = "birds",
     settings: Settings = None,
+    batch: Batch = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
@@ -54,9 +57,11 @@ def pretrain(
     from dmgan_fast.training.config import PretrainConfig, build_config
 
     use_threads(threads)
-    values = {"data": {"source": data}} if data else {}
+    values: dict[str, object] = {"data": {"source": data}} if data else {}
+    values |= {"loop": {"batch_size": batch}} if batch else {}
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
-    damsm.pretrain(built, out, resume=resume)
+    with notices():
+        damsm.pretrain(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
 
 
@@ -65,13 +70,16 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     damsm: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of a finished `pretrain`; or `encoders:` in the config."),
+        typer.Option(
+            help="A `pretrain` run, its best/, one of its checkpoints, or imported encoders; in the config `encoders:`."
+        ),
     ] = None,
     data: DataFolder = None,
     config: ConfigFile = None,
     preset: Preset = "birds",
     settings: Settings = None,
     size: Size = None,
+    batch: Batch = None,
     dtype: Precision = None,
     memory: Annotated[
         Optional[str],  # noqa: UP045
@@ -79,7 +87,10 @@ def train(
     ] = None,
     init_from: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--init-from", help="A run or weights of a smaller model: grow from it, new stages start fresh."),
+        typer.Option(
+            "--init-from",
+            help="A run or weights, discriminators too if they are there: begin with it; new stages start fresh.",
+        ),
     ] = None,
     resume: Resume = False,
     threads: Threads = None,
@@ -93,12 +104,14 @@ def train(
     values: dict[str, object] = {"data": {"source": data}} if data else {}
     values |= {"encoders": str(damsm)} if damsm else {}
     values |= {"init_from": str(init_from)} if init_from else {}
+    values |= {"loop": {"batch_size": batch}} if batch else {}
     values |= generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     if memory is not None:
         built, plan = fit(built, memory)
         typer.echo(plan.explain(), err=True)
-    trainer.train(built, out, resume=resume)
+    with notices():
+        trainer.train(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
 
 

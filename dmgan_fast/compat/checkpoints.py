@@ -44,7 +44,7 @@ from dmgan_fast.training.weights import MODELS, latest_bundle, open_bundle
 
 COUNTER = "num_batches_tracked"
 
-_log = logging.getLogger("dmgan_fast")
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 def import_generator(

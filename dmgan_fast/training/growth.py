@@ -19,7 +19,7 @@ from dmgan_fast.training.weights import latest_bundle, open_bundle
 FREE = {"image_sizes", "mask_mode", "detach_image_mean"}
 FREE_OF_DISCRIMINATORS = {"spectral_norm"}  # how often it iterates; the tensors are the same
 
-_log = logging.getLogger("dmgan_fast")
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 def grow_from(step: TrainStep, source: str | Path) -> None:

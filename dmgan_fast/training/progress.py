@@ -29,7 +29,7 @@ CANDIDATES = 100
 LEAST = 32  # pictures drawn, of however few captions
 LOWER_IS_BETTER = {"fid": True, "kid": True, "r_precision": False}
 
-_log = logging.getLogger("dmgan_fast")
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Progress:

@@ -21,7 +21,7 @@ BATCH = "loop.batch_size"
 # Places: compared by what lies there.
 PLACES = {"data.source": "data", "encoders": "encoders"}
 
-_log = logging.getLogger("dmgan_fast")
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Change(NamedTuple):

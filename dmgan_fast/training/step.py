@@ -448,6 +448,11 @@ class TrainStep:
 def _check_models(
     generator: Generator, discriminators: Sequence[Discriminator], image_encoder: nn.Module | None, config: StepConfig
 ) -> None:
+    for name, model in {
+        "generator": generator,
+        **{f"discriminators[{k}]": d for k, d in enumerate(discriminators)},
+    }.items():
+        _refuse_wrapped(name, model)
     sides = tuple(d.config.image_size for d in discriminators)
     if sides != generator.config.image_sizes:
         raise InputError(
@@ -457,6 +462,19 @@ def _check_models(
         raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
     if config.accumulate > 1 and generator.config.mask_mode == "official":
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
+
+
+def _refuse_wrapped(name: str, model: nn.Module) -> None:
+    """A step calls parts of a model and differentiates at the pictures, which a wrapper around it does not see."""
+    if hasattr(model, "config") or not isinstance(getattr(model, "module", None), nn.Module):
+        return
+    raise InputError(
+        f"TrainStep: {name} is wrapped in {type(model).__name__}, whose sharing of gradients a step would pass by; "
+        "give the "
+        f"model itself ({name}.module). To train on several processes, start with equal weights, average gradients in "
+        "hooks (`for p in model.parameters(): p.register_post_accumulate_grad_hook(...)` with all_reduce) and share "
+        "statistics with dmgan_fast.modules.share_batch_statistics"
+    )
 
 
 def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:
