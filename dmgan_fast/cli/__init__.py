@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
 import typer
 
 from dmgan_fast.cli.app import app
+from dmgan_fast.cli.stderr import without_traces
 from dmgan_fast.errors import DMGANError, Interrupted
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+DRAWING = {"demo", "pretrain", "train", "sample", "evaluate", "ablate", "study"}  # commands that run native ops
 
 for group in ("train", "sample", "transfer", "evaluate", "experiments", "machine"):
     import_module(f"dmgan_fast.cli.{group}")  # adds its commands, in the order of the help
@@ -22,7 +25,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments  # wherever it stands
     try:
-        status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+        with nullcontext() if debug or _command(arguments) not in DRAWING else without_traces():
+            status = app([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)  # what typer.Exit carried, if a command raised it
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
@@ -55,5 +59,8 @@ def _levers(arguments: list[str], error: Exception) -> str:
     from dmgan_fast.training.devices import pick_device
     from dmgan_fast.training.memory import levers
 
-    command = next((argument for argument in arguments if not argument.startswith("-")), "")
-    return levers(command, error, pick_device("auto"))
+    return levers(_command(arguments), error, pick_device("auto"))
+
+
+def _command(arguments: list[str]) -> str:
+    return next((argument for argument in arguments if not argument.startswith("-")), "")

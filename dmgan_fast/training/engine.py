@@ -177,7 +177,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                     measures.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
                     shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
-                    progress.console.print(f"step {done}: {shown}{', the best so far' if best.step == done else ''}")
+                    shown += ", the best so far" if best.step == done else ""
+                    progress.console.print(f"step {done}: {shown}", soft_wrap=True)
             if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
                 save(done, epoch, batches)
             if stop and done < loop.steps:
