@@ -5,7 +5,6 @@ Its stable ABI writes one to standard error, past Python, whenever a native op f
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
@@ -33,7 +32,7 @@ def without_traces() -> Iterator[None]:
     os.close(writing)
     forward = threading.Thread(target=_forward, args=(reading, real), daemon=True)
     forward.start()
-    sys.stderr = io.TextIOWrapper(open(real, "wb", closefd=False), given.encoding, given.errors, line_buffering=True)
+    sys.stderr = os.fdopen(real, "w", 1, given.encoding, given.errors, closefd=False)
     try:
         yield
     finally:

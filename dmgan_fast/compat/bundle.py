@@ -143,8 +143,6 @@ def _take(file: Path, model: Found, found: Imported, origins: dict[str, str], ma
         made: Any = READERS[model.kind](model.state, **options)  # type: ignore[operator]
     except (CheckpointError, InputError) as error:
         raise CheckpointError(f"{where}: looks like a {model.kind} of the family, but {error}") from None
-    except (RuntimeError, ValueError, IndexError, ZeroDivisionError, StopIteration) as error:
-        raise CheckpointError(f"{where}: looks like a {model.kind} of the family, but is not one: {error}") from None
     name = f"{DISCRIMINATOR}{made.config.image_size}" if model.kind == "discriminator" else model.kind.replace(" ", "_")
     if name in origins:
         raise InputError(f"import: both {origins[name]} and {where} hold a {_name(name)}; give one of them")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dmgan_fast.compat.files import StateDict, find_model
@@ -25,7 +28,7 @@ from dmgan_fast.compat.names import (
     translate,
 )
 from dmgan_fast.data.vocabulary import Vocabulary
-from dmgan_fast.errors import CheckpointError
+from dmgan_fast.errors import CheckpointError, DMGANError
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import (
     AttnGenerator,
@@ -47,6 +50,32 @@ COUNTER = "num_batches_tracked"
 _log = logging.getLogger("dmgan_fast.runs")
 
 
+Import = TypeVar("Import", bound=Callable[..., Any])
+
+
+def _plainly(what: str) -> Callable[[Import], Import]:
+    """Tensors of odd shapes fail anywhere in the work of an import: all of it becomes ``CheckpointError``."""
+
+    def wrap(function: Import) -> Import:
+        @wraps(function)
+        def run(*args: Any, **options: Any) -> Any:
+            try:
+                return function(*args, **options)
+            except DMGANError:
+                raise
+            except ValidationError as error:
+                reason = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+                raise CheckpointError(f"not the authors' {what}: {reason}") from None
+            except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, StopIteration) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CheckpointError(f"not the authors' {what}: its tensors have odd shapes ({reason})") from None
+
+        return cast(Import, run)
+
+    return wrap
+
+
+@_plainly("generator")
 def import_generator(
     state_dict: Mapping[str, Tensor], *, mask_mode: str = "official", detach_image_mean: bool = True
 ) -> Generator:
@@ -95,6 +124,7 @@ def export_generator(model: Generator, *, batch_counters: bool = True) -> StateD
     return _export(model, GENERATOR, batch_counters)
 
 
+@_plainly("discriminator")
 def import_discriminator(state_dict: Mapping[str, Tensor], *, spectral_norm: str = "official") -> Discriminator:
     """The authors' ``D_NET64``, ``D_NET128``, ``D_NET256`` or larger as a ``Discriminator``, in evaluation mode.
 
@@ -140,6 +170,7 @@ def _discriminator_rules(model: Discriminator) -> list[Rule]:
     return (batch_norm_discriminator if model.config.batch_norm else discriminator)(len(model.down))
 
 
+@_plainly("text encoder")
 def import_text_encoder(state_dict: Mapping[str, Tensor], *, vocabulary: Vocabulary | None = None) -> TextEncoder:
     """The authors' ``RNN_ENCODER`` (LSTM or GRU) as a ``TextEncoder``, in evaluation mode.
 
@@ -184,6 +215,7 @@ def export_text_encoder(model: TextEncoder) -> StateDict:
     return _export(model, TEXT_ENCODER, True)
 
 
+@_plainly("image encoder")
 def import_image_encoder(state_dict: Mapping[str, Tensor]) -> ImageEncoder:
     """The authors' ``CNN_ENCODER`` (Inception-v3) as an ``ImageEncoder``, in evaluation mode."""
     state = find_model(_without_prefix(state_dict), "image encoder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,8 @@ def _told(advice: Callable[[int | None], str]) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         asked, failed = asked_bytes(error), True
-    if failed:  # out of the handler, so that nothing holds the tensors any more
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors, and what is free is looked at next
+    if failed:
         raise OutOfMemory(advice(asked))
 
 
