@@ -69,6 +69,8 @@ def import_bundle(
     found = Imported(Path(out))
     if not files:
         raise InputError("import: give the files to read, as bird_DMGAN.pth text_encoder200.pth captions.pickle")
+    if mask_mode not in ("official", "paper"):
+        raise InputError(f"import: masks must be official or paper, got {mask_mode!r}")
     held = [name for name in (VOCABULARY_NAME, *MODELS) if (found.folder / name).exists()]
     if held or (found.folder / "checkpoints").exists():
         raise InputError(f"import: {found.folder} already holds {held[0] if held else 'a run'}; give another --out")
