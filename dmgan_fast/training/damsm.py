@@ -171,7 +171,7 @@ class _Validation(NamedTuple):
 def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
     """Train the encoders; the result is in ``out/weights``. See ``engine.run`` for what else ``out`` gets."""
     refuse_several_processes("pretrain")
-    check_start(out, resume)
+    check_start(out, resume, config)
     settings: dict[str, Any] = {
         "image_sizes": (config.image_size,),
         "max_words": config.data.max_words,

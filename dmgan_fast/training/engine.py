@@ -26,7 +26,7 @@ from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.config import LoopConfig
 from dmgan_fast.training.devices import pick_device
 from dmgan_fast.training.memory import told_of_training
-from dmgan_fast.training.resuming import accept_changes, refuse_changes
+from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.state import (
     checkpoint_file,
     latest_checkpoint,
@@ -74,13 +74,16 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
         work(config, out, resume=begun, console=console)
 
 
-def check_start(out: Path, resume: bool) -> None:
-    """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume."""
+def check_start(out: Path, resume: bool, config: Any) -> None:
+    """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
+    settings that can't change."""
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
     if latest is not None and not resume:
         raise CheckpointError(f"{out} already holds a run (step {latest.stem[5:]}); give --resume or another --out")
+    if latest is not None:
+        refuse_fixed(load_checkpoint(latest, mmap=True)["config"], to_dict(config), latest)
 
 
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
@@ -195,7 +198,7 @@ class _Begun(NamedTuple):
 
 
 def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _Begun:
-    check_start(out, resume)
+    check_start(out, resume, task.config)
     latest = latest_checkpoint(out / CHECKPOINTS)
     if latest is None:
         return _Begun()

@@ -53,6 +53,11 @@ def refuse_changes(saved: Mapping[str, Any], given: Mapping[str, Any], where: Pa
     _refuse(changes(saved, given), where)
 
 
+def refuse_fixed(saved: Mapping[str, Any], given: Mapping[str, Any], where: Path) -> None:
+    """Raise ``CheckpointError`` for settings that can't change, before anything is opened or built."""
+    _refuse([each for each in changes(saved, given) if each.name not in {*RATES, *PLACES, BATCH}], where)
+
+
 def accept_changes(
     saved: Mapping[str, Any], given: Mapping[str, Any], old: Mapping[str, str], new: Mapping[str, str], where: Path
 ) -> None:

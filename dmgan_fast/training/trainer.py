@@ -164,7 +164,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         resume: go on from the latest checkpoint in ``out``.
     """
     refuse_several_processes("train")
-    check_start(out, resume)
+    check_start(out, resume, config)
     if config.encoders is None:
         raise InputError(
             "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
