@@ -20,7 +20,9 @@ from dmgan_fast.training.memory import told_of_drawing
 from dmgan_fast.training.weights import check_words, open_bundle
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
-COPY_STRIDE = 1 << 48  # and that of a caption's pictures
+# And that of a caption's pictures: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
+# number, the golden ratio's, stay far from each other.
+COPY_STRIDE = 2_654_435_761
 SEEDS = 1 << 64  # PyTorch's generators take so many
 
 

@@ -466,6 +466,12 @@ def _check_models(
 
 def _refuse_wrapped(name: str, model: nn.Module) -> None:
     """A step calls parts of a model and differentiates at the pictures, which a wrapper around it does not see."""
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise InputError(
+            f"TrainStep: {name} is wrapped by torch.compile, and its average would be too; compile with "
+            f"{name}.compile() "
+            "in place, which keeps the model what it is"
+        )
     if hasattr(model, "config") or not isinstance(getattr(model, "module", None), nn.Module):
         return
     raise InputError(
