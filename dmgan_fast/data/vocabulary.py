@@ -17,6 +17,7 @@ from pathlib import Path
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import DataError
 from dmgan_fast.files import replace_file
+from dmgan_fast.foreign import what_is
 
 END = "<end>"
 
@@ -91,8 +92,11 @@ class Vocabulary:
         """
         try:
             words = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"vocabulary {path} can't be read: {error}") from None
+        except ValueError as error:
+            found = what_is(Path(path))
+            raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"vocabulary {path}: expected a JSON list of words")
         return cls(words)

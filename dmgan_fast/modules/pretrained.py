@@ -18,6 +18,7 @@ from typing_extensions import Self
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.files import replace_file
+from dmgan_fast.foreign import what_is
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -67,7 +68,9 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         try:
             tensors = load_file(weights_file, device=map_location)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{weights_file}: not a readable safetensors file: {error}") from None
+            found = what_is(weights_file)
+            reason = f"it is {found}" if found else error
+            raise CheckpointError(f"{weights_file}: not a readable safetensors file: {reason}") from None
         load_weights(model, tensors, where=str(weights_file))
         return model.eval().to(map_location)
 
@@ -82,8 +85,13 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             values = json.loads(file.read_text())
             kind = values.pop("model", cls._kind())
             fingerprint = values.pop(FINGERPRINT_KEY, None)
+        except FileNotFoundError:
+            raise CheckpointError(f"{file.parent} is not a saved model: it has no {file.name}") from None
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{file}: not a readable model configuration: {error}") from None
+            found = what_is(file) if file.is_file() else None
+            raise CheckpointError(
+                f"{file}: not a readable model configuration: {f'it is {found}' if found else error}"
+            ) from None
         if kind != cls._kind():
             raise CheckpointError(f"{file} describes a {kind}, but a {cls._kind()} was asked for")
         return load_config(cls.config_class, values, where=str(file)), fingerprint

@@ -232,7 +232,9 @@ def _read(file: Path) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"config {file} can't be read: {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"config {file}: expected keys and values, got {type(content).__name__}")
+        raise InputError(
+            f"config {file}: expected keys and values, as `loop: {{steps: 500}}`, got {str(content)[:60]!r}"
+        )
     return content
 
 

@@ -329,3 +329,18 @@ def test_places_are_told_of_all_models_in_a_file():
         ("generator", "a.netG"),
         ("text encoder", "enc.module"),
     ]
+
+
+# ---------------------------------------------------------------------------------------------------- our own folders
+
+
+@pytest.mark.parametrize("name", ["generator/model.safetensors", "generator/config.json", "vocabulary.json"])
+def test_pointers_in_a_cloned_folder_of_weights_are_named(tmp_path, name):
+    from dmgan_fast.training.sampling import Sampler
+    from dmgan_fast.training.weights import save_bundle
+
+    models = {"generator": compat.import_generator(GENERATOR), "text_encoder": compat.import_text_encoder(SAID)}
+    save_bundle(tmp_path, vocabulary=WORDS, card="", **models)
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(DMGANError, match=rf"{name}.*a Git LFS pointer.*git lfs pull"):
+        Sampler.from_pretrained(tmp_path)
