@@ -38,7 +38,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     saved = None if bundle.checkpoint is None else load_checkpoint(bundle.checkpoint, "gan")
     average = bundle.generator()
     config, wanted = average.config, step.generator.config
-    _refuse_differences(config, wanted, FREE, f"{source} can't start this generator: it has")
+    _refuse_differences(config, wanted, FREE, f"{source} can't start this generator: it has", "generator.")
     if len(config.image_sizes) > len(wanted.image_sizes):
         raise CheckpointError(
             f"{source} draws sides up to {config.image_sizes[-1]}, this generator only up to {wanted.image_sizes[-1]}"
@@ -75,8 +75,10 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     )
 
 
-def _refuse_differences(theirs: Any, mine: Any, free: set[str], what: str) -> None:
+def _refuse_differences(theirs: Any, mine: Any, free: set[str], what: str, settings: str = "") -> None:
     given, here = to_dict(theirs), to_dict(mine)
-    changed = [f"{k} {given[k]} (here {here[k]})" for k in here if k not in free and here[k] != given[k]]
-    if changed:
-        raise CheckpointError(f"{what} {', '.join(changed)}")
+    names = [name for name in here if name not in free and here[name] != given[name]]
+    if names:
+        changed = ", ".join(f"{name} {given[name]} (here {here[name]})" for name in names)
+        remedy = " ".join(f"--set {settings}{name}={given[name]}" for name in names) if settings else ""
+        raise CheckpointError(f"{what} {changed}{f'; train one like it: {remedy}' if remedy else ''}")

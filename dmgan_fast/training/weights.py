@@ -86,9 +86,8 @@ def _check_size(words: int, vocabulary: Vocabulary, where: str) -> None:
     if words != len(vocabulary):
         raise CheckpointError(
             f"{where}: text_encoder was trained with {words} words, but the vocabulary beside it has "
-            f"{len(vocabulary)}, "
-            "so they do not belong together; take the vocabulary of the weights: their captions.pickle "
-            "(`dmgan-fast import FILES captions.pickle`), or the vocabulary.json saved with them"
+            f"{len(vocabulary)}, so they do not belong together; take the vocabulary of the weights: their "
+            "captions.pickle (`dmgan-fast import FILES captions.pickle`), or the vocabulary.json saved with them"
         )
 
 
@@ -178,6 +177,12 @@ class Bundle:
         stored = {name: self._stored(name, kind) for name, kind in MODELS.items() if self.has(name)}
         if "text_encoder" in stored:
             _check_size(stored["text_encoder"].config.vocabulary_size, self.vocabulary, str(self))
+            if stored["text_encoder"].fingerprint == UNKNOWN_WORDS:  # saved by itself, and put beside a vocabulary
+                raise CheckpointError(
+                    f"{self}: the imported text_encoder does not say which words it was trained with, and nobody has "
+                    f"said that they are those of {self.folder / VOCABULARY_NAME}; save both with save_bundle, or "
+                    "import the published files again: `dmgan-fast import FILES captions.pickle`"
+                )
         for name, model in stored.items():
             _check_fingerprint(model.fingerprint, self.vocabulary, name, str(self))
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules import Discriminator, Generator
 from dmgan_fast.training.config import TrainConfig
@@ -14,6 +16,7 @@ from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.state import latest_checkpoint, load_checkpoint
 from dmgan_fast.training.trainer import train
 from dmgan_fast.training.weights import save_bundle
+from tests.cli.calls import call
 from tests.training.conftest import train_config
 
 
@@ -166,3 +169,19 @@ def test_a_checkpoint_of_a_step_starts_a_run_too(pictures, encoders, small_run, 
     torch.testing.assert_close(
         state["discriminators"][0]["down.0.weight"], before["discriminators"][0]["down.0.weight"]
     )
+
+
+def test_the_command_line_says_what_was_taken_over_and_what_starts_fresh(
+    pictures, encoders, tmp_path, monkeypatch, capsys
+):
+    imported(pictures, encoders, tmp_path / "b", (64,), spectral_norm="official")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config(pictures, encoders))))
+    arguments = ("train", "--config", tmp_path / "c.yaml", "--init-from", tmp_path / "b", "--out", tmp_path / "run")
+    status, _, errors = call(monkeypatch, capsys, *arguments)
+    assert status == 0, errors
+    said = f"dmgan-fast: started from {tmp_path / 'b'}; taken over: generator for sides 64, discriminators 64; fresh: "
+    assert said in errors
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config(pictures, encoders, base_channels=3))))
+    status, _, errors = call(monkeypatch, capsys, *arguments[:-1], tmp_path / "other")
+    assert status == 2
+    assert "it has base_channels 2 (here 3); train one like it: --set generator.base_channels=2" in errors

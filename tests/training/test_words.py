@@ -67,6 +67,13 @@ def test_imported_weights_and_a_vocabulary_made_here_do_not_go_together(tmp_path
     assert Sampler.from_pretrained(tmp_path / "said").vocabulary == SAME_SIZE
 
 
+def test_an_imported_encoder_put_beside_some_vocabulary_by_hand_is_refused(tmp_path):
+    folder = bundle(tmp_path / "b")
+    imported().save_pretrained(folder / "text_encoder")
+    with pytest.raises(CheckpointError, match=r"nobody has said that they are those of .*vocabulary\.json"):
+        Sampler.from_pretrained(folder)
+
+
 def test_other_sizes_are_refused_with_both_of_them(tmp_path):
     longer = Vocabulary([*PUBLISHED.words, "zz"])
     for refuse in (
