@@ -1,7 +1,7 @@
 """Builds the native libraries on PyTorch's stable ABI: one wheel per platform for CPython >= 3.10, torch >= 2.11.
 
-The CPU library is built once for each level of CPU (``LEVELS``), each from all of ``csrc/cpu`` with flags of its own and
-as a library of its own, so that no code of a higher level can get into a lower one; ``dmgan_fast/native.py`` loads the
+The CPU library is built once for each level of CPU (``LEVELS``), from all of ``csrc/cpu`` with flags of its own and as
+a library of its own, so that no code of a higher level can get into a lower one; ``dmgan_fast/native.py`` loads the
 best one. ``DMGAN_FAST_CUDA=1`` (or 0) decides whether the CUDA library is built; unset, it is where PyTorch sees a GPU
 and a CUDA toolkit. ``TORCH_CUDA_ARCH_LIST`` overrides the architectures, at the price of a front end's run for each.
 """
