@@ -16,11 +16,14 @@ from dmgan_fast._version import __version__
 from dmgan_fast.errors import DMGANError, InputError, Interrupted
 
 if TYPE_CHECKING:
+    from dmgan_fast.data import Report
     from dmgan_fast.training.sampling import Drawing
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_DOES_NOT_FIT = 1
+EXIT_BAD_DATA = 1
+DEFAULT_SIZE = 256
 
 app = typer.Typer(
     name="dmgan-fast",
@@ -39,7 +42,17 @@ Settings = Annotated[
 ]
 DataFolder = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--data", help="'demo' or a folder: CUB, COCO, or pictures with captions.jsonl or captions.csv."),
+    typer.Option("--data", help="'demo' or a folder: CUB, COCO, flowers, or your own (docs/data.md)."),
+]
+SkipBad = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--skip-bad",
+        metavar="N",
+        min=0,
+        help="Go on without at most N images that are missing, damaged or without a caption, as --skip-bad 3; they are "
+        "named. Default: none, the run refuses.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
@@ -89,6 +102,7 @@ def pretrain(
     config: ConfigFile = None,
     preset: Preset = "birds",
     settings: Settings = None,
+    skip_bad: SkipBad = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
@@ -97,7 +111,7 @@ def pretrain(
     from dmgan_fast.training.config import PretrainConfig, build_config
 
     _use_threads(threads)
-    values = {"data": {"source": data}} if data else {}
+    values = _data_values(data, skip_bad)
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     damsm.pretrain(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
@@ -124,6 +138,7 @@ def train(
         Optional[Path],  # noqa: UP045
         typer.Option("--init-from", help="A run or weights of a smaller model: grow from it, new stages start fresh."),
     ] = None,
+    skip_bad: SkipBad = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
@@ -133,7 +148,7 @@ def train(
     from dmgan_fast.training.planner import fit
 
     _use_threads(threads)
-    values: dict[str, object] = {"data": {"source": data}} if data else {}
+    values = _data_values(data, skip_bad)
     values |= {"encoders": str(damsm)} if damsm else {}
     values |= {"init_from": str(init_from)} if init_from else {}
     values |= _generator_values(size, dtype)
@@ -171,6 +186,63 @@ def plan(
     typer.echo(text)
     if not found.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)
+
+
+@app.command(epilog="Example: dmgan-fast check data/birds --damsm runs/damsm --json")
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
+    size: Annotated[
+        int, typer.Option(min=1, help="Name images smaller than this resolution, as --size 512.")
+    ] = DEFAULT_SIZE,
+    damsm: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Encoders whose words to compare with the captions', as --damsm runs/damsm."),
+    ] = None,
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Images a step that training images must suffice for, as --batch 48."),
+    ] = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode",
+            help="Read all of every image: dmgan-fast check DATA --decode. Default: all of a small set, else headers "
+            "and ends of 10,000.",
+        ),
+    ] = False,
+    skip_bad: SkipBad = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs, with all names: dmgan-fast check DATA --json.")
+    ] = False,
+) -> None:
+    """Look at a data set before training: what is missing, damaged or doubled, and what would teach nothing.
+
+    Every run does so in its first seconds. Exit status 1: a run would refuse this set.
+    """
+    report = _look(data, size=size, damsm=damsm, batch=batch, decode=decode, skip_bad=skip_bad)
+    typer.echo(report.to_json() if as_json else report.text())
+    if report.errors:
+        raise typer.Exit(EXIT_BAD_DATA)
+
+
+@app.command(epilog="Example: dmgan-fast convert data/coco --out data/mine")
+def convert(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder in any layout of docs/data.md.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: images and captions.jsonl; not there yet, or empty.")],
+    skip_bad: SkipBad = None,
+) -> None:
+    """Copy a data set of any layout to a folder with captions.jsonl; images stay as they are."""
+    from dmgan_fast.data import convert as write
+    from dmgan_fast.errors import DataError
+
+    report = _look(data, size=1, skip_bad=skip_bad)
+    if len(report.facts.bad) > (skip_bad or 0):
+        raise DataError(report.refusal())
+    for item in report.facts.bad:
+        typer.echo(f"left out: {item.why}", err=True)
+    with _working("copying images"):
+        count = write(report, out)
+    typer.echo(f"{count} images in {out}")
 
 
 @app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
@@ -441,6 +513,31 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
             typer.echo(f"{name}: " + ", ".join(f"{key} {text}" for key, text in value.items()))
         else:
             typer.echo(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+def _look(
+    data: str,
+    *,
+    size: int,
+    damsm: Path | None = None,
+    batch: int | None = None,
+    decode: bool = False,
+    skip_bad: int | None = None,
+) -> Report:
+    from dmgan_fast.data import Purpose, Vocabulary, check_data
+    from dmgan_fast.training.weights import VOCABULARY_NAME, find_bundle
+
+    words = Vocabulary.load(find_bundle(damsm, "text_encoder") / VOCABULARY_NAME) if damsm else None
+    with _working("looking at the images"):
+        purpose = Purpose(side=size, batch_size=batch, skip_bad=skip_bad or 0)
+        return check_data(data, purpose, vocabulary=words, decode=decode)
+
+
+def _data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:
+    """Settings of ``--data`` and ``--skip-bad``."""
+    given = {"source": data or None, "skip_bad": skip_bad}
+    values = {name: value for name, value in given.items() if value is not None}
+    return {"data": values} if values else {}
 
 
 def _generator_values(size: int | None, dtype: str | None) -> dict[str, object]:

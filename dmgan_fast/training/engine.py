@@ -173,6 +173,7 @@ def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> No
         "keep_checkpoints",
         "device",
         "workers",
+        "skip_bad",
         "memory",
         "cuda_graph",
         "keep_freed_memory",

@@ -1,0 +1,153 @@
+"""What is known of a data set before the first step: counted once, judged in ``findings``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dmgan_fast.data.captions import tokenize
+from dmgan_fast.data.look import ImageLook, Looks, look
+from dmgan_fast.data.opening import fault_of, own_vocabulary
+from dmgan_fast.data.rows import BAD, UNREADABLE, Contents, LeftOut, Row
+from dmgan_fast.data.vocabulary import Vocabulary
+
+# Scripts written without spaces between words: Han and kana, whose words are short; Thai, Lao, Burmese, Khmer.
+_SHORT = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_LONG = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+LETTERS_A_WORD = {_SHORT: 4, _LONG: 8}  # mean length from which words are not divided
+ONE_TOKEN = 16  # letters of any script from which a caption of one token is no word
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a data set is for.
+
+    ``side``: largest side in pixels. ``batch_size``: None if not known. ``matches``: whether images and captions are
+    matched within a batch, as DAMSM's losses do. ``skip_bad``: rows that a run may go on without.
+    """
+
+    side: int
+    batch_size: int | None = None
+    matches: bool = True
+    skip_bad: int = 0
+
+
+class Facts:
+    """Rows by part, what can't be used and why, and what the usable ones say and show."""
+
+    def __init__(
+        self,
+        contents: Contents,
+        vocabulary: Vocabulary | None,
+        *,
+        decode: bool = False,
+        tick: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.contents = contents
+        self.words_given = vocabulary is not None
+        self.vocabulary = vocabulary or own_vocabulary(contents)
+        faults = {id(row): fault for row in self._both() if (fault := fault_of(row, self.vocabulary))}
+        self.looks = self._look([row for row in self._both() if id(row) not in faults], decode, tick)
+        for row, found in self.seen.items():
+            if found.fault:
+                faults[row] = LeftOut(self._by_id[row].record.key, UNREADABLE, found.fault)
+        self.faulty = tuple(row for row in self._both() if id(row) in faults)
+        self.bad = (*(faults[id(row)] for row in self.faulty), *(item for item in contents.lost if item.kind in BAD))
+        self.train, self.test = (
+            [row for row in contents.part(part) if id(row) not in faults] for part in ("train", "test")
+        )
+
+    def _both(self) -> list[Row]:
+        return [*self.contents.part("train"), *self.contents.part("test")]
+
+    def _look(self, rows: Sequence[Row], decode: bool, tick: Callable[[], object]) -> Looks:
+        self._by_id = {id(row): row for row in rows}
+        if self.contents.embedded and not decode:
+            looks = Looks({}, decoded=False)
+        else:
+            looks = look([row.record for row in rows], decode=decode, tick=tick)
+        self.seen: dict[int, ImageLook] = {id(rows[index]): found for index, found in looks.at.items()}
+        return looks
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Everything that neither part takes, by name."""
+        others = (item for item in self.contents.lost if item.kind not in BAD)
+        return (*self.bad, *others, *self.contents.in_no_split())
+
+    @property
+    def rows(self) -> int:
+        """Images and what became none: those of both parts and those left out."""
+        return len(self.contents.rows) + len(self.contents.lost)
+
+    def looks_of(self, rows: Sequence[Row]) -> list[tuple[Row, ImageLook]]:
+        """Of the rows that were looked at."""
+        return [(row, self.seen[id(row)]) for row in rows if id(row) in self.seen]
+
+    @cached_property
+    def said(self) -> dict[int, frozenset[tuple[int, ...]]]:
+        """For each usable row, by identity, its captions as known words."""
+        return {
+            id(row): frozenset(tuple(self.vocabulary.encode(text)[0]) for text in row.record.captions)
+            for row in (*self.train, *self.test)
+        }
+
+    @cached_property
+    def tokens(self) -> Counter[str]:
+        """How often each word comes, in both parts."""
+        return Counter(token for row in self._both() for text in row.record.captions for token in tokenize(text))
+
+    @cached_property
+    def unknown(self) -> Counter[str]:
+        """Those of ``tokens`` that are not known."""
+        return Counter({word: count for word, count in self.tokens.items() if not self.vocabulary.knows(word)})
+
+    @cached_property
+    def dumb_captions(self) -> list[tuple[Row, str]]:
+        """Captions without a known word, of images that have others."""
+        usable = (*self.train, *self.test)
+        return [(row, text) for row in usable for text in row.record.captions if not self.vocabulary.knows(text)]
+
+    @cached_property
+    def unseparated(self) -> tuple[int, int, int, str]:
+        """Of all captions for training: how many, those whose words nothing divides, different ones, one of them."""
+        texts = [text for row in self.contents.part("train") for text in row.record.captions]
+        found = [text for text in texts if is_unseparated(text)]
+        return len(texts), len(found), len(set(found)), found[0] if found else ""
+
+    def same_class_share(self, rows: Sequence[Row]) -> float:
+        """Pairs of images that are of one class, of all pairs."""
+        return _share_of_pairs(Counter(row.record.class_id for row in rows).values(), len(rows))
+
+    def same_words_share(self, rows: Sequence[Row]) -> float:
+        """Pairs with the same captions in different classes, of all pairs."""
+        alike = Counter(self.said[id(row)] for row in rows)
+        both = Counter((self.said[id(row)], row.record.class_id) for row in rows)
+        return _share_of_pairs(alike.values(), len(rows)) - _share_of_pairs(both.values(), len(rows))
+
+    @cached_property
+    def same_images(self) -> list[list[Row]]:
+        """Groups of usable rows whose images are the same to the byte, as far as was looked."""
+        groups: dict[str, list[Row]] = defaultdict(list)
+        for row, found in self.looks_of([*self.train, *self.test]):
+            groups[found.digest].append(row)
+        return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def _share_of_pairs(groups: Iterable[int], count: int) -> float:
+    return sum(n * (n - 1) for n in groups) / max(1, count * (count - 1))
+
+
+def is_unseparated(text: str) -> bool:
+    """Whether nothing divides the words of a caption, so that it reads as one or few endless ones."""
+    tokens = tokenize(text)
+    if len(tokens) == 1 and len(tokens[0]) >= ONE_TOKEN:
+        return True
+    for script, most in LETTERS_A_WORD.items():
+        lengths = [len(found) for token in tokens if (found := script.findall(token))]
+        if lengths and sum(lengths) / len(lengths) >= most:
+            return True
+    return False
