@@ -233,15 +233,12 @@ def convert(
 ) -> None:
     """Copy a data set of any layout to a folder with captions.jsonl; images stay as they are."""
     from dmgan_fast.data import convert as write
-    from dmgan_fast.errors import DataError
 
-    report = _look(data, size=1, skip_bad=skip_bad)
-    if len(report.facts.bad) > (skip_bad or 0):
-        raise DataError(report.refusal())
-    for item in report.facts.bad:
-        typer.echo(f"left out: {item.why}", err=True)
+    report = _look(data, size=1)
     with _working("copying images"):
-        count = write(report, out)
+        count, left_out = write(report, out, skip_bad=skip_bad or 0)
+    for item in left_out:
+        typer.echo(f"left out: {item.why}", err=True)
     typer.echo(f"{count} images in {out}")
 
 

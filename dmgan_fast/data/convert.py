@@ -18,8 +18,9 @@ from PIL import Image
 from dmgan_fast.data.check import Report
 from dmgan_fast.data.layouts.captions_file import FILES, VOCABULARY
 from dmgan_fast.data.names import IMAGE_SUFFIXES
+from dmgan_fast.data.opening import refusal
 from dmgan_fast.data.record import Record, read_bytes
-from dmgan_fast.data.rows import Row
+from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, OTHER_SPLIT, LeftOut, Row
 from dmgan_fast.data.texts import printable
 from dmgan_fast.errors import DataError, InputError
 
@@ -35,32 +36,39 @@ _SUFFIXES = {
 }
 
 
-def convert(report: Report, out: str | os.PathLike[str], tick: Callable[[], object] = lambda: None) -> int:
+def convert(
+    report: Report, out: str | os.PathLike[str], *, skip_bad: int = 0, tick: Callable[[], object] = lambda: None
+) -> tuple[int, list[LeftOut]]:
     """Write the images and captions of a set that was looked at; ``out`` appears once all is written.
 
-    Files are copied as they are. Rows of all splits are written, those that can't be used are not. What else is read
-    from the set (classes, boxes, whether images are turned upright, its own vocabulary) is written beside.
+    Files are copied as they are, those of all splits. What else is read from the set (classes, boxes, whether images
+    are turned upright, its own vocabulary) is written beside.
 
     Args:
         report: of ``check_data``.
         out: a folder that does not exist or is empty.
+        skip_bad: go on without at most so many images that can't be used.
         tick: called after each image.
 
     Returns:
-        how many images were written.
+        how many images were written, and what was not.
 
     Raises:
         InputError: if ``out`` holds something.
-        DataError: if an image can't be read; ``out`` is then as it was.
+        DataError: if more can't be used than ``skip_bad`` allows, with all of it by name; ``out`` is then as it was.
     """
     target, facts = Path(out), report.facts
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already and not empty; give another --out")
-    leave = {id(row) for row in facts.faulty}
+    # Captions without a known word are copied: which words are known is the encoders' matter.
+    left_out = [item for item in facts.left_out if item.kind not in (NO_KNOWN_WORD, OTHER_SPLIT)]
+    bad = [item for item in left_out if item.kind in BAD]
+    if len(bad) > skip_bad:
+        raise DataError(refusal(facts.contents, bad, skip_bad))
     rows = [
         (row, role)
         for row, role in zip(facts.contents.rows, facts.contents.roles, strict=True)
-        if row.fault is None and id(row) not in leave
+        if not (fault := facts.faults.get(id(row), row.fault)) or fault.kind == NO_KNOWN_WORD
     ]
     with _whole_or_not(target) as folder:
         names, lines = _Names(), []
@@ -75,7 +83,7 @@ def convert(report: Report, out: str | os.PathLike[str], tick: Callable[[], obje
         (folder / FILES[0]).write_text(text, encoding="utf-8", newline="\n")
         if facts.contents.vocabulary is not None:
             facts.contents.vocabulary.save(folder / VOCABULARY)
-    return len(rows)
+    return len(rows), left_out
 
 
 def _line(row: Row, role: str | None, name: str) -> dict[str, Any]:

@@ -49,27 +49,29 @@ class Facts:
         self.contents = contents
         self.words_given = vocabulary is not None
         self.vocabulary = vocabulary or own_vocabulary(contents)
-        faults = {id(row): fault for row in self._both() if (fault := fault_of(row, self.vocabulary))}
-        self.looks = self._look([row for row in self._both() if id(row) not in faults], decode, tick)
-        for row, found in self.seen.items():
-            if found.fault:
-                faults[row] = LeftOut(self._by_id[row].record.key, UNREADABLE, found.fault)
-        self.faulty = tuple(row for row in self._both() if id(row) in faults)
-        self.bad = (*(faults[id(row)] for row in self.faulty), *(item for item in contents.lost if item.kind in BAD))
+        self.faults = {id(row): fault for row in self._both() if (fault := fault_of(row, self.vocabulary))}
+        self.looks = self._look([row for row in self._both() if id(row) not in self.faults], decode, tick)
+        self.faulty = tuple(row for row in self._both() if id(row) in self.faults)
+        self.bad = (
+            *(self.faults[id(row)] for row in self.faulty),
+            *(item for item in contents.lost if item.kind in BAD),
+        )
         self.train, self.test = (
-            [row for row in contents.part(part) if id(row) not in faults] for part in ("train", "test")
+            [row for row in contents.part(part) if id(row) not in self.faults] for part in ("train", "test")
         )
 
     def _both(self) -> list[Row]:
         return [*self.contents.part("train"), *self.contents.part("test")]
 
     def _look(self, rows: Sequence[Row], decode: bool, tick: Callable[[], object]) -> Looks:
-        self._by_id = {id(row): row for row in rows}
         if self.contents.embedded and not decode:
             looks = Looks({}, decoded=False)
         else:
             looks = look([row.record for row in rows], decode=decode, tick=tick)
         self.seen: dict[int, ImageLook] = {id(rows[index]): found for index, found in looks.at.items()}
+        for index, found in looks.at.items():
+            if found.fault:
+                self.faults[id(rows[index])] = LeftOut(rows[index].record.key, UNREADABLE, found.fault)
         return looks
 
     @property

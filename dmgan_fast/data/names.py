@@ -36,17 +36,17 @@ def files_below(folder: Path, suffixes: tuple[str, ...], most: int | None = None
 
     Stops once about ``most`` directory entries were seen.
     """
-    seen: set[str] = set()
+    seen: set[tuple[int, int]] = set()
     passed = 0
     for root, folders, files in os.walk(folder, followlinks=True):
         passed += len(folders) + len(files)
         if most is not None and passed > most and seen:
             return
-        real = os.path.realpath(root)
-        if real in seen:
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
-        seen.add(real)
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         relative = os.path.relpath(root, folder).replace(os.sep, "/")
         for name in sorted(files):

@@ -9,10 +9,11 @@ A number after a name is its class; without one, each image is its own.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from dmgan_fast.data.layouts.base import QUICK, TEXT_FOLDERS, Captions, holds, text_beside, text_folder
-from dmgan_fast.data.names import IMAGE_SUFFIXES, Files, files_below, is_outside, tidy, without_suffix
+from dmgan_fast.data.layouts.base import TEXT_FOLDERS, Captions, holds, text_beside, text_folder
+from dmgan_fast.data.names import Files, is_outside, tidy, without_suffix
 from dmgan_fast.data.rows import BROKEN, NO_CAPTION, Contents, Gatherer, whole_number
 from dmgan_fast.data.splits import role_of
 from dmgan_fast.data.texts import read_lines
@@ -47,8 +48,10 @@ def read(folder: Path) -> Contents:
 
 def _lists(folder: Path) -> list[Path]:
     found = [file for place in (folder, folder / "splits") for file in sorted(place.glob("*.txt")) if file.is_file()]
-    captions = {without_suffix(name) for name in files_below(folder, IMAGE_SUFFIXES, most=QUICK) if "/" not in name}
-    return [file for file in found if role_of(file.stem) and file.stem not in captions]
+    found = [file for file in found if role_of(file.stem)]
+    names = os.listdir(folder) if found else []
+    images = {stem for name in names if (stem := without_suffix(name)) != name}
+    return [file for file in found if file.stem not in images]  # else it is the caption of that image
 
 
 def _images(folder: Path) -> Path | None:
