@@ -344,6 +344,7 @@ def evaluate(
     max_words: Annotated[int, typer.Option(help="Words a caption is cut to; the paper: 25 for CUB, 20 for COCO.")] = 25,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    skip_bad: SkipBad = None,
     cache: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache."),
@@ -379,6 +380,7 @@ def evaluate(
         "max_words": max_words,
         "batch_size": batch,
         "device": device,
+        "skip_bad": skip_bad or 0,
         "cache": cache,
         "save_pictures": save_pictures,
         "keep_features": keep_features,
@@ -392,6 +394,8 @@ def evaluate(
             typer.echo(f"  warning: {note}")
     for why, names in by_reason(report["left_out"]).items():
         typer.echo(f"left out {names}: {why}", err=True)
+    for why in (report["real"] or {}).get("left_out", ()):
+        typer.echo(f"left out of the real pictures: {why}", err=True)
     typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dmgan_fast.data.check import Report, check_data, open_checked
+from dmgan_fast.data.check import Report, check_data, open_checked, open_readable
 from dmgan_fast.data.convert import convert
 from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, Record
 from dmgan_fast.data.facts import Purpose
@@ -23,4 +23,5 @@ __all__ = [
     "make_loader",
     "open_checked",
     "open_dataset",
+    "open_readable",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 from dmgan_fast.data.dataset import CaptionedPictures
 from dmgan_fast.data.facts import Facts, Purpose
 from dmgan_fast.data.findings import ERROR, WARNING, Finding, judge
-from dmgan_fast.data.opening import NAMED, names, open_split, read_set
+from dmgan_fast.data.opening import NAMED, names, open_split, read_set, refusal
 from dmgan_fast.data.texts import printable
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError
@@ -61,7 +61,9 @@ class Report:
 
     def text(self, most: int = NAMED) -> str:
         """For people, with so many names for each finding."""
-        return printable("\n".join([*self._summary(), *(_line(finding, most) for finding in self.findings)]))
+        verdict = "a run refuses this set" if self.errors else "a run goes on with this set"
+        lines = [*self._summary(), *(_line(finding, most) for finding in self.findings), verdict]
+        return printable("\n".join(lines))
 
     def brief(self) -> str:
         """One line, and what a run should not be started without knowing."""
@@ -121,6 +123,29 @@ def check_data(
     return Report(facts, tuple(judge(facts, purpose or Purpose(side=256))))
 
 
+def open_readable(
+    source: str | os.PathLike[str],
+    split: str,
+    *,
+    vocabulary: Vocabulary | None = None,
+    skip_bad: int = 0,
+    **settings: Any,
+) -> CaptionedPictures:
+    """One part of a set whose images were looked at first; ``left_out`` of it names what it goes on without.
+
+    Args:
+        source, split, vocabulary, skip_bad: as in ``open_dataset``.
+        settings: of ``CaptionedPictures``.
+
+    Raises:
+        DataError: as ``open_dataset``; and if images can't be read, with all of them by name.
+    """
+    facts = Facts(read_set(source), vocabulary, parts=(split,))
+    if len(facts.bad) > skip_bad:
+        raise DataError(refusal(facts.contents, facts.bad, skip_bad))
+    return _open(facts, split, **settings)
+
+
 def open_checked(
     source: str | os.PathLike[str],
     purpose: Purpose,
@@ -146,16 +171,9 @@ def open_checked(
         raise DataError(report.refusal())
     show(report.brief())
     facts = report.facts
-    train, test = (
-        open_split(
-            facts.contents,
-            split,
-            vocabulary=facts.vocabulary,
-            without=facts.faulty,
-            skip_bad=len(facts.bad),
-            augment=split == "train",
-            **settings,
-        )
-        for split in ("train", "test")
-    )
-    return train, test
+    return _open(facts, "train", **settings), _open(facts, "test", augment=False, **settings)
+
+
+def _open(facts: Facts, split: str, **settings: Any) -> CaptionedPictures:
+    words, bad = facts.vocabulary, len(facts.bad)
+    return open_split(facts.contents, split, vocabulary=words, without=facts.faults, skip_bad=bad, **settings)

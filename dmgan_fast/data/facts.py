@@ -43,17 +43,17 @@ class Facts:
         contents: Contents,
         vocabulary: Vocabulary | None,
         *,
+        parts: Sequence[str] = ("train", "test"),
         decode: bool = False,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
-        self.contents = contents
+        self.contents, self.parts = contents, parts
         self.words_given = vocabulary is not None
         self.vocabulary = vocabulary or own_vocabulary(contents)
         self.faults = {id(row): fault for row in self._both() if (fault := fault_of(row, self.vocabulary))}
         self.looks = self._look([row for row in self._both() if id(row) not in self.faults], decode, tick)
-        self.faulty = tuple(row for row in self._both() if id(row) in self.faults)
         self.bad = (
-            *(self.faults[id(row)] for row in self.faulty),
+            *(self.faults[id(row)] for row in self._both() if id(row) in self.faults),
             *(item for item in contents.lost if item.kind in BAD),
         )
         self.train, self.test = (
@@ -61,7 +61,7 @@ class Facts:
         )
 
     def _both(self) -> list[Row]:
-        return [*self.contents.part("train"), *self.contents.part("test")]
+        return [row for part in self.parts for row in self.contents.part(part)]
 
     def _look(self, rows: Sequence[Row], decode: bool, tick: Callable[[], object]) -> Looks:
         if self.contents.embedded and not decode:

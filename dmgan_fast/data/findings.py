@@ -11,12 +11,14 @@ from dmgan_fast.data.facts import Facts, Purpose
 from dmgan_fast.data.names import IMAGE_SUFFIXES, files_below
 from dmgan_fast.data.opening import EXPLAINED, by_kind, empty, explained, splits_found
 from dmgan_fast.data.rows import NO_IMAGE, Row
-from dmgan_fast.data.splits import nearest
+from dmgan_fast.data.splits import nearest, role_of
 from dmgan_fast.data.texts import printable
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-MUCH = 0.5  # share of pairs, or of captions, from which little is taught
+MUCH = 0.5  # share of captions from which little is taught
+ALIKE = 0.4  # share of pairs of images in one class from which little is taught: two classes
 SOME = 0.1
+NEARLY_ALL = 0.9
 UNKNOWN = 0.05  # share of unknown words that is worth a word
 
 
@@ -46,7 +48,7 @@ def _unseparated(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
         return
     useless = found > MUCH * texts and different > MUCH * found and found > 1
     text = (
-        f"{_of(found, texts, 'training caption')} read as one word, since nothing divides their words, as in "
+        f"the words of {_of(found, texts, 'training caption')} are not divided and read as one, as in "
         f"{printable(example)[:60]!r}: put spaces between the words (a segmenter such as jieba does it for Chinese)"
     )
     yield Finding("words not divided", ERROR if useless else WARNING, text)
@@ -80,17 +82,18 @@ def _splits(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     names = facts.contents.split_names()
     for name, count in Counter(row.split for row in facts.contents.part_of_none()).items():
         meant = nearest(name)
-        hint = f"; is {meant!r} meant?" if meant else ""
+        why = f"; is {meant!r} meant?" if meant else ""
+        why = ", since there is a test split" if role_of(name) else why
         text = (
-            f"{_of(count, len(facts.contents.rows), 'image')} are in split {name!r}, which is neither for training nor "
-            f"held out{hint} (splits found: {splits_found(facts.contents)})"
+            f"{_of(count, len(facts.contents.rows), 'image')} {_are(count)} in split {name!r}, which is neither for "
+            f"training nor held out{why} (splits found: {splits_found(facts.contents)})"
         )
         rows = (row.record.key for row in facts.contents.part_of_none() if row.split == name)
         yield Finding("in no split", WARNING, text, tuple(rows))
     if "" in names and len(names) > 1:
         text = (
-            f"{_of(names[''], len(facts.contents.rows), 'image')} name no split while others do; about one in ten of "
-            f"them is held out (splits found: {splits_found(facts.contents)})"
+            f"{_of(names[''], len(facts.contents.rows), 'image')} without a split while others have one; about one in "
+            f"ten of them is held out (splits found: {splits_found(facts.contents)})"
         )
         rows = (row.record.key for row in facts.contents.rows if not row.split)
         yield Finding("some without a split", WARNING, text, tuple(rows))
@@ -105,7 +108,7 @@ def _classes(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
             "(class_id), and each image is a class of its own"
         )
         yield Finding("one class for all", ERROR if purpose.matches else WARNING, text)
-    elif share >= MUCH:
+    elif share >= ALIKE:
         text = (
             f"{share:.0%} of the pairs of training images are of one class and not told apart, so the DAMSM losses "
             "teach little; finer classes, or none (then each image is its own), teach more"
@@ -116,13 +119,14 @@ def _classes(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
         yield Finding("one class held out", WARNING, text)
     without = [row for row in facts.contents.rows if row.own_class]
     if 0 < len(without) < len(facts.contents.rows):
-        text = f"{_of(len(without), len(facts.contents.rows), 'image')} have no class while others do; each is its own"
+        some = _of(len(without), len(facts.contents.rows), "image")
+        text = f"{some} without a class while others have one; each is its own"
         yield Finding("some without a class", WARNING, text, _keys(without))
     elif not without:
         sizes = Counter(row.record.class_id for row in train)
         single = [row for row in train if sizes[row.record.class_id] == 1]
         if 0 < len(single) < len(train):
-            text = f"{_of(len(single), len(sizes), 'class')} of the training images have only one image"
+            text = f"{_of(len(single), len(sizes), 'class')} of the training images with only one image"
             yield Finding("classes of one", NOTE, text, _keys(single))
 
 
@@ -142,7 +146,7 @@ def _captions(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
         yield Finding("same captions", WARNING, text)
     if dumb := facts.dumb_captions:
         text = (
-            f"{_many(len(dumb), 'caption')} without a known word are never chosen, as {dumb[0][1]!r} of "
+            f"{_many(len(dumb), 'caption')} without a known word, never chosen, as {dumb[0][1]!r} of "
             f"{dumb[0][0].record.key}"
         )
         yield Finding(
@@ -158,7 +162,7 @@ def _words(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
             f"{unknown / total:.0%} of the words are unknown to the encoders and left out, most often {often}; "
             "encoders that know them come from `dmgan-fast pretrain` on this set"
         )
-        yield Finding("unknown words", WARNING, text)
+        yield Finding("unknown words", ERROR if unknown / total >= NEARLY_ALL else WARNING, text)
 
 
 def _same_images(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
@@ -170,11 +174,11 @@ def _same_images(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     held_out = {id(row) for row in facts.test}
     both = [rows for rows in groups if 0 < sum(id(row) in held_out for row in rows) < len(rows)]
     if both:
-        text = f"{_many(len(both), 'image')} are both for training and held out, which flatters what is measured"
+        text = f"{_many(len(both), 'image')} both for training and held out, which flatters what is measured"
         yield Finding("in both splits", WARNING, text, _groups(both))
     inside = [rows for rows in groups if rows not in both]
     if inside:
-        text = f"{_many(len(inside), 'image')} are there more than once in one part"
+        text = f"{_many(len(inside), 'image')} there more than once in one part"
         yield Finding("duplicates", WARNING, text, _groups(inside))
 
 
@@ -184,8 +188,8 @@ def _small(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     if small:
         least = min(side for _, side in small)
         text = (
-            f"{_of(len(small), len(looks), 'image')} have fewer than {purpose.side} pixels on the shorter side (the "
-            f"smallest: {least}) and are enlarged, so they teach no detail"
+            f"{_of(len(small), len(looks), 'image')} with fewer than {purpose.side} pixels on the shorter side (the "
+            f"smallest: {least}): enlarged, so they teach no detail"
         )
         yield Finding("small images", WARNING, text, _keys([row for row, _ in small]))
 
@@ -204,13 +208,15 @@ def _unlisted(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     used = {str(row.record.picture) for row in facts.contents.rows}
     others = tuple(name for name in files_below(folder, IMAGE_SUFFIXES) if str(folder / name) not in used)
     if others:
-        yield Finding("not listed", NOTE, f"{_many(len(others), 'image file')} in the folder belong to no row", others)
+        yield Finding(
+            "not listed", NOTE, f"{_many(len(others), 'image file')} in the folder of which no row speaks", others
+        )
 
 
 def _lost(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     stray = [item for item in facts.left_out if item.kind == NO_IMAGE]
     if stray:
-        text = f"{_many(len(stray), 'text')} without an image are left out"
+        text = f"{_many(len(stray), 'text')} without an image, left out"
         yield Finding(NO_IMAGE, WARNING, text, tuple(item.name for item in stray))
     for note in facts.contents.notes:
         yield Finding("note", NOTE, note)
@@ -218,13 +224,13 @@ def _lost(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 JUDGEMENTS: tuple[Judgement, ...] = (
     _unseparated,
+    _words,
     _unusable,
     _empty_parts,
     _classes,
     _captions,
     _batch,
     _splits,
-    _words,
     _same_images,
     _small,
     _unlisted,
@@ -242,6 +248,10 @@ def _groups(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 
 def _many(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _of(count: int, all_of: int, what: str) -> str:

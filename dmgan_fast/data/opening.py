@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def open_split(
     *,
     vocabulary: Vocabulary | None = None,
     skip_bad: int = 0,
-    without: Collection[Row] = (),
+    without: Mapping[int, LeftOut] | None = None,
     **settings: Any,
 ) -> CaptionedPictures:
     """One part of a data set that was read.
@@ -92,13 +92,12 @@ def open_split(
         split: ``"train"`` or ``"test"``.
         vocabulary: as in ``open_dataset``.
         skip_bad: as in ``open_dataset``.
-        without: further rows to leave out, whatever ``skip_bad`` says.
+        without: by identity, rows to leave out that are known to be faulty.
         settings: of ``CaptionedPictures``.
     """
     words = vocabulary or own_vocabulary(contents)
-    leave = {id(row) for row in without}
-    rows = [row for row in contents.part(split) if id(row) not in leave]
-    faults = {id(row): fault for row in rows if (fault := fault_of(row, words))}
+    known, rows = without or {}, contents.part(split)
+    faults = {id(row): fault for row in rows if (fault := known.get(id(row)) or fault_of(row, words))}
     bad = [*faults.values(), *(item for item in contents.lost if item.kind in BAD)]
     if len(bad) > skip_bad:
         raise DataError(refusal(contents, bad, skip_bad))
