@@ -105,7 +105,7 @@ def _classes(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
         text = (
             f"all {len(train)} training images are in class {train[0].record.class_id}, and images of one class are "
             "not told apart: both DAMSM losses would be 0 on every step and teach nothing. Leave the class out "
-            "(class_id), and each image is a class of its own"
+            "(class_id, or class_info.pickle in AttnGAN's layout), and each image is a class of its own"
         )
         yield Finding("one class for all", ERROR if purpose.matches else WARNING, text)
     elif share >= ALIKE:

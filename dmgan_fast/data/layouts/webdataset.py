@@ -108,12 +108,25 @@ def _samples(file: Path, place: str, gatherer: Gatherer) -> dict[str, dict[str, 
                     number += 1
                     name = f"{key}#{number}"
                 samples.setdefault(name, {})[suffix] = (member.name, member.offset_data, member.size, content)
+            _require_end(file, archive.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         if not samples:
             raise DataError(f"{file} can't be read as a tar archive: {error}") from None
         why = f"{file} is cut off or damaged after {len(samples)} samples: {error}"
         gatherer.lose(f"{place}: the rest", UNREADABLE, why)
     return samples
+
+
+def _require_end(file: Path, offset: int) -> None:
+    """tarfile takes a damaged header for the end of an archive; the end proper is a block of zeros.
+
+    Raises:
+        TarError: if there is none at ``offset``.
+    """
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("no end mark where the members end")
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
