@@ -33,22 +33,26 @@ def is_here(folder: Path) -> bool:
 
 
 def needed(folder: Path) -> dict[str, bool]:
-    return {"*.tar": is_here(folder)}
+    packed = dict.fromkeys(_packed(folder)[:1], True)
+    return {"*.tar, unpacked": is_here(folder)} | packed
 
 
 def read(folder: Path) -> Contents:
     gatherer = Gatherer()
     for file in shards(folder):
         _read_shard(file, folder, gatherer)
-    packed = [file.name for file in _files(folder) if file.name.lower().endswith(PACKED)]
-    if packed:
-        gatherer.notes.append(f"packed archives are not read, unpack them to .tar first: {', '.join(sorted(packed))}")
+    if packed := _packed(folder):
+        gatherer.notes.append(f"packed archives are not read, unpack them to .tar first: {', '.join(packed)}")
     return gatherer.contents(folder, NAME)
 
 
 def shards(folder: Path) -> list[Path]:
     """Tar archives in ``folder``, or in folders of it that are named after parts."""
     return sorted(file for file in _files(folder) if file.suffix.lower() == ".tar")
+
+
+def _packed(folder: Path) -> list[str]:
+    return sorted(file.name for file in _files(folder) if file.name.lower().endswith(PACKED))
 
 
 def _files(folder: Path) -> Iterator[Path]:
