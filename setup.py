@@ -31,7 +31,7 @@ def wants_cuda() -> bool:
 
 PACKAGES = [
     "dmgan_fast",
-    *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
+    *(".".join(path.parent.parts) for path in sorted(Path("dmgan_fast").glob("*/**/__init__.py"))),
 ]
 EXTENSIONS = [
     CppExtension(

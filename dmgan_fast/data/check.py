@@ -46,7 +46,7 @@ class Report:
             "classes": len({row.record.class_id for row in facts.train}),
             "captions": sum(len(row.record.captions) for row in (*facts.train, *facts.test)),
             "words": len(facts.vocabulary) - 1,
-            "unknown_words": facts.unknown.total() / max(1, facts.tokens.total()),
+            "unknown_words": facts.words.unknown_share,
             "images": {"looked_at": len(facts.seen), "how": facts.looks.how},
             "left_out": [{"name": item.name, "kind": item.kind, "why": item.why} for item in facts.left_out],
             "findings": [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dmgan_fast.data.captions import tokenize
@@ -35,6 +35,22 @@ class Purpose:
     skip_bad: int = 0
 
 
+@dataclass
+class Words:
+    """``known`` and ``unknown`` words; captions without a known one (``dumb``) of images that have others; and for each
+    row, by identity, what its captions say in known words."""
+
+    known: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    dumb: list[tuple[Row, str]] = field(default_factory=list)
+    said: dict[int, frozenset[tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def unknown_share(self) -> float:
+        """Of all words."""
+        return self.unknown.total() / max(1, self.known + self.unknown.total())
+
+
 class Facts:
     """Rows by part, what can't be used and why, and what the usable ones say and show."""
 
@@ -48,7 +64,7 @@ class Facts:
         tick: Callable[[], object] = lambda: None,
     ) -> None:
         self.contents, self.parts = contents, parts
-        self.words_given = vocabulary is not None
+        self.encoders_given = vocabulary is not None
         self.vocabulary = vocabulary or own_vocabulary(contents)
         self.faults = {id(row): fault for row in self._both() if (fault := fault_of(row, self.vocabulary))}
         self.looks = self._look([row for row in self._both() if id(row) not in self.faults], decode, tick)
@@ -90,28 +106,21 @@ class Facts:
         return [(row, self.seen[id(row)]) for row in rows if id(row) in self.seen]
 
     @cached_property
-    def said(self) -> dict[int, frozenset[tuple[int, ...]]]:
-        """For each usable row, by identity, its captions as known words."""
-        return {
-            id(row): frozenset(tuple(self.vocabulary.encode(text)[0]) for text in row.record.captions)
-            for row in (*self.train, *self.test)
-        }
-
-    @cached_property
-    def tokens(self) -> Counter[str]:
-        """How often each word comes, in both parts."""
-        return Counter(token for row in self._both() for text in row.record.captions for token in tokenize(text))
-
-    @cached_property
-    def unknown(self) -> Counter[str]:
-        """Those of ``tokens`` that are not known."""
-        return Counter({word: count for word, count in self.tokens.items() if not self.vocabulary.knows(word)})
-
-    @cached_property
-    def dumb_captions(self) -> list[tuple[Row, str]]:
-        """Captions without a known word, of images that have others."""
-        usable = (*self.train, *self.test)
-        return [(row, text) for row in usable for text in row.record.captions if not self.vocabulary.knows(text)]
+    def words(self) -> Words:
+        """What the captions of both parts say."""
+        found, usable = Words(), {id(row) for row in (*self.train, *self.test)}
+        for row in self._both():
+            known = set()
+            for text in row.record.captions:
+                indices, unknown = self.vocabulary.encode(text)
+                known.add(tuple(indices))
+                found.known += len(indices)
+                if unknown:
+                    found.unknown.update(unknown)
+                if not indices and id(row) in usable:
+                    found.dumb.append((row, text))
+            found.said[id(row)] = frozenset(known)
+        return found
 
     @cached_property
     def unseparated(self) -> tuple[int, int, int, str]:
@@ -126,8 +135,8 @@ class Facts:
 
     def same_words_share(self, rows: Sequence[Row]) -> float:
         """Pairs with the same captions in different classes, of all pairs."""
-        alike = Counter(self.said[id(row)] for row in rows)
-        both = Counter((self.said[id(row)], row.record.class_id) for row in rows)
+        alike = Counter(self.words.said[id(row)] for row in rows)
+        both = Counter((self.words.said[id(row)], row.record.class_id) for row in rows)
         return _share_of_pairs(alike.values(), len(rows)) - _share_of_pairs(both.values(), len(rows))
 
     @cached_property
@@ -145,6 +154,8 @@ def _share_of_pairs(groups: Iterable[int], count: int) -> float:
 
 def is_unseparated(text: str) -> bool:
     """Whether nothing divides the words of a caption, so that it reads as one or few endless ones."""
+    if text.isascii() and " " in text.strip():
+        return False
     tokens = tokenize(text)
     if len(tokens) == 1 and len(tokens[0]) >= ONE_TOKEN:
         return True

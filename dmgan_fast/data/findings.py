@@ -132,7 +132,7 @@ def _classes(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 def _captions(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     train = facts.train
-    if len(train) > 1 and len({facts.said[id(row)] for row in train}) == 1:
+    if len(train) > 1 and len({facts.words.said[id(row)] for row in train}) == 1:
         text = (
             f"all {len(train)} training images have the same captions (the first: {train[0].record.captions[0]!r}): "
             "nothing tells which image they mean; give each image its own"
@@ -144,7 +144,7 @@ def _captions(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
             "learned: give such images one class (class_id), or captions of their own"
         )
         yield Finding("same captions", WARNING, text)
-    if dumb := facts.dumb_captions:
+    if dumb := facts.words.dumb:
         text = (
             f"{_many(len(dumb), 'caption')} without a known word, never chosen, as {dumb[0][1]!r} of "
             f"{dumb[0][0].record.key}"
@@ -155,14 +155,14 @@ def _captions(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 
 def _words(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
-    total, unknown = facts.tokens.total(), facts.unknown.total()
-    if total and facts.words_given and unknown / total >= UNKNOWN:
-        often = ", ".join(word for word, _ in facts.unknown.most_common(10))
+    share = facts.words.unknown_share
+    if facts.encoders_given and share >= UNKNOWN:
+        often = ", ".join(word for word, _ in facts.words.unknown.most_common(10))
         text = (
-            f"{unknown / total:.0%} of the words are unknown to the encoders and left out, most often {often}; "
+            f"{share:.0%} of the words are unknown to the encoders and left out, most often {often}; "
             "encoders that know them come from `dmgan-fast pretrain` on this set"
         )
-        yield Finding("unknown words", ERROR if unknown / total >= NEARLY_ALL else WARNING, text)
+        yield Finding("unknown words", ERROR if share >= NEARLY_ALL else WARNING, text)
 
 
 def _same_images(facts: Facts, purpose: Purpose) -> Iterator[Finding]:

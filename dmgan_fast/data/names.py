@@ -71,10 +71,13 @@ class Files:
 
     def find(self, name: str) -> tuple[Path | None, str]:
         """The file that ``name`` stands for, or None and why not."""
+        likely = name if name.lower().endswith(self.suffixes) else name + self.suffixes[0]
+        if ".." not in name and name[:1] not in ("/", "\\") and os.path.isfile(file := f"{self.folder}/{likely}"):
+            return Path(file), ""
         if is_outside(name):
             return None, f"{name!r} is outside the folder {self.folder}"
         clean = tidy(name)
-        for direct in (name, clean, clean + self.suffixes[0]):
+        for direct in (clean, clean + self.suffixes[0]):
             if direct.lower().endswith(self.suffixes) and os.path.isfile(file := f"{self.folder}/{direct}"):
                 return Path(file), ""
         for fit in self._fits(clean):

@@ -44,4 +44,4 @@ def read_captions(file: Path) -> tuple[str, ...]:
 
 def printable(text: str) -> str:
     """``text`` as any terminal and any JSON reader takes it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
