@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from dmgan_fast.data.captions import choose_words, pad
 from dmgan_fast.data.record import Record, read_bytes, where
 from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
+from dmgan_fast.data.texts import what_instead
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
 
@@ -149,9 +150,9 @@ def read_picture(record: Record) -> Image.Image:
     Raises:
         DataError: naming the file, if it is missing, truncated or no picture.
     """
-    content = BytesIO(read_bytes(record))
+    content = read_bytes(record)
     try:
-        with Image.open(content) as opened:
+        with Image.open(BytesIO(content)) as opened:
             picture = ImageOps.exif_transpose(opened) if record.upright else opened
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 layered = picture.convert("RGBA")
@@ -162,6 +163,9 @@ def read_picture(record: Record) -> Image.Image:
             elif picture.mode == "F":
                 raise ValueError("its pixels are floating-point numbers, whose range is not known")
             return picture.convert("RGB")
+    except UnidentifiedImageError:
+        why = what_instead(content) or "it is no image, or of a kind that is not read"
+        raise DataError(f"picture can't be read: {where(record)}: {why}") from None
     except Exception as error:  # a broken picture can raise almost anything
         raise DataError(f"picture can't be read: {where(record)}: {error}") from None
 

@@ -37,12 +37,13 @@ class Purpose:
 
 @dataclass
 class Words:
-    """``known`` and ``unknown`` words; captions without a known one (``dumb``) of images that have others; and for each
-    row, by identity, what its captions say in known words."""
+    """``known`` and ``unknown`` words; captions without a known one (``dumb``) of images that have others; rows with
+    letters that could not be read (``garbled``); and for each row, by identity, what it says in known words."""
 
     known: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
     dumb: list[tuple[Row, str]] = field(default_factory=list)
+    garbled: list[Row] = field(default_factory=list)
     said: dict[int, frozenset[tuple[int, ...]]] = field(default_factory=dict)
 
     @property
@@ -111,6 +112,8 @@ class Facts:
         found, usable = Words(), {id(row) for row in (*self.train, *self.test)}
         for row in self._both():
             known = set()
+            if any("\ufffd" in text for text in row.record.captions):
+                found.garbled.append(row)
             for text in row.record.captions:
                 indices, unknown = self.vocabulary.encode(text)
                 known.add(tuple(indices))

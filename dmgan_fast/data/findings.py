@@ -155,6 +155,12 @@ def _captions(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 
 def _words(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
+    if garbled := facts.words.garbled:
+        text = (
+            f"{_many(len(garbled), 'image')} with captions in which letters could not be read, which cuts their words: "
+            "save the texts as UTF-8"
+        )
+        yield Finding("garbled captions", WARNING, text, _keys(garbled))
     share = facts.words.unknown_share
     if facts.encoders_given and share >= UNKNOWN:
         often = ", ".join(word for word, _ in facts.words.unknown.most_common(10))

@@ -85,7 +85,9 @@ class Files:
                 return self.folder / fit[0], ""
             if fit:
                 return None, f"{len(fit)} files fit {name!r}: {', '.join(fit[:3])}"
-        return None, f"not found: {self.folder / clean}"
+        near = self._names.get(_key(without_suffix(clean, self.suffixes)), [])
+        there = f" (there is {', '.join(near[:3])})" if near else ""
+        return None, f"not found: {self.folder / clean}{there}"
 
     def _fits(self, name: str) -> Iterator[list[str]]:
         """Files by ever looser readings of ``name``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
 
@@ -52,7 +53,9 @@ def read_bytes(record: Record) -> bytes:
         return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()
     except (FileNotFoundError, KeyError):
         raise DataError(f"picture not found: {where(record)}") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise DataError(f"picture can't be read: {where(record)}: {error.strerror}") from None
+    except (ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"picture can't be read: {where(record)}: {error}") from None
 
 
@@ -110,6 +113,7 @@ def parquet(file: Path) -> Any:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{file}: reading parquet needs pyarrow: pip install 'dmgan-fast[sets]'") from None
+    require_content(file)
     try:
         return ParquetFile(file)
     except (OSError, lib.ArrowException) as error:

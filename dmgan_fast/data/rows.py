@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dmgan_fast.data.record import Record
-from dmgan_fast.data.splits import assign
+from dmgan_fast.data.splits import assign, role_of
 from dmgan_fast.data.texts import printable
 from dmgan_fast.data.vocabulary import Vocabulary
 
@@ -153,6 +153,16 @@ class Gatherer:
     def lose(self, name: str, kind: str, why: str) -> None:
         """Something that became no row."""
         self._lost.append(LeftOut(printable(name), kind, printable(why)))
+
+    def hold_out(self) -> None:
+        """Where files or folders are there for training only, hold some of them out, as if they had no split."""
+        names = {row["split"] for row in self._rows}
+        if names and all(role_of(name) == "train" for name in names):
+            self.notes.append(
+                f"there is only {', '.join(sorted(names))}, so about one image in ten is held out by its name"
+            )
+            for row in self._rows:
+                row["split"] = ""
 
     def contents(self, source: Path, layout: str, vocabulary: Vocabulary | None = None) -> Contents:
         """What was collected. Named classes get numbers after the given ones, pictures without a class after those."""

@@ -32,7 +32,11 @@ def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     Raises:
         DataError: if the file can't be read.
     """
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    text = read_text(file)
+    if text.lstrip().startswith("[") and isinstance(rows := _array(text), list):
+        yield from ((n, row if isinstance(row, dict) else f"expected an object, got {short(row)}") for n, row in rows)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -41,6 +45,15 @@ def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, f"not JSON: {error}"
             continue
         yield number, row if isinstance(row, dict) else f"expected an object, got {short(row)}"
+
+
+def _array(text: str) -> list[tuple[int, Any]] | None:
+    """Numbers from 1 and elements, if the whole text is one JSON list, as some tools write it."""
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return list(enumerate(rows, start=1))
 
 
 def csv_table(file: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:

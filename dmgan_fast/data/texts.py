@@ -10,6 +10,36 @@ from dmgan_fast.errors import DataError
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
+_POINTER = b"version https://git-lfs"
+
+
+def what_instead(content: bytes) -> str:
+    """What a file is that was saved in place of its content: nothing, a pointer, a web page; empty if none of these."""
+    start = content[:200].lstrip().lower()
+    if not content:
+        return "the file is empty"
+    if start.startswith(_POINTER):
+        return "it is a pointer of Git LFS, not the file itself: `git lfs pull` fetches that"
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "it is a web page, saved in place of the file"
+    return ""
+
+
+def require_content(file: Path) -> None:
+    """Refuse what was saved in place of a file.
+
+    Raises:
+        DataError: naming the file, if it can't be read or is a pointer or a web page.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(200)
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from None
+    if instead := start and what_instead(start):
+        raise DataError(f"{file} can't be read: {instead}")
+
+
 def read_text(file: Path, *, errors: str = "strict") -> str:
     """UTF-8, with a byte order mark or without, or UTF-16 with one.
 
@@ -18,8 +48,10 @@ def read_text(file: Path, *, errors: str = "strict") -> str:
     """
     try:
         content = file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} can't be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file} can't be read: {error.strerror}") from None
+    if instead := content and what_instead(content):
+        raise DataError(f"{file} can't be read: {instead}")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding, errors)

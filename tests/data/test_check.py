@@ -210,6 +210,18 @@ def test_captions_without_a_known_word_are_counted_and_images_without_any_named(
     assert kinds["captions without a known word"].names == ("03.png",)
 
 
+def test_captions_with_letters_that_could_not_be_read_are_named(tmp_path):
+    shapes(tmp_path / "images")
+    (tmp_path / "text").mkdir()
+    for k in range(12):
+        text = f"Käfer Nummer {k}"
+        (tmp_path / f"text/{k:02d}.txt").write_bytes(text.encode("latin-1" if k == 3 else "utf-8"))
+    (tmp_path / "images/captions.jsonl").unlink()
+    (tmp_path / "train.txt").write_text("\n".join(f"{k:02d}" for k in range(9)))
+    (tmp_path / "test.txt").write_text("\n".join(f"{k:02d}" for k in range(9, 12)))
+    assert found(tmp_path, "warning")["garbled captions"].names == ("03",)
+
+
 def test_words_that_given_encoders_do_not_know_are_shown(tmp_path):
     shapes(tmp_path, captions=lambda k: [f"shape number {k}", "the shape"])
     assert not found(tmp_path, vocabulary=Vocabulary.from_captions(["the shape number", *map(str, range(12))]))

@@ -354,6 +354,7 @@ def test_lists_name_images_and_texts_that_are_missing(tmp_path):
     draw(tmp_path / "images", "a.jpg", "b.jpg")
     put(tmp_path / "text/a.txt", "a red field")
     put(tmp_path / "train.txt", "a\nb\nc\n../d\n")
+    put(tmp_path / "test.txt", "a\n")
     with pytest.raises(
         DataError, match=r"b: captions can't be read.*b\.txt.*c: image not found.*d' is outside the folder"
     ):
@@ -501,6 +502,68 @@ def test_all_images_that_a_set_misses_are_named_at_once(tmp_path):
         open_dataset(tmp_path, image_sizes=(SIDE,))
     data = open_dataset(tmp_path, image_sizes=(SIDE,), skip_bad=2)
     assert (keys(data), [item.name for item in data.left_out]) == (["b"], ["a", "c"])
+
+
+# What was saved in place of files
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (POINTER, "it is a pointer of Git LFS, not the file itself: `git lfs pull` fetches that"),
+        ("<!DOCTYPE html>\n<html><body>404</body></html>", "it is a web page, saved in place of the file"),
+        ("", "the file is empty"),
+        ("some text", "it is no image, or of a kind that is not read"),
+    ],
+)
+def test_what_is_no_image_is_named_as_what_it_is(tmp_path, content, why):
+    draw(tmp_path, "a.jpg", "b.jpg")
+    put(tmp_path / "a.jpg", content)
+    put(tmp_path / "captions.csv", "picture,caption,split\na.jpg,red,train\nb.jpg,blue,test\n")
+    with pytest.raises(DataError, match=rf"a\.jpg: {why}$"):
+        _ = open_dataset(tmp_path, image_sizes=(SIDE,))[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["captions.jsonl", "metadata.csv", "metadata.parquet", "train/filenames.pickle", "train-0.tar", "setid.mat"]
+)
+def test_a_pointer_in_place_of_a_list_is_named(tmp_path, name):
+    if name == "setid.mat":
+        flowers(tmp_path)
+    put(tmp_path / name, POINTER)
+    with pytest.raises(DataError, match=rf"{name}.* can't be read: it is a pointer of Git LFS"):
+        open_dataset(tmp_path)
+
+
+# Sets that are only for training
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet", "shards", "lists"])
+def test_of_what_is_there_for_training_only_some_is_held_out_and_a_note_says_so(tmp_path, layout):
+    numbers = range(12)
+    if layout == "imagefolder":
+        draw(tmp_path / "train", *(f"{k}.png" for k in numbers))
+        rows = [{"file_name": f"{k}.png", "text": f"field {k}"} for k in numbers]
+        write_metadata(tmp_path / "train/metadata.csv", rows)
+    elif layout == "parquet":
+        table = pyarrow.table({"image": [image_bytes(k) for k in numbers], "text": [f"field {k}" for k in numbers]})
+        pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    elif layout == "shards":
+        shard(
+            tmp_path / "train-0.tar",
+            [(f"{k}{e}", c) for k in numbers for e, c in ((".png", image_bytes(k)), (".txt", b"a"))],
+        )
+    else:
+        draw(tmp_path / "images", *(f"{k}.png" for k in numbers))
+        put(tmp_path / "train.txt", "\n".join(map(str, numbers)))
+        for k in numbers:
+            put(tmp_path / f"text/{k}.txt", said(k))
+    train, test = opened(tmp_path), opened(tmp_path, "test")
+    assert len(train) + len(test) == 12
+    assert len(train) > len(test) >= 1
+    assert any("one image in ten is held out" in note for note in read_set(tmp_path).notes)
 
 
 # What is not known

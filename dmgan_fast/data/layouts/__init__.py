@@ -56,9 +56,10 @@ def read(folder: Path) -> Contents:
         layout = find(folder)
         if layout is not None:
             return layout.read(folder)
+        advice = _advice(folder)
     except OSError as error:
         raise DataError(f"data set at {str(folder)!r} can't be read: {error}") from None
-    raise DataError(f"no data set at {str(folder)!r}: {_advice(folder)}")
+    raise DataError(f"no data set at {str(folder)!r}: {advice}")
 
 
 def _advice(folder: Path) -> str:

@@ -65,7 +65,7 @@ def _read_split(folder: Path, split: str, number: int, gatherer: Gatherer) -> Vo
     for key, (said, why), class_id in zip(keys, captions, classes, strict=True):
         fault = (NO_CAPTION, why) if why else None
         if boxes and key not in boxes:
-            fault = BROKEN, f"{folder / cub.FOLDER / 'bounding_boxes.txt'} has no box for {key}"
+            fault = BROKEN, f"{cub.root_of(folder) / 'bounding_boxes.txt'} has no box for {key}"
         gatherer.add(key, images.find(key), said, split=split, class_id=class_id, fault=fault, box=boxes.get(key))
     return vocabulary
 
@@ -80,14 +80,16 @@ def _keys(file: Path) -> list[str]:
 
 
 def _images_folder(folder: Path) -> Path | None:
-    for root in (folder / cub.FOLDER / "images", folder / "images"):
+    own = [cub.root_of(folder) / "images"] if cub.root_of(folder) != folder else []
+    for root in (*own, folder / "images", folder / "jpg"):
         if root.is_dir():
             return root
     return folder if any((folder / part).is_dir() for part in PARTS) else None
 
 
 def _boxes(folder: Path) -> dict[str, Box]:
-    return cub.boxes(folder / cub.FOLDER) if (folder / cub.FOLDER).is_dir() else {}
+    root = cub.root_of(folder)
+    return cub.boxes(root) if root != folder else {}
 
 
 def _captions(

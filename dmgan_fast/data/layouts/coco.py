@@ -44,6 +44,7 @@ def read(folder: Path) -> Contents:
         _read_captions(file, folder, gatherer)
     for file in [] if _captions(folder) else _karpathy(folder):
         _read_karpathy(file, folder, gatherer)
+    gatherer.hold_out()
     return gatherer.contents(folder, NAME)
 
 

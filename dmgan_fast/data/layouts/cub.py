@@ -29,19 +29,19 @@ FOLDER = "CUB_200_2011"
 
 
 def is_here(folder: Path) -> bool:
-    return (_root(folder) / "images.txt").is_file() and _texts(folder) is not None
+    return (root_of(folder) / "images.txt").is_file() and _texts(folder) is not None
 
 
 def needed(folder: Path) -> dict[str, bool]:
     return {
-        f"{FOLDER}/images.txt": (_root(folder) / "images.txt").is_file(),
-        f"{FOLDER}/images/": (folder / FOLDER / "images").is_dir(),
+        f"{FOLDER}/images.txt": (root_of(folder) / "images.txt").is_file(),
+        f"{FOLDER}/images/": root_of(folder) != folder and (root_of(folder) / "images").is_dir(),
         "text_c10/ (Reed's captions) or text/": _texts(folder) is not None,
     }
 
 
 def read(folder: Path) -> Contents:
-    root, gatherer = _root(folder), Gatherer()
+    root, gatherer = root_of(folder), Gatherer()
     if not (root / "images").is_dir():
         raise DataError(f"{folder}: no images; looked for {root / 'images'}")
     texts = Captions(_texts(folder) or folder / "text_c10", anywhere=True)
@@ -76,12 +76,15 @@ def _names(file: Path, gatherer: Gatherer) -> dict[str, str]:
     return names
 
 
-def _root(folder: Path) -> Path:
-    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+def root_of(folder: Path) -> Path:
+    """Where CUB's own files lie: ``CUB_200_2011``, also if it was unpacked into a folder of its name, or ``folder``."""
+    while (folder / FOLDER).is_dir():
+        folder = folder / FOLDER
+    return folder
 
 
 def _texts(folder: Path) -> Path | None:
-    return text_folder(folder, _root(folder), folder.parent if _root(folder) == folder else folder)
+    return text_folder(folder, root_of(folder), folder.parent if root_of(folder) == folder else folder)
 
 
 def _classes(root: Path) -> dict[str, str]:
@@ -119,5 +122,7 @@ def boxes(root: Path) -> dict[str, Box]:
         names = dict(line.split(maxsplit=1) for line in read_lines(root / "images.txt") if line.strip())
         rows = [line.split() for line in read_lines(root / "bounding_boxes.txt") if line.strip()]
         return {without_suffix(tidy(names[number])): box_of(values) for number, *values in rows}
-    except (DataError, ValueError, KeyError) as error:
+    except KeyError as error:
+        raise DataError(f"bounding boxes of {root} can't be read: images.txt has no number {error}") from None
+    except (DataError, ValueError) as error:
         raise DataError(f"bounding boxes of {root} can't be read: {error}") from None

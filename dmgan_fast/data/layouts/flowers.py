@@ -19,6 +19,7 @@ from typing import Any
 from dmgan_fast.data.layouts.base import Captions, class_splits
 from dmgan_fast.data.names import IMAGE_SUFFIXES, TEXT_SUFFIXES, files_below, without_suffix
 from dmgan_fast.data.rows import BROKEN, NO_CAPTION, Contents, Gatherer
+from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
 NAME = "Oxford flowers with Reed's captions"
@@ -119,6 +120,7 @@ def _matlab(file: Path) -> dict[str, Any]:
         from scipy.io import loadmat
     except ImportError:
         raise DataError(f"{file}: reading .mat files needs scipy: pip install 'dmgan-fast[sets]'") from None
+    require_content(file)
     try:
         return loadmat(file)
     except Exception as error:  # a broken file can raise almost anything

@@ -53,6 +53,7 @@ def read(folder: Path) -> Contents:
             "the images lie inside parquet files, which are slow to read in random order: "
             "`dmgan-fast convert` writes them as files"
         )
+    gatherer.hold_out()
     return gatherer.contents(folder, NAME)
 
 

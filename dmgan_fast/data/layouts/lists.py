@@ -43,6 +43,7 @@ def read(folder: Path) -> Contents:
         for number, line in enumerate(read_lines(file), start=1):
             if line.strip():
                 _add(file, number, line.strip(), (root, images, texts), gatherer)
+    gatherer.hold_out()
     return gatherer.contents(folder, NAME)
 
 

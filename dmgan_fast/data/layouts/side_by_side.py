@@ -44,4 +44,5 @@ def read(folder: Path) -> Contents:
         stem = without_suffix(text, TEXTS)
         if stem.casefold() not in stems and stem.casefold() not in NO_CAPTIONS:
             gatherer.lose(text, NO_IMAGE, f"{text} has no image of its name beside it")
+    gatherer.hold_out()
     return gatherer.contents(folder, NAME)

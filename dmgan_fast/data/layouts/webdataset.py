@@ -20,6 +20,7 @@ from dmgan_fast.data.layouts.imagefolder import CAPTIONS, captions_of, class_of
 from dmgan_fast.data.names import IMAGE_SUFFIXES
 from dmgan_fast.data.rows import NO_CAPTION, NO_IMAGE, UNREADABLE, Contents, Gatherer
 from dmgan_fast.data.splits import role_of
+from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
 NAME = "WebDataset shards"
@@ -43,6 +44,7 @@ def read(folder: Path) -> Contents:
         _read_shard(file, folder, gatherer)
     if packed := _packed(folder):
         gatherer.notes.append(f"packed archives are not read, unpack them to .tar first: {', '.join(packed)}")
+    gatherer.hold_out()
     return gatherer.contents(folder, NAME)
 
 
@@ -95,6 +97,7 @@ Member = tuple[str, int, int, bytes]  # name, offset, size, content if it is no 
 
 def _samples(file: Path, place: str, gatherer: Gatherer) -> dict[str, dict[str, Member]]:
     """Key → suffix → member. A key that comes again, once it has that suffix, is another sample."""
+    require_content(file)
     samples: dict[str, dict[str, Member]] = {}
     try:
         with tarfile.open(file, "r:") as archive:
