@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmgan_fast.data.check import Report, check_data, open_checked, open_readable
-from dmgan_fast.data.convert import convert
+from dmgan_fast.data.conversion import convert
 from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, Record
 from dmgan_fast.data.facts import Purpose
 from dmgan_fast.data.loader import PictureBatch, make_loader

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 from dmgan_fast.data import Vocabulary, open_dataset
+from dmgan_fast.data.record import read_bytes
+from dmgan_fast.errors import DataError
 from dmgan_fast.modules import TextEncoder, TextEncoderConfig
 from dmgan_fast.training.weights import save_bundle
 
@@ -173,6 +175,18 @@ def test_convert_leaves_nothing_behind_if_it_can_not_go_through(monkeypatch, cap
     assert (status, out.split()[0]) == (0, "14")
     assert err.count("left out: ") == 2
     assert len(rows_of(tmp_path / "out")) == 14
+
+
+def test_convert_that_is_stopped_leaves_nothing_behind(monkeypatch, capsys, shapes, tmp_path):
+    def stopped(record):
+        if record.key == "5.png":
+            raise DataError("picture not found: 5.png")
+        return read_bytes(record)
+
+    monkeypatch.setattr("dmgan_fast.data.conversion.read_bytes", stopped)
+    status, _, err = call(monkeypatch, capsys, "convert", shapes, "--out", tmp_path / "out")
+    assert (status, err.splitlines()[-1]) == (2, "dmgan-fast: picture not found: 5.png")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["shapes"]
 
 
 def test_an_evaluation_names_all_held_out_images_that_it_can_not_read(monkeypatch, capsys, shapes, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,10 +15,9 @@ SIZES = {"image_sizes": (8,), "max_words": 6}
 
 
 def picture(file, number, size=(20, 20)):
-    """No two are the same."""
-    image = Image.new("RGB", size, (7 * number % 256, 90, 200))
-    image.putpixel((0, 0), (number % 256, number // 256, 0))
-    image.save(file)
+    """Noise: no two are the same."""
+    pixels = np.random.default_rng(number).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(file)
 
 
 def shapes(root, count=12, *, size=(20, 20), suffix="png", **columns):
@@ -91,7 +91,7 @@ def test_many_of_a_kind_are_counted_and_all_named(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp"])
 def test_a_quick_look_finds_what_is_cut_off(tmp_path, monkeypatch, suffix):
-    shapes(tmp_path, 8, suffix=suffix)
+    shapes(tmp_path, 8, suffix=suffix, size=(60, 60))
     monkeypatch.setattr(looking, "DECODED", 0)
     quick = check_data(tmp_path, Purpose(side=8))
     assert (quick.findings, quick.facts.looks.how) == ((), "headers and ends read")
