@@ -167,6 +167,15 @@ def test_cub_with_reeds_captions_and_nobodys_pickles(tmp_path, texts, own, opene
     assert train.records[3].box == (3.0, 2.0, 4.0, 5.0)
 
 
+def test_cub_unpacked_into_a_folder_of_its_name(tmp_path):
+    cub(tmp_path, own="CUB_200_2011/CUB_200_2011")
+    assert len(opened(tmp_path)) == 5
+    for split, part in (("train", BIRDS[:4]), ("test", BIRDS[4:])):
+        write_pickle(tmp_path / split / "filenames.pickle", part)
+    (record, _) = opened(tmp_path, "test").records  # now AttnGAN's layout
+    assert record.box == (4.0, 2.0, 4.0, 5.0)
+
+
 def test_cub_by_reeds_classes_as_in_the_paper(tmp_path):
     put(cub(tmp_path) / "trainvalclasses.txt", "001.Bird_A\n002.Bird_B\n")
     put(tmp_path / "testclasses.txt", "003.Bird_C\r\n")
@@ -337,6 +346,16 @@ def test_lists_of_names_in_any_spelling(tmp_path, ending, slash, prefix):
     assert (record.key, record.captions) == (names[3], ("a teal field", "field number 3"))
 
 
+@pytest.mark.parametrize("lists", [("train_list", "test_list"), ("splits/train-filenames", "splits/val.names")])
+def test_lists_by_other_names(tmp_path, lists):
+    for number, name in enumerate("abc"):
+        draw(tmp_path / "jpg", f"{name}.jpg")
+        put(tmp_path / f"jpg/{name}.txt", said(number))  # beside the images
+    for file, content in zip(lists, ("a\nb\n", "c\n"), strict=True):
+        put(tmp_path / f"{file}.txt", content)
+    assert (keys(opened(tmp_path)), keys(opened(tmp_path, "test"))) == (["a", "b"], ["c"])
+
+
 def test_lists_with_classes_and_names_with_spaces(tmp_path):
     names = ["a b", "c 7", "d"]
     draw(tmp_path / "images", *(f"{name}.jpg" for name in names))
@@ -485,6 +504,13 @@ def test_attngans_layout_with_other_names(tmp_path, names, folder, spell, pickle
     train, test = opened(tmp_path), opened(tmp_path, "test")
     assert [record.picture for record in train.records] == [tmp_path / folder / name for name in names[:3]]
     assert test.records[0].captions == (("field field",) if pickled else ("a teal field", "field number 3"))
+
+
+def test_flowers_in_attngans_layout(tmp_path):
+    flowers(tmp_path)
+    for split, numbers in (("train", range(1, 6)), ("test", range(6, 9))):
+        write_pickle(tmp_path / split / "filenames.pickle", [f"image_{k:05d}" for k in numbers])
+    assert opened(tmp_path, "test").records[0].captions == ("a olive field", "field number 6")
 
 
 def test_two_images_for_one_key_are_not_guessed_between(tmp_path):

@@ -1,6 +1,7 @@
 """Images, texts, and lists of names.
 
-    DIR/train.txt, DIR/test.txt     names, one a line, with an extension or without; also val.txt, or in DIR/splits/
+    DIR/train.txt, DIR/test.txt     names, one a line, with an extension or without; also val.txt,
+                                    train_list.txt, or in DIR/splits/
     DIR/images/a.jpg                in sub-folders too
     DIR/text/a.txt                  captions, one a line; or text_c10/, captions/, or beside the image
 
@@ -10,6 +11,7 @@ A number after a name is its class; without one, each image is its own.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from dmgan_fast.data.layouts.base import TEXT_FOLDERS, Captions, holds, text_beside, text_folder
@@ -20,6 +22,7 @@ from dmgan_fast.data.texts import read_lines
 
 NAME = "images and texts with lists of names"
 SIGN = "train.txt"
+LISTS = ("list", "ids", "names", "filenames", "files", "images", "keys")  # as in train_list.txt
 IMAGE_FOLDERS = ("images", "jpg", "image", "imgs")
 
 
@@ -49,10 +52,16 @@ def read(folder: Path) -> Contents:
 
 def _lists(folder: Path) -> list[Path]:
     found = [file for place in (folder, folder / "splits") for file in sorted(place.glob("*.txt")) if file.is_file()]
-    found = [file for file in found if role_of(file.stem)]
+    found = [file for file in found if role_of(_part(file))]
     names = os.listdir(folder) if found else []
     images = {stem for name in names if (stem := without_suffix(name)) != name}
     return [file for file in found if file.stem not in images]  # else it is the caption of that image
+
+
+def _part(file: Path) -> str:
+    """``train`` of ``train.txt``, ``train_list.txt``, ``train-filenames.txt``."""
+    head, _, tail = re.sub(r"[-. ]", "_", file.stem).partition("_")
+    return head if tail.lower() in LISTS else file.stem
 
 
 def _images(folder: Path) -> Path | None:
@@ -80,7 +89,7 @@ def _add(file: Path, number: int, line: str, places: tuple[Path, Files, Captions
     key = without_suffix(without_suffix(name), (".txt",))
     said, why = texts.of(key)
     fault = (NO_CAPTION, why) if why and picture[0] else None
-    gatherer.add(key, picture, said, split=file.stem, class_id=class_id, fault=fault, upright=True)
+    gatherer.add(key, picture, said, split=_part(file), class_id=class_id, fault=fault, upright=True)
 
 
 def _within(name: str, root: str) -> str:
