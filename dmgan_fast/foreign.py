@@ -28,7 +28,26 @@ HOSTILE = {
 HARMLESS = {"list", "dict", "tuple", "int", "float", "bool", "str", "bytes", "frozenset", "object", "range", "slice"}
 _DICTIONARY = re.compile(r"(?i)dict|munch|bunch|box$")
 _WANTED = re.compile(r"Unsupported global: GLOBAL (\S+)|load unsupported GLOBAL (\S+)")
+_BEFORE_TEXT = b"\xef\xbb\xbf \t\r\n"
 _LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def what_instead(head: bytes) -> str | None:
+    """What was saved in place of any file, for a message: nothing, a web page or a pointer; None: none of these.
+
+    Args:
+        head: the first ``HEAD`` bytes, or more.
+    """
+    if not head:
+        return "an empty file: the download broke off; fetch it again"
+    start = head[:HEAD].lstrip(_BEFORE_TEXT).lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head")) or (start[:1] == b"<" and b"<html" in start[:1024]):
+        return f"a web page{_title(head)}, saved in place of the file: open its address in a browser and fetch it again"
+    if start.startswith(_LFS):
+        size = re.search(rb"size (\d+)", head[:HEAD])
+        wanted = f" of {int(size[1]):,} bytes" if size else ""
+        return f"a Git LFS pointer that stands for the file{wanted}: fetch the file itself with `git lfs pull`"
+    return None
 
 
 def what_is(file: Path) -> str | None:
@@ -39,20 +58,16 @@ def what_is(file: Path) -> str | None:
     """
     with file.open("rb") as stream:
         head = stream.read(HEAD)
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        return "an empty file: the download broke off; fetch it again"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")) or b"<html" in start[:1024]:
-        return f"a web page{_title(head)}, saved in place of the file: open its address in a browser and fetch it again"
-    if head.startswith(_LFS):
-        size = re.search(rb"size (\d+)", head)
-        wanted = f" of {int(size[1]):,} bytes" if size else ""
-        return f"a Git LFS pointer that stands for the file{wanted}: fetch the file itself with `git lfs pull`"
+    if instead := what_instead(head):
+        return instead
     for known, what in _KNOWN:
         if head.startswith(known):
             return what
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it, and give what is inside"
+    start = head.lstrip(_BEFORE_TEXT).lower()
+    if start.startswith(b"<?xml"):
+        return "XML text, as servers answer when they refuse: fetch the file again"
     if start.startswith((b"{", b"[")) and _is_text(head):
         return "JSON text: an answer of a server, or a configuration"
     if _is_text(head):
@@ -75,7 +90,7 @@ _KNOWN = (
 
 
 def _title(head: bytes) -> str:
-    found = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
+    found = re.search(rb"<title[^>]*>(.*?)</title>", head[:HEAD], re.IGNORECASE | re.DOTALL)
     return f" ({' '.join(found[1].decode(errors='replace').split())[:80]!r})" if found else ""
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from dmgan_fast.cli.app import app
-from dmgan_fast.cli.options import Step, Threads, pair, split_names, use_threads
+from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
 
 
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
@@ -53,6 +53,7 @@ def evaluate(
     max_words: Annotated[int, typer.Option(help="Words a caption is cut to; the paper: 25 for CUB, 20 for COCO.")] = 25,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    skip_bad: SkipBad = None,
     cache: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache."),
@@ -89,6 +90,7 @@ def evaluate(
         "max_words": max_words,
         "batch_size": batch,
         "device": device,
+        "skip_bad": skip_bad or 0,
         "cache": cache,
         "save_pictures": save_pictures,
         "keep_features": keep_features,
@@ -102,4 +104,6 @@ def evaluate(
             typer.echo(f"  warning: {note}")
     for why, names in by_reason(report["left_out"]).items():
         typer.echo(f"left out {names}: {why}", err=True)
+    for why in (report["real"] or {}).get("left_out", ()):
+        typer.echo(f"left out of the real pictures: {why}", err=True)
     typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")

@@ -21,7 +21,17 @@ Settings = Annotated[
 ]
 DataFolder = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--data", help="'demo' or a folder: CUB, COCO, or pictures with captions.jsonl or captions.csv."),
+    typer.Option("--data", help="'demo' or a folder: CUB, COCO, flowers, or your own (docs/data.md)."),
+]
+SkipBad = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--skip-bad",
+        metavar="N",
+        min=0,
+        help="Go on without at most N images that are missing, damaged or without a caption, as --skip-bad 3; they are "
+        "named. Default: none, the run refuses.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
 Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
@@ -42,6 +52,13 @@ Batch = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's."),
 ]
+
+
+def data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:
+    """Settings of ``--data`` and ``--skip-bad``."""
+    given = {"source": data or None, "skip_bad": skip_bad}
+    values = {name: value for name, value in given.items() if value is not None}
+    return {"data": values} if values else {}
 
 
 def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:

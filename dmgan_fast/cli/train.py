@@ -17,7 +17,9 @@ from dmgan_fast.cli.options import (
     Resume,
     Settings,
     Size,
+    SkipBad,
     Threads,
+    data_values,
     generator_values,
     notices,
     use_threads,
@@ -49,6 +51,7 @@ def pretrain(
     preset: Preset = "birds",
     settings: Settings = None,
     batch: Batch = None,
+    skip_bad: SkipBad = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
@@ -57,7 +60,7 @@ def pretrain(
     from dmgan_fast.training.config import PretrainConfig, build_config
 
     use_threads(threads)
-    values: dict[str, object] = {"data": {"source": data}} if data else {}
+    values = data_values(data, skip_bad)
     values |= {"loop": {"batch_size": batch}} if batch else {}
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     with notices():
@@ -92,6 +95,7 @@ def train(
             help="A run or weights, discriminators too if they are there: begin with it; new stages start fresh.",
         ),
     ] = None,
+    skip_bad: SkipBad = None,
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
@@ -101,7 +105,7 @@ def train(
     from dmgan_fast.training.planner import fit
 
     use_threads(threads)
-    values: dict[str, object] = {"data": {"source": data}} if data else {}
+    values = data_values(data, skip_bad)
     values |= {"encoders": str(damsm)} if damsm else {}
     values |= {"init_from": str(init_from)} if init_from else {}
     values |= {"loop": {"batch_size": batch}} if batch else {}

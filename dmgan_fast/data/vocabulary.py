@@ -74,6 +74,10 @@ class Vocabulary:
             [token for token in tokens if token not in self._index],
         )
 
+    def knows(self, text: str) -> bool:
+        """Whether ``text`` has a known word."""
+        return any(token in self._index for token in tokenize(text))
+
     def decode(self, indices: Iterable[int]) -> list[str]:
         """Words of indices, padding left out."""
         return [self.words[index] for index in indices if index]

@@ -33,6 +33,7 @@ class EvaluationConfig:
     ``metrics``: names; empty: all usual ones that the weights here allow.
     ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real pictures.
     ``max_words``: words a caption is cut to (the paper: 25 for CUB, 20 for COCO).
+    ``skip_bad``: go on without at most so many of the data set's pictures that can't be used; the report names them.
     ``cache``: folder for features of real pictures. ``keep_features``: do not delete those of the drawn ones.
     """
 
@@ -49,6 +50,7 @@ class EvaluationConfig:
     seed: int = Field(0, ge=0)
     max_words: int = Field(25, ge=1)
     batch_size: int = Field(32, ge=1)
+    skip_bad: int = Field(0, ge=0)
     device: str = "auto"
     cache: str | None = None
     save_pictures: bool = False

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import open_dataset
+from dmgan_fast.data import open_dataset, open_readable
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation._checks import EvaluationWarning, warn
 from dmgan_fast.evaluation.config import (
@@ -164,7 +164,13 @@ class _Evaluation:
         generator, texts = ([file for file in bundle.files(part) if file != vocabulary] for part in PARTS)
         config = sampler.generator.config
         self.generator = {"sha256": digest_of(*generator), "text_encoder_sha256": digest_of(*texts)} | to_dict(config)
-        dataset = open_dataset(self.data, "test", image_sizes=config.image_sizes[-1:], vocabulary=sampler.vocabulary)
+        dataset = open_dataset(
+            self.data,
+            "test",
+            image_sizes=config.image_sizes[-1:],
+            vocabulary=sampler.vocabulary,
+            skip_bad=self.config.skip_bad,
+        )
         return DrawnPictures(
             sampler,
             dataset,
@@ -176,7 +182,14 @@ class _Evaluation:
         )
 
     def _real(self) -> RealPictures:
-        dataset = open_dataset(self.data, "test", image_sizes=(self.drawn.side,))
+        dataset = open_readable(
+            self.data,
+            "test",
+            image_sizes=(self.drawn.side,),
+            max_words=self.config.max_words,
+            augment=False,
+            skip_bad=self.config.skip_bad,
+        )
         if len(dataset) < 2:
             raise DataError(f"{self.data!r} has only {len(dataset)} test picture; a distribution needs 2 or more")
         with self._bar("reading real pictures", len(dataset)) as tick:
@@ -355,13 +368,16 @@ class _Evaluation:
         config, real = self.config, self.real
         weights = str(self.bundle) if config.step is not None else config.weights or "the shipped weights"
         drawn_by = f"drawn by {weights} from test captions of {self.data!r}"
+        left = [item.why for item in real.dataset.left_out] if real else []
         what = drawn_by if config.pictures is None else f"found in {config.pictures}"
         return {
             "fingerprint": self.fingerprint,
             "metrics": results,
             "left_out": self.left_out,
             "drawn": {"what": what, "count": len(self.drawn), "side": self.drawn.side, "key": self.drawn.key},
-            "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key} if real else None,
+            "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key, "left_out": left}
+            if real
+            else None,
             "statistics": {name: {"file": str(s.file), "sha256": s.sha256} for name, s in self.given.items()},
             "extractors": {name: extractor.key for name, extractor in self.extractors.items()},
             "generator": self.generator,

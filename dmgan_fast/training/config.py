@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @config_dataclass
 class DataConfig:
-    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes."""
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes.
+
+    ``skip_bad``: go on without at most so many pictures that can't be used.
+    """
 
     source: str = "demo"
     max_words: int = Field(18, ge=1)
     workers: int = Field(0, ge=0)
+    skip_bad: int = Field(0, ge=0)
 
 
 @config_dataclass

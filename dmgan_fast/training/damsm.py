@@ -13,7 +13,7 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, open_dataset
+from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
 from dmgan_fast.data.loader import collate
 from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.losses.damsm import damsm_losses
@@ -177,7 +177,10 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
     }
-    dataset = open_dataset(config.data.source, "train", **settings)
-    held_out = open_dataset(config.data.source, "test", vocabulary=dataset.vocabulary, **settings)
+    purpose = Purpose(
+        side=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad
+    )
+    console = console or Console(stderr=True)
+    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
     with only_writer(out):
         run(DAMSMTask(config, dataset, held_out), dataset, out, resume=resume, console=console)

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader, open_dataset
+from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
 from dmgan_fast.training.config import TrainConfig
@@ -176,8 +176,14 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         "seed": config.loop.seed,
         "vocabulary": bundle.vocabulary,
     }
-    dataset = open_dataset(config.data.source, "train", **settings)
-    held_out = open_dataset(config.data.source, "test", **settings)
+    purpose = Purpose(
+        side=config.generator.image_sizes[-1],
+        batch_size=config.loop.batch_size,
+        matches=config.step.damsm_weight > 0,
+        skip_bad=config.data.skip_bad,
+    )
+    console = console or Console(stderr=True)
+    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
     with only_writer(out):
         task = GANTask(config, bundle, dataset, held_out)
         if config.init_from is not None and not resume:

@@ -23,6 +23,8 @@ COMMANDS = (
     "pretrain",
     "train",
     "plan",
+    "check",
+    "convert",
     "sample",
     "import",
     "export",
