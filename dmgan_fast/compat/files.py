@@ -58,7 +58,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> StateDict:
     file = Path(path)
     content = read_torch(file, husks=True)
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(key): value for key, value in content.items()}
+        return {_printable(key): value for key, value in content.items()}
     tensors = flatten(content)
     models = models_in(tensors)
     if len(models) == 1:
@@ -152,7 +152,14 @@ def _walk(content: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
         items = iter(enumerate(content))
     for key, value in items:
         if isinstance(value, (Tensor, Mapping, list, tuple, Husk)):
-            yield from _walk(value, f"{name}.{key}" if name else str(key), depth + 1)
+            key = _printable(key)
+            yield from _walk(value, f"{name}.{key}" if name else key, depth + 1)
+
+
+def _printable(key: Any) -> str:
+    """A name of a damaged file may hold anything, and is shown in messages."""
+    name = str(key)
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
 def _shown(content: Any, tensors: StateDict) -> str:
