@@ -96,10 +96,11 @@ def read_vocabulary(file: Path) -> Vocabulary:
         raise DataError(f"vocabulary not found: {file}")
     if _begins(file) in (b"[", b"{"):
         return Vocabulary.load(file)
-    wrong = what_is(file)
-    if wrong:
-        raise DataError(f"{file}: not a vocabulary: it is {wrong}")
-    content = read_pickle(file)
+    try:
+        content = read_pickle(file)
+    except DataError as error:  # only now: pickles of Python 2 can be text
+        wrong = what_is(file)
+        raise DataError(f"{file}: not a vocabulary: it is {wrong}") if wrong else error from None
     parts = (
         list(content.values()) if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else []
     )

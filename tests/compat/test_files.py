@@ -243,7 +243,7 @@ CAPTIONS = {
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_vocabularies_are_found_in_every_pickle_of_captions(tmp_path, name, protocol):
     (tmp_path / "captions.pickle").write_bytes(pickle.dumps(CAPTIONS[name], protocol))
     assert compat.read_vocabulary(tmp_path / "captions.pickle") == WORDS
