@@ -116,6 +116,16 @@ def test_a_run_names_all_that_it_can_not_use_before_any_work(monkeypatch, capsys
     assert (tmp_path / "run/weights/vocabulary.json").is_file()
 
 
+def test_a_run_without_a_bad_image_goes_on_with_it_once_it_is_mended_and_says_so(monkeypatch, capsys, shapes, tmp_path):
+    whole = (shapes / "1.png").read_bytes()
+    damage(shapes, "1.png")
+    run = (*PRETRAIN, "--data", shapes, "--out", tmp_path / "run")
+    assert call(monkeypatch, capsys, *run, "--skip-bad", 2)[0] == 0
+    (shapes / "1.png").write_bytes(whole)
+    status, _, err = call(monkeypatch, capsys, *run, "--set", "loop.steps=2", "--resume")
+    assert (status, "warning: resuming: data" in err, "skip_bad" in err) == (0, True, False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -321,6 +321,16 @@ def test_anything_saved_and_damaged_gives_nothing_but_our_errors(tmp_path, conte
     assert "\n" not in said
 
 
+def test_names_with_line_feeds_stay_on_one_line_of_a_message(tmp_path):
+    state = dict(GENERATOR)
+    state["h_net1.fc.1.bi\nas"] = state.pop("h_net1.fc.1.bias")
+    for content in (state, {"netG": state}):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match=r"unexpected h_net1\.fc\.1\.bi\\nas") as caught:
+            compat.import_bundle([tmp_path / "w.pth"], tmp_path / "out")
+        assert "\n" not in str(caught.value)
+
+
 def test_places_are_told_of_all_models_in_a_file():
     found = models_in(flatten({"a": {"netG": GENERATOR}, "netsD": [JUDGE, JUDGE], "enc": under("module.", SAID)}))
     assert sorted((model.kind, model.place) for model in found) == [

@@ -119,7 +119,7 @@ def test_another_batch_goes_on_at_the_same_pictures_with_a_warning(begun, caplog
 
 def test_length_reporting_and_workers_change_without_a_word(begun, caplog):
     config = train_config(begun / "data", begun / "damsm", steps=3, log_every=2, sample_every=7, measure_every=0)
-    config = replace(config, data=replace(config.data, workers=1))
+    config = replace(config, data=replace(config.data, workers=1, skip_bad=3))
     with caplog.at_level(logging.INFO, "dmgan_fast.runs"):
         train(config, begun / "run", resume=True)
     assert [record for record in caplog.records if record.name == "dmgan_fast.runs"] == []
@@ -193,7 +193,7 @@ def test_the_names_of_settings_that_may_change_are_those_of_the_configuration():
     from dmgan_fast.config import to_dict
     from dmgan_fast.training.config import PretrainConfig
 
-    names = {"kind", "data.skip_bad"}
+    names = {"kind"}
     for config in (known, PretrainConfig()):
         for section, value in to_dict(config).items():
             names |= {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
