@@ -63,7 +63,7 @@ def cpu_library(level: str, flags: list[str]) -> CppExtension:
 
 PACKAGES = [
     "dmgan_fast",
-    *(f"dmgan_fast.{path.parent.name}" for path in sorted(Path("dmgan_fast").glob("*/__init__.py"))),
+    *(".".join(path.parent.parts) for path in sorted(Path("dmgan_fast").glob("*/**/__init__.py"))),
 ]
 EXTENSIONS = [
     CppExtension(

@@ -27,3 +27,7 @@ class Interrupted(DMGANError):
 
 class BackendError(DMGANError, RuntimeError):
     """The requested backend cannot run here; the message says why."""
+
+
+class OutOfMemory(DMGANError, MemoryError):
+    """Memory ran out; the message says what was being done, what it needs, and what would fit."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from dmgan_fast.files import replace_file
 
+SHEET_SIDE, SHEET_LARGEST = 128, 512  # of a picture on a contact sheet
+SHEET_TEXT, LINE, SHEET_LINES, MARGIN = 12, 15, 4, 10
 HEAT = torch.tensor([0.85, 0.15, 0.1])  # maps are laid over the picture in red
 
 
@@ -47,6 +50,25 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
         for image in row
     ]
     return to_pil_image(make_grid((torch.stack(tiles) / 2 + 0.5).clamp(0, 1), nrow=len(rows[0])))
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Tensor]], columns: int = 4) -> Image.Image:
+    """Pictures ``[3, S, S]`` in [-1, 1], all of one side, each above its caption."""
+    side = max(SHEET_SIDE, pictures[0][1].shape[-1]) if pictures[0][1].shape[-1] <= SHEET_LARGEST else SHEET_LARGEST
+    columns = min(columns, len(pictures))
+    texts = [textwrap.wrap(caption, max(8, side // 7))[:SHEET_LINES] for caption, _ in pictures]
+    font = ImageFont.load_default(size=SHEET_TEXT)
+    height = side + MARGIN + max(map(len, texts)) * LINE
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (MARGIN + columns * (side + MARGIN), MARGIN + rows * (height + MARGIN)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for k, ((_, image), lines) in enumerate(zip(pictures, texts, strict=True)):
+        x, y = MARGIN + k % columns * (side + MARGIN), MARGIN + k // columns * (height + MARGIN)
+        picture = picture_of(image)
+        sheet.paste(picture if picture.width == side else picture.resize((side, side)), (x, y))
+        for number, line in enumerate(lines):
+            draw.text((x, y + side + MARGIN // 2 + number * LINE), line, fill="black", font=font)
+    return sheet
 
 
 def save_picture(picture: Image.Image, file: str | os.PathLike[str]) -> None:

@@ -1,5 +1,6 @@
 """The authors' checkpoints: read them, write them, bit for bit."""
 
+from dmgan_fast.compat.bundle import Imported, import_bundle, read_vocabulary
 from dmgan_fast.compat.checkpoints import (
     export_bundle,
     export_discriminator,
@@ -10,18 +11,23 @@ from dmgan_fast.compat.checkpoints import (
     import_generator,
     import_image_encoder,
     import_text_encoder,
-    load_checkpoint,
 )
+from dmgan_fast.compat.files import load_checkpoint
+from dmgan_fast.errors import CheckpointError
 
 __all__ = [
+    "CheckpointError",
+    "Imported",
     "export_bundle",
     "export_discriminator",
     "export_generator",
     "export_image_encoder",
     "export_text_encoder",
+    "import_bundle",
     "import_discriminator",
     "import_generator",
     "import_image_encoder",
     "import_text_encoder",
     "load_checkpoint",
+    "read_vocabulary",
 ]

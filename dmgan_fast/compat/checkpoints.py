@@ -6,13 +6,18 @@ Files saved before PyTorch 0.4.1 have no `num_batches_tracked`; they import with
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from dmgan_fast.compat.files import StateDict, find_model
 from dmgan_fast.compat.names import (
     GENERATOR,
     IMAGE_ENCODER,
@@ -22,7 +27,8 @@ from dmgan_fast.compat.names import (
     discriminator,
     translate,
 )
-from dmgan_fast.errors import CheckpointError
+from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.errors import CheckpointError, DMGANError
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import (
     AttnGenerator,
@@ -36,32 +42,40 @@ from dmgan_fast.modules import (
     TextEncoderConfig,
 )
 from dmgan_fast.modules.discriminator import FEATURE_SIDE
-from dmgan_fast.modules.pretrained import check_shapes
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.modules.pretrained import UNKNOWN_WORDS, check_shapes
+from dmgan_fast.training.weights import MODELS, latest_bundle, open_bundle
 
-StateDict = dict[str, Tensor]
 COUNTER = "num_batches_tracked"
 
-
-def load_checkpoint(path: str | os.PathLike[str]) -> StateDict:
-    """Read a state dict saved by the authors' code, old formats included, without executing anything in it.
-
-    Raises:
-        CheckpointError: if the file is missing, unreadable, or holds more than tensors.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(f"checkpoint not found: {file}")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file}: not a checkpoint of tensors only, so it was not read: {reason}") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file}: expected a state dict (names to tensors), got {type(state).__name__}")
-    return dict(state)
+_log = logging.getLogger("dmgan_fast.runs")
 
 
+Import = TypeVar("Import", bound=Callable[..., Any])
+
+
+def _plainly(what: str) -> Callable[[Import], Import]:
+    """Tensors of odd shapes fail anywhere in the work of an import: all of it becomes ``CheckpointError``."""
+
+    def wrap(function: Import) -> Import:
+        @wraps(function)
+        def run(*args: Any, **options: Any) -> Any:
+            try:
+                return function(*args, **options)
+            except DMGANError:
+                raise
+            except ValidationError as error:
+                reason = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+                raise CheckpointError(f"not the authors' {what}: {reason}") from None
+            except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, StopIteration) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise CheckpointError(f"not the authors' {what}: its tensors have odd shapes ({reason})") from None
+
+        return cast(Import, run)
+
+    return wrap
+
+
+@_plainly("generator")
 def import_generator(
     state_dict: Mapping[str, Tensor], *, mask_mode: str = "official", detach_image_mean: bool = True
 ) -> Generator:
@@ -72,7 +86,7 @@ def import_generator(
     Raises:
         CheckpointError: naming the keys or shapes that are not those of a generator.
     """
-    state = _without_prefix(state_dict)
+    state = find_model(_without_prefix(state_dict), "generator")
     head = _get(state, "img_net1.img.0.weight", "generator")
     conditions = _get(state, "ca_net.fc.weight", "generator")
     base, condition_channels = head.shape[1], conditions.shape[0] // 4
@@ -110,12 +124,13 @@ def export_generator(model: Generator, *, batch_counters: bool = True) -> StateD
     return _export(model, GENERATOR, batch_counters)
 
 
+@_plainly("discriminator")
 def import_discriminator(state_dict: Mapping[str, Tensor], *, spectral_norm: str = "official") -> Discriminator:
     """The authors' ``D_NET64``, ``D_NET128``, ``D_NET256`` or larger as a ``Discriminator``, in evaluation mode.
 
     AttnGAN's have batch norms and no spectral norm; ``spectral_norm`` is then not looked at.
     """
-    state = _without_prefix(state_dict)
+    state = find_model(_without_prefix(state_dict), "discriminator")
     batch_norm = "img_code_s16.0.weight" in state
     weight = "weight" if batch_norm else "module.weight_bar"
     first = _get(state, f"img_code_s16.0.{weight}", "discriminator")
@@ -155,9 +170,19 @@ def _discriminator_rules(model: Discriminator) -> list[Rule]:
     return (batch_norm_discriminator if model.config.batch_norm else discriminator)(len(model.down))
 
 
-def import_text_encoder(state_dict: Mapping[str, Tensor]) -> TextEncoder:
-    """The authors' ``RNN_ENCODER`` (LSTM or GRU) as a ``TextEncoder``, in evaluation mode."""
-    state = _without_prefix(state_dict)
+@_plainly("text encoder")
+def import_text_encoder(state_dict: Mapping[str, Tensor], *, vocabulary: Vocabulary | None = None) -> TextEncoder:
+    """The authors' ``RNN_ENCODER`` (LSTM or GRU) as a ``TextEncoder``, in evaluation mode.
+
+    Args:
+        state_dict: its tensors.
+        vocabulary: the words that it was trained with, which the tensors do not tell; given here, it is taken at your
+            word. None: it must be one from the authors' ``captions.pickle`` later on.
+
+    Raises:
+        CheckpointError: for another model, or a vocabulary of another size.
+    """
+    state = find_model(_without_prefix(state_dict), "text encoder")
     embedding = _get(state, "encoder.weight", "text encoder")
     inputs = _get(state, "rnn.weight_ih_l0", "text encoder")
     hidden = _get(state, "rnn.weight_hh_l0", "text encoder").shape[1]
@@ -174,8 +199,14 @@ def import_text_encoder(state_dict: Mapping[str, Tensor]) -> TextEncoder:
         rnn="lstm" if gates == 4 else "gru",
         layers=sum(f"rnn.weight_ih_l{k}" in state for k in range(len(state))),
     )
+    if vocabulary is not None and len(vocabulary) != config.vocabulary_size:
+        raise CheckpointError(
+            f"import_text_encoder: the encoder was trained with {config.vocabulary_size} words, the vocabulary has "
+            f"{len(vocabulary)}; take the captions.pickle of its authors"
+        )
     model = TextEncoder(config)
     _fill(model, TEXT_ENCODER, state)
+    model.vocabulary_fingerprint = UNKNOWN_WORDS if vocabulary is None else vocabulary.fingerprint
     return model.eval()
 
 
@@ -184,9 +215,10 @@ def export_text_encoder(model: TextEncoder) -> StateDict:
     return _export(model, TEXT_ENCODER, True)
 
 
+@_plainly("image encoder")
 def import_image_encoder(state_dict: Mapping[str, Tensor]) -> ImageEncoder:
     """The authors' ``CNN_ENCODER`` (Inception-v3) as an ``ImageEncoder``, in evaluation mode."""
-    state = _without_prefix(state_dict)
+    state = find_model(_without_prefix(state_dict), "image encoder")
     channels = _get(state, "emb_features.weight", "image encoder").shape[0]
     model = ImageEncoder(ImageEncoderConfig(kind="inception", channels=channels))
     _fill(model, IMAGE_ENCODER, state)
@@ -206,24 +238,38 @@ def export_image_encoder(model: ImageEncoder, *, batch_counters: bool = True) ->
     return _export(model, IMAGE_ENCODER, batch_counters)
 
 
-def export_bundle(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> list[Path]:
-    """Write a run's weights for the authors' code: ``netG.pth``, ``text_encoder.pth``, ``image_encoder.pth``.
+def export_bundle(
+    folder: str | os.PathLike[str], out: str | os.PathLike[str], *, step: str | int | None = None
+) -> list[Path]:
+    """Write a run's weights for the authors' code: ``netG.pth``, ``netD0.pth`` and so on, and the encoders.
 
     Args:
-        folder: a run or its weights; of the three models, those that are there are written.
+        folder: a run or its weights; the models that are there are written. A run's discriminators are those of its
+            latest checkpoint.
         out: folder; the files are in PyTorch's old format, which their PyTorch 0.4 reads.
+        step: of a run: a checkpoint's step, or ``"best"``.
 
     Raises:
-        CheckpointError: for a model that the authors' code does not have; nothing is then written.
+        CheckpointError: for a model that the authors' code does not have; nothing is then written. Discriminators
+            without any norm, which it does not have either, are left out with a warning.
     """
-    bundle = find_bundle(folder)
+    bundle = open_bundle(folder, step=step, words=False)
+    judges = bundle if bundle.sides() or step is not None else latest_bundle(folder) or bundle
     states: dict[str, StateDict] = {}
-    if (bundle / "generator").is_dir():
-        states["netG.pth"] = export_generator(Generator.from_pretrained(bundle / "generator"))
-    if (bundle / "text_encoder").is_dir():
-        states["text_encoder.pth"] = export_text_encoder(TextEncoder.from_pretrained(bundle / "text_encoder"))
-    if (bundle / "image_encoder").is_dir():
-        states["image_encoder.pth"] = export_image_encoder(ImageEncoder.from_pretrained(bundle / "image_encoder"))
+    if bundle.has("generator"):
+        states["netG.pth"] = export_generator(bundle.generator())
+    for number, side in enumerate(judges.sides()):
+        judge = judges.discriminator(side)
+        if judge.config.spectral_norm == "none" and not judge.config.batch_norm:
+            _log.warning("export: the discriminator for side %d has no norm; the authors have no such one", side)
+            continue
+        states[f"netD{number}.pth"] = export_discriminator(judge)
+    if bundle.has("text_encoder"):
+        states["text_encoder.pth"] = export_text_encoder(bundle.text_encoder())
+    if bundle.has("image_encoder"):
+        states["image_encoder.pth"] = export_image_encoder(bundle.image_encoder())
+    if not states:
+        raise CheckpointError(f"no weights at {str(folder)!r}: none of {', '.join(MODELS)} is there")
     for name, state in states.items():
         with replace_file(Path(out) / name) as temporary:
             torch.save(state, temporary, _use_new_zipfile_serialization=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +12,14 @@ from torch import Tensor
 PADDING = 0
 
 
+# Vowel signs and accents that stand on their own belong to the word they are in; \w leaves them out.
+_MARKS = "".join(chr(code) for code in range(0x300, 0xFE00) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
+_WORD = re.compile(rf"\w[\w{_MARKS}]*")
+
+
 def tokenize(text: str) -> list[str]:
-    """Lower-case words and numbers, in order; unicode letters are kept, punctuation is dropped."""
-    return re.findall(r"\w+", text.replace("\ufffd", " ").lower())
+    """Lower-case words and numbers, in order; letters of every script are kept, punctuation is dropped."""
+    return _WORD.findall(unicodedata.normalize("NFC", text.replace("\ufffd", " ")).lower())
 
 
 def choose_words(indices: Sequence[int], max_words: int, generator: torch.Generator) -> list[int]:

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from dmgan_fast.data.captions import choose_words, pad
+from dmgan_fast.data.record import Record, read_bytes, where
+from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
-
-CROP_MARGIN = 76 / 64  # pictures are resized to this times the side, then cropped, as the authors do
-
-
-@dataclass(frozen=True)
-class Record:
-    """One picture: where it is, what is said of it.
-
-    ``box``: x, y, width, height in pixels as stored. ``upright``: turn it as its EXIF data say.
-    """
-
-    key: str
-    picture: Path
-    captions: tuple[str, ...]
-    class_id: int
-    box: tuple[float, float, float, float] | None = None
-    member: str | None = None  # name inside ``picture`` if that is a zip archive
-    upright: bool = False
+from dmgan_fast.foreign import what_instead
 
 
 class PictureItem(NamedTuple):
@@ -66,6 +47,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         augment: random caption, crop and flip.
         margin: pictures are resized to ``margin * side`` before the crop; 1 keeps them whole.
         keep_decoded: hold decoded pictures in memory (small sets).
+        left_out: what of the data set is not among the pictures, kept for the user to read.
 
     Raises:
         DataError: for a picture none of whose captions has a known word.
@@ -82,6 +64,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         augment: bool = True,
         margin: float = CROP_MARGIN,
         keep_decoded: bool = False,
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
         if not image_sizes or list(image_sizes) != sorted(image_sizes) or image_sizes[0] < 1:
             raise InputError(f"image_sizes must be sides in growing order, got {tuple(image_sizes)}")
@@ -90,6 +73,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         if not records:
             raise DataError("the data set holds no pictures")
         self.records = list(records)
+        self.left_out = tuple(left_out)
         self.vocabulary = vocabulary
         self.image_sizes = tuple(image_sizes)
         self.max_words = max_words
@@ -160,29 +144,15 @@ def generator(*keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def read_bytes(record: Record) -> bytes:
-    """The picture's file as it is.
-
-    Raises:
-        DataError: naming the file, if it is missing or can't be read.
-    """
-    try:
-        return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()
-    except (FileNotFoundError, KeyError):
-        raise DataError(f"picture not found: {_where(record)}") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"picture can't be read: {_where(record)}: {error}") from None
-
-
 def read_picture(record: Record) -> Image.Image:
     """Decode as RGB: gray, palette, CMYK and 16-bit pictures are converted, transparency is laid on white.
 
     Raises:
         DataError: naming the file, if it is missing, truncated or no picture.
     """
-    content = BytesIO(read_bytes(record))
+    content = read_bytes(record)
     try:
-        with Image.open(content) as opened:
+        with Image.open(BytesIO(content)) as opened:
             picture = ImageOps.exif_transpose(opened) if record.upright else opened
             if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
                 layered = picture.convert("RGBA")
@@ -193,28 +163,28 @@ def read_picture(record: Record) -> Image.Image:
             elif picture.mode == "F":
                 raise ValueError("its pixels are floating-point numbers, whose range is not known")
             return picture.convert("RGB")
+    except UnidentifiedImageError:
+        why = f"it is {what_instead(content) or 'no image, or of a kind that is not read'}"
+        raise DataError(f"picture can't be read: {where(record)}: {why}") from None
     except Exception as error:  # a broken picture can raise almost anything
-        raise DataError(f"picture can't be read: {_where(record)}: {error}") from None
-
-
-def _where(record: Record) -> str:
-    return f"{record.picture}:{record.member}" if record.member else str(record.picture)
-
-
-@cache
-def _archive(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(BytesIO(path.read_bytes()))  # in memory: safe to share with forked workers
+        raise DataError(f"picture can't be read: {where(record)}: {error}") from None
 
 
 def crop_to_box(picture: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
     """The published crop of CUB: a square around the box's centre, half its side 0.75 of the box's longer one."""
+    area = crop_area(picture.size, box)
+    return picture if area is None else picture.crop(area)
+
+
+def crop_area(size: tuple[int, int], box: tuple[float, float, float, float] | None) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of ``crop_to_box`` in a picture of ``size``; None: the whole picture."""
     if box is None:
-        return picture
+        return None
     x, y, box_width, box_height = (float(np.nan_to_num(value)) for value in box)
     radius = int(max(box_width, box_height) * 0.75)
     centre_x, centre_y = int((2 * x + box_width) / 2), int((2 * y + box_height) / 2)
     left, top = max(0, centre_x - radius), max(0, centre_y - radius)
-    right, bottom = min(picture.width, centre_x + radius), min(picture.height, centre_y + radius)
+    right, bottom = min(size[0], centre_x + radius), min(size[1], centre_y + radius)
     if right <= left or bottom <= top:  # a box of no area, or beyond the picture: take the picture whole
-        return picture
-    return picture.crop((left, top, right, bottom))
+        return None
+    return left, top, right, bottom

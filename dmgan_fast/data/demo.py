@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dmgan_fast.data.dataset import Record
+from dmgan_fast.data.record import Record
+from dmgan_fast.data.rows import Contents, Row
 from dmgan_fast.errors import DataError
 
 FOLDER = Path(__file__).parent / "demo_set"
 
 
-def read_records(split: str) -> list[Record]:
-    """Records of ``"train"`` or ``"test"``."""
+def read() -> Contents:
+    """The set; its pictures fill their frame, so they are not enlarged before the crop."""
     try:
         lines = (FOLDER / "captions.jsonl").read_text(encoding="utf-8").strip().split("\n")
     except OSError as error:
         raise DataError(f"the embedded demo set is missing from this installation: {error}") from None
     rows = [json.loads(line) for line in lines]
-    return [
+    records = (
         Record(
             key=row["key"],
             picture=FOLDER / "pictures.zip",
@@ -27,5 +28,6 @@ def read_records(split: str) -> list[Record]:
             class_id=row["class_id"],
         )
         for row in rows
-        if row["split"] == split
-    ]
+    )
+    read = tuple(Row(record, row["split"], own_class=False) for record, row in zip(records, rows, strict=True))
+    return Contents("demo", "the embedded set", read, margin=1.0, embedded=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
 
@@ -70,6 +71,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         DataError: if the file is missing, broken, or asks for anything else (nothing is executed).
     """
     file = Path(path)
+    if file.is_file():
+        require_content(file)
     try:
         with file.open("rb") as stream:
             return _Restricted(stream, encoding="latin1").load()

@@ -1,25 +1,36 @@
-"""Words and their indices. Index 0 is padding, as in the authors' pickles (`<end>`)."""
+"""Words and their indices. Index 0 is padding, as in the authors' pickles (`<end>`).
+
+An encoder knows its words by their indices only, so weights carry the fingerprint of the vocabulary they were trained
+with.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import DataError
 from dmgan_fast.files import replace_file
+from dmgan_fast.foreign import what_is
 
 END = "<end>"
 
 
 class Vocabulary:
-    """A fixed list of words; ``words[0]`` is padding."""
+    """A fixed list of words; ``words[0]`` is padding.
 
-    def __init__(self, words: Iterable[str]) -> None:
+    ``made_here``: numbered here from captions, so that nobody's published weights can have been trained with it.
+    """
+
+    def __init__(self, words: Iterable[str], *, made_here: bool = False) -> None:
         self.words = list(words)
+        self.made_here = made_here
         self._index = {word: index for index, word in enumerate(self.words)}
         if len(self._index) != len(self.words):
             twice = next(word for word, count in Counter(self.words).items() if count > 1)
@@ -31,11 +42,16 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.words == other.words
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the words in their order: equal for equal indices only."""
+        return hashlib.sha256(json.dumps(self.words, ensure_ascii=True).encode()).hexdigest()
+
     @classmethod
     def from_captions(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
         """Words that occur ``min_count`` times or more, in alphabetical order."""
         counts = Counter(word for caption in captions for word in tokenize(caption))
-        return cls([END, *sorted(word for word, count in counts.items() if count >= min_count)])
+        return cls([END, *sorted(word for word, count in counts.items() if count >= min_count)], made_here=True)
 
     @classmethod
     def from_official(cls, index_to_word: Mapping[int, str]) -> Vocabulary:
@@ -58,6 +74,10 @@ class Vocabulary:
             [token for token in tokens if token not in self._index],
         )
 
+    def knows(self, text: str) -> bool:
+        """Whether ``text`` has a known word."""
+        return any(token in self._index for token in tokenize(text))
+
     def decode(self, indices: Iterable[int]) -> list[str]:
         """Words of indices, padding left out."""
         return [self.words[index] for index in indices if index]
@@ -76,8 +96,11 @@ class Vocabulary:
         """
         try:
             words = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"vocabulary {path} can't be read: {error}") from None
+        except ValueError as error:
+            found = what_is(Path(path))
+            raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"vocabulary {path}: expected a JSON list of words")
         return cls(words)

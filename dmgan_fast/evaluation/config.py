@@ -14,8 +14,8 @@ from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.metrics import Metric
 from dmgan_fast.evaluation.statistics import GivenStatistics
-from dmgan_fast.training.engine import pick_device
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.training.devices import pick_device
+from dmgan_fast.training.weights import Bundle, open_bundle
 
 PICTURES = 30_000  # as the paper
 
@@ -24,7 +24,8 @@ PICTURES = 30_000  # as the paper
 class EvaluationConfig:
     """What is evaluated, and how.
 
-    ``weights``: a run or its weights, None for those shipped; ``pictures``: a folder of pictures instead.
+    ``weights``: a run, its weights or one of its checkpoints, None for those shipped; ``step``: of a run, the number of
+    a checkpoint or ``"best"``; ``pictures``: a folder of pictures instead.
     ``count``: pictures to draw, 30,000 unless given; of a folder, all unless given.
     ``data``: real pictures and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
     ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
@@ -32,10 +33,12 @@ class EvaluationConfig:
     ``metrics``: names; empty: all usual ones that the weights here allow.
     ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real pictures.
     ``max_words``: words a caption is cut to (the paper: 25 for CUB, 20 for COCO).
+    ``skip_bad``: go on without at most so many of the data set's pictures that can't be used; the report names them.
     ``cache``: folder for features of real pictures. ``keep_features``: do not delete those of the drawn ones.
     """
 
     weights: str | None = None
+    step: str | None = None
     pictures: str | None = None
     count: int | None = Field(None, ge=2)
     data: str | None = None
@@ -47,6 +50,7 @@ class EvaluationConfig:
     seed: int = Field(0, ge=0)
     max_words: int = Field(25, ge=1)
     batch_size: int = Field(32, ge=1)
+    skip_bad: int = Field(0, ge=0)
     device: str = "auto"
     cache: str | None = None
     save_pictures: bool = False
@@ -55,14 +59,7 @@ class EvaluationConfig:
 
 def device_of(name: str) -> torch.device:
     """Each process of one machine takes a card of its own."""
-    try:
-        device = pick_device(name)
-    except RuntimeError as error:
-        raise InputError(
-            f"device must be auto, cpu, cuda or cuda:N, got {name!r}: {str(error).splitlines()[0]}"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device: PyTorch sees no CUDA device here, got {name!r}")
+    device = pick_device(name)
     local = os.environ.get("LOCAL_RANK")
     return torch.device("cuda", int(local)) if device == torch.device("cuda") and local else device
 
@@ -71,7 +68,8 @@ def run_config(weights: str | None) -> dict[str, Any]:
     """The configuration of the training run that ``weights`` belong to; empty if they belong to none."""
     if weights is None:
         return {}
-    for folder in (Path(weights), Path(weights).absolute().parent):
+    path = Path(weights)
+    for folder in (path, path.absolute().parent, *([path.absolute().parents[1]] if path.is_file() else [])):
         file = folder / "config.json"
         if file.is_file():
             try:
@@ -93,14 +91,14 @@ def data_of(config: EvaluationConfig, run: dict[str, Any]) -> str:
     return source or "demo"
 
 
-def encoders_of(asked: str | None, of_run: str | None) -> Path | str:
+def encoders_of(asked: str | None, of_run: str | None) -> Bundle | str:
     """The bundle of DAMSM encoders, or why there is none."""
     if asked is not None:
-        return find_bundle(asked, "image_encoder", "text_encoder")
+        return open_bundle(asked, "image_encoder", "text_encoder")
     if of_run is None:
         return "no encoders given: --damsm DIR, the folder of a finished `pretrain`"
     try:
-        return find_bundle(of_run, "image_encoder", "text_encoder")
+        return open_bundle(of_run, "image_encoder", "text_encoder")
     except CheckpointError as error:
         return f"the encoders of the run are not there ({error}); give --damsm DIR"
 

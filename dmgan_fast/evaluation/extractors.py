@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.data.captions import pad
-from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.evaluation.weights import TF_INCEPTION, TORCHVISION_INCEPTION, digest_of, read_tensors
-from dmgan_fast.modules import ImageEncoder, TextEncoder
 from dmgan_fast.modules.image_encoder import CODE_CHANNELS, INCEPTION_SIDE, InceptionTrunk
-from dmgan_fast.modules.pretrained import CONFIG_NAME, WEIGHTS_NAME
-from dmgan_fast.training.weights import VOCABULARY_NAME
+from dmgan_fast.training.weights import Bundle, open_bundle
 
 # ImageNet's mean and deviation, with which torchvision's network was once trained on pictures scaled to [-1, 1].
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -133,14 +130,13 @@ class Classifier:
 class DAMSMFeatures:
     """The global code of a run's DAMSM image encoder ``[B, D]``, and what R-precision compares it with."""
 
-    def __init__(self, bundle: Path, *, device: torch.device | str = "cpu") -> None:
-        self.image_encoder = ImageEncoder.from_pretrained(bundle / "image_encoder").requires_grad_(False).to(device)
-        self.text_encoder = TextEncoder.from_pretrained(bundle / "text_encoder").requires_grad_(False).to(device)
-        self.vocabulary = Vocabulary.load(bundle / VOCABULARY_NAME)
+    def __init__(self, bundle: Path | Bundle, *, device: torch.device | str = "cpu") -> None:
+        bundle = open_bundle(bundle, "image_encoder", "text_encoder")
+        self.image_encoder = bundle.image_encoder(str(device)).requires_grad_(False)
+        self.text_encoder = bundle.text_encoder(str(device)).requires_grad_(False)
+        self.vocabulary = bundle.vocabulary
         self.device, self.width = device, self.image_encoder.config.channels
-        parts = (bundle / name for name in ("image_encoder", "text_encoder"))
-        files = [part / name for part in parts for name in (CONFIG_NAME, WEIGHTS_NAME)]
-        self.key = f"damsm sha256={digest_of(*files, bundle / VOCABULARY_NAME)}"
+        self.key = f"damsm sha256={digest_of(*bundle.files('image_encoder', 'text_encoder'))}"
 
     def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
         _, code = _exact(self.image_encoder, pictures.to(self.device).float() / 127.5 - 1)

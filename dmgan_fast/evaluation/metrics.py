@@ -13,6 +13,7 @@ import torch
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation.extractors import Classifier, DAMSMFeatures, Extractor, TFInception, TorchvisionInception
 from dmgan_fast.evaluation.weights import MissingWeights, default_folder
+from dmgan_fast.training.weights import Bundle
 
 SPLITS = 10
 CANDIDATES, FOLDS = 100, 10
@@ -95,7 +96,7 @@ class Weights:
 
     inception: Path | None
     classifier: Path | None
-    damsm: Path | str
+    damsm: Path | Bundle | str
 
     def load(self, name: str, device: torch.device) -> Extractor:
         """The extractor of this name.

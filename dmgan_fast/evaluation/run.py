@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import open_dataset
+from dmgan_fast.data import open_dataset, open_readable
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation._checks import EvaluationWarning, warn
 from dmgan_fast.evaluation.config import (
@@ -56,10 +56,10 @@ from dmgan_fast.evaluation.sources import (
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 from dmgan_fast.evaluation.summary import by_reason, read_report, write_report
 from dmgan_fast.evaluation.weights import MissingWeights, digest_of
-from dmgan_fast.modules.pretrained import CONFIG_NAME, WEIGHTS_NAME
 from dmgan_fast.progress import Progress
+from dmgan_fast.training.memory import told_of_batches
 from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import SHIPPED, VOCABULARY_NAME, find_bundle
+from dmgan_fast.training.weights import VOCABULARY_NAME, Bundle, open_bundle
 
 PARTS = ("generator", "text_encoder")
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")
@@ -106,8 +106,9 @@ class _Evaluation:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
         if config.weights is not None and config.pictures is not None:
             raise InputError("give weights to draw with, or pictures to evaluate, not both")
-        if config.weights is not None:
-            find_bundle(config.weights, *PARTS)
+        if config.step is not None and config.weights is None:
+            raise InputError("--step is of a run; give it with --weights")
+        self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.pictures is None else None
         wanted = named(config.metrics)
         self.given = statistics_of(config.statistics, wanted)
         self.device = device_of(config.device)
@@ -119,7 +120,7 @@ class _Evaluation:
             damsm=encoders_of(config.damsm, run.get("encoders")),
         )
         self.generator: dict[str, Any] = {}  # configuration and hashes of what draws
-        self.drawn = self._folder(config.pictures) if config.pictures is not None else self._drawn(config.weights)
+        self.drawn = self._drawn(self.bundle) if self.bundle is not None else self._folder(str(config.pictures))
         self.extractors: dict[str, Extractor] = {}
         self.left_out: dict[str, str] = {}
         self.metrics = [metric for metric in wanted if self._usable(metric)]
@@ -156,17 +157,24 @@ class _Evaluation:
         with self._bar("reading pictures") as tick:
             return FolderPictures(Path(path), self.config.count, tick)
 
-    def _drawn(self, weights: str | None) -> DrawnPictures:
-        sampler = Sampler.from_pretrained(weights, device=str(self.device))
-        bundle = find_bundle(SHIPPED if weights is None else weights, *PARTS)
-        generator, texts = ([bundle / part / name for name in (CONFIG_NAME, WEIGHTS_NAME)] for part in PARTS)
+    def _drawn(self, bundle: Bundle) -> DrawnPictures:
+        place = str(self.device)
+        sampler = Sampler(bundle.generator(place), bundle.text_encoder(place), bundle.vocabulary)
+        vocabulary = bundle.folder / VOCABULARY_NAME
+        generator, texts = ([file for file in bundle.files(part) if file != vocabulary] for part in PARTS)
         config = sampler.generator.config
         self.generator = {"sha256": digest_of(*generator), "text_encoder_sha256": digest_of(*texts)} | to_dict(config)
-        dataset = open_dataset(self.data, "test", image_sizes=config.image_sizes[-1:], vocabulary=sampler.vocabulary)
+        dataset = open_dataset(
+            self.data,
+            "test",
+            image_sizes=config.image_sizes[-1:],
+            vocabulary=sampler.vocabulary,
+            skip_bad=self.config.skip_bad,
+        )
         return DrawnPictures(
             sampler,
             dataset,
-            weights=digest_of(*generator, *texts, bundle / VOCABULARY_NAME),
+            weights=digest_of(*generator, *texts, vocabulary),
             count=self.config.count or PICTURES,
             seed=self.config.seed,
             max_words=self.config.max_words,
@@ -174,7 +182,14 @@ class _Evaluation:
         )
 
     def _real(self) -> RealPictures:
-        dataset = open_dataset(self.data, "test", image_sizes=(self.drawn.side,))
+        dataset = open_readable(
+            self.data,
+            "test",
+            image_sizes=(self.drawn.side,),
+            max_words=self.config.max_words,
+            augment=False,
+            skip_bad=self.config.skip_bad,
+        )
         if len(dataset) < 2:
             raise DataError(f"{self.data!r} has only {len(dataset)} test picture; a distribution needs 2 or more")
         with self._bar("reading real pictures", len(dataset)) as tick:
@@ -230,9 +245,10 @@ class _Evaluation:
                 missing = [name for name, store in stores.items() if not store.has(rows)]
                 unsaved = gallery is not None and not gallery.has(rows)
                 if missing or unsaved:
-                    chunk = pictures.pictures(rows)
-                    for name in missing:
-                        stores[name].write(rows, self._outputs(name, chunk, rows))
+                    with told_of_batches("measuring pictures", self.config.batch_size, self.device):
+                        chunk = pictures.pictures(rows)
+                        for name in missing:
+                            stores[name].write(rows, self._outputs(name, chunk, rows))
                     if gallery is not None:
                         gallery.write(chunk, rows)
                 tick(len(rows))
@@ -350,14 +366,18 @@ class _Evaluation:
 
     def _report(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         config, real = self.config, self.real
-        drawn_by = f"drawn by {config.weights or 'the shipped weights'} from test captions of {self.data!r}"
+        weights = str(self.bundle) if config.step is not None else config.weights or "the shipped weights"
+        drawn_by = f"drawn by {weights} from test captions of {self.data!r}"
+        left = [item.why for item in real.dataset.left_out] if real else []
         what = drawn_by if config.pictures is None else f"found in {config.pictures}"
         return {
             "fingerprint": self.fingerprint,
             "metrics": results,
             "left_out": self.left_out,
             "drawn": {"what": what, "count": len(self.drawn), "side": self.drawn.side, "key": self.drawn.key},
-            "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key} if real else None,
+            "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key, "left_out": left}
+            if real
+            else None,
             "statistics": {name: {"file": str(s.file), "sha256": s.sha256} for name, s in self.given.items()},
             "extractors": {name: extractor.key for name, extractor in self.extractors.items()},
             "generator": self.generator,

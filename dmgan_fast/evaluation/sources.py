@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from dmgan_fast.data import CaptionedPictures, Record, folder
+from dmgan_fast.data import CaptionedPictures, Record
 from dmgan_fast.data.captions import choose_words
 from dmgan_fast.data.dataset import generator as randomness
 from dmgan_fast.data.dataset import read_bytes, read_picture
+from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.pictures import to_bytes
@@ -166,9 +167,12 @@ class FolderPictures:
 
     def _captions(self, path: Path) -> tuple[list[str] | None, list[int] | None]:
         """Of every picture, or of none: one without a caption leaves nothing to compare it with."""
-        if not folder.is_here(path):
+        if not captions_file.is_here(path):
             return None, None
-        said = {record.picture: record for split in ("train", "test") for record in folder.read_records(path, split)}
+        contents = captions_file.read(path)
+        if contents.lost:
+            raise DataError("; ".join(item.why for item in contents.lost))
+        said = {row.record.picture: row.record for row in contents.rows if row.fault is None}
         if not all(record.picture in said for record in self.records):
             return None, None
         found = [said[record.picture] for record in self.records]

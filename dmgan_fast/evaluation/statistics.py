@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dmgan_fast.errors import DataError
+from dmgan_fast.foreign import what_is
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,18 @@ class GivenStatistics:
             with np.load(BytesIO(content), allow_pickle=False) as arrays:
                 mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{file} is not an .npz file with mu and sigma: {error}") from None
+            raise DataError(f"{file} is not an .npz file with mu and sigma: {_reason(file, error)}") from None
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise DataError(f"{file}: mu must be [D] and sigma [D, D], got {mean.shape} and {covariance.shape}")
         return cls(file, hashlib.sha256(content).hexdigest(), mean, covariance)
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """What the file is, where that is known; numpy's advice to load it unsafely is never passed on."""
+    try:
+        found = what_is(file)
+    except OSError as unreadable:
+        return str(unreadable)
+    if found:
+        return f"it is {found}"
+    return "it holds objects that are not plain numbers" if "allow_pickle" in str(error) else str(error)

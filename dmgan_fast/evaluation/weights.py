@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from dmgan_fast.errors import CheckpointError
+from dmgan_fast.foreign import read_torch, what_is
 from dmgan_fast.modules.image_encoder import INCEPTION_FILE, INCEPTION_URL
 
 
@@ -46,11 +44,14 @@ class WeightFile:
         content = _bytes(file)
         digest = hashlib.sha256(content).hexdigest()
         if not digest.startswith(self.sha256):
+            found = what_is(file)
+            if found:
+                raise CheckpointError(f"{file} is not the published file: it is {found} ({self.url})")
             raise CheckpointError(
                 f"{file} is not the published file: its SHA-256 is {digest}, expected {self.sha256}"
                 f"{'' if len(self.sha256) == 64 else '...'}; fetch {self.url} again"
             )
-        return _tensors(file, content), digest
+        return _tensors(file), digest
 
 
 TORCHVISION_INCEPTION = WeightFile(
@@ -81,7 +82,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], str]:
     if not file.is_file():
         raise CheckpointError(f"weights not found: {file}")
     content = _bytes(file)
-    return _tensors(file, content), hashlib.sha256(content).hexdigest()
+    return _tensors(file), hashlib.sha256(content).hexdigest()
 
 
 def digest_of(*files: Path) -> str:
@@ -96,14 +97,8 @@ def _bytes(file: Path) -> bytes:
         raise CheckpointError(f"{file} can't be read: {error}") from None
 
 
-def _tensors(file: Path, content: bytes) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load(content)
-        state = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    except (SafetensorError, Exception) as error:  # torch.load raises many types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file}: not a file of tensors only, so it was not read: {reason}") from None
+def _tensors(file: Path) -> dict[str, Tensor]:
+    state = read_torch(file, "file of tensors only")
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{file}: expected a state dict (names to tensors), got {type(state).__name__}")
+        raise CheckpointError(f"{file}: expected a state dict (names with tensors), got something else around them")
     return dict(state)

@@ -92,7 +92,7 @@ class _Ablation:
         return sorted(set.intersection(*by_variant))
 
     def sampler(self, variant: str, seed: int) -> Sampler:
-        return Sampler.from_pretrained(self.folder / "runs" / f"{variant}-seed{seed}")
+        return Sampler.from_pretrained(self.folder / "runs" / f"{variant}-seed{seed}", device="cpu")
 
     def judge(self) -> DAMSMFeatures:
         return DAMSMFeatures(find_bundle(self.report["judge"], "image_encoder", "text_encoder"))

@@ -20,9 +20,23 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` on the fused op. ``process_group``: share the batch's statistics with its processes."""
+    """``nn.BatchNorm2d`` on the fused op.
+
+    ``process_group``: share the batch's statistics with its processes. ``share_with_all``: with those of the default
+    group, once there is one.
+    """
 
     process_group: ProcessGroup | None = None
+    share_with_all = False
+
+    @property
+    def sharing(self) -> ProcessGroup | None:
+        """Whom to share with now."""
+        if self.process_group is not None or not self.share_with_all:
+            return self.process_group
+        from torch import distributed
+
+        return distributed.group.WORLD if distributed.is_available() and distributed.is_initialized() else None
 
     def apply_to(self, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
         """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
@@ -40,7 +54,7 @@ class _BatchNorm(nn.BatchNorm2d):
             training=self.training or self.running_mean is None,
             momentum=momentum or 0.0,
             eps=self.eps,
-            process_group=self.process_group if self.training else None,
+            process_group=self.sharing if self.training else None,
             **options,
         )
 
@@ -66,14 +80,29 @@ class BatchNormSkip(_BatchNorm):
         return y
 
 
+class FusedNorms(nn.Module):
+    """A module with fused batch norms, which stay when PyTorch swaps batch norms for its own kind.
+
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` puts plain norms in their place, without GLU or skip. Ours can share
+    statistics themselves, so they take that over and stay.
+    """
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        own = self._modules.get(name)
+        if isinstance(own, _BatchNorm) and isinstance(module, nn.SyncBatchNorm):
+            own.process_group, own.share_with_all = module.process_group, module.process_group is None
+            module = own
+        super().add_module(name, module)
+
+
 def share_batch_statistics(module: nn.Module, process_group: ProcessGroup | None) -> None:
     """Let every fused batch norm in ``module`` take statistics over all processes of ``process_group`` in training."""
     for each in module.modules():
         if isinstance(each, _BatchNorm):
-            each.process_group = process_group
+            each.process_group, each.share_with_all = process_group, False
 
 
-class UpBlock(nn.Module):
+class UpBlock(FusedNorms):
     """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``.
 
     ``tile_rows``: compute in tiles of so many rows (``functional.tiled_block``); None: all at once. ``recompute_glu``:
@@ -113,7 +142,7 @@ class UpBlock(nn.Module):
         return self.norm.apply_to(op, x, self.conv.weight, upsample=True, rows=self.tile_rows, **options)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(FusedNorms):
     """conv3×3 → BN → GLU → conv3×3 → BN, + skip; ``[B, C, H, W]`` → the same.
 
     An input of C / 2 channels stands for ``cat(x, x)``, which never exists: ``conv(cat(x, x), W)`` is

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules.blocks import BatchNormGLU, ImageHead, ResidualBlock, UpBlock, init_weights
+from dmgan_fast.modules.blocks import BatchNormGLU, FusedNorms, ImageHead, ResidualBlock, UpBlock, init_weights
 from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel, require
@@ -100,7 +100,7 @@ class ConditioningAugmentation(nn.Module):
         return mu + torch.exp(0.5 * logvar) * eps, mu, logvar
 
 
-class InitialStage(nn.Module):
+class InitialStage(FusedNorms):
     """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``."""
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
@@ -238,6 +238,8 @@ class Generator(PretrainedModel):
         """
         self.check_inputs(noise, sentence, words, padding_mask, eps)
         sentence, words = self.seen(sentence, words)
+        if padding_mask is not None and self.config.mask_mode == "paper":  # what padding holds must not matter
+            words = words.masked_fill(padding_mask[:, None], 0)
         condition, mu, logvar = self.conditioning(sentence, eps)
         first, *levels = self.checkpointing
         run = rematerialise if first in ("block", "tile", "stage") else _run

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.foreign import read_torch
 from dmgan_fast.modules.pretrained import PretrainedModel, load_weights, require
 
 INCEPTION_SIDE = 299
@@ -122,10 +123,7 @@ class ImageEncoder(PretrainedModel):
             raise CheckpointError(
                 f"Inception-v3 weights not found at {file}; fetch {INCEPTION_URL} and put it there, or give its path"
             )
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many types for a broken file
-            raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from None
+        tensors = read_torch(file, "readable checkpoint")
         assert isinstance(self.trunk, InceptionTrunk)
         self.trunk.load_imagenet(tensors, where=str(file))
 

@@ -18,19 +18,28 @@ from typing_extensions import Self
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.files import replace_file
+from dmgan_fast.foreign import what_is
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+FINGERPRINT_KEY = "vocabulary_fingerprint"
+UNKNOWN_WORDS = "unknown"  # of imported weights, until it is said which vocabulary they were trained with
 
 
 class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast", license="mit"):
-    """Base of every model: ``save_pretrained``, ``from_pretrained`` (a folder or a Hub id), ``push_to_hub``."""
+    """Base of every model: ``save_pretrained``, ``from_pretrained`` (a folder or a Hub id), ``push_to_hub``.
+
+    ``vocabulary_fingerprint``: of the words it was trained with; None if it does not say.
+    """
 
     config_class: ClassVar[type]
     config: Any
+    vocabulary_fingerprint: str | None = None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {"model": self._kind(), **to_dict(self.config)}
+        if self.vocabulary_fingerprint is not None:
+            config[FINGERPRINT_KEY] = self.vocabulary_fingerprint
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         with replace_file(save_directory / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
@@ -53,20 +62,39 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         """
         config_file = cls._find(str(source), CONFIG_NAME, download)
         weights_file = cls._find(str(source), WEIGHTS_NAME, download)
-        try:
-            values = json.loads(config_file.read_text())
-            kind = values.pop("model", cls._kind())
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{config_file}: not a readable model configuration: {error}") from None
-        if kind != cls._kind():
-            raise CheckpointError(f"{config_file} describes a {kind}, but a {cls._kind()} was asked for")
-        model = cls(load_config(cls.config_class, values, where=str(config_file)))
+        config, fingerprint = cls.read_config(config_file)
+        model = cls(config)
+        model.vocabulary_fingerprint = fingerprint
         try:
             tensors = load_file(weights_file, device=map_location)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{weights_file}: not a readable safetensors file: {error}") from None
+            found = what_is(weights_file)
+            reason = f"it is {found}" if found else error
+            raise CheckpointError(f"{weights_file}: not a readable safetensors file: {reason}") from None
         load_weights(model, tensors, where=str(weights_file))
         return model.eval().to(map_location)
+
+    @classmethod
+    def read_config(cls, file: Path) -> tuple[Any, str | None]:
+        """The configuration in ``config.json``, and the fingerprint of the model's vocabulary if it says.
+
+        Raises:
+            CheckpointError: if the file is missing, unreadable or of another model.
+        """
+        try:
+            values = json.loads(file.read_text())
+            kind = values.pop("model", cls._kind())
+            fingerprint = values.pop(FINGERPRINT_KEY, None)
+        except FileNotFoundError:
+            raise CheckpointError(f"{file.parent} is not a saved model: it has no {file.name}") from None
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            found = what_is(file) if file.is_file() else None
+            raise CheckpointError(
+                f"{file}: not a readable model configuration: {f'it is {found}' if found else error}"
+            ) from None
+        if kind != cls._kind():
+            raise CheckpointError(f"{file} describes a {kind}, but a {cls._kind()} was asked for")
+        return load_config(cls.config_class, values, where=str(file)), fingerprint
 
     @classmethod
     def _kind(cls) -> str:

@@ -68,7 +68,8 @@ class TextEncoder(PretrainedModel):
             words ``[B, D, T]``, zero at padding, and sentence ``[B, D]`` (the last layer's final states).
 
         Raises:
-            InputError: for a caption without words, a length beyond ``T`` or shapes that do not fit.
+            InputError: for a caption without words, a length beyond ``T``, shapes that do not fit, or (on the CPU) an
+                index that is no word's.
         """
         require(captions.dim() == 2, f"TextEncoder: captions must be [B, T], got {list(captions.shape)}")
         require(
@@ -81,6 +82,13 @@ class TextEncoder(PretrainedModel):
             shortest >= 1 and longest <= captions.shape[1],
             f"TextEncoder: lengths must lie in 1..{captions.shape[1]}, got {lengths.tolist()}",
         )
+        if captions.device.type == "cpu":  # elsewhere it would wait for the device
+            known, largest = self.config.vocabulary_size, int(captions.max())
+            require(
+                int(captions.min()) >= 0 and largest < known,
+                f"TextEncoder: captions must hold indices in 0..{known - 1}, its words, got {largest}; are they of the "
+                "vocabulary that it was trained with?",
+            )
         embedded = self.dropout(self.embedding(captions))
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         output, state = self.rnn(packed)

@@ -30,6 +30,8 @@ def memory_read(
     padding of sample ``r mod B``, as the authors' ``mask.repeat(N, 1)`` does.
     """
     batch, _, height, width = h.shape
+    if padding_mask is not None and mask_mode == "paper":  # nobody reads these words: 0 times NaN would be NaN
+        key, value = (x.masked_fill(padding_mask[:, None], 0) for x in (key, value))
     pixels = h.flatten(2)  # [B, C, N]
     logits = key.transpose(1, 2) @ pixels  # [B, T, N]
     if padding_mask is None:

@@ -16,6 +16,8 @@ def words_similarity(regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1:
     """``regions [B, D, H, W]``, ``words [B', D, T]``, ``lengths [B']`` → scores ``[B, B']``, before gamma3."""
     regions = regions.flatten(2)  # [B, D, N]
     padding = torch.arange(words.shape[2], device=words.device) >= lengths[:, None]  # [B', T]
+    # What padding holds must not matter, and NaN times 0 would be NaN; 1 has a cosine, which 0 has not.
+    words = words.masked_fill(padding[:, None], 1)
     scores = torch.einsum("bdn,kdt->bktn", regions, words)  # [B, B', T, N]
     scores = scores.masked_fill(padding[None, :, :, None], -torch.inf)
     attention = torch.softmax(gamma1 * torch.softmax(scores, 2), 3)  # over words, then over regions

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dmgan_fast.config import config_dataclass, load_config
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig
+from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
 from dmgan_fast.training.step import StepConfig
 
 T = TypeVar("T")
@@ -19,11 +19,15 @@ T = TypeVar("T")
 
 @config_dataclass
 class DataConfig:
-    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes."""
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes.
+
+    ``skip_bad``: go on without at most so many pictures that can't be used.
+    """
 
     source: str = "demo"
     max_words: int = Field(18, ge=1)
     workers: int = Field(0, ge=0)
+    skip_bad: int = Field(0, ge=0)
 
 
 @config_dataclass
@@ -31,6 +35,10 @@ class LoopConfig:
     """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one.
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
+
+    ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.progress``),
+    and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
+    says what is best; encoders go by their losses on held-out pictures.
     """
 
     steps: int = Field(1000, ge=1)
@@ -42,6 +50,9 @@ class LoopConfig:
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     keep_freed_memory: bool = True
+    measure_every: int = Field(500, ge=0)
+    measure_pictures: int = Field(128, ge=2)
+    best_by: Literal["fid", "kid", "r_precision"] = "fid"
 
 
 @config_dataclass
@@ -63,6 +74,16 @@ class PretrainConfig:
     gamma2: float = Field(5.0, gt=0)
     gamma3: float = Field(10.0, gt=0)
     loop: LoopConfig = LoopConfig(batch_size=48)
+
+    def text_encoder(self, words: int) -> TextEncoderConfig:
+        """Of a vocabulary of so many words."""
+        return TextEncoderConfig(
+            vocabulary_size=words,
+            word_channels=self.word_channels,
+            embedding_channels=self.embedding_channels,
+            rnn=self.rnn,
+            dropout=self.dropout,
+        )
 
 
 @config_dataclass
@@ -163,7 +184,13 @@ PRESETS: dict[str, dict[type, dict[str, Any]]] = {
                 "damsm_weight": 0.5,
                 "average_decay": 0.98,
             },
-            "loop": {"steps": 400, "batch_size": 16, "sample_every": 200, "checkpoint_every": 200},
+            "loop": {
+                "steps": 400,
+                "batch_size": 16,
+                "sample_every": 200,
+                "checkpoint_every": 200,
+                "measure_every": 200,
+            },
         },
     },
 }
@@ -209,7 +236,9 @@ def _read(file: Path) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"config {file} can't be read: {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"config {file}: expected keys and values, got {type(content).__name__}")
+        raise InputError(
+            f"config {file}: expected keys and values, as `loop: {{steps: 500}}`, got {str(content)[:60]!r}"
+        )
     return content
 
 

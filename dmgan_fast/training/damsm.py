@@ -13,13 +13,16 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, open_dataset
+from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
 from dmgan_fast.data.loader import collate
 from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.losses.damsm import damsm_losses
-from dmgan_fast.modules import ImageEncoder, TextEncoder, TextEncoderConfig
+from dmgan_fast.modules import ImageEncoder, TextEncoder
 from dmgan_fast.training.config import PretrainConfig
-from dmgan_fast.training.engine import pick_device, run
+from dmgan_fast.training.devices import pick_device
+from dmgan_fast.training.engine import check_start, run
+from dmgan_fast.training.identity import data_fingerprint
+from dmgan_fast.training.locks import only_writer, refuse_several_processes
 from dmgan_fast.training.weights import save_bundle
 
 BETAS = (0.5, 0.999)
@@ -36,15 +39,8 @@ class DAMSMTask:
         self.device = pick_device(config.loop.device)
         self.vocabulary, self.held_out = dataset.vocabulary, held_out
         torch.manual_seed(config.loop.seed)
-        self.text_encoder = TextEncoder(
-            TextEncoderConfig(
-                vocabulary_size=len(dataset.vocabulary),
-                word_channels=config.word_channels,
-                embedding_channels=config.embedding_channels,
-                rnn=config.rnn,
-                dropout=config.dropout,
-            )
-        ).to(self.device)
+        self.fingerprint = data_fingerprint(dataset)
+        self.text_encoder = TextEncoder(config.text_encoder(len(dataset.vocabulary))).to(self.device)
         self.image_encoder = ImageEncoder(config.image_encoder).to(self.device)
         if config.image_encoder.kind == "inception":
             self.image_encoder.load_inception(config.inception_weights)
@@ -133,6 +129,17 @@ class DAMSMTask:
         self.validation = _Validation(torch.cat(images), found, said, measures)
         return self.validation
 
+    def measure(self) -> dict[str, float]:
+        """Nothing beyond what every sample measures."""
+        return {}
+
+    def score(self, found: dict[str, float]) -> float | None:
+        """By the losses on held-out pictures."""
+        return -(found["words"] + found["sentence"]) if {"words", "sentence"} <= found.keys() else None
+
+    def fingerprints(self) -> dict[str, str]:
+        return {"data": self.fingerprint, "vocabulary": self.vocabulary.fingerprint}
+
     def save_weights(self, folder: Path, step: int) -> None:
         found = self.validate().measures
         size, source = self.config.loop.batch_size, self.config.data.source
@@ -163,11 +170,17 @@ class _Validation(NamedTuple):
 
 def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
     """Train the encoders; the result is in ``out/weights``. See ``engine.run`` for what else ``out`` gets."""
+    refuse_several_processes("pretrain")
+    check_start(out, resume, config)
     settings: dict[str, Any] = {
         "image_sizes": (config.image_size,),
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
     }
-    dataset = open_dataset(config.data.source, "train", **settings)
-    held_out = open_dataset(config.data.source, "test", vocabulary=dataset.vocabulary, **settings)
-    run(DAMSMTask(config, dataset, held_out), dataset, out, resume=resume, console=console)
+    purpose = Purpose(
+        side=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad
+    )
+    console = console or Console(stderr=True)
+    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
+    with only_writer(out):
+        run(DAMSMTask(config, dataset, held_out), dataset, out, resume=resume, console=console)

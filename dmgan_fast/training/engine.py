@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
@@ -21,10 +21,13 @@ from torch import Tensor
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.training.allocator import keep_freed_memory
-from dmgan_fast.training.config import DataConfig, LoopConfig
+from dmgan_fast.training.config import LoopConfig
+from dmgan_fast.training.devices import pick_device
+from dmgan_fast.training.memory import told_of_training
+from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.state import (
     checkpoint_file,
     latest_checkpoint,
@@ -33,7 +36,7 @@ from dmgan_fast.training.state import (
     save_checkpoint,
     set_random_state,
 )
-from dmgan_fast.training.weights import VOCABULARY_NAME
+from dmgan_fast.training.weights import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,17 +47,16 @@ class Task(Protocol):
 
     kind: str
     config: Any
+    device: torch.device
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
+    def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
+    def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
+    def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
     def save_weights(self, folder: Path, step: int) -> None: ...
-
-
-def pick_device(name: str) -> torch.device:
-    """``"auto"``: a GPU if there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
@@ -63,12 +65,26 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
     Raises:
         CheckpointError: if ``out`` holds a run with other settings.
     """
-    checkpoints = out / "checkpoints"
+    checkpoints = out / CHECKPOINTS
     done = checkpoint_file(checkpoints, config.loop.steps)
+    begun = latest_checkpoint(checkpoints) is not None
+    if begun and (out / "config.json").is_file():
+        saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        refuse_changes(saved, to_dict(config), out / "config.json")
     if not (done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()):
-        work(config, out, resume=latest_checkpoint(checkpoints) is not None, console=console)
-        return
-    _same_config(json.loads((out / "config.json").read_text(encoding="utf-8")), to_dict(config), done)
+        work(config, out, resume=begun, console=console)
+
+
+def check_start(out: Path, resume: bool, config: Any) -> None:
+    """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
+    settings that can't change."""
+    latest = latest_checkpoint(out / CHECKPOINTS)
+    if resume and latest is None:
+        raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
+    if latest is not None and not resume:
+        raise CheckpointError(f"{out} already holds a run (step {latest.stem[5:]}); give --resume or another --out")
+    if latest is not None:
+        refuse_fixed(load_checkpoint(latest, mmap=True)["config"], to_dict(config), latest)
 
 
 def steps_left(config: Any, out: Path) -> int:
@@ -80,26 +96,33 @@ def steps_left(config: Any, out: Path) -> int:
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
-    ``out`` gets ``config.json``, ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``;
-    and, with every sample, a line of ``validation.csv`` if the task measures anything on held-out pictures.
-    Resumed on a CPU with the same number of threads, the result has the same bits as without the stop.
+    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``metrics.csv``,
+    ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of ``validation.csv``
+    if the task measures anything on held-out pictures; with every measurement a line of ``measures.csv``; and
+    ``best/``, the weights of the best so far. Resumed on a CPU with the same number of threads, the result has the same
+    bits as without the stop.
 
     Raises:
-        CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume.
+        CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
+            settings.
         NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
+        OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
     """
     loop: LoopConfig = task.config.loop
-    data: DataConfig = task.config.data
-    checkpoints = out / "checkpoints"
+    checkpoints = out / CHECKPOINTS
     if loop.keep_freed_memory:
         keep_freed_memory()
-    done, seconds = _begin(task, checkpoints, resume)
+    begun = _begin(task, dataset, out, resume)
+    done = begun.step
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
-    started = time.monotonic() - seconds
+    started = time.monotonic() - begun.seconds
     guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
     validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
+    measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
+    best = _Best(task, out / BEST, resume)
+    fingerprints = task.fingerprints()
     console = console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -111,23 +134,34 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         TextColumn("{task.fields[losses]}"),
     )
 
-    def save(step: int) -> None:
+    def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
             "step": step,
+            "epoch": epoch,
+            "batches": batches,  # of this epoch
             "seconds": time.monotonic() - started,
             "random": random_state(),
+            "fingerprints": fingerprints,
+            "vocabulary_fingerprint": fingerprints["vocabulary"],
             "task": task.state_dict(),
         }
         save_checkpoint(checkpoint_file(checkpoints, step), state, loop.keep_checkpoints)
         task.save_weights(out / "weights", step)
 
-    with _ctrl_c() as stop, log, validation, Progress(*columns, console=console) as progress:
+    with (
+        _ctrl_c() as stop,
+        log,
+        validation,
+        measures,
+        Progress(*columns, console=console) as progress,
+        told_of_training(task.config, task.device),
+    ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
-        for epoch, batch in _batches(dataset, loop, data, done):
+        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -145,62 +179,58 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 found = task.sample(out / "samples" / f"step-{done:08d}.png")
                 if found:
                     validation.write(done, time.monotonic() - started, found)
+                    best.consider(done, found)
+            if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
+                guard.check()
+                found = task.measure()
+                if found:
+                    measures.write(done, time.monotonic() - started, found)
+                    best.consider(done, found)
+                    shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+                    shown += ", the best so far" if best.step == done else ""
+                    progress.console.print(f"step {done}: {shown}", soft_wrap=True)
             if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
-                save(done)
+                save(done, epoch, batches)
             if stop and done < loop.steps:
                 raise Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
 
 
-def _begin(task: Task, checkpoints: Path, resume: bool) -> tuple[int, float]:
-    """Steps and seconds already done."""
-    latest = latest_checkpoint(checkpoints)
-    if not resume:
-        if latest is not None:
-            raise CheckpointError(
-                f"{checkpoints.parent} already holds a run (step {latest.stem[5:]}); give --resume or another --out"
-            )
-        return 0, 0.0
+class _Begun(NamedTuple):
+    """Where a run goes on: steps and seconds done, the epoch, and the batches of it that were seen."""
+
+    step: int = 0
+    seconds: float = 0.0
+    epoch: int = 0
+    batches: int = 0
+
+
+def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _Begun:
+    check_start(out, resume, task.config)
+    latest = latest_checkpoint(out / CHECKPOINTS)
     if latest is None:
-        raise CheckpointError(f"nothing to resume: no checkpoint in {checkpoints}")
+        return _Begun()
     state = load_checkpoint(latest, task.kind)
-    _same_config(state["config"], to_dict(task.config), latest)
+    old = state.get("fingerprints", {})
+    accept_changes(state["config"], to_dict(task.config), old, task.fingerprints(), latest)
     task.load_state_dict(state["task"])
     set_random_state(state["random"])
-    return state["step"], state["seconds"]
-
-
-def _same_config(saved: dict[str, Any], given: dict[str, Any], file: Path) -> None:
-    """Only the length of a run, its reporting and what it keeps in memory may change on resuming."""
-    free = {
-        "kind",
-        "steps",
-        "log_every",
-        "sample_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "device",
-        "workers",
-        "memory",
-        "cuda_graph",
-        "keep_freed_memory",
-    }
-    changed = [
-        f"{section}.{key}" if isinstance(value, dict) else section
-        for section, value in saved.items()
-        for key in (value if isinstance(value, dict) else [section])
-        if (isinstance(value, dict) and key not in free and (given.get(section) or {}).get(key) != value[key])
-        or (not isinstance(value, dict) and section not in free and given.get(section) != value)
-    ]
-    if changed:
-        raise CheckpointError(f"{file} was trained with other settings; these differ: {', '.join(changed)}")
+    loop: LoopConfig = task.config.loop
+    per_epoch = len(make_loader(dataset, loop.batch_size, seed=loop.seed))
+    before = state["config"]["loop"]["batch_size"]
+    if "epoch" not in state:  # written by an older version
+        epoch, batches = divmod(state["step"], per_epoch)
+    else:
+        epoch, batches = state["epoch"], -(-state["batches"] * before // loop.batch_size)
+    if batches >= per_epoch:
+        epoch, batches = epoch + 1, 0
+    return _Begun(state["step"], state["seconds"], epoch, batches)
 
 
 def _batches(
-    dataset: CaptionedPictures, loop: LoopConfig, data: DataConfig, done: int
-) -> Iterator[tuple[int, PictureBatch]]:
-    """Batches from step ``done`` on, with their epoch, without end."""
-    per_epoch = len(make_loader(dataset, loop.batch_size, seed=loop.seed))
-    epoch, start = divmod(done, per_epoch)
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int
+) -> Iterator[tuple[int, int, PictureBatch]]:
+    """Batches from there on, with their epoch and the number of its batches so far, without end."""
+    loop: LoopConfig = config.loop
     while True:
         loader = make_loader(
             dataset,
@@ -208,12 +238,37 @@ def _batches(
             seed=loop.seed,
             epoch=epoch,
             start_batch=start,
-            workers=data.workers,
+            workers=config.data.workers,
             pin_memory=pick_device(loop.device).type == "cuda",
         )
-        for batch in loader:
-            yield epoch, batch
+        for number, batch in enumerate(loader, start=start + 1):
+            yield epoch, number, batch
         epoch, start = epoch + 1, 0
+
+
+class _Best:
+    """Keeps the weights that measure best, in a folder of their own; a resumed run goes on from what is there."""
+
+    def __init__(self, task: Task, folder: Path, resume: bool) -> None:
+        self.task, self.folder = task, folder
+        self.step: int | None = None
+        self.score: float | None = None
+        if resume and (folder / BEST_NAME).is_file():
+            try:
+                known = json.loads((folder / BEST_NAME).read_text(encoding="utf-8"))
+                self.step, self.score = known["step"], task.score(known["measures"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                pass  # measured anew
+
+    def consider(self, step: int, found: dict[str, float]) -> None:
+        """Keep the task's weights if what was found of them is better than all before."""
+        score = self.task.score(found) if self.task.config.loop.measure_every else None
+        if score is None or (self.score is not None and score <= self.score):
+            return
+        with replace_folder(self.folder) as temporary:
+            self.task.save_weights(temporary, step)
+            (temporary / BEST_NAME).write_text(json.dumps({"step": step, "measures": found}, indent=2) + "\n")
+        self.step, self.score = step, score
 
 
 class _Guard:

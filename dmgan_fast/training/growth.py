@@ -8,17 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from dmgan_fast.config import load_config, to_dict
+from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError
-from dmgan_fast.modules import Generator, GeneratorConfig
 from dmgan_fast.modules.pretrained import check_shapes
-from dmgan_fast.training.state import latest_checkpoint, load_checkpoint
+from dmgan_fast.training.state import load_checkpoint
 from dmgan_fast.training.step import TrainStep
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.training.weights import latest_bundle, open_bundle
 
-FREE = {"image_sizes", "mask_mode", "detach_image_mean"}  # settings in which the two models may differ
+# Settings in which the two models may differ.
+FREE = {"image_sizes", "mask_mode", "detach_image_mean"}
+FREE_OF_DISCRIMINATORS = {"spectral_norm"}  # how often it iterates; the tensors are the same
 
-_log = logging.getLogger("dmgan_fast")
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 def grow_from(step: TrainStep, source: str | Path) -> None:
@@ -26,46 +27,58 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
 
     Args:
         step: its generator draws the sides of ``source`` and perhaps more.
-        source: a run, from whose latest checkpoint generator, average and discriminators are taken; or a folder with
-            a generator's weights alone, which then start both the generator and its average.
+        source: a run, from whose latest checkpoint generator, average and discriminators are taken; a checkpoint of
+            one; or a folder of weights, whose generator starts both the generator and its average, with the
+            discriminators that it holds.
 
     Raises:
         CheckpointError: if there is nothing to start from, or the models do not fit; ``step`` is then untouched.
     """
-    config, states = _read(Path(source))
-    wanted = step.generator.config
-    mine, theirs = to_dict(wanted), to_dict(config)
-    changed = [f"{k} {theirs[k]} (here {mine[k]})" for k in mine if k not in FREE and mine[k] != theirs[k]]
-    if changed:
-        raise CheckpointError(f"{source} can't start this generator: it has {', '.join(changed)}")
+    bundle = latest_bundle(source) or open_bundle(source, "generator", words=False)
+    saved = None if bundle.checkpoint is None else load_checkpoint(bundle.checkpoint, "gan")
+    average = bundle.generator()
+    config, wanted = average.config, step.generator.config
+    _refuse_differences(config, wanted, FREE, f"{source} can't start this generator: it has", "generator.")
     if len(config.image_sizes) > len(wanted.image_sizes):
         raise CheckpointError(
             f"{source} draws sides up to {config.image_sizes[-1]}, this generator only up to {wanted.image_sizes[-1]}"
         )
+    live = average.state_dict() if saved is None else saved["task"]["train_step"]["generator"]
     owners: list[tuple[nn.Module, dict[str, Any]]] = [
-        (step.generator, states["generator"]),
-        (step.average.module, states["average"]),
-        *zip(step.discriminators, states["discriminators"], strict=False),
+        (step.generator, live),
+        (step.average.module, average.state_dict()),
     ]
+    sides = bundle.sides()
+    for mine in step.discriminators:
+        side = mine.config.image_size
+        if side in sides:
+            theirs = bundle.discriminator(side)
+            what = f"{source} can't start the discriminator for side {side}: it has"
+            _refuse_differences(theirs.config, mine.config, FREE_OF_DISCRIMINATORS, what)
+            owners.append((mine, theirs.state_dict()))
     for owner, state in owners:
         expected = {k: list(v.shape) for k, v in owner.state_dict().items() if k in state}
         check_shapes(expected, {k: list(v.shape) for k, v in state.items()}, type(owner).__name__, str(source))
     for owner, state in owners:
         owner.load_state_dict(state, strict=False)
-    fresh = [str(d.config.image_size) for d in step.discriminators[len(states["discriminators"]) :]]
-    _log.info("started from %s; fresh: discriminators %s", source, ", ".join(fresh) or "none")
+    fresh = [str(d.config.image_size) for d in step.discriminators if d.config.image_size not in sides]
+    stages = [str(side) for side in wanted.image_sizes if side not in config.image_sizes]
+    _log.info(
+        "started from %s; taken over: generator for sides %s, discriminators %s; fresh: discriminators %s, stages "
+        "of the "
+        "generator %s, all optimisers",
+        bundle,
+        ", ".join(map(str, config.image_sizes)),
+        ", ".join(str(d.config.image_size) for d in step.discriminators if d.config.image_size in sides) or "none",
+        ", ".join(fresh) or "none",
+        ", ".join(stages) or "none",
+    )
 
 
-def _read(source: Path) -> tuple[GeneratorConfig, dict[str, Any]]:
-    """The generator's configuration; states of generator, average and discriminators."""
-    latest = latest_checkpoint(source / "checkpoints")
-    if latest is None:
-        bundle = find_bundle(source, "generator")
-        generator = Generator.from_pretrained(bundle / "generator")
-        state = generator.state_dict()
-        return generator.config, {"generator": state, "average": state, "discriminators": []}
-    saved = load_checkpoint(latest, "gan")
-    config = load_config(GeneratorConfig, saved["config"]["generator"], where=str(latest))
-    states = saved["task"]["train_step"]
-    average = {key.removeprefix("module."): value for key, value in states["average"].items()}
-    return config, {"generator": states["generator"], "average": average, "discriminators": states["discriminators"]}
+def _refuse_differences(theirs: Any, mine: Any, free: set[str], what: str, settings: str = "") -> None:
+    given, here = to_dict(theirs), to_dict(mine)
+    names = [name for name in here if name not in free and here[name] != given[name]]
+    if names:
+        changed = ", ".join(f"{name} {given[name]} (here {here[name]})" for name in names)
+        remedy = " ".join(f"--set {settings}{name}={given[name]}" for name in names) if settings else ""
+        raise CheckpointError(f"{what} {changed}{f'; train one like it: {remedy}' if remedy else ''}")

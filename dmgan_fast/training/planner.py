@@ -15,13 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
 from math import floor, log
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dmgan_fast.config import load_config, to_dict
+from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import (
     Discriminator,
@@ -32,14 +31,13 @@ from dmgan_fast.modules import (
     padding_mask,
 )
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
-from dmgan_fast.modules.pretrained import CONFIG_NAME
 from dmgan_fast.modules.spectral_norm import forget_products
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import KINDS, Meter
 from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.step import Batch, TrainStep
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.training.weights import open_bundle
 
 UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
 MAX_BATCH = 4096
@@ -268,6 +266,21 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
             f"the most frugal policy needs {show_size(found.peak_bytes)}{found.instead()}"
         )
     return replace(config, step=replace(config.step, memory=found.policy)), found
+
+
+def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:
+    """The peak of drawing so many pictures at once, in evaluation, without the weights."""
+    meter = Meter(device)
+    with Dataless():
+        generator = Generator(config).eval()
+        meter.mark((*generator.parameters(), *generator.buffers()), "weights")
+        state = meter.now.total()
+        sizes = (config.noise_channels, config.word_channels, config.condition_channels)
+        noise, sentence, eps = (torch.empty(pictures, size) for size in sizes)
+        described = torch.empty(pictures, config.word_channels, words)
+        with torch.no_grad(), meter:
+            generator(noise, sentence, described, None, eps=eps)
+    return meter.peak.total() - state
 
 
 # ----------------------------------------------------------------------------------------------------------- searching
@@ -553,7 +566,5 @@ def batch_of(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
 def _encoder_config(config: TrainConfig) -> ImageEncoderConfig:
     if config.encoders is None:
         return ImageEncoderConfig(channels=config.generator.word_channels)
-    file = Path(find_bundle(config.encoders, "image_encoder")) / "image_encoder" / CONFIG_NAME
-    values = json.loads(file.read_text())
-    values.pop("model", None)
-    return load_config(ImageEncoderConfig, values, where=str(file))
+    found: ImageEncoderConfig = open_bundle(config.encoders, "image_encoder").image_encoder_config()
+    return found

@@ -10,8 +10,10 @@ import torch
 
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.files import replace_file
+from dmgan_fast.foreign import read_torch
 
 FORMAT = 1
+KINDS = ("gan", "damsm")
 _NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -24,6 +26,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint of the highest step, or None."""
     found = [file for file in folder.glob("step-*.pt") if _NAME.fullmatch(file.name)] if folder.is_dir() else []
     return max(found, default=None, key=lambda file: int(_NAME.fullmatch(file.name)[1]))  # type: ignore[index]
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, in order."""
+    return sorted(int(found[1]) for file in folder.glob("step-*.pt") if (found := _NAME.fullmatch(file.name)))
 
 
 def save_checkpoint(file: Path, state: dict[str, Any], keep: int) -> None:
@@ -42,22 +49,23 @@ def save_checkpoint(file: Path, state: dict[str, Any], keep: int) -> None:
         old.unlink(missing_ok=True)
 
 
-def load_checkpoint(file: Path, kind: str) -> dict[str, Any]:
-    """Read a checkpoint of ``kind``.
+def load_checkpoint(file: Path, kind: str | None = None, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of ``kind`` (``"gan"``, ``"damsm"``), or of any.
+
+    Args:
+        mmap: leave tensors in the file until they are looked at.
 
     Raises:
         CheckpointError: if it is unreadable, holds more than plain data, or is of another kind or format.
     """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many types
-        raise CheckpointError(f"{file}: not a readable checkpoint: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or state.get("kind") != kind:
-        found = (
-            f"{state.get('kind')}, format {state.get('format')}" if isinstance(state, dict) else type(state).__name__
+    state = read_torch(file, "readable checkpoint", mmap=mmap)
+    found = state if isinstance(state, dict) else {}
+    if found.get("format") != FORMAT or found.get("kind") not in ((kind,) if kind else KINDS):
+        written = f"{found['kind']}, format {found.get('format')}" if "kind" in found else "a file of something else"
+        raise CheckpointError(
+            f"{file}: expected a {kind or ' or '.join(KINDS)} checkpoint of format {FORMAT}, got {written}"
         )
-        raise CheckpointError(f"{file}: expected a {kind} checkpoint of format {FORMAT}, got {found}")
-    return state
+    return found
 
 
 def random_state() -> dict[str, Any]:

@@ -406,6 +406,19 @@ class TrainStep:
         if self._graphs is not None:
             self._graphs.clear()  # optimisers hold new tensors
 
+    def set_learning_rates(self, generator: float, discriminator: float) -> None:
+        """Take later steps at other rates; the optimisers keep what they know."""
+        rates = [
+            (self.generator_optimizer, generator),
+            *((each, discriminator) for each in self.discriminator_optimizers),
+        ]
+        for optimizer, rate in rates:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.config = replace(self.config, generator_learning_rate=generator, discriminator_learning_rate=discriminator)
+        if self._graphs is not None:
+            self._graphs.clear()
+
     # -------------------------------------------------------------------------------------------------------- helpers
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -444,6 +457,11 @@ class TrainStep:
 def _check_models(
     generator: Generator, discriminators: Sequence[Discriminator], image_encoder: nn.Module | None, config: StepConfig
 ) -> None:
+    for name, model in {
+        "generator": generator,
+        **{f"discriminators[{k}]": d for k, d in enumerate(discriminators)},
+    }.items():
+        _refuse_wrapped(name, model)
     sides = tuple(d.config.image_size for d in discriminators)
     if sides != generator.config.image_sizes:
         raise InputError(
@@ -453,6 +471,25 @@ def _check_models(
         raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")
     if config.accumulate > 1 and generator.config.mask_mode == "official":
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
+
+
+def _refuse_wrapped(name: str, model: nn.Module) -> None:
+    """A step calls parts of a model and differentiates at the pictures, which a wrapper around it does not see."""
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise InputError(
+            f"TrainStep: {name} is wrapped by torch.compile, and its average would be too; compile with "
+            f"{name}.compile() "
+            "in place, which keeps the model what it is"
+        )
+    if hasattr(model, "config") or not isinstance(getattr(model, "module", None), nn.Module):
+        return
+    raise InputError(
+        f"TrainStep: {name} is wrapped in {type(model).__name__}, whose sharing of gradients a step would pass by; "
+        "give the "
+        f"model itself ({name}.module). To train on several processes, start with equal weights, average gradients in "
+        "hooks (`for p in model.parameters(): p.register_post_accumulate_grad_hook(...)` with all_reduce) and share "
+        "statistics with dmgan_fast.modules.share_batch_statistics"
+    )
 
 
 def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:

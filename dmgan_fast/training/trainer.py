@@ -10,14 +10,18 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, Vocabulary, make_loader, open_dataset
+from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder, padding_mask
+from dmgan_fast.modules import Discriminator, Generator, padding_mask
 from dmgan_fast.training.config import TrainConfig
-from dmgan_fast.training.engine import pick_device, run
+from dmgan_fast.training.devices import pick_device
+from dmgan_fast.training.engine import check_start, run
 from dmgan_fast.training.growth import grow_from
+from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
+from dmgan_fast.training.locks import only_writer, refuse_several_processes
+from dmgan_fast.training.progress import Progress, score
 from dmgan_fast.training.step import Batch, TrainStep
-from dmgan_fast.training.weights import VOCABULARY_NAME, find_bundle, save_bundle
+from dmgan_fast.training.weights import Bundle, check_words, open_bundle, save_bundle
 
 SAMPLES = 24
 
@@ -30,16 +34,23 @@ class GANTask:
     def __init__(
         self,
         config: TrainConfig,
-        encoders: Path,
+        encoders: Path | Bundle,
         dataset: CaptionedPictures,
         held_out: CaptionedPictures,
     ) -> None:
         self.config = config
         self.device = pick_device(config.loop.device)
         self.vocabulary, self.held_out = dataset.vocabulary, held_out
-        self.text_encoder = TextEncoder.from_pretrained(encoders / "text_encoder").to(self.device)
-        self.text_encoder.requires_grad_(False)
-        image_encoder = ImageEncoder.from_pretrained(encoders / "image_encoder").to(self.device)
+        bundle = open_bundle(encoders, "text_encoder", "image_encoder")
+        self.text_encoder = bundle.text_encoder(str(self.device)).requires_grad_(False)
+        image_encoder = bundle.image_encoder(str(self.device))
+        check_words(self.vocabulary, {"text_encoder": self.text_encoder, "image_encoder": image_encoder}, str(bundle))
+        words = self.vocabulary.fingerprint
+        self.content = {
+            "data": data_fingerprint(dataset),
+            "encoders": encoders_fingerprint((self.text_encoder, image_encoder), words),
+            "vocabulary": words,
+        }
         channels = self.text_encoder.config.word_channels
         if channels != config.generator.word_channels:
             raise InputError(
@@ -51,8 +62,19 @@ class GANTask:
             Discriminator(config.discriminator(side)).to(self.device) for side in config.generator.image_sizes
         ]
         self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
-        if config.init_from is not None:
-            grow_from(self.train_step, config.init_from)
+        average = self.train_step.average.module
+        for model in (generator, *discriminators, average):
+            model.vocabulary_fingerprint = words  # type: ignore[assignment]
+        encoder = self.train_step.image_encoder
+        assert encoder is not None
+        self.progress = Progress(
+            held_out,
+            self.encode,
+            encoder,
+            pictures=config.loop.measure_pictures,
+            at_once=config.step.memory.micro_batch or config.loop.batch_size,
+            seed=config.loop.seed,
+        )
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
@@ -80,6 +102,8 @@ class GANTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.train_step.load_state_dict(state["train_step"])
         self.noise.set_state(state["noise"])
+        rates = self.config.step
+        self.train_step.set_learning_rates(rates.generator_learning_rate, rates.discriminator_learning_rate)
 
     @torch.no_grad()
     def sample(self, file: Path) -> dict[str, float]:
@@ -104,6 +128,18 @@ class GANTask:
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
         return {}
 
+    def measure(self) -> dict[str, float]:
+        """Held-out captions drawn by the averaged generator, judged by the encoders."""
+        average = self.train_step.average.module
+        assert isinstance(average, Generator)
+        return self.progress.measure(average)
+
+    def score(self, found: dict[str, float]) -> float | None:
+        return score(found, self.config.loop.best_by)
+
+    def fingerprints(self) -> dict[str, str]:
+        return self.content
+
     def save_weights(self, folder: Path, step: int) -> None:
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
@@ -127,17 +163,29 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         out: see ``engine.run``.
         resume: go on from the latest checkpoint in ``out``.
     """
+    refuse_several_processes("train")
+    check_start(out, resume, config)
     if config.encoders is None:
         raise InputError(
             "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
         )
-    bundle = find_bundle(config.encoders, "text_encoder", "image_encoder")
+    bundle = open_bundle(config.encoders, "text_encoder", "image_encoder")
     settings: dict[str, Any] = {
         "image_sizes": config.generator.image_sizes,
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
-        "vocabulary": Vocabulary.load(bundle / VOCABULARY_NAME),
+        "vocabulary": bundle.vocabulary,
     }
-    dataset = open_dataset(config.data.source, "train", **settings)
-    held_out = open_dataset(config.data.source, "test", **settings)
-    run(GANTask(config, bundle, dataset, held_out), dataset, out, resume=resume, console=console)
+    purpose = Purpose(
+        side=config.generator.image_sizes[-1],
+        batch_size=config.loop.batch_size,
+        matches=config.step.damsm_weight > 0,
+        skip_bad=config.data.skip_bad,
+    )
+    console = console or Console(stderr=True)
+    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
+    with only_writer(out):
+        task = GANTask(config, bundle, dataset, held_out)
+        if config.init_from is not None and not resume:
+            grow_from(task.train_step, config.init_from)
+        run(task, dataset, out, resume=resume, console=console)

@@ -18,7 +18,22 @@ from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEn
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
 
-COMMANDS = ("demo", "pretrain", "train", "plan", "sample", "export", "evaluate", "ablate", "study", "benchmark", "info")
+COMMANDS = (
+    "demo",
+    "pretrain",
+    "train",
+    "plan",
+    "check",
+    "convert",
+    "sample",
+    "import",
+    "export",
+    "evaluate",
+    "ablate",
+    "study",
+    "benchmark",
+    "info",
+)
 
 
 @pytest.fixture(scope="module")

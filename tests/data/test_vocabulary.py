@@ -16,6 +16,12 @@ def test_tokens_are_lower_case_words_without_punctuation():
     assert tokenize(" ... ") == []
 
 
+def test_vowel_signs_and_accents_stay_in_their_words():
+    assert tokenize("एक लाल पक्षी!") == ["एक", "लाल", "पक्षी"]
+    assert tokenize("นกสีแดง") == ["นกสีแดง"]
+    assert tokenize("cafe\u0301 ❤\ufe0f") == tokenize("café ❤\ufe0f") == ["café"]
+
+
 def test_index_zero_is_padding_and_known_words_round_trip():
     vocabulary = Vocabulary.from_captions(["a red bird", "a bird"])
     assert vocabulary.words == ["<end>", "a", "bird", "red"]

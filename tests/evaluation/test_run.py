@@ -276,7 +276,12 @@ def test_captions_that_the_encoders_cannot_read_are_named_before_any_work(config
     strangers = tmp_path / "strangers"
     shutil.copytree(encoders / "weights", strangers)
     size = len(Vocabulary.load(strangers / "vocabulary.json"))
-    Vocabulary(["<end>", *(f"zebra{k}" for k in range(1, size))]).save(strangers / "vocabulary.json")
+    words = Vocabulary(["<end>", *(f"zebra{k}" for k in range(1, size))])
+    words.save(strangers / "vocabulary.json")
+    for name in ("text_encoder", "image_encoder"):  # encoders that were trained with these words
+        file = strangers / name / "config.json"
+        values = json.loads(file.read_text()) | {"vocabulary_fingerprint": words.fingerprint}
+        file.write_text(json.dumps(values))
     monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
     with pytest.raises(DataError, match="the DAMSM encoders know no word of"):
         evaluate(config(damsm=str(strangers)), tmp_path / "out")

@@ -5,14 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
+from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.modules import Generator
+from dmgan_fast.modules import Discriminator, Generator
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.planner import fit
 from dmgan_fast.training.policy import MemoryPolicy
 from dmgan_fast.training.state import latest_checkpoint, load_checkpoint
 from dmgan_fast.training.trainer import train
+from dmgan_fast.training.weights import save_bundle
+from tests.cli.calls import call
 from tests.training.conftest import train_config
 
 
@@ -112,3 +116,72 @@ def test_a_budget_becomes_a_policy_that_trains_and_resumes(pictures, encoders, t
 def test_an_impossible_budget_is_refused_with_what_would_fit(pictures, encoders):
     with pytest.raises(InputError, match=r"does not fit into 1MiB: the most frugal policy needs \d+ MiB"):
         fit(train_config(pictures, encoders), "1MiB")
+
+
+# ----------------------------------------------------------------------------------------------- discriminators
+
+
+def imported(pictures, encoders, folder, sides, **discriminator):
+    """A bundle as `import` writes it: the run's generator of side 64, and discriminators for these sides."""
+    base = config(pictures, encoders)
+    torch.manual_seed(7)
+    made = {side: Discriminator(replace(base.discriminator(side), **discriminator)) for side in sides}
+    drawn = Generator(replace(base.generator, image_sizes=(64,)))
+    bundle = {"generator": drawn} | {f"discriminator_{side}": model for side, model in made.items()}
+    save_bundle(folder, vocabulary=None, card="imported\n", **bundle)
+    return {side: model.state_dict() for side, model in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ((64,), "discriminators 64; fresh: discriminators 128, stages of the generator 128, all optimisers"),
+        ((64, 128), "discriminators 64, 128; fresh: discriminators none"),
+        ((128,), "discriminators 128; fresh: discriminators 64"),
+    ],
+)
+def test_discriminators_that_a_bundle_holds_are_taken_over_and_the_rest_is_named(
+    pictures, encoders, tmp_path, caplog, sides, said
+):
+    theirs = imported(pictures, encoders, tmp_path / "b", sides, spectral_norm="official")
+    with caplog.at_level(logging.INFO, "dmgan_fast"):
+        state = grown(pictures, encoders, tmp_path / "b", tmp_path / "grown")
+    assert said in caplog.text
+    for side, before in theirs.items():
+        after = state["discriminators"][(64, 128).index(side)]
+        for key, value in before.items():
+            if key.split(".")[-1] not in ("u", "v"):
+                torch.testing.assert_close(after[key], value, rtol=0, atol=1e-10)
+
+
+def test_discriminators_of_another_width_are_refused_by_side_and_value(pictures, encoders, tmp_path):
+    imported(pictures, encoders, tmp_path / "b", (64,), base_channels=3)
+    with pytest.raises(CheckpointError, match=r"discriminator for side 64: it has base_channels 3 \(here 2\)"):
+        grown(pictures, encoders, tmp_path / "b", tmp_path / "grown")
+    assert not (tmp_path / "grown").exists()
+
+
+def test_a_checkpoint_of_a_step_starts_a_run_too(pictures, encoders, small_run, tmp_path):
+    file = latest_checkpoint(small_run / "checkpoints")
+    state, before = grown(pictures, encoders, file, tmp_path / "grown"), step_state(small_run)
+    key = "initial_stage.projection.weight"
+    torch.testing.assert_close(state["generator"][key], before["generator"][key], rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        state["discriminators"][0]["down.0.weight"], before["discriminators"][0]["down.0.weight"]
+    )
+
+
+def test_the_command_line_says_what_was_taken_over_and_what_starts_fresh(
+    pictures, encoders, tmp_path, monkeypatch, capsys
+):
+    imported(pictures, encoders, tmp_path / "b", (64,), spectral_norm="official")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config(pictures, encoders))))
+    arguments = ("train", "--config", tmp_path / "c.yaml", "--init-from", tmp_path / "b", "--out", tmp_path / "run")
+    status, _, errors = call(monkeypatch, capsys, *arguments)
+    assert status == 0, errors
+    said = f"dmgan-fast: started from {tmp_path / 'b'}; taken over: generator for sides 64, discriminators 64; fresh: "
+    assert said in errors
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config(pictures, encoders, base_channels=3))))
+    status, _, errors = call(monkeypatch, capsys, *arguments[:-1], tmp_path / "other")
+    assert status == 2
+    assert "it has base_channels 2 (here 3); train one like it: --set generator.base_channels=2" in errors

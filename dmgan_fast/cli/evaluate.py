@@ -1,0 +1,109 @@
+"""``evaluate``: how good pictures are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dmgan_fast.cli.app import app
+from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
+
+
+@app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
+    weights: Annotated[Optional[str], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    step: Step = None,
+    pictures: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Evaluate these pictures instead, whoever drew them."),
+    ] = None,
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Whose test split is drawn and compared with: a folder or 'demo'; default: the run's."),
+    ] = None,
+    damsm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Encoders for R-precision; default: those the run was trained with."),
+    ] = None,
+    count: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Pictures; default: 30000 to draw, all in --pictures.", show_default=False),
+    ] = None,
+    metrics: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME,...", help="Only these; default: all that the weights here allow."),
+    ] = None,
+    inception: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Folder of Inception weights; default: PyTorch's cache."),
+    ] = None,
+    classifier: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Inception-v3 fine-tuned on birds, for is-birds."),
+    ] = None,
+    statistics: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="METRIC=FILE", help="An .npz of mu and sigma for the real pictures; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of noise, captions and candidates.")] = 0,
+    max_words: Annotated[int, typer.Option(help="Words a caption is cut to; the paper: 25 for CUB, 20 for COCO.")] = 25,
+    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    skip_bad: SkipBad = None,
+    cache: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache."),
+    ] = None,
+    save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the drawn pictures.")] = False,
+    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep the drawn pictures' features.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Measure drawn pictures: Inception Score, FID, KID, R-precision (docs/evaluation.md).
+
+    Metrics: is-tf, is-coco, is-birds, fid-paper, fid-align-corners, fid-tf, fid-damsm, kid-tf, kid-damsm, r-precision,
+    r-precision-official.
+
+    Under torchrun the work is shared: torchrun --nproc-per-node 4 -m dmgan_fast evaluate ...
+    """
+    from dmgan_fast.config import load_config
+    from dmgan_fast.evaluation import EvaluationConfig
+    from dmgan_fast.evaluation import evaluate as run
+    from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, by_reason, shown
+
+    use_threads(threads)
+    values = {
+        "weights": weights,
+        "step": step,
+        "pictures": pictures,
+        "data": data,
+        "damsm": damsm,
+        "count": count,
+        "metrics": split_names(metrics),
+        "inception": inception,
+        "classifier": classifier,
+        "statistics": dict(pair(given) for given in statistics or []),
+        "seed": seed,
+        "max_words": max_words,
+        "batch_size": batch,
+        "device": device,
+        "skip_bad": skip_bad or 0,
+        "cache": cache,
+        "save_pictures": save_pictures,
+        "keep_features": keep_features,
+    }
+    report = run(load_config(EvaluationConfig, values, where="evaluate"), out)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for metric in report["metrics"]:
+        typer.echo(f"{metric['title']}: {shown(metric)}")
+        for note in metric["warnings"]:
+            typer.echo(f"  warning: {note}")
+    for why, names in by_reason(report["left_out"]).items():
+        typer.echo(f"left out {names}: {why}", err=True)
+    for why in (report["real"] or {}).get("left_out", ()):
+        typer.echo(f"left out of the real pictures: {why}", err=True)
+    typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")

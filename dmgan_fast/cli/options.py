@@ -1,0 +1,115 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dmgan_fast.errors import InputError
+
+Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco, attngan-birds, attngan-coco or demo.")]
+ConfigFile = Annotated[Optional[Path], typer.Option("--config", help="YAML file over the preset.")]  # noqa: UP045
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, as loop.steps=500; may be repeated."),
+]
+DataFolder = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--data", help="'demo' or a folder: CUB, COCO, flowers, or your own (docs/data.md)."),
+]
+SkipBad = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--skip-bad",
+        metavar="N",
+        min=0,
+        help="Go on without at most N images that are missing, damaged or without a caption, as --skip-bad 3; they are "
+        "named. Default: none, the run refuses.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
+Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
+Size = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's."),
+]
+Precision = Annotated[Optional[str], typer.Option("--dtype", help="fp32, bf16 or fp16.")]  # noqa: UP045
+
+Device = Annotated[
+    str, typer.Option(help="Where: auto (a GPU if there is one), cpu, cuda or cuda:N, as --device cuda:1.")
+]
+Step = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
+]
+Batch = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's."),
+]
+
+
+def data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:
+    """Settings of ``--data`` and ``--skip-bad``."""
+    given = {"source": data or None, "skip_bad": skip_bad}
+    values = {name: value for name, value in given.items() if value is not None}
+    return {"data": values} if values else {}
+
+
+def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
+    """Settings of ``--size`` and ``--dtype``."""
+    from dmgan_fast.modules.generator import sides_up_to
+
+    values: dict[str, object] = {"generator": {"image_sizes": sides_up_to(size)}} if size is not None else {}
+    return values | ({"step": {"precision": dtype}} if dtype else {})
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def use_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def split_names(given: str | None) -> list[str]:
+    return [name.strip() for name in (given or "").split(",") if name.strip()]
+
+
+def pair(given: str) -> tuple[str, str]:
+    name, separator, value = given.partition("=")
+    if not separator:
+        raise InputError(f"--statistics is written METRIC=FILE, got {given!r}")
+    return name, value
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """Within, what a run takes over, finds moved or goes on with is told on standard error."""
+    logger = logging.getLogger("dmgan_fast.runs")
+    handler, level = _Notices(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Notices(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warning = "warning: " if record.levelno >= logging.WARNING else ""
+        print(f"dmgan-fast: {warning}{record.getMessage()}", file=sys.stderr)

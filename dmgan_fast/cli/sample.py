@@ -1,0 +1,144 @@
+"""``sample``: captions in, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from dmgan_fast.cli.app import app
+from dmgan_fast.cli.captions import Given, gather
+from dmgan_fast.cli.options import Device, Step
+from dmgan_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from dmgan_fast.training.sampling import Drawing, Sampler
+
+SHOWN = 100  # pictures in grid.png and sheet.png
+STEM = 60  # characters of a caption in a file's name
+BYTES = 120  # and bytes, for file systems that take 255 in all
+
+
+@app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
+def sample(
+    captions: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="CAPTION...", help="What to draw; - reads standard input.", show_default=False),
+    ] = None,
+    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    step: Step = None,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Pictures of each caption: --count 4.")] = 1,
+    between: Annotated[
+        Optional[tuple[str, str]],  # noqa: UP045
+        typer.Option(
+            metavar="FROM TO",
+            help='Pictures on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
+    seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
+    truncation: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    tile: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory."),
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also sheet.png: pictures with their captions.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Also a map for each word.")] = False,
+    gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
+) -> None:
+    """Draw pictures from captions, at every side."""
+    from dmgan_fast.training.sampling import Sampler
+
+    given = [] if between and not captions and file is None else gather(captions or [], file)
+    if between and (given or count != 1 or attention or gates):
+        raise InputError("--between draws two captions only; leave out CAPTION, --captions, --count and maps")
+    sampler = Sampler.from_pretrained(weights, device=device, step=step)
+    config = sampler.generator.config
+    if gates and (config.refinement == "attention" or not config.response_gate):
+        raise InputError("--gates: this model has no response gates")
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile, "truncation": truncation}
+    drawings: Iterator[Drawing]
+    if between:
+        drawings = iter(sampler.between(*between, steps=steps, **options))
+        total = steps
+    else:
+        drawings = _drawn(sampler, given, count=count, maps=attention or gates, **options)
+        total = len(given)
+    shown: list[Drawing] = []
+    for drawing in drawings:
+        if drawing.unknown and drawing.copy == 1:
+            typer.echo(f"caption {drawing.number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
+        for path in _write(drawing, _place(drawing, total, count), out, attention, gates):
+            typer.echo(path)
+        if len(shown) < SHOWN:
+            shown.append(drawing)
+    _write_sheets(shown, total * count, count, out, sheet)
+
+
+def _drawn(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterator[Drawing]:
+    for caption in given:
+        if caption.where and not sampler.vocabulary.encode(caption.text)[0]:
+            raise InputError(f"captions: {caption.where}: {caption.text!r} has no word that the model knows")
+    return sampler.stream([caption.text for caption in given], **options)
+
+
+def _place(drawing: Drawing, total: int, count: int) -> str:
+    """The number that a file's name begins with: names sort as the captions do."""
+    number = f"{drawing.number:0{max(3, len(str(total)))}d}"
+    return number if count == 1 else f"{number}-{drawing.copy:0{max(2, len(str(count)))}d}"
+
+
+def _write(drawing: Drawing, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
+    """Pictures, and the maps asked for, as PNG files named after the caption."""
+    from dmgan_fast.pictures import picture_of, relative, save_picture, shade
+
+    stem = f"{place}-{_short('-'.join(drawing.words))}"
+    files = [(out / f"{stem}-{image.shape[-1]}.png", picture_of(image)) for image in drawing.images]
+    for maps in drawing.attention if attention else []:
+        for position, (word, weight) in enumerate(zip(drawing.words, relative(maps), strict=True), start=1):
+            name = f"{stem}-{maps.shape[-1]}-attention-{position:02d}-{_short(word)}.png"
+            files.append((out / name, shade(drawing.images[-1], weight)))
+    for gate in drawing.response_gates if gates else []:
+        files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(drawing.images[-1], gate)))
+    for file, picture in files:
+        save_picture(picture, file)
+    return [file for file, _ in files]
+
+
+def _short(text: str) -> str:
+    return text[:STEM].encode()[:BYTES].decode(errors="ignore")
+
+
+def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> None:
+    """``grid.png`` of several pictures; ``sheet.png`` with captions if asked for."""
+    from dmgan_fast.pictures import contact_sheet, grid, save_picture
+
+    files = []
+    if len(shown) > 1:
+        rows = [drawing.images for drawing in shown]
+        if count > 1:  # a row for each caption, its pictures beside each other
+            whole = len(shown) // count * count or len(shown)
+            last = [drawing.images[-1] for drawing in shown[:whole]]
+            rows = [last[k : k + count] for k in range(0, whole, count)]
+        files.append((out / "grid.png", grid(rows)))
+    if sheet:
+        files.append((out / "sheet.png", contact_sheet([(drawing.caption, drawing.images[-1]) for drawing in shown])))
+    for file, picture in files:
+        save_picture(picture, file)
+        typer.echo(file)
+    if files and total > len(shown):
+        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} pictures", err=True)

@@ -1,0 +1,147 @@
+"""``demo``, ``pretrain``, ``train`` and ``plan``: what makes models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dmgan_fast.cli.app import app
+from dmgan_fast.cli.options import (
+    Batch,
+    ConfigFile,
+    DataFolder,
+    Precision,
+    Preset,
+    Resume,
+    Settings,
+    Size,
+    SkipBad,
+    Threads,
+    data_values,
+    generator_values,
+    notices,
+    use_threads,
+    working,
+)
+
+EXIT_DOES_NOT_FIT = 1
+
+
+@app.command(epilog="Example: dmgan-fast demo --out demo_out")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo_out"),
+    pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 300,
+    train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
+    from dmgan_fast.demo import run_demo
+
+    page = run_demo(out, pretrain_steps=pretrain_steps, train_steps=train_steps, seed=seed)
+    typer.echo(f"open {page}")
+
+
+@app.command(epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    batch: Batch = None,
+    skip_bad: SkipBad = None,
+    resume: Resume = False,
+    threads: Threads = None,
+) -> None:
+    """Train the text and image encoders (DAMSM)."""
+    from dmgan_fast.training import damsm
+    from dmgan_fast.training.config import PretrainConfig, build_config
+
+    use_threads(threads)
+    values = data_values(data, skip_bad)
+    values |= {"loop": {"batch_size": batch}} if batch else {}
+    built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    with notices():
+        damsm.pretrain(built, out, resume=resume)
+    typer.echo(f"weights in {out / 'weights'}")
+
+
+@app.command(epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume")
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
+    damsm: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="A `pretrain` run, its best/, one of its checkpoints, or imported encoders; in the config `encoders:`."
+        ),
+    ] = None,
+    data: DataFolder = None,
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    size: Size = None,
+    batch: Batch = None,
+    dtype: Precision = None,
+    memory: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Budget, as 24GiB: choose what is kept and what is computed again so that a step fits."),
+    ] = None,
+    init_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--init-from",
+            help="A run or weights, discriminators too if they are there: begin with it; new stages start fresh.",
+        ),
+    ] = None,
+    skip_bad: SkipBad = None,
+    resume: Resume = False,
+    threads: Threads = None,
+) -> None:
+    """Train the GAN."""
+    from dmgan_fast.training import trainer
+    from dmgan_fast.training.config import TrainConfig, build_config
+    from dmgan_fast.training.planner import fit
+
+    use_threads(threads)
+    values = data_values(data, skip_bad)
+    values |= {"encoders": str(damsm)} if damsm else {}
+    values |= {"init_from": str(init_from)} if init_from else {}
+    values |= {"loop": {"batch_size": batch}} if batch else {}
+    values |= generator_values(size, dtype)
+    built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    if memory is not None:
+        built, plan = fit(built, memory)
+        typer.echo(plan.explain(), err=True)
+    with notices():
+        trainer.train(built, out, resume=resume)
+    typer.echo(f"weights in {out / 'weights'}")
+
+
+@app.command(epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB")
+def plan(
+    size: Size = None,
+    batch: Annotated[Optional[int], typer.Option(help="Pictures a step; default: the preset's.")] = None,  # noqa: UP045
+    dtype: Precision = None,
+    memory: Annotated[Optional[str], typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cpu or cuda, which need not be here.")] = None,  # noqa: UP045
+    config: ConfigFile = None,
+    preset: Preset = "birds",
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What a training step needs in memory, and the cheapest way to make it fit."""
+    from dmgan_fast.training import planner
+    from dmgan_fast.training.config import TrainConfig, build_config
+
+    values = generator_values(size, dtype)
+    built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
+    budget = planner.parse_size(memory) if memory else planner.device_memory(device)
+    batch_size = batch or built.loop.batch_size
+    with working("running steps without data"):
+        found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)
+        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and side
+    typer.echo(text)
+    if not found.fits:
+        raise typer.Exit(EXIT_DOES_NOT_FIT)

@@ -1,0 +1,124 @@
+"""Any folder of images with a captions file.
+
+    DIR/captions.jsonl   {"picture": "a/b.jpg", "captions": ["...", "..."], "class_id": 3, "split": "train"} a line
+    DIR/captions.csv     columns picture, caption (a row for each caption), and if you like class_id, split
+
+Without a split, about one image in ten is test, by the hash of its name. Without a class, each image is its own.
+Images are turned upright as their EXIF data say, unless a row has "as_stored": true or a "box": [x, y, width, height],
+which crops as for CUB. DIR/vocabulary.json, a list of words, fixes their indices; else the training captions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dmgan_fast.data.layouts.base import Box, Entry, box_of, holds
+from dmgan_fast.data.names import Files, is_outside
+from dmgan_fast.data.rows import BROKEN, Contents, Gatherer, whole_number
+from dmgan_fast.data.tables import csv_table, json_lines, short
+from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.errors import DataError
+
+NAME = "images with captions.jsonl or captions.csv"
+SIGN = "captions.jsonl and captions.csv"
+FILES = ("captions.jsonl", "captions.csv")
+VOCABULARY = "vocabulary.json"
+
+
+def is_here(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def needed(folder: Path) -> dict[str, bool]:
+    return {" or ".join(FILES): is_here(folder), "images": holds(folder)}
+
+
+def read(folder: Path) -> Contents:
+    here = [folder / name for name in FILES if (folder / name).is_file()]
+    file, gatherer = here[0], Gatherer()
+    if len(here) > 1:
+        gatherer.notes.append(f"{here[0].name} is read; {here[1].name}, which lies beside it, is not")
+    images = Files(folder, by_stem=False)
+    for name, entry in _merged(file, gatherer).items():
+        gatherer.add(
+            name,
+            images.find(name),
+            entry.captions,
+            split=entry.split,
+            class_id=entry.class_id,
+            lines=entry.lines,
+            box=entry.box,
+            upright=entry.box is None and not entry.as_stored,
+        )
+    words = folder / VOCABULARY
+    return gatherer.contents(folder, NAME, Vocabulary.load(words) if words.is_file() else None)
+
+
+def _merged(file: Path, gatherer: Gatherer) -> dict[str, Entry]:
+    """Lines by image; those that can't be understood are lost by name."""
+    entries: dict[str, Entry] = {}
+    for number, row in _rows(file):
+        place = f"{file}:{number}"
+        try:
+            if isinstance(row, str):
+                raise ValueError(row)
+            name, line = _checked(row)
+            entry = entries.get(name) or Entry()
+            entry.take(**line)
+            entries[name] = entry
+        except ValueError as error:
+            gatherer.lose(f"{file.name}:{number}", BROKEN, f"{place}: {error}")
+    return entries
+
+
+def _checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The image of a line, and what is said of it.
+
+    Raises:
+        ValueError: with a sentence, for one that is not allowed.
+    """
+    name = str(row.get("picture") or "")
+    said = row.get("captions") or row.get("caption")
+    said = [said] if isinstance(said, str) else said
+    if (
+        not name.strip()
+        or not isinstance(said, list)
+        or not said
+        or not all(isinstance(text, str) and text.strip() for text in said)
+    ):
+        raise ValueError(f"a picture and at least one caption are needed, got {short(row)}")
+    if is_outside(name):
+        raise ValueError(f"the picture {name!r} is outside the folder")
+    given = row.get("class_id")
+    class_id = None if given is None or given == "" else whole_number(given)
+    if class_id is None and given is not None and given != "":
+        raise ValueError(f"class_id of {name} must be a whole number, got {given!r}")
+    split = row.get("split")
+    return name, {
+        "captions": said,
+        "class_id": class_id,
+        "split": "" if split is None else str(split).strip(),
+        "box": _given_box(row.get("box")),
+        "as_stored": row.get("as_stored") in (True, "true", "True", "1", 1),
+    }
+
+
+def _given_box(given: Any) -> Box | None:
+    if given is None or given == "":
+        return None
+    return box_of(given.split() if isinstance(given, str) else given)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers with their values, or with a sentence on what is wrong."""
+    return _csv_rows(file) if file.suffix == ".csv" else json_lines(file)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    columns, rows = csv_table(file)
+    missing = {"picture", "caption"} - set(columns)
+    if missing:
+        raise DataError(f"{file}: column {', '.join(sorted(missing))} is missing; has {columns}")
+    yield from rows
