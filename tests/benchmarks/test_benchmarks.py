@@ -35,6 +35,7 @@ def environment():
 
 def row(op="step", case="birds", implementation="dmgan_fast", ms=100.0, **more):
     known = {"device": "cpu", "threads": 2, "dtype": "float32", "direction": "step", "allocator": "same"}
+    known |= {"level": "avx2", "compiler": "GCC 12.2.0", "commit": "1234567"}
     known |= {"versions": {"torch": "2.14"}, "correct": True, "p20_ms": ms, "p80_ms": ms}
     return {"op": op, "case": case, "implementation": implementation, "median_ms": ms} | known | more
 
@@ -265,11 +266,13 @@ def test_a_ratio_that_fell_is_reported_and_noise_is_not(tmp_path, capsys):
     assert len(regression.history(file)) == 2
 
 
-def test_another_machine_has_its_own_history(tmp_path):
+def test_another_machine_level_or_compiler_has_its_own_history(tmp_path):
     file = tmp_path / "history.csv"
     regression.record(regression.ratios([row(implementation="authors", ms=300.0), row(ms=50.0)]), file)
-    elsewhere = [row(implementation="authors", ms=300.0, device="other"), row(ms=100.0, device="other")]
-    assert regression.check(elsewhere, file) == []
+    for other in ({"device": "other"}, {"level": "avx512"}, {"compiler": "clang 14.0.6"}):
+        elsewhere = [row(implementation="authors", ms=300.0, **other), row(ms=100.0, **other)]
+        assert regression.check(elsewhere, file) == []
+    assert regression.check([row(implementation="authors", ms=300.0), row(ms=100.0)], file), "the same machine fell"
 
 
 def test_a_file_that_is_no_history_is_refused(tmp_path):

@@ -81,6 +81,7 @@ ARGUMENTS = {
     "memory_read": read_arguments,
     "batch_norm_glu": norm_arguments,
     "conv3x3": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 3, 3)},
+    "conv4x4_stride2": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 4, 4), "bias": rand(D)},
     "upsample_conv3x3": lambda: {"x": rand(B, C, H, W), "weight": rand(D, C, 3, 3)},
     "words_similarity": similarity_arguments,
 }
