@@ -23,9 +23,10 @@ MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
 Implementations = dict[str, dict[str, Any]]
 
 
-def levels() -> list[str]:
-    """CPU levels with results, best first."""
-    return [level for level in native.LEVELS if (results_of(level) / FILES["ops"]).exists()]
+def levels(part: str | None = None) -> list[str]:
+    """CPU levels with results, of one part or of any, best first."""
+    files = [FILES[part]] if part else FILES.values()
+    return [level for level in native.LEVELS if any((results_of(level) / file).exists() for file in files)]
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -87,9 +88,8 @@ def section(file: Path) -> str:
 def by_case(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implementations]]:
     """Op and case → level → implementation → row, of one part at all levels that were measured."""
     found: dict[tuple[str, str], dict[str, Implementations]] = {}
-    for level in levels():
-        file = results_of(level) / FILES[part]
-        for rows in cases(file) if file.exists() else []:
+    for level in levels(part):
+        for rows in cases(results_of(level) / FILES[part]):
             timed = {
                 row["implementation"]: row for row in rows if row.get("median_ms") and row["direction"] == direction
             }
@@ -103,9 +103,9 @@ def _ratio(rows: Implementations, name: str) -> str:
     return f"{other['median_ms'] / rows['dmgan_fast']['median_ms']:.2f}" if other else ""
 
 
-def _measured_on() -> str:
+def _measured_on(part: str) -> str:
     """What each level's figures were measured on."""
-    firsts = [cases(results_of(level) / FILES["ops"])[0][0] for level in levels()]
+    firsts = [cases(results_of(level) / FILES[part])[0][0] for level in levels(part)]
     where = "{level}: {device}, {threads} threads, {compiler}, commit {commit}"
     return "; ".join(where.format_map(row | {"level": LEVEL_NAMES[row["level"]]}) for row in firsts)
 
@@ -128,18 +128,19 @@ def whole() -> str:
             rows = next(iter(of_level.values()))
             cells += [mib(rows[name].get("peak_bytes")) for name in ("dmgan_fast", "authors")]
             lines.append(cells)
-    return markdown([*heads, "peak MiB", "authors'"], lines) + "\n"
+    note = f"Steps in float32, PyTorch's kernels limited to the same level. {_measured_on('step')}."
+    return f"{note}\n\n{markdown([*heads, 'peak MiB', 'authors'], lines)}\n"
 
 
 def summary() -> str:
     """Forward + backward of each case by level: ours against the authors' form."""
     heads = ["op", "case"]
-    for level in levels():
+    for level in levels("ops"):
         heads += [f"{LEVEL_NAMES[level]}, ms", "× authors"]
     lines = []
     for (op, case), of_level in by_case("ops", "forward+backward").items():
         cells = [op, case]
-        for level in levels():
+        for level in levels("ops"):
             rows = of_level.get(level)
             cells += (
                 [f"{rows['dmgan_fast']['median_ms']:.1f}", _ratio(rows, baseline([*rows.values()]))]
@@ -149,7 +150,7 @@ def summary() -> str:
         rows = next(iter(of_level.values()))
         lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", baseline([*rows.values()])))])
     note = "Forward + backward in float32; where PyTorch's kernels are the rivals they are limited to the same level. "
-    return f"{note}{_measured_on()}.\n\n{markdown([*heads, 'saved MiB', 'authors'], lines)}\n"
+    return f"{note}{_measured_on('ops')}.\n\n{markdown([*heads, 'saved MiB', 'authors'], lines)}\n"
 
 
 def replace_text(path: Path, text: str) -> None:
