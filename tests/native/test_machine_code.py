@@ -31,8 +31,8 @@ NINE_SUMS = "add_band"  # of a band of rows: fewer than a block of a product
 MOVES = "load_tiles store_tiles transpose sum_rows add_rows"
 ALL = f"{PRODUCTS} {TRANSFORMS} {STRIPS} {MOVES}"
 
-# Strips and moves of sixteen-bit types may store vectors to the stack: they convert as they load and store, GCC 12 narrows
-# and widens by halves that meet in memory, and which of them run out of registers changes with every compiler's flags.
+# Strips and moves of sixteen-bit types may store vectors to the stack: they convert as they load and store, GCC 12
+# narrows and widens by halves that meet in memory, and which of them run out of registers changes with the flags.
 SIXTEEN_BITS = re.compile("BFloat16|Half")
 
 
