@@ -17,6 +17,7 @@ from dmgan_fast.evaluation.metrics import METRICS
 from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.weights import save_bundle
+from tests.cli.calls import call
 
 COMMANDS = (
     "demo",
@@ -56,18 +57,6 @@ def weights(tmp_path_factory):
         ),
     )
     return folder
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Exit status, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["dmgan-fast", *map(str, arguments)])
-    try:
-        cli.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code
-    streams = capsys.readouterr()
-    return status, streams.out, streams.err
 
 
 def test_export_writes_their_files_and_gates_that_are_not_there_are_refused(weights, monkeypatch, capsys, tmp_path):
