@@ -22,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
 from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
+from dmgan_fast import native
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
 from dmgan_fast.training.step import TrainStep
@@ -61,14 +62,16 @@ def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dic
     return dict(phases), dict(kinds)
 
 
-# Products of the cheapest exact form that PyTorch's own convolutions offer, over those our kernels do.
-SAVED = {"conv3x3": 36 / 16, "upsample_conv3x3": 16 / 9}
+# Products of the cheapest exact form that PyTorch's own convolutions offer, over those our kernels do: the mean of the
+# result and both gradients.
+DIRECT = {"conv3x3": 9, "conv4x4_stride2": 16, "upsample_conv3x3": 16}
+SAVED = {op: 3 * products / sum(native.PRODUCTS[op]) for op, products in DIRECT.items()}
 
 
 def saved(operator: str) -> float:
     """``SAVED`` of an operator of any CPU level; 1 of others."""
-    found = re.fullmatch(r"dmgan_fast_cpu_\w+::(\w*conv3x3)_\w+?(\.\w+)?", operator)
-    return SAVED[found[1]] if found else 1
+    found = re.fullmatch(r"dmgan_fast_cpu_[a-z0-9]+::(\w+)_(?:forward|backward)(?:\.\w+)?", operator)
+    return SAVED.get(found[1], 1) if found else 1
 
 
 class _KindMeter(Meter):
