@@ -19,7 +19,7 @@ STRIDES = {"conv3x3": 1, "conv4x4_stride2": 2}
 class Crossover(NamedTuple):
     """The native kernel runs results and gradients of x of at least ``pixels`` in a batch, and gradients of a weight
     with at least ``inputs`` and ``outputs``, summed over at least ``gradient_pixels``. Of ``upsample_conv3x3`` the
-    smaller map's pixels count. Found by ``python -m benchmarks.crossover``; the same at all CPU levels."""
+    smaller map's pixels count. Found by ``python -m benchmarks.crossover`` with AVX-512, and taken for all levels."""
 
     pixels: int
     inputs: int
