@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_glu_forward(
   const int64_t channels = x.size(1), y_channels = skip ? channels : channels / 2;
   auto [mean, var] = given_mean ? std::tuple(torch::stable::clone(*given_mean), torch::stable::clone(*given_var))
                                 : batch_norm_glu_statistics(x);
-  Tensor y = empty_picture(x, y_channels, x.size(2), x.size(3)), rstd = floats(x, {channels});
+  Tensor y = empty_feature_map(x, y_channels, x.size(2), x.size(3)), rstd = floats(x, {channels});
   Tensor spatial_mean = want_mean ? floats(x, {x.size(0), y_channels}) : floats(x, {0});
   Tensor work = want_mean ? work_buffer(x, !skip) : floats(x, {0});
   with_element_type(x, [&, &mean = mean, &var = var]<class S>() {
@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
                                                            const OptionalTensor& sums, double count) {
   const OnDeviceOf device(x);
   const int64_t channels = x.size(1);
-  Tensor grad_x = empty_picture(x, channels, x.size(2), x.size(3));
+  Tensor grad_x = empty_feature_map(x, channels, x.size(2), x.size(3));
   Tensor grad_weight = floats(x, {channels}), grad_bias = floats(x, {channels}), work = work_buffer(x, glu);
   with_element_type(x, [&]<class S>() {
     const auto a = backward_inputs<S>(grad_y, grad_mean, x, weight, bias, mean, rstd, glu);

@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(
     bool want_attention, bool want_gate) {
   const OnDeviceOf device(h);
   const int64_t batch = h.size(0), channels = h.size(1), height = h.size(2), width = h.size(3), words = key.size(2);
-  Tensor out = empty_picture(h, channels, height, width);
+  Tensor out = empty_feature_map(h, channels, height, width);
   Tensor lse = torch::stable::new_empty(h, {batch, height * width}, FLOAT);
   Tensor attention = want_attention ? torch::stable::new_empty(h, {batch, words, height, width})
                                     : torch::stable::new_empty(h, {0});
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
     bool official) {
   const OnDeviceOf device(h);
   const int64_t channels = h.size(1);
-  Tensor grad_h = empty_picture(h, channels, h.size(2), h.size(3));
+  Tensor grad_h = empty_feature_map(h, channels, h.size(2), h.size(3));
   Tensor grad_key = torch::stable::empty_like(key), grad_value = torch::stable::empty_like(value);
   Tensor grad_gate_weight = torch::stable::new_empty(h, {gate_weight ? 2 * channels : 0}, FLOAT);
   Tensor grad_gate_bias = torch::stable::new_empty(h, {gate_weight ? 1 : 0}, FLOAT);

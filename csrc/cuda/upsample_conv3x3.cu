@@ -18,7 +18,7 @@ UpsampleConv3x3 sizes(const Tensor& x, const Tensor& weight) {
 Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
   const OnDeviceOf device(x);
   const UpsampleConv3x3 a = sizes(x, weight);
-  Tensor y = empty_picture(x, a.out_channels, 2 * x.size(2), 2 * x.size(3));
+  Tensor y = empty_feature_map(x, a.out_channels, 2 * x.size(2), 2 * x.size(3));
   Tensor folded = torch::stable::new_empty(weight, {upsample_conv3x3_folded_size(a)});
   with_element_type(x, [&]<class S>() {
     launch_upsample_conv3x3_forward<S>(a, data<S>(x), data<S>(weight), mutable_data<S>(folded), mutable_data<S>(y),
