@@ -1,5 +1,5 @@
 // Registers batch_norm_glu: unpacks tensors, allocates results, launches.
-#include "../batch_norm_glu.cuh"
+#include "batch_norm_glu.cuh"
 
 #include "register.h"
 

@@ -1,5 +1,5 @@
 // Registers memory_read: unpacks tensors, allocates results, launches.
-#include "../memory_read.cuh"
+#include "memory_read.cuh"
 
 #include "register.h"
 

@@ -1,5 +1,5 @@
 // Registers memory_write: unpacks tensors, allocates results, launches.
-#include "../memory_write.cuh"
+#include "memory_write.cuh"
 
 #include "register.h"
 

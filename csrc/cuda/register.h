@@ -14,7 +14,7 @@
 #include <tuple>
 #include <utility>
 
-#include "../common.cuh"
+#include "common.cuh"
 #include "../schemas.h"
 #include "../tensors.h"
 

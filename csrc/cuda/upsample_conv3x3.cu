@@ -1,5 +1,5 @@
 // Registers upsample_conv3x3: unpacks tensors, allocates results, launches.
-#include "../upsample_conv3x3.cuh"
+#include "upsample_conv3x3.cuh"
 
 #include "register.h"
 

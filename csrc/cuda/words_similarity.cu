@@ -1,5 +1,5 @@
 // Registers words_similarity: unpacks tensors, allocates results, launches.
-#include "../words_similarity.cuh"
+#include "words_similarity.cuh"
 
 #include "register.h"
 

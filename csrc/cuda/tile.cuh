@@ -9,7 +9,7 @@
 #include <cuda_fp16.h>
 #include <mma.h>
 #else
-#include "simt/mma.h"
+#include "../simt/mma.h"
 #endif
 
 namespace dmgan {

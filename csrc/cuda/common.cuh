@@ -18,7 +18,7 @@
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #else
-#include "simt/simt.h"
+#include "../simt/simt.h"
 #endif
 
 namespace dmgan {
