@@ -14,12 +14,12 @@ template <class S>
 struct MemoryWriteInputs {
   int64_t batch;
   int dimensions, channels, words;
-  const S *word, *image_mean;               // [B, D, T], [B, C]
-  const S *gate_word, *gate_image;          // [D], [C]
-  const S *word_weight, *word_bias;         // [2C, D], [2C]
-  const S *image_weight, *image_bias;       // [2C, C], [2C]
-  const S *key_weight, *key_bias;           // [C, 2C], [C]
-  const S *value_weight, *value_bias;       // [C, 2C], [C]
+  const S *word, *image_mean;          // [B, D, T], [B, C]
+  const S *gate_word, *gate_image;     // [D], [C]
+  const S *word_weight, *word_bias;    // [2C, D], [2C]
+  const S *image_weight, *image_bias;  // [2C, C], [2C]
+  const S *key_weight, *key_bias;      // [C, 2C], [C]
+  const S *value_weight, *value_bias;  // [C, 2C], [C]
 };
 
 template <class S>
@@ -35,50 +35,50 @@ struct MemoryWriteBackward : MemoryWriteInputs<S> {
   float* work;  // MemoryWriteWork::size() numbers
 };
 
-constexpr int WRITE_THREADS = 128;
-constexpr int WRITE_BLOCKS = 4;                   // per multiprocessor: up to 128 registers a thread, so no spills
-constexpr int WRITE_WORDS = 8;                    // words of a block
-constexpr int WORDS_PER_THREAD = 4;               // one float4
-constexpr int ROWS_PER_THREAD = 2;
-constexpr int STAGE_ROWS = WRITE_THREADS / (WRITE_WORDS / WORDS_PER_THREAD) * ROWS_PER_THREAD;
-constexpr int STAGE_INNER = WARP;                 // one coalesced read of a weight's row
-constexpr int STAGE_ROW = STAGE_ROWS + 1;         // odd: no bank conflicts either way
-constexpr int OUTER_TILE = WARP;                  // weight gradients: side of a block's tile
-constexpr int OUTER_ROWS = 2, OUTER_COLUMNS = 4;  // and of a thread's
+constexpr int kWriteThreads = 128;
+constexpr int kWriteBlocks = 4;     // per multiprocessor: up to 128 registers a thread, so no spills
+constexpr int kWriteWords = 8;      // words of a block
+constexpr int kWordsPerThread = 4;  // one float4
+constexpr int kRowsPerThread = 2;
+constexpr int kStageRows = kWriteThreads / (kWriteWords / kWordsPerThread) * kRowsPerThread;
+constexpr int kStageInner = kWarp;                // one coalesced read of a weight's row
+constexpr int kStageRow = kStageRows + 1;         // odd: no bank conflicts either way
+constexpr int kOuterTile = kWarp;                 // weight gradients: side of a block's tile
+constexpr int kOuterRows = 2, kOuterColumns = 4;  // and of a thread's
 
-// use(r, t, sum) with sum = sum_k weight[r][k] * x[k][t] (TRANSPOSED: weight[k][r]), for all rows r and WRITE_WORDS
+// use(r, t, sum) with sum = sum_k weight[r][k] * x[k][t] (kTransposed: weight[k][r]), for all rows r and kWriteWords
 // words. Each (r, t) belongs to the same thread every time.
-template <bool TRANSPOSED, class S, class Use>
+template <bool kTransposed, class S, class Use>
 __device__ __forceinline__ void multiply(float* stage, const S* weight, int rows, int inner, const float* x, Use use) {
-  constexpr int GROUPS = STAGE_ROWS / ROWS_PER_THREAD;  // a thread's rows are this far apart
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  const int first_row = threadIdx.x % GROUPS, first_word = threadIdx.x / GROUPS * WORDS_PER_THREAD;
-  for (int r0 = 0; r0 < rows; r0 += STAGE_ROWS) {
-    float sum[ROWS_PER_THREAD][WORDS_PER_THREAD] = {};
-    for (int k0 = 0; k0 < inner; k0 += STAGE_INNER) {
-      const int count = min(STAGE_INNER, inner - k0);
+  constexpr int kGroups = kStageRows / kRowsPerThread;  // a thread's rows are this far apart
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int first_row = threadIdx.x % kGroups, first_word = threadIdx.x / kGroups * kWordsPerThread;
+  for (int r0 = 0; r0 < rows; r0 += kStageRows) {
+    float sum[kRowsPerThread][kWordsPerThread] = {};
+    for (int k0 = 0; k0 < inner; k0 += kStageInner) {
+      const int count = min(kStageInner, inner - k0);
       __syncthreads();  // the stage before has been read; x has been written
-      if constexpr (TRANSPOSED) {
+      if constexpr (kTransposed) {
         const int r = threadIdx.x;
 #pragma unroll 8
         for (int k = 0; k < count; ++k) {
-          if (r0 + r < rows) stage[k * STAGE_ROW + r] = load(weight + static_cast<int64_t>(k0 + k) * rows + r0 + r);
+          if (r0 + r < rows) stage[k * kStageRow + r] = load(weight + static_cast<int64_t>(k0 + k) * rows + r0 + r);
         }
       } else {
 #pragma unroll 8
-        for (int r = warp; r < min(STAGE_ROWS, rows - r0); r += WRITE_THREADS / WARP) {
+        for (int r = warp; r < min(kStageRows, rows - r0); r += kWriteThreads / kWarp) {
           if (lane < count) {
-            stage[lane * STAGE_ROW + r] = load(weight + static_cast<int64_t>(r0 + r) * inner + k0 + lane);
+            stage[lane * kStageRow + r] = load(weight + static_cast<int64_t>(r0 + r) * inner + k0 + lane);
           }
         }
       }
       __syncthreads();
 #pragma unroll 4
       for (int k = 0; k < count; ++k) {
-        const float4 four = *reinterpret_cast<const float4*>(x + (k0 + k) * WRITE_WORDS + first_word);
+        const float4 four = *reinterpret_cast<const float4*>(x + (k0 + k) * kWriteWords + first_word);
 #pragma unroll
-        for (int j = 0; j < ROWS_PER_THREAD; ++j) {
-          const float w = stage[k * STAGE_ROW + first_row + j * GROUPS];
+        for (int j = 0; j < kRowsPerThread; ++j) {
+          const float w = stage[k * kStageRow + first_row + j * kGroups];
           sum[j][0] += w * four.x;
           sum[j][1] += w * four.y;
           sum[j][2] += w * four.z;
@@ -87,33 +87,33 @@ __device__ __forceinline__ void multiply(float* stage, const S* weight, int rows
       }
     }
 #pragma unroll
-    for (int j = 0; j < ROWS_PER_THREAD; ++j) {
-      const int r = r0 + first_row + j * GROUPS;
+    for (int j = 0; j < kRowsPerThread; ++j) {
+      const int r = r0 + first_row + j * kGroups;
 #pragma unroll
-      for (int t = 0; t < WORDS_PER_THREAD; ++t) {
+      for (int t = 0; t < kWordsPerThread; ++t) {
         if (r < rows) use(r, first_word + t, sum[j][t]);
       }
     }
   }
   __syncthreads();
 }
-static_assert(STAGE_ROWS == WRITE_THREADS);  // a transposed stage is read one row per thread
+static_assert(kStageRows == kWriteThreads);  // a transposed stage is read one row per thread
 
-// [rows][WRITE_WORDS] <- f(i) for words t0 ... of a [B, rows, T] tensor, i being the element's offset; zeros past T.
+// [rows][kWriteWords] <- f(i) for words t0 ... of a [B, rows, T] tensor, i being the element's offset; zeros past T.
 template <class F>
 __device__ __forceinline__ void gather_words(float* x, int64_t b, int rows, int words, int t0, F f) {
-  for (int i = threadIdx.x; i < rows * WRITE_WORDS; i += WRITE_THREADS) {
-    const int t = t0 + i % WRITE_WORDS;
-    x[i] = t < words ? f((b * rows + i / WRITE_WORDS) * words + t) : 0.0f;
+  for (int i = threadIdx.x; i < rows * kWriteWords; i += kWriteThreads) {
+    const int t = t0 + i % kWriteWords;
+    x[i] = t < words ? f((b * rows + i / kWriteWords) * words + t) : 0.0f;
   }
 }
 
-// store_one(i, value) for each element of [rows][WRITE_WORDS] inside the caption.
+// store_one(i, value) for each element of [rows][kWriteWords] inside the caption.
 template <class F>
 __device__ __forceinline__ void scatter_words(const float* x, int64_t b, int rows, int words, int t0, F store_one) {
-  for (int i = threadIdx.x; i < rows * WRITE_WORDS; i += WRITE_THREADS) {
-    const int t = t0 + i % WRITE_WORDS;
-    if (t < words) store_one((b * rows + i / WRITE_WORDS) * words + t, x[i]);
+  for (int i = threadIdx.x; i < rows * kWriteWords; i += kWriteThreads) {
+    const int t = t0 + i % kWriteWords;
+    if (t < words) store_one((b * rows + i / kWriteWords) * words + t, x[i]);
   }
 }
 
@@ -123,27 +123,27 @@ struct MemoryWriteTile {
 
   template <class S>
   __device__ MemoryWriteTile(SharedArena& arena, const MemoryWriteInputs<S>& in)
-      : stage(arena.take<float>(STAGE_INNER * STAGE_ROW)),
-        word(arena.take<float>(in.dimensions * WRITE_WORDS)),      // [D][WRITE_WORDS]
-        mean(arena.take<float>(in.channels)),                      // [C]
-        image(arena.take<float>(2 * in.channels)),                 // [2C]: relu(M_r mean(h))
-        gate(arena.take<float>(WRITE_WORDS)),                      // [WRITE_WORDS]
-        memory(arena.take<float>(2 * in.channels * WRITE_WORDS)) {}  // [2C][WRITE_WORDS]
+      : stage(arena.take<float>(kStageInner * kStageRow)),
+        word(arena.take<float>(in.dimensions * kWriteWords)),        // [D][kWriteWords]
+        mean(arena.take<float>(in.channels)),                        // [C]
+        image(arena.take<float>(2 * in.channels)),                   // [2C]: relu(M_r mean(h))
+        gate(arena.take<float>(kWriteWords)),                        // [kWriteWords]
+        memory(arena.take<float>(2 * in.channels * kWriteWords)) {}  // [2C][kWriteWords]
 
   static size_t bytes(int dimensions, int channels) {
-    return shared_bytes<float>(STAGE_INNER * STAGE_ROW) + shared_bytes<float>(dimensions * WRITE_WORDS) +
-           shared_bytes<float>(channels) + shared_bytes<float>(2 * channels) + shared_bytes<float>(WRITE_WORDS) +
-           shared_bytes<float>(2 * channels * WRITE_WORDS);
+    return shared_bytes<float>(kStageInner * kStageRow) + shared_bytes<float>(dimensions * kWriteWords) +
+           shared_bytes<float>(channels) + shared_bytes<float>(2 * channels) + shared_bytes<float>(kWriteWords) +
+           shared_bytes<float>(2 * channels * kWriteWords);
   }
 
   template <class S>
   __device__ __forceinline__ void load_image(const MemoryWriteInputs<S>& in, int64_t b) {
-    const int lane = threadIdx.x % WARP, channels = in.channels;
-    for (int c = threadIdx.x; c < channels; c += WRITE_THREADS) mean[c] = load(in.image_mean + b * channels + c);
+    const int lane = threadIdx.x % kWarp, channels = in.channels;
+    for (int c = threadIdx.x; c < channels; c += kWriteThreads) mean[c] = load(in.image_mean + b * channels + c);
     __syncthreads();
-    for (int r = threadIdx.x / WARP; r < 2 * channels; r += WRITE_THREADS / WARP) {
+    for (int r = threadIdx.x / kWarp; r < 2 * channels; r += kWriteThreads / kWarp) {
       float sum = 0.0f;
-      for (int c = lane; c < channels; c += WARP) {
+      for (int c = lane; c < channels; c += kWarp) {
         sum += load(in.image_weight + static_cast<int64_t>(r) * channels + c) * mean[c];
       }
       sum = warp_sum(sum);
@@ -154,45 +154,44 @@ struct MemoryWriteTile {
   // Leaves relu(M_w w) in `memory`.
   template <class S>
   __device__ __forceinline__ void load_words(const MemoryWriteInputs<S>& in, int64_t b, int t0) {
-    const int lane = threadIdx.x % WARP;
+    const int lane = threadIdx.x % kWarp;
     gather_words(word, b, in.dimensions, in.words, t0, [&](int64_t i) { return load(in.word + i); });
     __syncthreads();
-    for (int t = threadIdx.x / WARP; t < WRITE_WORDS; t += WRITE_THREADS / WARP) {
+    for (int t = threadIdx.x / kWarp; t < kWriteWords; t += kWriteThreads / kWarp) {
       float logit = 0.0f;
-      for (int d = lane; d < in.dimensions; d += WARP) logit += load(in.gate_word + d) * word[d * WRITE_WORDS + t];
-      for (int c = lane; c < in.channels; c += WARP) logit += load(in.gate_image + c) * mean[c];
+      for (int d = lane; d < in.dimensions; d += kWarp) logit += load(in.gate_word + d) * word[d * kWriteWords + t];
+      for (int c = lane; c < in.channels; c += kWarp) logit += load(in.gate_image + c) * mean[c];
       logit = warp_sum(logit);
       if (lane == 0) gate[t] = sigmoid(logit);
     }
     multiply<false>(stage, in.word_weight, 2 * in.channels, in.dimensions, word, [&](int r, int t, float sum) {
-      memory[r * WRITE_WORDS + t] = fmaxf(sum + load(in.word_bias + r), 0.0f);
+      memory[r * kWriteWords + t] = fmaxf(sum + load(in.word_bias + r), 0.0f);
     });
   }
 
   // Element i of m, from relu(M_w w).
   __device__ __forceinline__ float mixed(int i) const {
-    const float g = gate[i % WRITE_WORDS];
-    return g * memory[i] + (1.0f - g) * image[i / WRITE_WORDS];
+    const float g = gate[i % kWriteWords];
+    return g * memory[i] + (1.0f - g) * image[i / kWriteWords];
   }
 };
 
 // --------------------------------------------------------------------------------------------------------- forward
 template <class S>
-__global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_forward_kernel(MemoryWriteForward<S> a) {
-  const int parts = divide_up(a.words, WRITE_WORDS), channels = a.channels;
+__global__ void __launch_bounds__(kWriteThreads, kWriteBlocks) memory_write_forward_kernel(MemoryWriteForward<S> a) {
+  const int parts = divide_up(a.words, kWriteWords), channels = a.channels;
   const int64_t b = blockIdx.x / parts;
-  const int t0 = static_cast<int>(blockIdx.x % parts) * WRITE_WORDS;
+  const int t0 = static_cast<int>(blockIdx.x % parts) * kWriteWords;
   SharedArena arena;
   MemoryWriteTile tile(arena, a);
-  float* result = arena.take<float>(channels * WRITE_WORDS);  // [C][WRITE_WORDS]
+  float* result = arena.take<float>(channels * kWriteWords);  // [C][kWriteWords]
 
   tile.load_image(a, b);
   tile.load_words(a, b, t0);
-  for (int i = threadIdx.x; i < 2 * channels * WRITE_WORDS; i += WRITE_THREADS) tile.memory[i] = tile.mixed(i);
+  for (int i = threadIdx.x; i < 2 * channels * kWriteWords; i += kWriteThreads) tile.memory[i] = tile.mixed(i);
   const auto project = [&](const S* weight, const S* bias, S* out) {
-    multiply<false>(tile.stage, weight, channels, 2 * channels, tile.memory, [&](int c, int t, float sum) {
-      result[c * WRITE_WORDS + t] = fmaxf(sum + load(bias + c), 0.0f);
-    });
+    multiply<false>(tile.stage, weight, channels, 2 * channels, tile.memory,
+                    [&](int c, int t, float sum) { result[c * kWriteWords + t] = fmaxf(sum + load(bias + c), 0.0f); });
     scatter_words(result, b, channels, a.words, t0, [&](int64_t i, float x) { store(out + i, x); });
     __syncthreads();
   };
@@ -204,38 +203,38 @@ __global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_forw
 // Where the factors of the weights' gradients lie in the work buffer. Row 2C holds the gradient of the gate's logit.
 struct MemoryWriteWork {
   int64_t batch, channels, words;
-  __host__ __device__ int64_t written() const { return 0; }                                       // [B, 2C + 1, T]
-  __host__ __device__ int64_t memory() const { return batch * (2 * channels + 1) * words; }       // [B, 2C, T]: m
-  __host__ __device__ int64_t key() const { return memory() + 2 * batch * channels * words; }     // [B, C, T]
-  __host__ __device__ int64_t value() const { return key() + batch * channels * words; }          // [B, C, T]
-  __host__ __device__ int64_t image() const { return value() + batch * channels * words; }        // [B, 2C + 1]
+  __host__ __device__ int64_t written() const { return 0; }                                    // [B, 2C + 1, T]
+  __host__ __device__ int64_t memory() const { return batch * (2 * channels + 1) * words; }    // [B, 2C, T]: m
+  __host__ __device__ int64_t key() const { return memory() + 2 * batch * channels * words; }  // [B, C, T]
+  __host__ __device__ int64_t value() const { return key() + batch * channels * words; }       // [B, C, T]
+  __host__ __device__ int64_t image() const { return value() + batch * channels * words; }     // [B, 2C + 1]
   __host__ __device__ int64_t size() const { return image() + batch * (2 * channels + 1); }
 };
 
 // One sample: gradients of its words and mean, and, in the work buffer, those of what each relu took in.
 template <class S>
-__global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_backward_kernel(MemoryWriteBackward<S> a) {
+__global__ void __launch_bounds__(kWriteThreads, kWriteBlocks) memory_write_backward_kernel(MemoryWriteBackward<S> a) {
   const int channels = a.channels, wide = 2 * channels;
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t b = blockIdx.x;
   const MemoryWriteWork at{a.batch, channels, a.words};
   SharedArena arena;
   MemoryWriteTile tile(arena, a);
-  float* grad = arena.take<float>(channels * WRITE_WORDS);     // [C][WRITE_WORDS]: of key's or value's relu's input
-  float* grad_memory = arena.take<float>(wide * WRITE_WORDS);  // [2C][WRITE_WORDS]; of relu(M_w w)'s input later
+  float* grad = arena.take<float>(channels * kWriteWords);     // [C][kWriteWords]: of key's or value's relu's input
+  float* grad_memory = arena.take<float>(wide * kWriteWords);  // [2C][kWriteWords]; of relu(M_w w)'s input later
   float* grad_image = arena.take<float>(wide);                 // [2C]
-  float* grad_logit = arena.take<float>(WRITE_WORDS);          // of the gate's logit
+  float* grad_logit = arena.take<float>(kWriteWords);          // of the gate's logit
 
   tile.load_image(a, b);
-  for (int r = threadIdx.x; r < wide; r += WRITE_THREADS) grad_image[r] = 0.0f;
+  for (int r = threadIdx.x; r < wide; r += kWriteThreads) grad_image[r] = 0.0f;
   float sum_logit = 0.0f;  // thread 0: sum over words
 
-  for (int t0 = 0; t0 < a.words; t0 += WRITE_WORDS) {
-    const int count = min(WRITE_WORDS, a.words - t0);
+  for (int t0 = 0; t0 < a.words; t0 += kWriteWords) {
+    const int count = min(kWriteWords, a.words - t0);
     tile.load_words(a, b, t0);
     float* written = tile.memory;
-    for (int i = threadIdx.x; i < wide * WRITE_WORDS; i += WRITE_THREADS) {
-      const int r = i / WRITE_WORDS, t = i % WRITE_WORDS;
+    for (int i = threadIdx.x; i < wide * kWriteWords; i += kWriteThreads) {
+      const int r = i / kWriteWords, t = i % kWriteWords;
       if (t < count) store(a.work + at.memory() + (b * wide + r) * a.words + t0 + t, tile.mixed(i));
     }
 
@@ -247,27 +246,27 @@ __global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_back
       __syncthreads();
       scatter_words(grad, b, channels, a.words, t0, [&](int64_t i, float x) { store(work + i, x); });
       multiply<true>(tile.stage, weight, wide, channels, grad, [&](int r, int t, float sum) {
-        float* total = grad_memory + r * WRITE_WORDS + t;
+        float* total = grad_memory + r * kWriteWords + t;
         *total = first ? sum : *total + sum;
       });
     };
     pull(a.grad_key, a.key, a.key_weight, a.work + at.key(), true);
     pull(a.grad_value, a.value, a.value_weight, a.work + at.value(), false);
 
-    for (int t = warp; t < WRITE_WORDS; t += WRITE_THREADS / WARP) {
+    for (int t = warp; t < kWriteWords; t += kWriteThreads / kWarp) {
       float sum = 0.0f;
-      for (int r = lane; r < wide; r += WARP) {
-        sum += grad_memory[r * WRITE_WORDS + t] * (written[r * WRITE_WORDS + t] - tile.image[r]);
+      for (int r = lane; r < wide; r += kWarp) {
+        sum += grad_memory[r * kWriteWords + t] * (written[r * kWriteWords + t] - tile.image[r]);
       }
       sum = warp_sum(sum);
       if (lane == 0) grad_logit[t] = sum * tile.gate[t] * (1.0f - tile.gate[t]);
     }
     __syncthreads();
-    for (int r = threadIdx.x; r < wide; r += WRITE_THREADS) {
+    for (int r = threadIdx.x; r < wide; r += kWriteThreads) {
       float through = 0.0f;
 #pragma unroll
-      for (int t = 0; t < WRITE_WORDS; ++t) {
-        const int i = r * WRITE_WORDS + t;
+      for (int t = 0; t < kWriteWords; ++t) {
+        const int i = r * kWriteWords + t;
         through += (1.0f - tile.gate[t]) * grad_memory[i];
         grad_memory[i] = written[i] > 0.0f ? tile.gate[t] * grad_memory[i] : 0.0f;
       }
@@ -275,29 +274,29 @@ __global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_back
     }
     __syncthreads();
     float* work = a.work + at.written() + b * (wide + 1) * a.words + t0;
-    for (int i = threadIdx.x; i < wide * WRITE_WORDS; i += WRITE_THREADS) {
-      const int r = i / WRITE_WORDS, t = i % WRITE_WORDS;
+    for (int i = threadIdx.x; i < wide * kWriteWords; i += kWriteThreads) {
+      const int r = i / kWriteWords, t = i % kWriteWords;
       if (t < count) store(work + static_cast<int64_t>(r) * a.words + t, grad_memory[i]);
     }
-    for (int t = threadIdx.x; t < count; t += WRITE_THREADS) {
+    for (int t = threadIdx.x; t < count; t += kWriteThreads) {
       store(work + static_cast<int64_t>(wide) * a.words + t, grad_logit[t]);
     }
     for (int t = 0; t < count; ++t) sum_logit += grad_logit[t];
     multiply<true>(tile.stage, a.word_weight, a.dimensions, wide, grad_memory, [&](int d, int t, float sum) {
-      tile.word[d * WRITE_WORDS + t] = sum + grad_logit[t] * load(a.gate_word + d);
+      tile.word[d * kWriteWords + t] = sum + grad_logit[t] * load(a.gate_word + d);
     });
     scatter_words(tile.word, b, a.dimensions, a.words, t0, [&](int64_t i, float x) { store(a.grad_word + i, x); });
     __syncthreads();
   }
 
   float* work = a.work + at.image() + b * (wide + 1);
-  for (int r = threadIdx.x; r < wide; r += WRITE_THREADS) {
+  for (int r = threadIdx.x; r < wide; r += kWriteThreads) {
     if (!(tile.image[r] > 0.0f)) grad_image[r] = 0.0f;
     store(work + r, grad_image[r]);
   }
   if (threadIdx.x == 0) store(work + wide, sum_logit);
   __syncthreads();
-  for (int c = threadIdx.x; c < channels; c += WRITE_THREADS) {
+  for (int c = threadIdx.x; c < channels; c += kWriteThreads) {
     float sum = sum_logit * load(a.gate_image + c);
 #pragma unroll 8
     for (int r = 0; r < wide; ++r) sum += load(a.image_weight + static_cast<int64_t>(r) * channels + c) * grad_image[r];
@@ -309,15 +308,15 @@ __global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS) memory_write_back
 // there is a gate, row `rows` of grad belongs to it.
 template <class S>
 struct OuterProduct {
-  const float* grad;   // [B, rows (+ 1), T]
-  const S* x;          // [B, columns, T], or null for
+  const float* grad;  // [B, rows (+ 1), T]
+  const S* x;         // [B, columns, T], or null for
   const float* x_float;
   int rows, columns, words;
   S *weight, *bias, *gate;  // [rows, columns], [rows], [columns] or null
 
   __host__ __device__ int all_rows() const { return rows + (gate != nullptr); }
-  __host__ __device__ int row_tiles() const { return divide_up(all_rows(), OUTER_TILE); }
-  __host__ __device__ int tiles() const { return row_tiles() * divide_up(columns + 1, OUTER_TILE); }
+  __host__ __device__ int row_tiles() const { return divide_up(all_rows(), kOuterTile); }
+  __host__ __device__ int tiles() const { return row_tiles() * divide_up(columns + 1, kOuterTile); }
 };
 
 template <class S>
@@ -327,51 +326,51 @@ struct OuterProducts {
 
 template <class S>
 __device__ __forceinline__ void outer_product(const OuterProduct<S>& product, int64_t batch, int tile) {
-  constexpr int ROW = OUTER_TILE + 1;  // odd: no bank conflicts either way
-  constexpr int ACROSS = OUTER_TILE / OUTER_COLUMNS, DOWN = OUTER_TILE / OUTER_ROWS;
-  static_assert(ACROSS * DOWN == WRITE_THREADS);
-  const int r0 = tile % product.row_tiles() * OUTER_TILE, k0 = tile / product.row_tiles() * OUTER_TILE;
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-  const int column = threadIdx.x % ACROSS, row = threadIdx.x / ACROSS;
+  constexpr int kRow = kOuterTile + 1;  // odd: no bank conflicts either way
+  constexpr int kAcross = kOuterTile / kOuterColumns, kDown = kOuterTile / kOuterRows;
+  static_assert(kAcross * kDown == kWriteThreads);
+  const int r0 = tile % product.row_tiles() * kOuterTile, k0 = tile / product.row_tiles() * kOuterTile;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int column = threadIdx.x % kAcross, row = threadIdx.x / kAcross;
   SharedArena arena;
-  float* grad = arena.take<float>(WARP * ROW);  // [word of any sample][r]
-  float* x = arena.take<float>(WARP * ROW);     // [word of any sample][k]
-  float sum[OUTER_ROWS][OUTER_COLUMNS] = {};
+  float* grad = arena.take<float>(kWarp * kRow);  // [word of any sample][r]
+  float* x = arena.take<float>(kWarp * kRow);     // [word of any sample][k]
+  float sum[kOuterRows][kOuterColumns] = {};
 
   const int64_t all_words = batch * product.words;
-  for (int64_t s0 = 0; s0 < all_words; s0 += WARP) {
+  for (int64_t s0 = 0; s0 < all_words; s0 += kWarp) {
     const int64_t b = (s0 + lane) / product.words, t = (s0 + lane) % product.words;
     const bool inside = s0 + lane < all_words;
     __syncthreads();  // the words before have been read
 #pragma unroll
-    for (int i = warp; i < OUTER_TILE; i += WRITE_THREADS / WARP) {
+    for (int i = warp; i < kOuterTile; i += kWriteThreads / kWarp) {
       const int r = r0 + i, k = k0 + i;
       const bool real = inside && k < product.columns;
       const int64_t from = (b * product.columns + k) * product.words + t;
       float factor = inside && k == product.columns ? 1.0f : 0.0f;  // the bias's column
       if (real) factor = product.x ? load(product.x + from) : load(product.x_float + from);
-      x[lane * ROW + i] = factor;
-      grad[lane * ROW + i] = inside && r < product.all_rows()
-                                 ? load(product.grad + (b * product.all_rows() + r) * product.words + t)
-                                 : 0.0f;
+      x[lane * kRow + i] = factor;
+      grad[lane * kRow + i] = inside && r < product.all_rows()
+                                  ? load(product.grad + (b * product.all_rows() + r) * product.words + t)
+                                  : 0.0f;
     }
     __syncthreads();
 #pragma unroll 4
-    for (int s = 0; s < WARP; ++s) {
+    for (int s = 0; s < kWarp; ++s) {
 #pragma unroll
-      for (int i = 0; i < OUTER_ROWS; ++i) {
+      for (int i = 0; i < kOuterRows; ++i) {
 #pragma unroll
-        for (int j = 0; j < OUTER_COLUMNS; ++j) {
-          sum[i][j] += grad[s * ROW + row + i * DOWN] * x[s * ROW + column + j * ACROSS];
+        for (int j = 0; j < kOuterColumns; ++j) {
+          sum[i][j] += grad[s * kRow + row + i * kDown] * x[s * kRow + column + j * kAcross];
         }
       }
     }
   }
 #pragma unroll
-  for (int i = 0; i < OUTER_ROWS; ++i) {
+  for (int i = 0; i < kOuterRows; ++i) {
 #pragma unroll
-    for (int j = 0; j < OUTER_COLUMNS; ++j) {
-      const int r = r0 + row + i * DOWN, k = k0 + column + j * ACROSS;
+    for (int j = 0; j < kOuterColumns; ++j) {
+      const int r = r0 + row + i * kDown, k = k0 + column + j * kAcross;
       if (r < product.rows && k < product.columns) {
         store(product.weight + static_cast<int64_t>(r) * product.columns + k, sum[i][j]);
       } else if (r < product.rows && k == product.columns) {
@@ -384,7 +383,7 @@ __device__ __forceinline__ void outer_product(const OuterProduct<S>& product, in
 }
 
 template <class S>
-__global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS)
+__global__ void __launch_bounds__(kWriteThreads, kWriteBlocks)
     memory_write_weights_kernel(OuterProducts<S> products, int64_t batch) {
   int tile = blockIdx.x;
   if (tile < products.word.tiles()) return outer_product(products.word, batch, tile);
@@ -399,31 +398,30 @@ __global__ void __launch_bounds__(WRITE_THREADS, WRITE_BLOCKS)
 template <class S>
 void launch_memory_write_forward(const MemoryWriteForward<S>& a, Stream stream) {
   const size_t shared =
-      MemoryWriteTile::bytes(a.dimensions, a.channels) + shared_bytes<float>(a.channels * WRITE_WORDS);
-  launch(memory_write_forward_kernel<S>, a.batch * divide_up(a.words, WRITE_WORDS), WRITE_THREADS, shared, stream, a);
+      MemoryWriteTile::bytes(a.dimensions, a.channels) + shared_bytes<float>(a.channels * kWriteWords);
+  launch(memory_write_forward_kernel<S>, a.batch * divide_up(a.words, kWriteWords), kWriteThreads, shared, stream, a);
 }
 
 template <class S>
 void launch_memory_write_backward(const MemoryWriteBackward<S>& a, Stream stream) {
   const int wide = 2 * a.channels;
   const size_t shared = MemoryWriteTile::bytes(a.dimensions, a.channels) +
-                        shared_bytes<float>(a.channels * WRITE_WORDS) + shared_bytes<float>(wide * WRITE_WORDS) +
-                        shared_bytes<float>(wide) + shared_bytes<float>(WRITE_WORDS);
-  launch(memory_write_backward_kernel<S>, a.batch, WRITE_THREADS, shared, stream, a);
+                        shared_bytes<float>(a.channels * kWriteWords) + shared_bytes<float>(wide * kWriteWords) +
+                        shared_bytes<float>(wide) + shared_bytes<float>(kWriteWords);
+  launch(memory_write_backward_kernel<S>, a.batch, kWriteThreads, shared, stream, a);
 
   const MemoryWriteWork at{a.batch, a.channels, a.words};
-  const OuterProducts<S> products{
-      {a.work + at.written(), a.word, nullptr, wide, a.dimensions, a.words, a.grad_word_weight, a.grad_word_bias,
-       a.grad_gate_word},
-      {a.work + at.image(), a.image_mean, nullptr, wide, a.channels, 1, a.grad_image_weight, a.grad_image_bias,
-       a.grad_gate_image},
-      {a.work + at.key(), nullptr, a.work + at.memory(), a.channels, wide, a.words, a.grad_key_weight, a.grad_key_bias,
-       nullptr},
-      {a.work + at.value(), nullptr, a.work + at.memory(), a.channels, wide, a.words, a.grad_value_weight,
-       a.grad_value_bias, nullptr}};
+  const OuterProducts<S> products{{a.work + at.written(), a.word, nullptr, wide, a.dimensions, a.words,
+                                   a.grad_word_weight, a.grad_word_bias, a.grad_gate_word},
+                                  {a.work + at.image(), a.image_mean, nullptr, wide, a.channels, 1, a.grad_image_weight,
+                                   a.grad_image_bias, a.grad_gate_image},
+                                  {a.work + at.key(), nullptr, a.work + at.memory(), a.channels, wide, a.words,
+                                   a.grad_key_weight, a.grad_key_bias, nullptr},
+                                  {a.work + at.value(), nullptr, a.work + at.memory(), a.channels, wide, a.words,
+                                   a.grad_value_weight, a.grad_value_bias, nullptr}};
   const int64_t tiles = products.word.tiles() + products.image.tiles() + products.key.tiles() + products.value.tiles();
-  launch(memory_write_weights_kernel<S>, tiles, WRITE_THREADS, 2 * shared_bytes<float>(WARP * (OUTER_TILE + 1)), stream,
-         products, a.batch);
+  launch(memory_write_weights_kernel<S>, tiles, kWriteThreads, 2 * shared_bytes<float>(kWarp * (kOuterTile + 1)),
+         stream, products, a.batch);
 }
 
 }  // namespace dmgan

@@ -1,7 +1,6 @@
 // Registers upsample_conv3x3: unpacks tensors, allocates results, launches.
-#include "upsample_conv3x3.cuh"
-
 #include "register.h"
+#include "upsample_conv3x3.cuh"
 
 namespace dmgan {
 namespace {
@@ -40,7 +39,7 @@ std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const
                                         mutable_data<S>(grad_x), device.stream());
     }
     if (want_weight) {
-      Tensor parts = torch::stable::new_empty(x, {upsample_conv3x3_part_floats<S>(a)}, FLOAT);
+      Tensor parts = torch::stable::new_empty(x, {upsample_conv3x3_part_floats<S>(a)}, kFloat);
       launch_upsample_conv3x3_grad_weight<S>(a, data<S>(grad_y), data<S>(x), mutable_data<float>(parts),
                                              mutable_data<S>(grad_weight), device.stream());
     }
