@@ -42,6 +42,7 @@ AUTHORS, COMPILED = "authors", "authors+compile"
 POLICIES = ("none", "op", "block", "tile")
 NUDGED = "none, weights a last bit off"
 
+SMALL = ((64, (4, 8)), (128, (2, 4)), (256, (2, 4)))
 # side, batch, dtype, policy
 MEASURED = [
     (64, 8, "fp32", "none"),
@@ -60,16 +61,9 @@ MEASURED = [
     (512, 4, "bf16", "tile"),
     (1024, 2, "fp32", "tile"),
     (1024, 2, "bf16", "tile"),
-    (256, 2, "fp32", AUTHORS),
-    (256, 4, "fp32", AUTHORS),
-    (256, 6, "fp32", AUTHORS),
+    *((256, batch, "fp32", AUTHORS) for batch in (2, 4, 6)),
     (512, 2, "fp32", AUTHORS),
-    (64, 4, "fp32", COMPILED),
-    (64, 8, "fp32", COMPILED),
-    (128, 2, "fp32", COMPILED),
-    (128, 4, "fp32", COMPILED),
-    (256, 2, "fp32", COMPILED),
-    (256, 4, "fp32", COMPILED),
+    *((side, batch, "fp32", COMPILED) for side, batches in SMALL for batch in batches),
 ]
 SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # side, tile
 
@@ -305,14 +299,11 @@ def computed() -> Iterator[Row]:
         theirs = AuthorsMeasure(setting_of(side), "cuda")
         yield {"side": side, "precision": "fp32", "policy": AUTHORS} | line(theirs, theirs.state_bytes)
         for precision in ("fp32", "bf16"):
-            ours = Measure(setting_of(side, precision).train, "cuda")
+            measure = Measure(setting_of(side, precision).train, "cuda")
             for name in POLICIES:
-                found = line(peaks_of(ours, policy(name, side)), ours.state_bytes)
+                chosen = policy(name, side)
+                found = line(lambda n, of=measure, p=chosen: of(p, n).peak_bytes, measure.state_bytes)
                 yield {"side": side, "precision": precision, "policy": name} | found
-
-
-def peaks_of(measure: Measure, chosen: MemoryPolicy) -> Callable[[int], int]:
-    return lambda batch_size: measure(chosen, batch_size).peak_bytes
 
 
 def line(peak: Callable[[int], int], state_bytes: int) -> dict[str, Any]:

@@ -231,54 +231,16 @@ def components(rows: Rows) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- page
 
 
-def _environment(rows: Rows) -> Table:
-    names = ("device", "dtype", "threads", "allocator")
-    return Table([*names, "torch"], [*dict.fromkeys((*(r[n] for n in names), r["versions"]["torch"]) for r in rows)])
-
-
-SECTIONS: list[tuple[str, str, Callable[[Rows], Rows], Callable[[Rows], Figure]]] = [
-    (
-        "A training step, and drawing",
-        "Medians of runs that took turns in one process, with the 20th and 80th percentiles; the ratio is to the "
-        "authors' loop under the same allocator.",
-        lambda rows: _of(rows, "step", "sampling", "start"),
-        bars,
-    ),
-    ("Larger batches", "The same step at growing batches.", lambda rows: _of(rows, "throughput"), bars),
-    (
-        "Ops against rivals",
-        "Forward + backward. Every result and gradient was compared with float64 before it was timed.",
-        lambda rows: _of(rows, *OPS),
-        speedups,
-    ),
-    (
-        "Memory against time",
-        "The most PyTorch had allocated above what was there before, and the time; lower left is better.",
-        lambda rows: _of(rows, "step", "sampling"),
-        memory_against_time,
-    ),
-    (
-        "Scaling",
-        "Forward + backward, the authors' form in gray, ours in blue. A red cross: out of memory.",
-        lambda rows: [row for row in rows if "axis" in row],
-        scaling,
-    ),
-    (
-        "Roofline of this machine",
-        "Peaks are measured; operations and bytes are those of PyTorch's cheapest exact form. A point below the line "
-        "has other traffic or arithmetic to lose; one above it multiplies less than is counted, or the peaks were "
-        "measured while the machine was busy.",
-        lambda rows: rows if roofline.peaks_of(rows) else [],
-        roof,
-    ),
-    (
-        "Where a step's time goes",
-        "One profiled step of each. The authors' backward over all losses is their phase “generator”; ours "
-        "differentiates one discriminator at a time in “adversarial”.",
-        lambda rows: _of(rows, "components"),
-        components,
-    ),
-]
+# Name in the template → the rows it shows, and their figure.
+SECTIONS: dict[str, tuple[Callable[[Rows], Rows], Callable[[Rows], Figure]]] = {
+    "steps": (lambda rows: _of(rows, "step", "sampling", "start"), bars),
+    "batches": (lambda rows: _of(rows, "throughput"), bars),
+    "ops": (lambda rows: _of(rows, *OPS), speedups),
+    "memory": (lambda rows: _of(rows, "step", "sampling"), memory_against_time),
+    "scaling": (lambda rows: [row for row in rows if "axis" in row], scaling),
+    "roofline": (lambda rows: rows if roofline.peaks_of(rows) else [], roof),
+    "components": (lambda rows: _of(rows, "components"), components),
+}
 
 
 def write(rows: Rows, file: Path) -> None:
@@ -287,14 +249,16 @@ def write(rows: Rows, file: Path) -> None:
     Raises:
         InputError: without rows.
     """
+    names = ("device", "dtype", "threads", "allocator")
+    machines = dict.fromkeys((*(row[name] for name in names), row["versions"]["torch"]) for row in rows)
     write_page(
         file,
         TEMPLATE,
-        figures=[(title, text, inline_svg(draw(chosen))) for title, text, chosen, draw in _with_results(rows)],
+        figures={name: inline_svg(draw(chosen)) for name, (chosen, draw) in _with_results(rows).items()},
         bounds=roofline.bounds_of_step(rows),
         batch=roofline.PAPER_BATCH,
         gpus=roofline.table_of_cards(),
-        environment=_environment(rows),
+        environment=Table([*names, "torch"], list(machines)),
     )
 
 
@@ -304,12 +268,12 @@ def picture(rows: Rows, file: Path) -> None:
     Raises:
         InputError: without rows.
     """
-    *_, chosen, draw = _with_results(rows)[0]
+    chosen, draw = next(iter(_with_results(rows).values()))
     replace_text(file, inline_svg(draw(chosen)))
 
 
-def _with_results(rows: Rows) -> list[tuple[str, str, Rows, Callable[[Rows], Figure]]]:
-    found = [(title, text, choose(rows), draw) for title, text, choose, draw in SECTIONS if choose(rows)]
+def _with_results(rows: Rows) -> dict[str, tuple[Rows, Callable[[Rows], Figure]]]:
+    found = {name: (chosen, draw) for name, (choose, draw) in SECTIONS.items() if (chosen := choose(rows))}
     if not found:
         raise InputError("report: there are no results; run `python -m benchmarks.all` first")
     return found
