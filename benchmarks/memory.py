@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.authors.step import AuthorsStep
 from benchmarks.common import RESULTS, Row, environment, keep_freed_memory, parser_of, write_json
 from benchmarks.harness import allocation_peak, in_own_process, spread, take_turns
 from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs
@@ -35,6 +36,7 @@ from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
 from dmgan_fast.training.planner import Measure, largest_batch
 from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.step import TrainStep
 
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation
@@ -87,16 +89,19 @@ def setting_of(side: int, precision: str = "fp32") -> Setting:
 
 def real_step(setting: Setting, name: str, size: int) -> tuple[Any, dict[str, Any]]:
     """A step under a policy, or the authors', with a batch of random numbers."""
-    models = Models.build(setting)
-    step: Any
+    step: Any = ours(Models.build(setting), setting.config)
     if name in (AUTHORS, COMPILED):
-        step = theirs(models, setting.config)
+        step = authors_of(step)
         if name == COMPILED:
             step.compile()
     else:
-        step = ours(models, setting.config)
         step.set_memory(policy(name, setting.generator.image_sizes[-1]))
     return step, batch_of(setting, size, full=True)
+
+
+def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
+    """On the same models; of the image encoder both use the folded form."""
+    return theirs(Models(step.generator, step.discriminators, step.image_encoder), step.config, copies=copies)
 
 
 def measured_peak(side: int, batch_size: int, precision: str, name: str) -> int:
@@ -124,7 +129,7 @@ class AuthorsMeasure:
         self.setting, self.meter, self.mode = setting, self.Meter(device), Dataless()
         self.meter.words = setting.train.data.max_words
         with self.mode:
-            self.step = theirs(Models.build(setting), replace(setting.config, precision="fp32"), copies=False)
+            self.step = authors_of(ours(Models.build(setting), replace(setting.config, precision="fp32")), copies=False)
             models = [self.step.generator, *self.step.discriminators, self.step.encoder]
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
             self.meter.mark(self.step.average, "weights")
@@ -207,7 +212,7 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[Row]:
     keep_freed_memory()
     setting = setting_of(side)
     step, inputs = real_step(setting, "none", batch_size)
-    authors = theirs(Models(step.generator, step.discriminators, step.image_encoder), setting.config)
+    authors = authors_of(step)
     block = MemoryPolicy(checkpointing=(*("none",) * (len(step.discriminators) - 1), "block"))
     policies = {name: policy(name, side) for name in POLICIES} | {"block, last side only": block}
     before, rng = copy.deepcopy(step.state_dict()), torch.get_rng_state()

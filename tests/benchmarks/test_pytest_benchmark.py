@@ -50,6 +50,7 @@ def test_a_wrong_implementation_fails_and_is_not_timed(tmp_path, monkeypatch, ca
     for op in list(ops.BENCHMARKS):
         monkeypatch.delitem(ops.BENCHMARKS, op)
     monkeypatch.setitem(ops.BENCHMARKS, "toy", cases)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # else nothing is timed
     file = tmp_path / "toy.json"
     options = ["--benchmark-only", f"--benchmark-json={file}", "--benchmark-min-rounds=1", "--benchmark-max-time=0.001"]
     assert pytest.main([*ALONE, *options]) == pytest.ExitCode.TESTS_FAILED
