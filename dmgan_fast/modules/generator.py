@@ -18,7 +18,7 @@ from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel, require
 from dmgan_fast.modules.rematerialise import rematerialise
-from dmgan_fast.ops.tiled_block import MIN_ROWS
+from dmgan_fast.ops._tiles import MIN_ROWS
 
 FIRST_SIDE = 64
 SEED_SIDE = 4  # the initial stage starts from 4 x 4 and doubles four times
@@ -279,7 +279,7 @@ class Generator(PretrainedModel):
         ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are computed again, no
         convolution is, but for the native ones of float32 on a CPU. ``"block"``: every block keeps its input only.
         ``"tile"``: that, and blocks run in tiles of ``tile_rows`` rows, so that nothing of a block's full size exists
-        at once (``functional.tiled_block``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
+        at once (``functional.tiled_glu``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
         keeps its input only. The initial stage knows ``"none"`` and ``"stage"``; ``"block"`` and ``"tile"`` are
         ``"stage"`` there.
 
