@@ -575,21 +575,8 @@ TILED_SKIP = Op(
     python=True,
 )
 
+OPS = {each.name: each for each in list(globals().values()) if isinstance(each, Op)}
 RELAYOUT = Function("relayout", "x -> y", _relayout)  # of the CPU library: NCHW to channels-last, and back
-OPS = {
-    op.name: op
-    for op in (
-        MEMORY_WRITE,
-        MEMORY_READ,
-        BATCH_NORM_GLU,
-        CONV3X3,
-        CONV4X4_STRIDE2,
-        UPSAMPLE_CONV3X3,
-        WORDS_SIMILARITY,
-        TILED_GLU,
-        TILED_SKIP,
-    )
-}
 
 
 def functions() -> Iterator[Function]:
