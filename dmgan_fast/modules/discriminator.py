@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -14,7 +13,7 @@ from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules.blocks import init_weights
 from dmgan_fast.modules.pretrained import PretrainedModel, require
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d, in_series
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
 
 MIN_SIDE = 64
 FEATURE_SIDE = 4
@@ -87,7 +86,10 @@ class Discriminator(PretrainedModel):
             images.device == weight.device,
             f"Discriminator: images are on {images.device}, the weights are on {weight.device}",
         )
-        return in_series((*self.down, *self.narrow), images, partial(F.leaky_relu, negative_slope=LEAK))
+        x = images
+        for conv in (*self.down, *self.narrow):
+            x = F.leaky_relu(conv(x), LEAK)
+        return x
 
     def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""

@@ -31,7 +31,6 @@ from dmgan_fast.modules import (
     padding_mask,
 )
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
-from dmgan_fast.modules.spectral_norm import forget_products
 from dmgan_fast.training.config import TrainConfig
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import KINDS, Meter
@@ -444,8 +443,6 @@ class Measure:
     @contextmanager
     def _batch(self, size: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """Within, the meter counts from nothing but state and batch, whatever was run before."""
-        for discriminator in self.step.discriminators:
-            forget_products(discriminator)
         with Dataless():
             batch, noise = batch_of(self.config, size)
         self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
