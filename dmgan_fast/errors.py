@@ -35,7 +35,7 @@ class OutOfMemory(DMGANError, MemoryError):
     """Memory ran out; the message says what was being done, what it needs, and what would fit."""
 
 
-def require(condition: bool, message: Callable[[], str]) -> None:
-    """Raise ``InputError`` unless the condition holds; only then is the message asked for."""
+def require(condition: bool, message: Callable[[], str] | str) -> None:
+    """Raise ``InputError`` unless the condition holds; a message with numbers in it is only then asked for."""
     if not condition:
-        raise InputError(message())
+        raise InputError(message if isinstance(message, str) else message())

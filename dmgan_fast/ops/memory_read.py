@@ -55,9 +55,9 @@ def memory_read(
     sizes = MEMORY_READ.check(h, key, value, gate_weight, gate_bias, padding_mask)
     require(
         (gate_weight is None) == (gate_bias is None),
-        lambda: "memory_read: give gate_weight and gate_bias together, or neither for a plain attention read",
+        "memory_read: give gate_weight and gate_bias together, or neither for a plain attention read",
     )
-    require(gate_weight is not None or not return_gate, lambda: "memory_read: return_gate needs a gate_weight")
+    require(gate_weight is not None or not return_gate, "memory_read: return_gate needs a gate_weight")
     require(
         mask_mode in MASK_MODES,
         lambda: f"memory_read: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}",

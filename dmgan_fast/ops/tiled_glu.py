@@ -67,7 +67,7 @@ def tiled_glu(
     require(channels % 2 == 0, lambda: f"tiled_glu: conv_weight must give an even number of channels, got {channels}")
     require(
         head_weight is None or not return_mean,
-        lambda: "tiled_glu: with head_weight there is no mean of y to return",
+        "tiled_glu: with head_weight there is no mean of y to return",
     )
     check_rows("tiled_glu", rows)
     check_norm("tiled_glu", norm, x, channels, 1, values)
