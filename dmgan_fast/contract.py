@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -194,13 +194,13 @@ class Op:
 
     def _check(self, tensors: Sequence[Tensor | None], autocast: bool) -> Sizes:
         sizes, base = dict(self.known), tensors[0]
-        for (name, optional, axes, kind, _), tensor in zip(self.read, tensors, strict=True):
+        for (name, optional, axes, kind, like), tensor in zip(self.read, tensors, strict=True):
             if tensor is None and optional:
                 continue
             if not isinstance(tensor, Tensor):
                 raise InputError(f"{self.name}: {name} must be a tensor, got {type(tensor).__name__}")
-            if tuple(map(sizes.get, axes)) != tensor.shape and not self._learn(sizes, axes, tensor.shape):
-                raise InputError(f"{self.name}: {self._misfit(name, tensors)}")
+            if tuple(map(sizes.get, axes)) != tensor.shape:
+                sizes = self._learn(sizes, axes, tensor.shape) or self._refuse(name, sizes, axes, like, tensor.shape)
             if tensor is base:
                 device, dtype = tensor.device, tensor.dtype
                 if not dtype.is_floating_point:
@@ -216,30 +216,23 @@ class Op:
                 raise InputError(f"{self.name}: {name} must be {kind}, got {tensor.dtype}")
         return sizes
 
-    def _learn(self, sizes: Sizes, axes: tuple[str, ...], shape: Sequence[int]) -> bool:
-        """Whether a shape fits where letters without a size stand for any; if so, ``sizes`` has them."""
+    def _learn(self, sizes: Sizes, axes: tuple[str, ...], shape: Sequence[int]) -> Sizes | None:
+        """The sizes with those of letters that had none; None for a shape that does not fit."""
         if len(shape) != len(axes):
-            return False
+            return None
+        sizes = dict(sizes)
         for axis, size in zip(axes, shape, strict=True):
             if size < 1 or sizes.setdefault(axis, size) != size:
-                return False
+                return None
             if axis in self.twins:
                 twin, times, part = self.twins[axis]
                 sizes[twin] = size * times // part
-        return True
+        return sizes
 
-    def _misfit(self, name: str, tensors: Sequence[Tensor | None]) -> str:
-        """What is wrong with an input, where those before it fit."""
-        sizes = dict(self.known)
-        for each, tensor in zip(self.read, tensors, strict=True):
-            if tensor is None:
-                continue
-            if each.name == name:
-                wanted = ", ".join(str(sizes.get(axis, axis)) for axis in each.axes)
-                what = f"the shape of {each.like} " if each.like else "shape "
-                return f"{name} must have {what}[{wanted}], got {list(tensor.shape)}"
-            self._learn(sizes, each.axes, tensor.shape)
-        raise AssertionError(name)
+    def _refuse(self, name: str, sizes: Sizes, axes: tuple[str, ...], like: str, shape: Sequence[int]) -> NoReturn:
+        wanted = ", ".join(str(sizes.get(axis, axis)) for axis in axes)
+        what = f"the shape of {like} " if like else "shape "
+        raise InputError(f"{self.name}: {name} must have {what}[{wanted}], got {list(shape)}")
 
 
 # -------------------------------------------------------------------------------------- results of tensors without data

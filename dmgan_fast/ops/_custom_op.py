@@ -8,6 +8,7 @@ export, fake tensors, dispatch modes, functorch); plain calls go from autograd s
 from __future__ import annotations
 
 import inspect
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -69,17 +70,15 @@ class CustomOp:
     Args:
         op: which.
         name: empty, or behind the op's own.
-        kernel: what it runs: takes the arguments, gives tensors, all of them new; by default the function of a backend
-            that has the same name.
+        kernel: what it runs: takes a record of the arguments by their names in the contract, gives its results, all of
+            them new; by default the function of a backend that has the same name.
     """
 
     def __init__(self, op: contract.Op, name: str = "", kernel: Callable[..., Any] | None = None) -> None:
         self.op, self.function = op, op.custom_op(name)
-        if kernel is None:
-            kernel = on_backend(op, name or "forward", self.parameters)
-        self.kernel = kernel
+        self.kernel = self._of_record(kernel) if kernel else on_backend(op, name or "forward", self.parameters)
         self.registered = torch.library.custom_op(
-            f"dmgan_fast::{self.function.name}", kernel, mutates_args=(), schema=self.function.schema
+            f"dmgan_fast::{self.function.name}", self.kernel, mutates_args=(), schema=self.function.schema
         )
         self.registered.register_fake(self.function.fake)
         self.setup_context: Callable[..., None] | None = None
@@ -89,6 +88,10 @@ class CustomOp:
     @property
     def parameters(self) -> tuple[str, ...]:
         return self.function.parameters
+
+    def _of_record(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        record = namedtuple(self.function.name, self.parameters)  # type: ignore[misc]
+        return lambda *arguments, **options: kernel(record(*arguments), **options)
 
     def argument(self, arguments: tuple[Any, ...], name: str) -> Any:
         """Which of the arguments of a call has that name."""

@@ -104,30 +104,22 @@ class Convolution:
 
 
 class Block:
-    """Convolution and batch norm of x, tile by tile.
+    """Convolution and batch norm of x, tile by tile, of the arguments of a custom op.
 
     ``visit``: the tiles of x; without data a few tell what all of them need.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        conv_weight: Tensor,
-        affine: tuple[Tensor | None, Tensor | None],
-        upsample: bool,
-        rows: int,
-        backend: str,
-        visit: Visit,
-    ) -> None:
-        self.x, self.rows, self.tiles, self.backend = layouts.dense(x), rows, visit(x, rows), backend
-        self.convolution = Convolution(conv_weight, upsample)
-        self.affine = _wide(affine[0]), _wide(affine[1])
+    def __init__(self, given: Any, visit: Visit, *, glu: bool, upsample: bool = False) -> None:
+        self.given, self.glu, self.x = given, glu, layouts.dense(given.x)
+        self.tiles: list[Tile] = visit(given.x, given.rows)
+        self.convolution = Convolution(given.conv_weight, upsample)
+        self.affine = _wide(given.weight), _wide(given.bias)
         self.scale = self.convolution.scale
-        self.wide = torch.promote_types(x.dtype, torch.float32)
+        self.wide = torch.promote_types(self.x.dtype, torch.float32)
 
     def norm(self, name: str) -> Callable[..., Any]:
         """A function of ``batch_norm_glu``'s kernels."""
-        return _backends.function(self.backend, "batch_norm_glu", f"batch_norm_glu_{name}")
+        return _backends.function(self.given.backend, "batch_norm_glu", f"batch_norm_glu_{name}")
 
     def z(self, tile: Tile) -> Tensor:
         return layouts.dense(self.convolution(tile.with_halo(self.x)))
@@ -141,51 +133,45 @@ class Block:
         """Of each channel of the convolution's result."""
         return float(self.scale**2 * self.x.numel() // self.x.shape[1])
 
-    def statistics(self, mean: Tensor | None, var: Tensor | None, group: str) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and biased variance, unless given those of the convolution's result; and this process's share of it."""
-        share = self.x.new_ones((), dtype=self.wide)
+        mean, var, group, share = (
+            self.given.mean,
+            self.given.var,
+            self.given.group,
+            self.x.new_ones((), dtype=self.wide),
+        )
         if mean is None or var is None:
             parts = [self.norm("statistics")(self.z(tile)) for tile in self.tiles]
             means, variances = (torch.stack(numbers) for numbers in zip(*parts, strict=True))
-            mean, var = merge_statistics(means, variances, _heights(self.x, self.rows, len(parts)))
+            mean, var = merge_statistics(means, variances, _heights(self.x, self.given.rows, len(parts)))
             if group:
                 mean, var, share = share_statistics(mean, var, self.values, group)
         return mean.to(self.wide), var.to(self.wide), share
 
-    def sums(
-        self, of_tile: OfTile, mean: Tensor, rstd: Tensor, glu: bool, also: Callable[[Tile, Tensor], None] | None = None
-    ) -> Tensor:
-        """``[2, C]``: sums of dz and of dz times the normalised x. ``also`` is called with each tile and its z."""
-        sums, reduce = mean.new_zeros((2, len(mean))), self.norm("reduce")
+    def gradients(
+        self, of_tile: OfTile, also: Callable[[Tile, Tensor], None] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of x and of the convolution's weight (size 0 if not wanted), of the norm's weight and bias.
+
+        ``also`` is called with each tile and its z.
+        """
+        mean, rstd, group, want_weight = self.given.mean, self.given.rstd, self.given.group, self.given.want_conv_weight
+        x, convolution, want_x = self.x, self.convolution, self.given.want_x
+        sums, reduce, differentiate = mean.new_zeros((2, len(mean))), self.norm("reduce"), self.norm("backward")
         for tile in self.tiles:
             z = self.z(tile)
             grad_y, of_mean = of_tile(tile, z)
-            sums += reduce(grad_y, of_mean, z, *self.affine, mean, rstd, glu)
+            sums += reduce(grad_y, of_mean, z, *self.affine, mean, rstd, self.glu)
             if also is not None:
                 also(tile, z)
-        return sums
-
-    def gradients(
-        self,
-        of_tile: OfTile,
-        norm: tuple[Tensor, Tensor, bool, bool],
-        shared: tuple[Tensor, Tensor, str],
-        wanted: tuple[bool, bool],
-    ) -> tuple[Tensor, Tensor]:
-        """Of x and of the convolution's weight (size 0 if not ``wanted``).
-
-        ``norm``: mean, rstd, whether a GLU follows, whether in training. ``shared``: this process's sums, its share of
-        the values, and the group that has the others.
-        """
-        x, (want_x, want_weight), (mean, rstd, glu, training), (sums, share, group) = self.x, wanted, norm, shared
-        total = share_sums(sums, group) * share if group else sums
-        differentiate, convolution = self.norm("backward"), self.convolution
+        total = share_sums(sums, group) * self.given.share if group else sums
         grad_x = torch.zeros_like(x) if want_x else x.new_empty(0)
         grad_conv = torch.zeros_like(convolution.weight, dtype=mean.dtype) if want_weight else x.new_empty(0)
-        for tile in self.tiles if any(wanted) else ():
+        for tile in self.tiles if want_x or want_weight else ():
             rows_of_x, z = tile.with_halo(x), self.z(tile)
             grad_y, of_mean = of_tile(tile, z)
-            options = glu, training, total, self.values
+            options = self.glu, self.given.training, total, self.values
             grad_z, _, _ = differentiate(grad_y, of_mean, z, *self.affine, mean, rstd, *options)
             of_rows, of_weight = convolution.backward(grad_z, rows_of_x, want_x, want_weight)
             if want_x:
@@ -194,4 +180,4 @@ class Block:
                 grad_conv += of_weight
         if want_weight:
             grad_conv = convolution.gradient(grad_conv).to(x.dtype)
-        return grad_x, grad_conv
+        return grad_x, grad_conv, sums[1].clone(), sums[0].clone()

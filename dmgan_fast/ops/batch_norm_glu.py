@@ -5,7 +5,7 @@ Saved for backward: x and per-channel numbers; GLU can't be inverted, so its inp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -155,35 +155,20 @@ def gradient_of_skip(grad_y: Tensor, grad_spatial_mean: Tensor | None, skip_chan
     return grad_y if skip_channels == channels else grad_y.reshape(batch, -1, skip_channels, *sides).sum(1)
 
 
-def _shared_statistics_kernel(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
-    mean, var = _statistics(x, backend)
-    return share_statistics(mean, var, x.numel() / x.shape[1], group)
+def _shared_statistics_kernel(given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = _statistics(given.x, given.backend)
+    return share_statistics(mean, var, given.x.numel() / given.x.shape[1], given.group)
 
 
-def _backward_kernel(
-    grad_y: Tensor,
-    grad_spatial_mean: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    share: Tensor | None,
-    glu: bool,
-    training: bool,
-    group: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
-    grads: tuple[Tensor, Tensor, Tensor]
-    arguments = (grad_y, grad_spatial_mean, x, weight, bias, mean, rstd, glu)
-    count = x.numel() / x.shape[1]
-    if share is None:
-        grads = _gradients(*arguments, training, None, count, backend)
-        return grads
-    local = _reduce(*arguments, backend)
-    grad_x, _, _ = _gradients(*arguments, training, share_sums(local, group) * share, count, backend)
+def _backward_kernel(given: Any) -> Any:
+    norm = (given.weight, given.bias, given.mean, given.rstd, given.glu)
+    arguments = (given.grad_y, given.grad_spatial_mean, given.x, *norm)
+    count = given.x.numel() / given.x.shape[1]
+    if given.share is None:
+        return _gradients(*arguments, given.training, None, count, given.backend)
+    local = _reduce(*arguments, given.backend)
+    sums = share_sums(local, given.group) * given.share
+    grad_x, _, _ = _gradients(*arguments, given.training, sums, count, given.backend)
     return grad_x, local[1].clone(), local[0].clone()
 
 

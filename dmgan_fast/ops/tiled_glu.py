@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -84,95 +84,54 @@ def tiled_glu(
     return (y, spatial_mean.to(y.dtype)) if return_mean else y
 
 
-def _forward_kernel(
-    x: Tensor,
-    conv_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    head_weight: Tensor | None,
-    upsample: bool,
-    eps: float,
-    training: bool,
-    want_mean: bool,
-    rows: int,
-    group: str,
-    backend: str,
-    visit: Visit = every_tile,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Result, mean, biased variance, 1 / sqrt(var + eps), spatial mean (size 0 if not wanted), share of the values."""
-    block = Block(x, conv_weight, (weight, bias), upsample, rows, backend, visit)
-    mean, var, share = block.statistics(mean, var, group)
-    outputs, scale = conv_weight.shape[0] // 2, block.scale
+def _forward_kernel(given: Any, visit: Visit = every_tile) -> tuple[Tensor, ...]:
+    block = Block(given, visit, glu=True, upsample=given.upsample)
+    x, head_weight, scale, outputs = block.x, given.head_weight, block.scale, given.conv_weight.shape[0] // 2
+    mean, var, share = block.statistics()
     if head_weight is None:
         y = block.empty(outputs)
     else:  # tiles overlap in the image: halves are summed in float32
         size = (x.shape[0], head_weight.shape[0], scale * x.shape[2], scale * x.shape[3])
         y = x.new_zeros(size, dtype=block.wide)
-    spatial_mean = x.new_zeros((x.shape[0], outputs) if want_mean else (0,), dtype=block.wide)
-    rstd, normalise = mean, block.norm("forward")
+    spatial_mean = x.new_zeros((x.shape[0], outputs) if given.want_mean else (0,), dtype=block.wide)
+    rstd, normalise, options = mean, block.norm("forward"), (given.eps, given.want_mean)
     for tile in block.tiles:
-        part, _, _, rstd, part_mean = normalise(block.z(tile), *block.affine, None, mean, var, eps, want_mean)
+        part, _, _, rstd, part_mean = normalise(block.z(tile), *block.affine, None, mean, var, *options)
         if head_weight is None:
             tile.of(y, scale).copy_(part)
         else:
             tile.add_with_halo(y, F.conv2d(part, head_weight, padding=(2, 1)), scale)
-        if want_mean:
+        if given.want_mean:
             spatial_mean[tile.b] += part_mean[0] * ((tile.last - tile.first) / x.shape[2])
     if head_weight is not None:
         y = torch.tanh_(y).to(x.dtype)
     return y, mean.clone(), var.clone(), rstd.clone(), spatial_mean, share
 
 
-def _backward_kernel(
-    grad_y: Tensor,
-    grad_spatial_mean: Tensor | None,
-    x: Tensor,
-    conv_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    share: Tensor,
-    head_weight: Tensor | None,
-    image: Tensor | None,
-    upsample: bool,
-    training: bool,
-    want_x: bool,
-    want_conv_weight: bool,
-    rows: int,
-    group: str,
-    backend: str,
-    visit: Visit = every_tile,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, conv_weight, weight, bias and head_weight (size 0 if not wanted or not there)."""
-    block = Block(x, conv_weight, (weight, bias), upsample, rows, backend, visit)
-    scale, normalise = block.scale, block.norm("forward")
-    if image is not None:
-        grad_y = grad_y * (1 - image.square())  # through tanh
-    grad_head = x.new_empty(0) if head_weight is None else torch.zeros_like(head_weight, dtype=mean.dtype)
+def _backward_kernel(given: Any, visit: Visit = every_tile) -> tuple[Tensor, ...]:
+    block = Block(given, visit, glu=True, upsample=given.upsample)
+    x, head_weight, scale, normalise = block.x, given.head_weight, block.scale, block.norm("forward")
+    # With a head, y is tanh of its result.
+    grad_y = given.grad_y if given.image is None else given.grad_y * (1 - given.image.square())
+    grad_head = x.new_empty(0) if head_weight is None else torch.zeros_like(head_weight, dtype=given.mean.dtype)
 
     def of_tile(tile: Tile, z: Tensor) -> tuple[Tensor, Tensor | None]:
         if head_weight is not None:
             of_y = F.conv_transpose2d(tile.with_halo(grad_y, scale), head_weight, padding=(2, 1))
             return layouts.dense_like(of_y, z), None
         part = (tile.last - tile.first) / x.shape[2]  # the kernels divide by the pixels of a tile
-        of_mean = None if grad_spatial_mean is None else grad_spatial_mean[tile.b : tile.b + 1] * part
+        of_mean = None if given.grad_spatial_mean is None else given.grad_spatial_mean[tile.b : tile.b + 1] * part
         return layouts.dense_like(tile.of(grad_y, scale), z), of_mean
 
     def add_to_head(tile: Tile, z: Tensor) -> None:
-        assert head_weight is not None
-        var, eps = rstd.pow(-2), 0.0
-        y = normalise(z, *block.affine, None, mean, var, eps, False)[0]
+        var, eps = given.rstd.pow(-2), 0.0
+        y = normalise(z, *block.affine, None, given.mean, var, eps, False)[0]
         geometry = ([1, 1], [2, 1], [1, 1], False, [0, 0], 1, [False, True, False])
         of_image = tile.with_halo(grad_y, scale)
         grad_head.add_(torch.ops.aten.convolution_backward(of_image, y, head_weight, None, *geometry)[1])
 
-    sums = block.sums(of_tile, mean, rstd, True, None if head_weight is None else add_to_head)
-    norm, shared, wanted = (mean, rstd, True, training), (sums, share, group), (want_x, want_conv_weight)
-    grad_x, grad_conv = block.gradients(of_tile, norm, shared, wanted)
-    return grad_x, grad_conv, sums[1].clone(), sums[0].clone(), grad_head.to(x.dtype)
+    gradients = block.gradients(of_tile, None if head_weight is None else add_to_head)
+    return *gradients, grad_head.to(x.dtype)
 
 
 _forward = _custom_op.CustomOp(TILED_GLU, kernel=_forward_kernel)

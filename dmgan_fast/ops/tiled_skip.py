@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from dmgan_fast import layouts
 from dmgan_fast.contract import BATCH_NORM_GLU, TILED_SKIP
 from dmgan_fast.ops import _backends, _custom_op
-from dmgan_fast.ops._tiles import Block, Tile, Visit, check_rows, every_tile
+from dmgan_fast.ops._tiles import Block, Visit, check_rows, every_tile
 from dmgan_fast.ops.batch_norm_glu import check_norm, gradient_of_skip, update_running
 from dmgan_fast.reference import BatchNorm
 
@@ -67,60 +67,21 @@ def tiled_skip(
     return y
 
 
-def _forward_kernel(
-    x: Tensor,
-    conv_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    skip: Tensor,
-    eps: float,
-    training: bool,
-    rows: int,
-    group: str,
-    backend: str,
-    visit: Visit = every_tile,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Result, mean, biased variance, 1 / sqrt(var + eps), share of the values."""
-    block = Block(x, conv_weight, (weight, bias), False, rows, backend, visit)
-    mean, var, share = block.statistics(mean, var, group)
-    y, rstd, normalise = block.empty(conv_weight.shape[0]), mean, block.norm("forward")
+def _forward_kernel(given: Any, visit: Visit = every_tile) -> tuple[Tensor, ...]:
+    block = Block(given, visit, glu=False)
+    mean, var, share = block.statistics()
+    y, rstd, normalise = block.empty(given.conv_weight.shape[0]), mean, block.norm("forward")
     for tile in block.tiles:
         z = block.z(tile)
-        of_skip = layouts.dense_like(tile.of(skip), z)
-        part, _, _, rstd, _ = normalise(z, *block.affine, of_skip, mean, var, eps, False)
+        skip = layouts.dense_like(tile.of(given.skip), z)
+        part, _, _, rstd, _ = normalise(z, *block.affine, skip, mean, var, given.eps, False)
         tile.of(y).copy_(part)
     return y, mean.clone(), var.clone(), rstd.clone(), share
 
 
-def _backward_kernel(
-    grad_y: Tensor,
-    x: Tensor,
-    conv_weight: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    share: Tensor,
-    training: bool,
-    want_x: bool,
-    want_conv_weight: bool,
-    rows: int,
-    group: str,
-    backend: str,
-    visit: Visit = every_tile,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, conv_weight (size 0 if not wanted), weight and bias."""
-    block = Block(x, conv_weight, (weight, bias), False, rows, backend, visit)
-
-    def of_tile(tile: Tile, z: Tensor) -> tuple[Tensor, None]:
-        return layouts.dense_like(tile.of(grad_y), z), None
-
-    sums = block.sums(of_tile, mean, rstd, False)
-    norm, shared, wanted = (mean, rstd, False, training), (sums, share, group), (want_x, want_conv_weight)
-    grad_x, grad_conv = block.gradients(of_tile, norm, shared, wanted)
-    return grad_x, grad_conv, sums[1].clone(), sums[0].clone()
+def _backward_kernel(given: Any, visit: Visit = every_tile) -> tuple[Tensor, ...]:
+    block = Block(given, visit, glu=False)
+    return block.gradients(lambda tile, z: (layouts.dense_like(tile.of(given.grad_y), z), None))
 
 
 _forward = _custom_op.CustomOp(TILED_SKIP, kernel=_forward_kernel)
