@@ -16,7 +16,7 @@ from torch import nn
 from typing_extensions import Self
 
 from dmgan_fast.config import load_config, to_dict
-from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.errors import CheckpointError
 from dmgan_fast.files import replace_file
 from dmgan_fast.foreign import what_is
 
@@ -144,9 +144,3 @@ def check_shapes(expected: dict[str, list[int]], given: dict[str, list[int]], wh
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{where} does not fit {what}: {shown}")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ``InputError(message)`` unless the condition holds."""
-    if not condition:
-        raise InputError(message)
