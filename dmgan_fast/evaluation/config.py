@@ -12,8 +12,8 @@ from pydantic import Field
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.evaluation.metrics import Metric
-from dmgan_fast.evaluation.statistics import GivenStatistics
+from dmgan_fast.evaluation.catalogue import Metric
+from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.training.devices import pick_device
 from dmgan_fast.training.weights import Bundle, open_bundle
 

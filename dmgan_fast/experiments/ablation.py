@@ -20,7 +20,7 @@ from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation import EvaluationConfig, evaluate
-from dmgan_fast.evaluation.metrics import CANDIDATES, METRICS, Weights, named
+from dmgan_fast.evaluation.catalogue import CANDIDATES, METRICS, Weights, named
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator
 from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config

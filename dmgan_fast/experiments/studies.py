@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
-from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
 from dmgan_fast.files import replace_file
+from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import DynamicMemory, Generator
 from dmgan_fast.pictures import to_bytes
 from dmgan_fast.training.sampling import POSITION_STRIDE, Sampler

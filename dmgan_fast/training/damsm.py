@@ -15,8 +15,8 @@ from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
 from dmgan_fast.data.loader import collate
-from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.losses.damsm import damsm_losses
+from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import ImageEncoder, TextEncoder
 from dmgan_fast.training.config import PretrainConfig
 from dmgan_fast.training.devices import pick_device

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch
 from dmgan_fast.data.loader import collate
-from dmgan_fast.evaluation._checks import EvaluationWarning
-from dmgan_fast.evaluation.frechet import frechet_of_moments
-from dmgan_fast.evaluation.kernel import kernel_distance
-from dmgan_fast.evaluation.moments import FeatureMoments
-from dmgan_fast.evaluation.retrieval import r_precision
+from dmgan_fast.metrics._checks import EvaluationWarning
+from dmgan_fast.metrics.frechet import frechet_of_moments
+from dmgan_fast.metrics.kernel_distance import kernel_distance
+from dmgan_fast.metrics.moments import FeatureMoments
+from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
 from dmgan_fast.pictures import to_bytes
 from dmgan_fast.training.step import Batch

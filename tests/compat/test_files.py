@@ -22,7 +22,7 @@ from dmgan_fast import compat
 from dmgan_fast.compat.files import flatten, load_checkpoint, models_in
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import CheckpointError, DataError, DMGANError
-from dmgan_fast.evaluation.statistics import GivenStatistics
+from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.evaluation.weights import read_tensors
 from dmgan_fast.modules import (
     Discriminator,

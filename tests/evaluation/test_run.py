@@ -25,7 +25,7 @@ from dmgan_fast.evaluation import (
     sources,
     store,
 )
-from dmgan_fast.evaluation.metrics import METRICS, Weights
+from dmgan_fast.evaluation.catalogue import METRICS, Weights
 from dmgan_fast.evaluation.sources import DrawnPictures
 from dmgan_fast.training.sampling import Sampler
 

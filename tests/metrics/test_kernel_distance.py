@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation import EvaluationWarning, kernel_distance
+from dmgan_fast.metrics import EvaluationWarning, kernel_distance
 
 
 def draw(count, size, seed, shift=0.0):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation._checks import warn
-from dmgan_fast.evaluation.moments import FeatureMoments
+from dmgan_fast.metrics._checks import warn
+from dmgan_fast.metrics.moments import FeatureMoments
 
 TOLERANCE = 1e-6  # how far from symmetric and from positive a covariance may be, relative to its size
 
@@ -33,7 +33,7 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
 
     Example:
         >>> import torch
-        >>> from dmgan_fast.evaluation import frechet_distance
+        >>> from dmgan_fast.metrics import frechet_distance
         >>> zero, one = torch.zeros(2), torch.eye(2)
         >>> round(frechet_distance(zero, one, zero + 3, 4 * one), 9)  # 2 * 3^2 + 2 * (2 - 1)^2
         20.0

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation import EvaluationWarning, FeatureMoments, frechet_distance
-from dmgan_fast.evaluation.frechet import frechet_of_moments, frechet_to_given
+from dmgan_fast.metrics import EvaluationWarning, FeatureMoments, frechet_distance
+from dmgan_fast.metrics.frechet import frechet_of_moments, frechet_to_given
 
 
 def covariance(size, seed, rank=None):

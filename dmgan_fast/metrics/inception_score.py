@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation._checks import at_least, matrix, warn
+from dmgan_fast.metrics._checks import at_least, matrix, warn
 
 SUM_TOLERANCE = 1e-3  # half-precision softmax included
 

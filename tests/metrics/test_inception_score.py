@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation import EvaluationWarning, inception_score
+from dmgan_fast.metrics import EvaluationWarning, inception_score
 
 
 def posteriors(count, classes, seed=0):

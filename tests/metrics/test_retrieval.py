@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation import EvaluationWarning, r_precision
-from dmgan_fast.evaluation.retrieval import _mismatching
+from dmgan_fast.metrics import EvaluationWarning, r_precision
+from dmgan_fast.metrics.retrieval import _mismatching
 
 
 def codes(count, size=16, seed=0):

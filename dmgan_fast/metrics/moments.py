@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation._checks import matrix
+from dmgan_fast.metrics._checks import matrix
 
 
 class FeatureMoments:

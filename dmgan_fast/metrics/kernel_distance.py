@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation._checks import at_least, matrix, warn
+from dmgan_fast.metrics._checks import at_least, matrix, warn
 
 
 def kernel_distance(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.evaluation._checks import at_least, matrix, warn
+from dmgan_fast.metrics._checks import at_least, matrix, warn
 
 TIE = 1e-12  # cosines this close are equal
 ROWS_AT_ONCE = 256  # [256, 100, 256] float64 is 52 MB
