@@ -26,6 +26,7 @@ from benchmarks.harness import (
     write_rows,
 )
 from benchmarks.step import BIRDS, Models, Setting, batch_of
+from dmgan_fast.modules import fold
 
 SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 
@@ -33,7 +34,7 @@ SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 def implementations(setting: Setting, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     """Name → the largest pictures."""
     generator = Models.build(setting).generator.eval()
-    folded, given = generator.folded(), batch_of(setting)
+    folded, given = fold(generator), batch_of(setting)
     batch = given["batch"]
     inputs = (given["noise"], batch.sentence, batch.words, batch.padding_mask)
     eps = given["eps"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
-from dmgan_fast.modules import DynamicMemory, TextEncoder, WordAttention, padding_mask
+from dmgan_fast.modules import DynamicMemory, TextEncoder, WordAttention, fold, padding_mask
 
 if TYPE_CHECKING:
     from dmgan_fast.training.sampling import Sampler
@@ -72,7 +72,7 @@ class SamplerGraph(nn.Module):
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
         self.text_encoder = PlainTextEncoder(sampler.text_encoder)
-        self.generator = sampler.generator.folded()
+        self.generator = fold(sampler.generator)
         for module in self.generator.modules():
             if isinstance(module, (DynamicMemory, WordAttention)):
                 module.backend = "reference"

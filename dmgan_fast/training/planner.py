@@ -28,6 +28,7 @@ from dmgan_fast.modules import (
     GeneratorConfig,
     ImageEncoder,
     ImageEncoderConfig,
+    fold,
     padding_mask,
 )
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
@@ -536,7 +537,7 @@ def models_of(
 def _folded(config: ImageEncoderConfig) -> ImageEncoder:
     """An encoder without data, of which every step folds a copy: of a folded one that is soon done."""
     with Dataless():
-        return ImageEncoder(config).folded()
+        return fold(ImageEncoder(config))
 
 
 def _begin(optimizer: torch.optim.Optimizer) -> None:

@@ -26,7 +26,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_adversarial_loss
 from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
 from dmgan_fast.losses.damsm import damsm_losses
-from dmgan_fast.modules import Discriminator, Generator, ImageEncoder
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
@@ -145,7 +145,7 @@ class TrainStep:
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
-            image_encoder = image_encoder.folded()
+            image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self.device_type = next(generator.parameters()).device.type
         if config.cuda_graph and self.device_type != "cuda":

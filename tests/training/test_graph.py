@@ -14,6 +14,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
 from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
 from dmgan_fast.losses.damsm import damsm_losses
+from dmgan_fast.modules import fold
 from dmgan_fast.modules.blocks import ResidualBlock
 from dmgan_fast.training.graph import WARM_UP, WORD_BUCKET, StepGraphs, pad_words
 from dmgan_fast.training.policy import MemoryPolicy
@@ -213,7 +214,7 @@ class Whole(nn.Module):
 
 def test_every_forward_and_loss_compiles_whole():
     generator, discriminators, encoder = models(sides=(64, 128), mode="paper", dtype=torch.float32)
-    eager = Whole(generator, discriminators[-1], encoder.folded())
+    eager = Whole(generator, discriminators[-1], fold(encoder))
     compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
     batch, noise = batch_of(0, sides=(64, 128), dtype=torch.float32)
     expected, found = eager(batch, **noise), compiled(batch, **noise)
