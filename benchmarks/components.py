@@ -23,8 +23,8 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
 from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast import native
-from dmgan_fast.training.dataless import Dataless
-from dmgan_fast.training.meter import Meter
+from dmgan_fast.metering.dataless import Dataless
+from dmgan_fast.metering.meter import Meter
 from dmgan_fast.training.step import TrainStep
 
 PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")

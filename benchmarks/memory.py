@@ -40,14 +40,15 @@ from benchmarks.harness import (
 )
 from dmgan_fast import __version__
 from dmgan_fast.files import replace_file
+from dmgan_fast.metering.dataless import Dataless
+from dmgan_fast.metering.meter import Meter
 from dmgan_fast.modules import Generator, draw_in_tiles
 from dmgan_fast.modules.generator import sides_up_to
-from dmgan_fast.training.config import TrainConfig, build_config
-from dmgan_fast.training.dataless import Dataless
-from dmgan_fast.training.meter import Meter
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.training import Batch, TrainStep
 from dmgan_fast.training.planner import Measure, batch_of, largest_batch, models_of
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, TrainStep
 
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation

@@ -47,8 +47,8 @@ from dmgan_fast.modules import (
     ImageEncoderConfig,
     padding_mask,
 )
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.training import Batch, StepConfig, TrainStep
 
 Step = Callable[..., Any]
 DIRECTION = "step"

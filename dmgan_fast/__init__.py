@@ -21,9 +21,22 @@ if TYPE_CHECKING:
         TextEncoder,
         TextEncoderConfig,
     )
-    from dmgan_fast.training import Batch, MemoryPolicy, Plan, Sampler, StepConfig, TrainStep, plan
+    from dmgan_fast.sampling import Sampler
+    from dmgan_fast.training import Batch, MemoryPolicy, Plan, StepConfig, TrainStep, plan
 
-_MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
+_MODULES = (
+    "compat",
+    "data",
+    "evaluation",
+    "functional",
+    "info",
+    "losses",
+    "metrics",
+    "modules",
+    "reference",
+    "sampling",
+    "training",
+)
 _NAMES = {
     "AttnGenerator": "modules",
     "Batch": "training",
@@ -36,7 +49,7 @@ _NAMES = {
     "ImageEncoderConfig": "modules",
     "MemoryPolicy": "training",
     "Plan": "training",
-    "Sampler": "training",
+    "Sampler": "sampling",
     "StepConfig": "training",
     "TextEncoder": "modules",
     "TextEncoderConfig": "modules",

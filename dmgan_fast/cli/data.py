@@ -81,7 +81,7 @@ def _look(
     skip_bad: int | None = None,
 ) -> Report:
     from dmgan_fast.data import Purpose, check_data
-    from dmgan_fast.training.weights import open_bundle
+    from dmgan_fast.sampling.bundle import open_bundle
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
     with working("looking at the images"):

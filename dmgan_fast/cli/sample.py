@@ -14,7 +14,7 @@ from dmgan_fast.cli.options import Device, Step
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from dmgan_fast.training.sampling import Drawing, Sampler
+    from dmgan_fast.sampling.sampler import Drawing, Sampler
 
 SHOWN = 100  # pictures in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
@@ -61,7 +61,7 @@ def sample(
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
 ) -> None:
     """Draw pictures from captions, at every side."""
-    from dmgan_fast.training.sampling import Sampler
+    from dmgan_fast.sampling.sampler import Sampler
 
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):

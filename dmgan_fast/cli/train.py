@@ -56,8 +56,9 @@ def pretrain(
     threads: Threads = None,
 ) -> None:
     """Train the text and image encoders (DAMSM)."""
+    from dmgan_fast.runs.config import PretrainConfig
+    from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import damsm
-    from dmgan_fast.training.config import PretrainConfig, build_config
 
     use_threads(threads)
     values = data_values(data, skip_bad)
@@ -100,8 +101,9 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train the GAN."""
+    from dmgan_fast.runs.config import TrainConfig
+    from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import trainer
-    from dmgan_fast.training.config import TrainConfig, build_config
     from dmgan_fast.training.planner import fit
 
     use_threads(threads)
@@ -132,12 +134,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What a training step needs in memory, and the cheapest way to make it fit."""
+    from dmgan_fast.runs.config import TrainConfig
+    from dmgan_fast.runs.presets import build_config
+    from dmgan_fast.sizes import parse_size
     from dmgan_fast.training import planner
-    from dmgan_fast.training.config import TrainConfig, build_config
 
     values = generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
-    budget = planner.parse_size(memory) if memory else planner.device_memory(device)
+    budget = parse_size(memory) if memory else planner.device_memory(device)
     batch_size = batch or built.loop.batch_size
     with working("running steps without data"):
         found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)

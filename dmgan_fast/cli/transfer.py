@@ -61,15 +61,15 @@ def export(
     The graph takes captions, lengths, noise and eps.
     """
     if out.suffix:
-        from dmgan_fast.training.export import check, export_sampler
-        from dmgan_fast.training.sampling import Sampler
+        from dmgan_fast.sampling.export import check, export_sampler
+        from dmgan_fast.sampling.sampler import Sampler
 
         check(out, words)
         with working("exporting"):
             files = export_sampler(Sampler.from_pretrained(weights, device="cpu", step=step), out, words=words)
     else:
         from dmgan_fast.compat import export_bundle
-        from dmgan_fast.training.weights import SHIPPED
+        from dmgan_fast.sampling.bundle import SHIPPED
 
         with notices():
             files = export_bundle(weights or SHIPPED, out, step=step)

@@ -21,7 +21,7 @@ from dmgan_fast.errors import CheckpointError, DataError, InputError
 from dmgan_fast.foreign import read_torch, what_is
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder
 from dmgan_fast.modules.pretrained import PretrainedModel
-from dmgan_fast.training.weights import DISCRIMINATOR, MODELS, VOCABULARY_NAME, save_bundle
+from dmgan_fast.sampling.bundle import DISCRIMINATOR, MODELS, VOCABULARY_NAME, save_bundle
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before PyTorch 1.6 begins so
 READERS = {

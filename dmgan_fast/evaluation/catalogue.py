@@ -13,7 +13,7 @@ import torch
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation.extractors import Classifier, DAMSMFeatures, Extractor, TFInception, TorchvisionInception
 from dmgan_fast.evaluation.weights import MissingWeights, default_folder
-from dmgan_fast.training.weights import Bundle
+from dmgan_fast.sampling.bundle import Bundle
 
 SPLITS = 10
 CANDIDATES, FOLDS = 100, 10

@@ -56,10 +56,10 @@ from dmgan_fast.metrics.frechet import frechet_of_moments, frechet_to_given
 from dmgan_fast.metrics.inception_score import inception_score
 from dmgan_fast.metrics.kernel_distance import kernel_distance
 from dmgan_fast.metrics.retrieval import r_precision
+from dmgan_fast.out_of_memory import told_of_batches
 from dmgan_fast.progress import Progress
-from dmgan_fast.training.memory import told_of_batches
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import VOCABULARY_NAME, Bundle, open_bundle
+from dmgan_fast.sampling.bundle import VOCABULARY_NAME, Bundle, open_bundle
+from dmgan_fast.sampling.sampler import Sampler
 
 PARTS = ("generator", "text_encoder")
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
+from dmgan_fast.metering.dataless import Dataless
+from dmgan_fast.metering.meter import KINDS, Meter
 from dmgan_fast.modules import (
     Discriminator,
     Generator,
@@ -33,14 +34,13 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.generator import FIRST_SIDE, Level, sides_up_to
 from dmgan_fast.modules.spectral_norm import forget_products
-from dmgan_fast.training.config import TrainConfig
-from dmgan_fast.training.dataless import Dataless
-from dmgan_fast.training.meter import KINDS, Meter
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, TrainStep
-from dmgan_fast.training.weights import open_bundle
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.sampling.bundle import open_bundle
+from dmgan_fast.sizes import parse_size, show_size
+from dmgan_fast.training.batch import Batch
+from dmgan_fast.training.step import TrainStep
 
-UNITS = {"": 1, "B": 1} | {f"{p}{s}": f**k for s, f in (("iB", 1024), ("B", 1000)) for k, p in enumerate("KMGT", 1)}
 MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
 # Micro-batches that are run: the first, the second, which meets gradients that are there, and stands for those after
@@ -48,28 +48,11 @@ LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
 FEW_PARTS = 3
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``"24GiB"``, ``"900 MB"`` or ``"1073741824"``.
-
-    Raises:
-        InputError: if it is none of these.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)\s*", text)
-    if match is None or match[2] not in UNITS or not float(match[1]):
-        raise InputError(f"memory must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
 def device_memory(device: str | torch.device | None = None) -> int:
     """Bytes of a GPU, or of this machine."""
     if torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda":
         return int(torch.cuda.mem_get_info()[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def show_size(size: float) -> str:
-    """``"1.50 GiB"`` or ``"131 MiB"``."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 @dataclass(frozen=True)
@@ -267,21 +250,6 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
             f"the most frugal policy needs {show_size(found.peak_bytes)}{found.instead()}"
         )
     return replace(config, step=replace(config.step, memory=found.policy)), found
-
-
-def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:
-    """The peak of drawing so many pictures at once, in evaluation, without the weights."""
-    meter = Meter(device)
-    with Dataless():
-        generator = Generator(config).eval()
-        meter.mark((*generator.parameters(), *generator.buffers()), "weights")
-        state = meter.now.total()
-        sizes = (config.noise_channels, config.word_channels, config.condition_channels)
-        noise, sentence, eps = (torch.empty(pictures, size) for size in sizes)
-        described = torch.empty(pictures, config.word_channels, words)
-        with torch.no_grad(), meter:
-            generator(noise, sentence, described, None, eps=eps)
-    return meter.peak.total() - state
 
 
 # ----------------------------------------------------------------------------------------------------------- searching

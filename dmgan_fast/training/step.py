@@ -7,21 +7,18 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import Adam, Optimizer
 from torch.profiler import record_function
 
-from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_adversarial_loss
 from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
@@ -30,86 +27,17 @@ from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
+from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
 from dmgan_fast.training.offload import offloaded
-from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.optimisers import adam, take_step
 
-Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _log = logging.getLogger("dmgan_fast")
-
-
-@config_dataclass
-class StepConfig:
-    """Settings of a step; the defaults are the paper's for CUB birds. ``damsm_weight``: the paper's lambda.
-
-    ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
-    with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
-
-    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
-    parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
-    and its running statistics move once per part.
-
-    ``cuda_graph``: capture the whole step in a CUDA graph for each shape of batch (``training.graph``).
-    """
-
-    generator_learning_rate: float = 2e-4
-    discriminator_learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    damsm_weight: float = 5.0
-    conditioning_weight: float = 1.0
-    gamma1: float = 4.0
-    gamma2: float = 5.0
-    gamma3: float = 10.0
-    average_decay: float = 0.999
-    average_buffers: bool = True
-    precision: Precision = "fp32"
-    memory: MemoryPolicy = MemoryPolicy()
-    accumulate: int = 1
-    cuda_graph: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("generator_learning_rate", "discriminator_learning_rate", "gamma1", "gamma2", "gamma3"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("damsm_weight", "conditioning_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name, values in (("betas", self.betas), ("average_decay", (self.average_decay,))):
-            if not all(0 <= value < 1 for value in values):
-                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.cuda_graph and self.memory.offload:
-            raise InputError("cuda_graph does not go with memory.offload, which waits for the device")
-        if self.accumulate < 1:
-            raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
-
-
-@dataclass
-class Batch:
-    """What a step learns from, all on one device.
-
-    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first; ``words [B, D, T]``,
-    ``sentence [B, D]``, ``padding_mask [B, T]`` (True: padding), ``lengths [B]``, ``class_ids [B]`` or None.
-    """
-
-    images: Sequence[Tensor]
-    words: Tensor
-    sentence: Tensor
-    padding_mask: Tensor
-    lengths: Tensor
-    class_ids: Tensor | None = None
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """A copy on ``device``."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
-            return value if value is None else [move(item) for item in value]
-
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
 class TrainStep:
@@ -152,8 +80,8 @@ class TrainStep:
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
-        self.generator_optimizer = _adam(generator, config.generator_learning_rate, config)
-        self.discriminator_optimizers = [_adam(d, config.discriminator_learning_rate, config) for d in discriminators]
+        self.generator_optimizer = adam(generator, config.generator_learning_rate, config)
+        self.discriminator_optimizers = [adam(d, config.discriminator_learning_rate, config) for d in discriminators]
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
@@ -284,7 +212,7 @@ class TrainStep:
             torch.autograd.backward([*part.images, loss], [*(g[first:last] for g in gradients), None])  # type: ignore
             first = last
         losses = {"conditioning": torch.stack(conditioning).sum()}
-        return losses | _take_step(self.generator_optimizer, self.generator_scaler, "generator")
+        return losses | take_step(self.generator_optimizer, self.generator_scaler, "generator")
 
     # -------------------------------------------------------------------------------------------------- discriminators
 
@@ -313,7 +241,7 @@ class TrainStep:
                     drawn = (fake[part], sentence[part], size)
                     losses.append(learn(partial(discriminator_loss_of_drawn, discriminator, *drawn)))
         name = f"discriminator_{fake.shape[-1]}"
-        return {name: torch.stack(losses).sum()} | _take_step(optimizer, scaler, name)
+        return {name: torch.stack(losses).sum()} | take_step(optimizer, scaler, name)
 
     # --------------------------------------------------------------------------------------------- pictures' gradients
 
@@ -492,24 +420,6 @@ def _refuse_wrapped(name: str, model: nn.Module) -> None:
     )
 
 
-def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:
-    """Adam in one kernel, without temporaries: NVIDIA apex's on a GPU where it is installed, else PyTorch's."""
-    parameters = list(model.parameters())
-    fused = _apex_adam() if parameters[0].device.type == "cuda" else None
-    if fused is not None:
-        return fused(parameters, lr=learning_rate, betas=config.betas, capturable=config.cuda_graph)
-    return Adam(parameters, lr=learning_rate, betas=config.betas, fused=True, capturable=config.cuda_graph)
-
-
-def _apex_adam() -> Callable[..., Optimizer] | None:
-    """``apex.optimizers.FusedAdam``, if the installed apex is NVIDIA's and was built with it; PyPI's is another one."""
-    try:
-        optimizers = importlib.import_module("apex.optimizers")
-    except ImportError:
-        return None
-    return getattr(optimizers, "FusedAdam", None)
-
-
 def _parts(size: int, length: int) -> Iterator[slice]:
     for first in range(0, size, length):
         yield slice(first, min(first + length, size))
@@ -518,18 +428,3 @@ def _parts(size: int, length: int) -> Iterator[slice]:
 def _by_side(parts: list[GeneratorOutput]) -> list[list[Tensor]]:
     """Detached pictures: side → parts."""
     return [[image.detach() for image in side] for side in zip(*(part.images for part in parts), strict=True)]
-
-
-def _take_step(optimizer: Optimizer, scaler: GradScaler, name: str) -> dict[str, Tensor]:
-    """Step and free the gradients; with a scaler that is on, whether the step was skipped."""
-    if not scaler.is_enabled():
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {}
-    scale = scaler._scale
-    assert scale is not None  # set by the first scale()
-    before = scale.clone()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return {f"skipped_{name}": (scale < before).to(torch.float32)}

@@ -23,7 +23,7 @@ from benchmarks.checkout import CheckoutStep
 from benchmarks.harness import Target, environment_of, is_out_of_memory, load_rows, measure, spread, take_turns
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.training.step import StepConfig
+from dmgan_fast.runs.config import StepConfig
 
 TINY = step.Setting("tiny B2", batch=2, words=4).narrow()
 

@@ -15,8 +15,8 @@ from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
 from dmgan_fast.evaluation.catalogue import METRICS
 from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import save_bundle
+from dmgan_fast.sampling.bundle import save_bundle
+from dmgan_fast.sampling.sampler import Sampler
 from tests.cli.calls import call
 
 COMMANDS = (

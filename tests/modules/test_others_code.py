@@ -20,7 +20,8 @@ from dmgan_fast.modules import (
     fold,
 )
 from dmgan_fast.modules.blocks import BatchNormGLU, BatchNormSkip, share_batch_statistics
-from dmgan_fast.training.step import StepConfig, TrainStep
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.training.step import TrainStep
 
 CONFIG = GeneratorConfig(
     image_sizes=(64, 128), base_channels=2, residual_blocks=1, word_channels=8, condition_channels=4, noise_channels=4

@@ -16,9 +16,11 @@ from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discrimin
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import fold
 from dmgan_fast.modules.blocks import ResidualBlock
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import WARM_UP, WORD_BUCKET, StepGraphs, pad_words
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+from dmgan_fast.training.step import TrainStep
 from tests.training.test_step import batch_of, models
 
 

@@ -12,10 +12,11 @@ from benchmarks.harness import allocation_peak
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
 from dmgan_fast.ops import tiled_block
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training import planner
-from dmgan_fast.training.config import TrainConfig, build_config
-from dmgan_fast.training.planner import Plan, parse_size, plan
-from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.planner import Plan, plan
 from dmgan_fast.training.step import TrainStep
 
 MiB = 1 << 20
@@ -232,20 +233,6 @@ def test_discriminators_that_need_whole_batches_are_planned_without_micro_batche
     assert all(cost.policy.micro_batch is None for cost in made.tried)
     step = planner.models_of(official)
     assert isinstance(step, TrainStep)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("24GiB", 24 << 30), ("1.5 GiB", 3 << 29), ("900MB", 900_000_000), ("4096", 4096), ("2KiB", 2048)],
-)
-def test_sizes_are_read(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "much", "-3GiB", "0", "24 Gb", "3GiBs"])
-def test_other_sizes_are_refused(text):
-    with pytest.raises(InputError, match="memory must be written as 24GiB"):
-        parse_size(text)
 
 
 @pytest.mark.parametrize(

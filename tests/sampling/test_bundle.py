@@ -12,9 +12,9 @@ from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation import EvaluationConfig, evaluate
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
-from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.sampling.bundle import open_bundle, save_bundle
+from dmgan_fast.sampling.sampler import Sampler
 from dmgan_fast.training.trainer import train
-from dmgan_fast.training.weights import open_bundle, save_bundle
 from tests.training.conftest import train_config
 
 PUBLISHED = Vocabulary.from_official({0: "<end>", 1: "zebra", 2: "red", 3: "a", 4: "box"})

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dmgan_fast.data.captions import pad
 from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, draw_in_tiles, padding_mask
-from dmgan_fast.training.devices import pick_device
-from dmgan_fast.training.memory import told_of_drawing
-from dmgan_fast.training.weights import check_words, open_bundle
+from dmgan_fast.sampling.advice import told_of_drawing
+from dmgan_fast.sampling.bundle import check_words, open_bundle
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
 # And that of a caption's pictures: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this

@@ -22,7 +22,7 @@ from dmgan_fast.files import replace_file
 from dmgan_fast.modules import DynamicMemory, TextEncoder, WordAttention, fold, padding_mask
 
 if TYPE_CHECKING:
-    from dmgan_fast.training.sampling import Sampler
+    from dmgan_fast.sampling.sampler import Sampler
 
 WORDS = 25  # of the paper's evaluation on birds
 INPUTS = ("captions", "lengths", "noise", "eps")

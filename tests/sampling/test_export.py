@@ -6,8 +6,8 @@ import torch
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
-from dmgan_fast.training.export import INPUTS, PlainTextEncoder, SamplerGraph, export_sampler, exported
-from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.sampling.export import INPUTS, PlainTextEncoder, SamplerGraph, export_sampler, exported
+from dmgan_fast.sampling.sampler import Sampler
 
 WORDS = 4
 BUDGET = 3  # times the sampler's own error: another runtime sums in another order

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules.rematerialise import rematerialise
-from dmgan_fast.training.offload import offloaded
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import StepConfig, TrainStep
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.training.step import TrainStep
 from tests.training.test_step import batch_of, models
 
 SIDES = (64, 128)
@@ -203,37 +202,6 @@ def test_accumulation_draws_parts_with_statistics_of_their_own_and_says_so(caplo
 # ------------------------------------------------------------------------------------------------------------- offload
 
 
-def test_offloading_keeps_every_bit():
-    results = []
-    for offload in (False, True):
-        torch.manual_seed(0)
-        layers = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh()) for _ in range(4))
-        x = torch.randn(5, 8, requires_grad=True)
-        y = x
-        if offload:
-            with offloaded(smallest=1):
-                for layer in layers:
-                    y = rematerialise(layer, y)
-        else:
-            for layer in layers:
-                y = layer(y)
-        y.square().sum().backward()
-        results.append([x.grad, *(p.grad for p in layers.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-def test_offloading_moves_what_is_large_and_no_parameter():
-    from dmgan_fast.training import offload
-
-    shelf = offload._Shelf(smallest=64)
-    small, large = torch.ones(2), torch.ones(64)
-    assert shelf.put(small) is small
-    assert isinstance(shelf.put(torch.nn.Parameter(large)), torch.nn.Parameter)
-    kept = shelf.put(large)
-    large.fill_(3)  # the copy is its own memory
-    assert torch.equal(shelf.get(kept), torch.ones(64))
-
-
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -254,16 +222,6 @@ def test_what_does_not_go_together_is_refused(mode, options, message):
         options = options | {"memory": MemoryPolicy(**options["memory"])}
     with pytest.raises(InputError, match=message):
         TrainStep(generator, discriminators, encoder, StepConfig(**options))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"checkpointing": "everything"}, {"tile_rows": 3}, {"micro_batch": 0}],
-    ids=lambda values: next(iter(values)),
-)
-def test_impossible_values_are_refused(values):
-    with pytest.raises(ValueError, match=next(iter(values))):
-        MemoryPolicy(**values)
 
 
 def test_too_small_a_batch_for_the_parts_is_refused():

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from dmgan_fast import ops
+from dmgan_fast.metering.dataless import CPU, Dataless, Unfit, signature
+from dmgan_fast.metering.scratch import bytes_inside
 from dmgan_fast.ops import tiled_block
-from dmgan_fast.training.dataless import CPU, Dataless, Unfit, signature
-from dmgan_fast.training.scratch import bytes_inside
 
 KINDS = ("weights", "optimiser", "gradients", "batch", "saved", "temporary")
 SAVED, TEMPORARY = KINDS.index("saved"), KINDS.index("temporary")

@@ -23,7 +23,7 @@ from dmgan_fast.metrics.moments import FeatureMoments
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
 from dmgan_fast.pictures import to_bytes
-from dmgan_fast.training.step import Batch
+from dmgan_fast.training.batch import Batch
 
 CANDIDATES = 100
 LEAST = 32  # pictures drawn, of however few captions
@@ -32,7 +32,7 @@ LOWER_IS_BETTER = {"fid": True, "kid": True, "r_precision": False}
 _log = logging.getLogger("dmgan_fast.runs")
 
 
-class Progress:
+class HeldOutMeasures:
     """Measures one generator again and again, on the same captions and noise.
 
     Args:
