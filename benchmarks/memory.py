@@ -48,7 +48,8 @@ from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training import Batch, TrainStep
-from dmgan_fast.training.planner import Measure, batch_of, largest_batch, models_of
+from dmgan_fast.training.planning.measure import Measure, batch_of, models_of
+from dmgan_fast.training.planning.search import largest_batch
 
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation

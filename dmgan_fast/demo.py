@@ -20,7 +20,7 @@ from dmgan_fast.sampling.sampler import Sampler
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.damsm import DAMSMTask, pretrain
 from dmgan_fast.training.engine import finish, steps_left
-from dmgan_fast.training.planner import batch_of, models_of
+from dmgan_fast.training.planning.measure import batch_of, models_of
 from dmgan_fast.training.trainer import train
 
 CAPTIONS = (

@@ -6,7 +6,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -61,16 +61,11 @@ def told(advice: Callable[[int | None], str]) -> Iterator[None]:
         raise OutOfMemory(advice(asked))
 
 
-@contextmanager
-def told_of_batches(what: str, batch: int, device: torch.device) -> Iterator[None]:
+def told_of_batches(what: str, batch: int, device: torch.device) -> AbstractContextManager[None]:
     """Within, running out of memory becomes ``OutOfMemory`` that says to take fewer pictures at once."""
-    with told(
-        lambda asked: (
-            f"out of memory while {what}, {batch} pictures at once{numbers(asked, free_memory(device))}; "
-            + (f"take fewer at once: --batch {max(1, batch // 4)}" if batch > 1 else "one picture alone does not fit")
-        )
-    ):
-        yield
+    way = f"take fewer at once: --batch {max(1, batch // 4)}" if batch > 1 else "one picture alone does not fit"
+    what = f"out of memory while {what}, {batch} pictures at once"
+    return told(lambda asked: f"{what}{numbers(asked, free_memory(device))}; {way}")
 
 
 def levers(command: str, error: BaseException, device: torch.device) -> str:

@@ -9,7 +9,7 @@ from pydantic import ByteSize, TypeAdapter
 from dmgan_fast.errors import InputError
 
 # ``ByteSize`` looks at the beginning of a text alone, and takes gigabits for what is written 24Gb.
-SPELLING = re.compile(r"\s*\d+(\.\d+)?\s*([KMGT]?i?B)?\s*")
+SPELLING = re.compile(r"\s*\d+(\.\d+)?\s*(B|[KMGT]i?B)?\s*")
 
 
 def parse_size(text: str) -> int:
@@ -18,10 +18,7 @@ def parse_size(text: str) -> int:
     Raises:
         InputError: if it is none of these, or less than a byte.
     """
-    try:
-        size = int(TypeAdapter(ByteSize).validate_python(text)) if SPELLING.fullmatch(text) else 0
-    except ValueError:
-        size = 0
+    size = int(TypeAdapter(ByteSize).validate_python(text)) if SPELLING.fullmatch(text) else 0
     if size < 1:
         raise InputError(f"memory must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
     return size

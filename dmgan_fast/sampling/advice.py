@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -14,11 +13,9 @@ from dmgan_fast.sizes import show_size
 SMALLEST_TILE, USUAL_TILE = 64, 256
 
 
-@contextmanager
-def told_of_drawing(generator: Generator, pictures: int, tile: int | None) -> Iterator[None]:
+def told_of_drawing(generator: Generator, pictures: int, tile: int | None) -> AbstractContextManager[None]:
     """Within, running out of memory becomes ``OutOfMemory`` that says how to draw with less."""
-    with out_of_memory.told(lambda asked: drawing_advice(generator, pictures, tile, asked)):
-        yield
+    return out_of_memory.told(lambda asked: drawing_advice(generator, pictures, tile, asked))
 
 
 def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked: int | None) -> str:
@@ -48,7 +45,7 @@ def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked:
 
 def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:
     """The peak of drawing so many pictures at once, in evaluation, without the weights."""
-    from dmgan_fast.metering.dataless import Dataless  # loads PyTorch's symbolic shapes: only when memory ran out
+    from dmgan_fast.metering.dataless import Dataless  # loads much: only when memory ran out
     from dmgan_fast.metering.meter import Meter
 
     meter = Meter(device)

@@ -17,13 +17,7 @@ from dmgan_fast.config import load_config
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.files import replace_file
-from dmgan_fast.modules import (
-    Discriminator,
-    Generator,
-    ImageEncoder,
-    ImageEncoderConfig,
-    TextEncoder,
-)
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, TextEncoder
 from dmgan_fast.modules.pretrained import CONFIG_NAME, UNKNOWN_WORDS, WEIGHTS_NAME, PretrainedModel, load_weights
 from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint, load_checkpoint, steps_of
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
@@ -274,8 +268,7 @@ def _missing(bundle: Bundle, weights: str | os.PathLike[str] | None, missing: Se
     if bundle.checkpoint is not None:
         return (
             f"{bundle.checkpoint}: {', '.join(missing)} is neither in this checkpoint nor in {bundle.folder}, "
-            "where its "
-            "run keeps what it does not train"
+            "where its run keeps what it does not train"
         )
     return f"no weights at {str(weights)!r}: {', '.join(missing)} missing there (and in weights/)"
 

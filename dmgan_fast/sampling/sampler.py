@@ -89,11 +89,7 @@ class Sampler:
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | os.PathLike[str] | None = None,
-        *,
-        device: str = "auto",
-        step: str | int | None = None,
+        cls, folder: str | os.PathLike[str] | None = None, *, device: str = "auto", step: str | int | None = None
     ) -> Sampler:
         """Load ``folder`` (a run, its ``weights/``, or one of its checkpoints); None: the weights in the package.
 

@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from dmgan_fast.runs.policy import MemoryPolicy
     from dmgan_fast.sampling import Sampler
     from dmgan_fast.training.batch import Batch
-    from dmgan_fast.training.planner import Plan, plan
+    from dmgan_fast.training.planning.plan import Plan
+    from dmgan_fast.training.planning.planner import plan
     from dmgan_fast.training.step import TrainStep
 
 _NAMES = {
     "Batch": "training.batch",
     "MemoryPolicy": "runs.policy",
-    "Plan": "training.planner",
+    "Plan": "training.planning.plan",
     "Sampler": "sampling",
     "StepConfig": "runs.config",
     "TrainStep": "training.step",
-    "plan": "training.planner",
+    "plan": "training.planning.planner",
 }
 
 __all__ = ["Batch", "MemoryPolicy", "Plan", "Sampler", "StepConfig", "TrainStep", "plan"]

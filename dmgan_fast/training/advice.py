@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -12,11 +11,9 @@ from dmgan_fast.runs.config import LoopConfig, TrainConfig
 from dmgan_fast.sizes import show_size
 
 
-@contextmanager
-def told_of_training(config: object, device: torch.device) -> Iterator[None]:
+def told_of_training(config: object, device: torch.device) -> AbstractContextManager[None]:
     """Within, running out of memory becomes ``OutOfMemory`` that says how to train with less."""
-    with out_of_memory.told(lambda asked: training_advice(config, device, asked)):
-        yield
+    return out_of_memory.told(lambda asked: training_advice(config, device, asked))
 
 
 def training_advice(config: object, device: torch.device, asked: int | None) -> str:
@@ -44,7 +41,7 @@ def training_advice(config: object, device: torch.device, asked: int | None) -> 
 
 
 def _step_bytes(config: TrainConfig, device: torch.device) -> int | None:
-    from dmgan_fast.training.planner import measure_of  # loads PyTorch's symbolic shapes: only when memory ran out
+    from dmgan_fast.training.planning.measure import measure_of  # loads much: only when memory ran out
 
     try:
         return measure_of(config, device.type)(config.step.memory, config.loop.batch_size).peak_bytes

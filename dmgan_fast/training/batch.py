@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 @dataclass
@@ -27,10 +27,4 @@ class Batch:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """A copy on ``device``."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
-            return value if value is None else [move(item) for item in value]
-
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+        return Batch(**tree_map_only(Tensor, lambda x: x.to(device, non_blocking=non_blocking), vars(self)))

@@ -65,8 +65,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     stages = [str(side) for side in wanted.image_sizes if side not in config.image_sizes]
     _log.info(
         "started from %s; taken over: generator for sides %s, discriminators %s; fresh: discriminators %s, stages "
-        "of the "
-        "generator %s, all optimisers",
+        "of the generator %s, all optimisers",
         bundle,
         ", ".join(map(str, config.image_sizes)),
         ", ".join(str(d.config.image_size) for d in step.discriminators if d.config.image_size in sides) or "none",

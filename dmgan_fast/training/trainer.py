@@ -33,11 +33,7 @@ class GANTask:
     kind = "gan"
 
     def __init__(
-        self,
-        config: TrainConfig,
-        encoders: Path | Bundle,
-        dataset: CaptionedPictures,
-        held_out: CaptionedPictures,
+        self, config: TrainConfig, encoders: Path | Bundle, dataset: CaptionedPictures, held_out: CaptionedPictures
     ) -> None:
         self.config = config
         self.device = pick_device(config.loop.device)

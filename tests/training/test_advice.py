@@ -13,7 +13,7 @@ from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sizes import show_size
 from dmgan_fast.training import advice
 from dmgan_fast.training.damsm import DAMSMTask, pretrain
-from dmgan_fast.training.planner import plan
+from dmgan_fast.training.planning.planner import plan
 from dmgan_fast.training.trainer import GANTask, train
 from tests.cli.calls import call
 from tests.test_out_of_memory import CPU

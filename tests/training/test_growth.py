@@ -14,7 +14,7 @@ from dmgan_fast.runs.checkpoints import latest_checkpoint, load_checkpoint
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.sampling.bundle import save_bundle
-from dmgan_fast.training.planner import fit
+from dmgan_fast.training.planning.planner import fit
 from dmgan_fast.training.trainer import train
 from tests.cli.calls import call
 from tests.training.conftest import train_config

@@ -105,7 +105,9 @@ def test_a_generator_that_draws_nan_is_not_measured_and_never_best(pictures, enc
     held_out = open_dataset(str(pictures), "test", image_sizes=(64, 128), vocabulary=open_bundle(encoders).vocabulary)
     task = GANTask(train_config(pictures, encoders), encoders, held_out, held_out)
     encoder = task.held_out_measures.image_encoder.forward
-    monkeypatch.setattr(task.held_out_measures.image_encoder, "forward", lambda x: tuple(y * torch.nan for y in encoder(x)))
+    monkeypatch.setattr(
+        task.held_out_measures.image_encoder, "forward", lambda x: tuple(y * torch.nan for y in encoder(x))
+    )
     assert task.measure() == {}
     assert "draws NaN" in caplog.text
 

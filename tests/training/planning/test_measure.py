@@ -1,7 +1,6 @@
-"""The planner: predictions against what a real step allocates, and the choice of a policy."""
+"""Predictions of memory and arithmetic against what a real step allocates."""
 
 import gc
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,14 +8,12 @@ import pytest
 import torch
 
 from benchmarks.harness import allocation_peak
-from dmgan_fast.errors import InputError
-from dmgan_fast.modules import GeneratorConfig
 from dmgan_fast.ops import tiled_block
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.runs.presets import build_config
-from dmgan_fast.training import planner
-from dmgan_fast.training.planner import Plan, plan
+from dmgan_fast.training.planning import measure as measuring
+from dmgan_fast.training.planning.planner import plan
 from dmgan_fast.training.step import TrainStep
 
 MiB = 1 << 20
@@ -46,15 +43,15 @@ def with_encoder(config, damsm_weight):
 
 
 def predicted(config, policy, batch_size, device="cpu"):
-    return planner.measure_of(config, device)(policy, batch_size)
+    return measuring.measure_of(config, device)(policy, batch_size)
 
 
 def real_peak(config, policy, batch_size):
     """Bytes of a real step's peak: those of its state, and what PyTorch allocates beyond them."""
     torch.manual_seed(0)
-    step = planner.models_of(config)
+    step = measuring.models_of(config)
     step.set_memory(policy)
-    batch, noise = planner.batch_of(config, batch_size)
+    batch, noise = measuring.batch_of(config, batch_size)
     for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
         tensor.normal_()
     step(batch, **noise)  # makes the optimisers' state
@@ -89,8 +86,8 @@ def test_predicted_peak_is_within_five_per_cent_of_the_real_one(name, precision)
 def whole_step(config, policy, batch_size, monkeypatch):
     """Of a step run as one and in all its micro-batches, on tensors without data."""
     with monkeypatch.context() as patch:
-        patch.setattr(planner._FewParts, "_micro_batches", TrainStep._micro_batches)
-        measure = planner.Measure(config, "cpu")
+        patch.setattr(measuring._FewParts, "_micro_batches", TrainStep._micro_batches)
+        measure = measuring.Measure(config, "cpu")
         measure.step.set_memory(policy)
         with measure._batch(batch_size) as (batch, noise):
             measure.step(batch, **noise)
@@ -118,11 +115,11 @@ def test_a_step_costs_what_its_parts_do(name, batch_size, damsm_weight, monkeypa
 def test_a_third_batch_costs_what_two_others_tell(name, monkeypatch):
     policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
     chosen = with_encoder(config(), 5.0)
-    measure = planner.Measure(chosen, "cpu")
+    measure = measuring.Measure(chosen, "cpu")
     for batch_size in (18, 22):  # from 17 to 63 images every convolution runs the same kernel
         measure(policy, batch_size)
     with monkeypatch.context() as patch:
-        patch.setattr(planner.Measure, "_batch", None)  # runs nothing
+        patch.setattr(measuring.Measure, "_batch", None)  # runs nothing
         found = measure(policy, 42)
     assert_alike(found, whole_step(chosen, policy, 42, monkeypatch))
 
@@ -140,7 +137,7 @@ def test_bytes_are_told_by_kind():
     chosen = config()
     cost = predicted(chosen, MemoryPolicy(), 4)
     torch.manual_seed(0)
-    step = planner.models_of(chosen)
+    step = measuring.models_of(chosen)
     models = (step.generator, *step.discriminators, step.average)
     weights = sum(t.nbytes for m in models for t in (*m.parameters(), *m.buffers()))
     assert cost.peak["weights"] == weights
@@ -152,70 +149,15 @@ def test_bytes_are_told_by_kind():
 
 
 def test_every_level_costs_what_it_says():
-    measure = planner.measure_of(config(), "cpu")
+    measure = measuring.measure_of(config(), "cpu")
     none, op, block, tile = (measure(POLICIES[name], 4) for name in ("none", "op", "block", "tile"))
     assert none.peak_bytes > op.peak_bytes > block.peak_bytes > tile.peak_bytes
     assert none.flops < op.flops < block.flops < tile.flops
 
 
 def test_recomputed_glus_run_no_convolution_of_pytorchs_again():
-    measure = planner.measure_of(config(precision="bf16"), "cpu")
+    measure = measuring.measure_of(config(precision="bf16"), "cpu")
     assert measure(POLICIES["none"], 4).flops == measure(POLICIES["op"], 4).flops
-
-
-def test_the_cheapest_policy_that_fits_is_chosen():
-    chosen = config()
-    plenty = plan(chosen, batch_size=4, memory_bytes=150 * MiB, device="cpu")
-    assert plenty.fits
-    assert plenty.policy == MemoryPolicy()
-    assert plenty.recompute_flops == 0
-    tight = plan(chosen, batch_size=4, memory_bytes=plenty.peak_bytes - 1, device="cpu")
-    assert tight.fits
-    assert tight.policy != MemoryPolicy()
-    assert tight.peak_bytes < plenty.peak_bytes
-    assert tight.peak_bytes == sum(tight.peak.values())
-    fitting = [cost for cost in tight.tried if cost.peak_bytes <= tight.memory_bytes]
-    assert tight.flops == min(cost.flops for cost in fitting)
-    # What is said to fit does fit, and one more does not.
-    measure = planner.measure_of(chosen, "cpu")
-    *_, frugal = planner._ladder(chosen, 4)
-    largest = tight.largest_batch
-    assert measure(frugal, largest).peak_bytes <= tight.memory_bytes < measure(frugal, largest + 1).peak_bytes
-    assert tight.largest_side == 128
-    assert plenty.largest_side == 256
-
-
-def test_if_nothing_fits_it_says_what_would():
-    nothing = plan(config(), batch_size=64, memory_bytes=60 * MiB, device="cpu")
-    assert not nothing.fits
-    assert nothing.peak_bytes == min(cost.peak_bytes for cost in nothing.tried)
-    assert 2 <= nothing.largest_batch < 64
-    text = nothing.explain()
-    assert "does not fit" in text
-    assert f"a batch of {nothing.largest_batch}" in text
-    hopeless = plan(config(), batch_size=2, memory_bytes=MiB, device="cpu")
-    assert (hopeless.fits, hopeless.largest_batch, hopeless.largest_side) == (False, 0, 0)
-
-
-def test_a_plan_can_be_read_by_programs_and_by_people():
-    made = plan(config(), batch_size=3, memory_bytes=100 * MiB, device="cpu")
-    values = json.loads(made.to_json())
-    wanted = {"fits", "policy", "peak_bytes", "bytes_per_picture", "largest_batch", "recompute_flops"}
-    assert wanted <= values.keys()
-    assert (
-        MemoryPolicy(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["policy"].items()}) == made.policy
-    )
-    assert values["peak_bytes"] == made.peak_bytes == sum(values["peak"].values())
-    for word in ("policy", "weights", "optimiser", "saved", "TFLOP", "one picture", "batch", "side"):
-        assert word in made.explain()
-
-
-def test_a_generator_configuration_is_enough():
-    generator = GeneratorConfig(image_sizes=(64,), base_channels=4, word_channels=16)
-    made = plan(generator, batch_size=2, memory_bytes=8 << 30, device="cpu")
-    assert isinstance(made, Plan)
-    assert made.side == 64
-    assert made.peak["weights"] > 80 * MiB  # the paper's image encoder is part of the step
 
 
 def test_on_a_gpu_the_host_layouts_of_a_cpu_are_not_counted():
@@ -224,24 +166,3 @@ def test_on_a_gpu_the_host_layouts_of_a_cpu_are_not_counted():
     assert on_gpu.peak_bytes <= on_cpu.peak_bytes
     assert discriminator[0] < discriminator[1]
     assert "not yet verified on a GPU" in plan(config(), batch_size=2, memory_bytes=60 * MiB, device="cuda").explain()
-
-
-@pytest.mark.parametrize("norm", [{"spectral_norm": "official"}, {"spectral_norm": "none", "batch_norm": True}])
-def test_discriminators_that_need_whole_batches_are_planned_without_micro_batches(norm):
-    official = replace(config(), **norm)
-    made = plan(official, batch_size=8, memory_bytes=MiB, device="cpu")
-    assert all(cost.policy.micro_batch is None for cost in made.tried)
-    step = planner.models_of(official)
-    assert isinstance(step, TrainStep)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 1, "memory_bytes": 1 << 30}, "batch_size must be at least 2"),
-        ({"batch_size": 4, "memory_bytes": 0}, "memory_bytes must be positive"),
-    ],
-)
-def test_impossible_questions_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        plan(config(), **options)
