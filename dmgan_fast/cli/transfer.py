@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ def import_files(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the weights, for --weights, --damsm and --init-from.")],
     vocabulary: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="Whose words the text encoder knows: --vocabulary captions.pickle."),
     ] = None,
     mask_mode: Annotated[
@@ -52,7 +52,7 @@ def export(
             help="*.onnx, *.pt2 (for torch.export.load), or a folder for the authors' netG.pth, netD0.pth and encoders."
         ),
     ],
-    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    weights: Annotated[Path | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
     words: Annotated[int, typer.Option(help="In a graph: words to which captions are padded with 0.")] = 25,
 ) -> None:
