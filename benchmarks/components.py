@@ -22,8 +22,8 @@ from benchmarks.common import Rows, Table, environment, finish, parser_of
 from benchmarks.harness import spread, take_turns
 from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast import contract
-from dmgan_fast.training.dataless import Dataless
-from dmgan_fast.training.meter import Meter
+from dmgan_fast.metering.dataless import Dataless
+from dmgan_fast.metering.meter import Meter
 from dmgan_fast.training.step import TrainStep
 
 PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")

@@ -8,7 +8,7 @@ import torch
 from benchmarks.common import Target, environment
 from benchmarks.harness import DIRECTIONS, TOLERANCE
 from benchmarks.ops import BENCHMARKS
-from dmgan_fast.training.dataless import Dataless
+from dmgan_fast.metering.dataless import Dataless
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -29,14 +29,16 @@ from benchmarks.authors.step import AuthorsStep
 from benchmarks.common import RESULTS, Row, environment, keep_freed_memory, parser_of, write_json
 from benchmarks.harness import allocation_peak, in_own_process, spread, take_turns
 from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs
+from dmgan_fast.metering.dataless import Dataless
+from dmgan_fast.metering.meter import Meter
 from dmgan_fast.modules import Generator, draw_in_tiles
 from dmgan_fast.modules.generator import sides_up_to
-from dmgan_fast.training.config import TrainConfig, build_config
-from dmgan_fast.training.dataless import Dataless
-from dmgan_fast.training.meter import Meter
-from dmgan_fast.training.planner import Measure, largest_batch
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import TrainStep
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.training import TrainStep
+from dmgan_fast.training.planning.measure import Measure
+from dmgan_fast.training.planning.search import largest_batch
 
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation

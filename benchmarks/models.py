@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.authors.step import AuthorsStep
 from dmgan_fast.modules import Discriminator, Generator, GeneratorConfig, ImageEncoder, ImageEncoderConfig, padding_mask
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.training import Batch, StepConfig, TrainStep
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from benchmarks.authors.step import generate
 from benchmarks.common import Rows, case_table, environment, finish, parser_of
 from benchmarks.harness import TOLERANCE, allocation_peak, error, spread, take_turns
 from benchmarks.models import BIRDS, Models, Setting, batch_of
+from dmgan_fast.modules import fold
 
 SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 
@@ -21,7 +22,7 @@ SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 def implementations(setting: Setting, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     """Name → the largest pictures."""
     generator = Models.build(setting).generator.eval()
-    folded, given = generator.folded(), batch_of(setting)
+    folded, given = fold(generator), batch_of(setting)
     batch = given["batch"]
     inputs = (given["noise"], batch.sentence, batch.words, batch.padding_mask)
     eps = given["eps"]

@@ -32,7 +32,7 @@ from benchmarks.harness import (
     take_turns,
 )
 from benchmarks.models import BIRDS, COCO, DEMO, Models, Setting, batch_of, ours, theirs
-from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.runs.policy import MemoryPolicy
 
 Step = Callable[..., Any]
 DIRECTION = "step"

@@ -21,28 +21,17 @@ if TYPE_CHECKING:
         TextEncoder,
         TextEncoderConfig,
     )
-    from dmgan_fast.training import Batch, MemoryPolicy, Plan, Sampler, StepConfig, TrainStep, plan
+    from dmgan_fast.sampling import Sampler
+    from dmgan_fast.training import Batch, MemoryPolicy, Plan, StepConfig, TrainStep, plan
 
-_MODULES = ("compat", "data", "evaluation", "functional", "info", "losses", "modules", "reference", "training")
-_NAMES = {
-    "AttnGenerator": "modules",
-    "Batch": "training",
-    "Discriminator": "modules",
-    "DiscriminatorConfig": "modules",
-    "Generator": "modules",
-    "GeneratorConfig": "modules",
-    "GeneratorOutput": "modules",
-    "ImageEncoder": "modules",
-    "ImageEncoderConfig": "modules",
-    "MemoryPolicy": "training",
-    "Plan": "training",
-    "Sampler": "training",
-    "StepConfig": "training",
-    "TextEncoder": "modules",
-    "TextEncoderConfig": "modules",
-    "TrainStep": "training",
-    "plan": "training",
+_MODULES = "compat data evaluation functional info losses metrics modules reference sampling training".split()  # noqa: SIM905
+_HOMES = {
+    "modules": "AttnGenerator Discriminator DiscriminatorConfig Generator GeneratorConfig GeneratorOutput ImageEncoder "
+    "ImageEncoderConfig TextEncoder TextEncoderConfig",
+    "sampling": "Sampler",
+    "training": "Batch MemoryPolicy Plan StepConfig TrainStep plan",
 }
+_NAMES = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "AttnGenerator",

@@ -13,14 +13,15 @@ from dmgan_fast.data import make_loader, open_dataset
 from dmgan_fast.modules import ImageEncoder
 from dmgan_fast.progress import show_time
 from dmgan_fast.report import Section, write_page
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.sampling.bundle import SHIPPED
+from dmgan_fast.sampling.sampler import Sampler
 from dmgan_fast.training.allocator import keep_freed_memory
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
 from dmgan_fast.training.damsm import DAMSMTask, pretrain
 from dmgan_fast.training.engine import finish, steps_left
-from dmgan_fast.training.planner import batch_of, models_of
-from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.training.planning.measure import batch_of, models_of
 from dmgan_fast.training.trainer import train
-from dmgan_fast.training.weights import SHIPPED
 
 CAPTIONS = (
     "a red apple with green",

@@ -13,7 +13,7 @@ from PIL import Image
 from dmgan_fast import pages
 from dmgan_fast.data import open_dataset
 from dmgan_fast.pictures import picture_of, relative, shade
-from dmgan_fast.training.sampling import Drawing, Sampler
+from dmgan_fast.sampling.sampler import Drawing, Sampler
 
 MAPPED = 3  # drawings shown with their maps
 REAL = 8

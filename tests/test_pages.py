@@ -8,7 +8,7 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 
 from dmgan_fast import pages, report
-from dmgan_fast.training.sampling import Drawing
+from dmgan_fast.sampling import Drawing
 
 ODD = '<script>alert("a & b")</script>'
 

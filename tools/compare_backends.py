@@ -17,7 +17,8 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 from dmgan_fast.ops._backends import VARIABLE
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import train
 

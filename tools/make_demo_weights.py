@@ -12,9 +12,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
+from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training.damsm import pretrain
-from dmgan_fast.training.state import checkpoint_file, latest_checkpoint
 from dmgan_fast.training.trainer import train
 
 PRETRAIN_STEPS = 1500

@@ -20,7 +20,7 @@ from torchvision.models import inception_v3
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.training.step import Batch, StepConfig
+from dmgan_fast.training import Batch, StepConfig
 
 MODULES = ("model", "spectral", "GlobalAttention", "miscc", "miscc.config", "miscc.losses")
 

@@ -21,7 +21,7 @@ from dmgan_fast.modules import Discriminator, Generator
 from dmgan_fast.modules.blocks import ResidualBlock, UpBlock
 from dmgan_fast.modules.generator import RefinementStage
 from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
-from dmgan_fast.training.step import Batch, StepConfig
+from dmgan_fast.training import Batch, StepConfig
 
 MEMORY = ("gate_word", "gate_image", "word_weight", "word_bias", "image_weight", "image_bias", "key_weight")
 MEMORY += ("key_bias", "value_weight", "value_bias", "response_weight", "response_bias")

@@ -49,15 +49,15 @@ def main() -> None:
 def _is_out_of_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from dmgan_fast.training.memory import is_out_of_memory
+    from dmgan_fast.out_of_memory import is_out_of_memory
 
     return is_out_of_memory(error)
 
 
 def _levers(arguments: list[str], error: Exception) -> str:
     """What to do where nothing nearer to it knew better."""
-    from dmgan_fast.training.devices import pick_device
-    from dmgan_fast.training.memory import levers
+    from dmgan_fast.devices import pick_device
+    from dmgan_fast.out_of_memory import levers
 
     return levers(_command(arguments), error, pick_device("auto"))
 

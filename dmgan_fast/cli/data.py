@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,12 +24,11 @@ def check(
         int, typer.Option(min=1, help="Name images smaller than this resolution, as --size 512.")
     ] = DEFAULT_SIZE,
     damsm: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="DIR", help="Encoders whose words to compare with the captions', as --damsm runs/damsm."),
     ] = None,
     batch: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Images a step that training images must suffice for, as --batch 48."),
+        int | None, typer.Option(min=1, help="Images a step that training images must suffice for, as --batch 48.")
     ] = None,
     decode: Annotated[
         bool,
@@ -81,7 +80,7 @@ def _look(
     skip_bad: int | None = None,
 ) -> Report:
     from dmgan_fast.data import Purpose, check_data
-    from dmgan_fast.training.weights import open_bundle
+    from dmgan_fast.sampling.bundle import open_bundle
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
     with working("looking at the images"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,49 +14,44 @@ from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, us
 
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
 def evaluate(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
-    weights: Annotated[Optional[str], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    weights: Annotated[str | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
     pictures: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Evaluate these pictures instead, whoever drew them."),
+        str | None, typer.Option(metavar="DIR", help="Evaluate these pictures instead, whoever drew them.")
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Whose test split is drawn and compared with: a folder or 'demo'; default: the run's."),
     ] = None,
     damsm: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="DIR", help="Encoders for R-precision; default: those the run was trained with."),
     ] = None,
     count: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Pictures; default: 30000 to draw, all in --pictures.", show_default=False),
+        int | None, typer.Option(help="Pictures; default: 30000 to draw, all in --pictures.", show_default=False)
     ] = None,
     metrics: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME,...", help="Only these; default: all that the weights here allow."),
+        str | None, typer.Option(metavar="NAME,...", help="Only these; default: all that the weights here allow.")
     ] = None,
     inception: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Folder of Inception weights; default: PyTorch's cache."),
+        str | None, typer.Option(metavar="DIR", help="Folder of Inception weights; default: PyTorch's cache.")
     ] = None,
     classifier: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Inception-v3 fine-tuned on birds, for is-birds."),
+        str | None, typer.Option(metavar="FILE", help="Inception-v3 fine-tuned on birds, for is-birds.")
     ] = None,
     statistics: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(metavar="METRIC=FILE", help="An .npz of mu and sigma for the real pictures; may be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of noise, captions and candidates.")] = 0,
     max_words: Annotated[int, typer.Option(help="Words a caption is cut to; the paper: 25 for CUB, 20 for COCO.")] = 25,
-    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch", help="Pictures at once.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     skip_bad: SkipBad = None,
     cache: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache."),
+        str | None, typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache.")
     ] = None,
     save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the drawn pictures.")] = False,
     keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep the drawn pictures' features.")] = False,
@@ -75,27 +70,11 @@ def evaluate(
     from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, by_reason, shown
 
     use_threads(threads)
-    values = {
-        "weights": weights,
-        "step": step,
-        "pictures": pictures,
-        "data": data,
-        "damsm": damsm,
-        "count": count,
-        "metrics": split_names(metrics),
-        "inception": inception,
-        "classifier": classifier,
-        "statistics": dict(pair(given) for given in statistics or []),
-        "seed": seed,
-        "max_words": max_words,
-        "batch_size": batch,
-        "device": device,
-        "skip_bad": skip_bad or 0,
-        "cache": cache,
-        "save_pictures": save_pictures,
-        "keep_features": keep_features,
-    }
-    report = run(load_config(EvaluationConfig, values, where="evaluate"), out)
+    settings = {name: value for name, value in context.params.items() if name not in ("out", "threads")}
+    settings["metrics"] = split_names(metrics)
+    settings["statistics"] = dict(pair(given) for given in statistics or [])
+    settings["skip_bad"] = skip_bad or 0
+    report = run(load_config(EvaluationConfig, settings, where="evaluate"), out)
     if os.environ.get("RANK", "0") != "0":
         return
     for metric in report["metrics"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,19 +19,18 @@ def ablate(
         Path, typer.Option(help="Folder for runs, table and figure; the same command goes on after a stop.")
     ],
     variants: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="NAME,...", help="What to compare with the first; also KEY=VALUE. Default: the paper's."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
     count: Annotated[int, typer.Option(min=2, help="Pictures drawn for each evaluation.")] = 2000,
-    metrics: Annotated[Optional[str], typer.Option(metavar="NAME,...", help="Those of evaluate.")] = None,  # noqa: UP045
+    metrics: Annotated[str | None, typer.Option(metavar="NAME,...", help="Those of evaluate.")] = None,
     damsm: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="DIR", help="Folder of a finished `pretrain`; default: the preset's, trained first."),
     ] = None,
     judge: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="DIR", help="Encoders to measure with; default: those of the training."),
+        str | None, typer.Option(metavar="DIR", help="Encoders to measure with; default: those of the training.")
     ] = None,
     data: DataFolder = None,
     config: ConfigFile = None,

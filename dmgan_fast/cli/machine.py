@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,12 +17,12 @@ from dmgan_fast.errors import InputError
 def benchmark(
     report: Annotated[Path, typer.Option(metavar="FILE", help="The page to write: one HTML file with all figures.")],
     run: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="PART,...", help="Measure first: all, or some of the parts; default: only committed results."
         ),
     ] = None,
-    authors: Annotated[Optional[Path], typer.Option(help="A checkout of the authors' DM-GAN, also timed.")] = None,  # noqa: UP045
+    authors: Annotated[Path | None, typer.Option(help="A checkout of the authors' DM-GAN, also timed.")] = None,
 ) -> None:
     """Speed and memory against the authors' code and other rivals, as a page; in a checkout of this project."""
     import subprocess

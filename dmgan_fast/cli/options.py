@@ -7,24 +7,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from dmgan_fast.errors import InputError
 
 Preset = Annotated[str, typer.Option(help="Settings to start from: birds, coco, attngan-birds, attngan-coco or demo.")]
-ConfigFile = Annotated[Optional[Path], typer.Option("--config", help="YAML file over the preset.")]  # noqa: UP045
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file over the preset.")]
 Settings = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, as loop.steps=500; may be repeated."),
 ]
 DataFolder = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--data", help="'demo' or a folder: CUB, COCO, flowers, or your own (docs/data.md)."),
+    str | None, typer.Option("--data", help="'demo' or a folder: CUB, COCO, flowers, or your own (docs/data.md).")
 ]
 SkipBad = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--skip-bad",
         metavar="N",
@@ -34,24 +33,18 @@ SkipBad = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
-Threads = Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")]  # noqa: UP045
-Size = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's."),
-]
-Precision = Annotated[Optional[str], typer.Option("--dtype", help="fp32, bf16 or fp16.")]  # noqa: UP045
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Size = Annotated[int | None, typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's.")]
+Precision = Annotated[str | None, typer.Option("--dtype", help="fp32, bf16 or fp16.")]
 
 Device = Annotated[
     str, typer.Option(help="Where: auto (a GPU if there is one), cpu, cuda or cuda:N, as --device cuda:1.")
 ]
 Step = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
 ]
-Batch = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's."),
-]
+Batch = Annotated[int | None, typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's.")]
 
 
 def data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:

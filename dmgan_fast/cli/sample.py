@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from dmgan_fast.cli.options import Device, Step
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from dmgan_fast.training.sampling import Drawing, Sampler
+    from dmgan_fast.sampling.sampler import Drawing, Sampler
 
 SHOWN = 100  # pictures in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
@@ -24,20 +24,20 @@ BYTES = 120  # and bytes, for file systems that take 255 in all
 @app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
 def sample(
     captions: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(metavar="CAPTION...", help="What to draw; - reads standard input.", show_default=False),
     ] = None,
-    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    weights: Annotated[Path | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
     file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="Pictures of each caption: --count 4.")] = 1,
     between: Annotated[
-        Optional[tuple[str, str]],  # noqa: UP045
+        tuple[str, str] | None,
         typer.Option(
             metavar="FROM TO",
             help='Pictures on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
@@ -46,13 +46,12 @@ def sample(
     steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
     truncation: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
     tile: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory."),
+        int | None, typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory.")
     ] = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
@@ -61,7 +60,7 @@ def sample(
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
 ) -> None:
     """Draw pictures from captions, at every side."""
-    from dmgan_fast.training.sampling import Sampler
+    from dmgan_fast.sampling.sampler import Sampler
 
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):

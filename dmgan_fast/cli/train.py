@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -56,8 +56,9 @@ def pretrain(
     threads: Threads = None,
 ) -> None:
     """Train the text and image encoders (DAMSM)."""
+    from dmgan_fast.runs.config import PretrainConfig
+    from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import damsm
-    from dmgan_fast.training.config import PretrainConfig, build_config
 
     use_threads(threads)
     values = data_values(data, skip_bad)
@@ -72,7 +73,7 @@ def pretrain(
 def train(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     damsm: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="A `pretrain` run, its best/, one of its checkpoints, or imported encoders; in the config `encoders:`."
         ),
@@ -85,11 +86,11 @@ def train(
     batch: Batch = None,
     dtype: Precision = None,
     memory: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Budget, as 24GiB: choose what is kept and what is computed again so that a step fits."),
     ] = None,
     init_from: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "--init-from",
             help="A run or weights, discriminators too if they are there: begin with it; new stages start fresh.",
@@ -100,9 +101,10 @@ def train(
     threads: Threads = None,
 ) -> None:
     """Train the GAN."""
+    from dmgan_fast.runs.config import TrainConfig
+    from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import trainer
-    from dmgan_fast.training.config import TrainConfig, build_config
-    from dmgan_fast.training.planner import fit
+    from dmgan_fast.training.planning.planner import fit
 
     use_threads(threads)
     values = data_values(data, skip_bad)
@@ -122,22 +124,24 @@ def train(
 @app.command(epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB")
 def plan(
     size: Size = None,
-    batch: Annotated[Optional[int], typer.Option(help="Pictures a step; default: the preset's.")] = None,  # noqa: UP045
+    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
     dtype: Precision = None,
-    memory: Annotated[Optional[str], typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="cpu or cuda, which need not be here.")] = None,  # noqa: UP045
+    memory: Annotated[str | None, typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, which need not be here.")] = None,
     config: ConfigFile = None,
     preset: Preset = "birds",
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What a training step needs in memory, and the cheapest way to make it fit."""
-    from dmgan_fast.training import planner
-    from dmgan_fast.training.config import TrainConfig, build_config
+    from dmgan_fast.runs.config import TrainConfig
+    from dmgan_fast.runs.presets import build_config
+    from dmgan_fast.sizes import parse_size
+    from dmgan_fast.training.planning import planner
 
     values = generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
-    budget = planner.parse_size(memory) if memory else planner.device_memory(device)
+    budget = parse_size(memory) if memory else planner.device_memory(device)
     batch_size = batch or built.loop.batch_size
     with working("running steps without data"):
         found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ def import_files(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the weights, for --weights, --damsm and --init-from.")],
     vocabulary: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="Whose words the text encoder knows: --vocabulary captions.pickle."),
     ] = None,
     mask_mode: Annotated[
@@ -52,7 +52,7 @@ def export(
             help="*.onnx, *.pt2 (for torch.export.load), or a folder for the authors' netG.pth, netD0.pth and encoders."
         ),
     ],
-    weights: Annotated[Optional[Path], typer.Option(help="A run or its weights; default: those shipped.")] = None,  # noqa: UP045
+    weights: Annotated[Path | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
     words: Annotated[int, typer.Option(help="In a graph: words to which captions are padded with 0.")] = 25,
 ) -> None:
@@ -61,15 +61,15 @@ def export(
     The graph takes captions, lengths, noise and eps.
     """
     if out.suffix:
-        from dmgan_fast.training.export import check, export_sampler
-        from dmgan_fast.training.sampling import Sampler
+        from dmgan_fast.sampling.export import check, export_sampler
+        from dmgan_fast.sampling.sampler import Sampler
 
         check(out, words)
         with working("exporting"):
             files = export_sampler(Sampler.from_pretrained(weights, device="cpu", step=step), out, words=words)
     else:
         from dmgan_fast.compat import export_bundle
-        from dmgan_fast.training.weights import SHIPPED
+        from dmgan_fast.sampling.bundle import SHIPPED
 
         with notices():
             files = export_bundle(weights or SHIPPED, out, step=step)

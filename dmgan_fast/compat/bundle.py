@@ -21,7 +21,7 @@ from dmgan_fast.errors import CheckpointError, DataError, InputError
 from dmgan_fast.foreign import read_torch, what_is
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder
 from dmgan_fast.modules.pretrained import PretrainedModel
-from dmgan_fast.training.weights import DISCRIMINATOR, MODELS, VOCABULARY_NAME, save_bundle
+from dmgan_fast.sampling.bundle import DISCRIMINATOR, MODELS, VOCABULARY_NAME, save_bundle
 
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before PyTorch 1.6 begins so
 READERS = {
@@ -210,8 +210,7 @@ def _unknown(tensors: Mapping[str, Any]) -> str:
     if any("Mixed_7c" in name for name in names):
         return (
             "an Inception-v3 without the heads of an image encoder; `pretrain --set inception_weights=FILE` starts "
-            "from "
-            "it"
+            "from it"
         )
     shown = ", ".join(names[:4])
     return (
@@ -237,14 +236,13 @@ def _check(found: Imported, origins: dict[str, str]) -> None:
     if text is not None and words is None:
         raise CheckpointError(
             f"{origins['text_encoder']}: the text encoder knows {text.config.vocabulary_size} words by their "
-            "numbers only, "
-            "and no file says which words these are; give the captions.pickle of those who trained it (or --vocabulary)"
+            "numbers only, and no file says which words these are; give the captions.pickle of those who trained it "
+            "(or --vocabulary)"
         )
     if text is not None and words is not None and text.config.vocabulary_size != len(words):
         raise CheckpointError(
             f"{origins['text_encoder']} has {text.config.vocabulary_size} words, {origins['vocabulary']} has "
-            f"{len(words)}: "
-            "they do not belong together; give the captions.pickle of those who trained the encoder"
+            f"{len(words)}: they do not belong together; give the captions.pickle of those who trained the encoder"
         )
     widths = {name: _word_channels(model) for name, model in models.items()}
     if len(set(widths.values())) > 1:
@@ -259,8 +257,7 @@ def _check(found: Imported, origins: dict[str, str]) -> None:
         name = f"{DISCRIMINATOR}{beyond[0]}"
         raise CheckpointError(
             f"{origins[name]} judges pictures of side {beyond[0]}, but {origins['generator']} draws {sides}; they "
-            "do not "
-            "belong together"
+            "do not belong together"
         )
 
 

@@ -43,7 +43,7 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.discriminator import FEATURE_SIDE
 from dmgan_fast.modules.pretrained import UNKNOWN_WORDS, check_shapes
-from dmgan_fast.training.weights import MODELS, latest_bundle, open_bundle
+from dmgan_fast.sampling.bundle import MODELS, latest_bundle, open_bundle
 
 COUNTER = "num_batches_tracked"
 

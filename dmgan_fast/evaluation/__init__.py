@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmgan_fast.evaluation._checks import EvaluationWarning
-from dmgan_fast.evaluation.frechet import frechet_distance
-from dmgan_fast.evaluation.inception_score import inception_score
-from dmgan_fast.evaluation.kernel import kernel_distance
-from dmgan_fast.evaluation.moments import FeatureMoments
-from dmgan_fast.evaluation.retrieval import r_precision
+from dmgan_fast.metrics import (
+    EvaluationWarning,
+    FeatureMoments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    r_precision,
+)
 
 if TYPE_CHECKING:
     from dmgan_fast.evaluation.config import EvaluationConfig

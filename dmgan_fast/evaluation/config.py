@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 
 from dmgan_fast.config import config_dataclass
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.evaluation.metrics import Metric
-from dmgan_fast.evaluation.statistics import GivenStatistics
-from dmgan_fast.training.devices import pick_device
-from dmgan_fast.training.weights import Bundle, open_bundle
+from dmgan_fast.evaluation.catalogue import Metric
+from dmgan_fast.evaluation.given_statistics import GivenStatistics
+from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
 PICTURES = 30_000  # as the paper
 

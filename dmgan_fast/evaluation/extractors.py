@@ -21,7 +21,7 @@ from dmgan_fast.data.captions import pad
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.evaluation.weights import TF_INCEPTION, TORCHVISION_INCEPTION, digest_of, read_tensors
 from dmgan_fast.modules.image_encoder import CODE_CHANNELS, INCEPTION_SIDE, InceptionTrunk
-from dmgan_fast.training.weights import Bundle, open_bundle
+from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
 # ImageNet's mean and deviation, with which torchvision's network was once trained on pictures scaled to [-1, 1].
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

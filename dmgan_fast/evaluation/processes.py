@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from dmgan_fast.evaluation.moments import FeatureMoments
+from dmgan_fast.metrics.moments import FeatureMoments
 
 
 @dataclass(frozen=True)

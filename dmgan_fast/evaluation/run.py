@@ -27,7 +27,7 @@ from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import open_dataset, open_readable
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
-from dmgan_fast.evaluation._checks import EvaluationWarning, warn
+from dmgan_fast.evaluation.catalogue import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
 from dmgan_fast.evaluation.config import (
     PICTURES,
     EvaluationConfig,
@@ -38,12 +38,7 @@ from dmgan_fast.evaluation.config import (
     statistics_of,
 )
 from dmgan_fast.evaluation.extractors import DAMSMFeatures, Extractor
-from dmgan_fast.evaluation.frechet import frechet_of_moments, frechet_to_given
-from dmgan_fast.evaluation.inception_score import inception_score
-from dmgan_fast.evaluation.kernel import kernel_distance
-from dmgan_fast.evaluation.metrics import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
 from dmgan_fast.evaluation.processes import Processes
-from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.evaluation.sources import (
     DrawnPictures,
     FolderPictures,
@@ -56,10 +51,15 @@ from dmgan_fast.evaluation.sources import (
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 from dmgan_fast.evaluation.summary import by_reason, read_report, write_report
 from dmgan_fast.evaluation.weights import MissingWeights, digest_of
+from dmgan_fast.metrics._checks import EvaluationWarning, warn
+from dmgan_fast.metrics.frechet import frechet_of_moments, frechet_to_given
+from dmgan_fast.metrics.inception_score import inception_score
+from dmgan_fast.metrics.kernel_distance import kernel_distance
+from dmgan_fast.metrics.retrieval import r_precision
+from dmgan_fast.out_of_memory import told_of_batches
 from dmgan_fast.progress import Progress
-from dmgan_fast.training.memory import told_of_batches
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import VOCABULARY_NAME, Bundle, open_bundle
+from dmgan_fast.sampling.bundle import VOCABULARY_NAME, Bundle, open_bundle
+from dmgan_fast.sampling.sampler import Sampler
 
 PARTS = ("generator", "text_encoder")
 PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")

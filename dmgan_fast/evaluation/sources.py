@@ -23,7 +23,7 @@ from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.pictures import to_bytes
-from dmgan_fast.training.sampling import POSITION_STRIDE, Sampler
+from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 READERS = min(16, os.cpu_count() or 1)

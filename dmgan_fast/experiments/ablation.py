@@ -20,14 +20,15 @@ from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation import EvaluationConfig, evaluate
-from dmgan_fast.evaluation.metrics import CANDIDATES, METRICS, Weights, named
+from dmgan_fast.evaluation.catalogue import CANDIDATES, METRICS, Weights, named
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.engine import finish
 from dmgan_fast.training.trainer import train
-from dmgan_fast.training.weights import find_bundle
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dm-gan": (),
@@ -102,7 +103,7 @@ def ablate(
         raise InputError(f"ablate: variants must be names, each once, got {', '.join(variants) or 'none'}")
     for encoders in (damsm, judge):
         if encoders is not None:
-            find_bundle(encoders, "image_encoder", "text_encoder")
+            open_bundle(encoders, "image_encoder", "text_encoder")
     encoders = damsm or str(out / "encoders")
     values: dict[str, Any] = {"encoders": encoders} | ({"data": {"source": data}} if data else {})
     configs = {

@@ -26,13 +26,12 @@ from torch.nn import functional as F
 from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
-from dmgan_fast.evaluation.retrieval import r_precision
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
 from dmgan_fast.files import replace_file
+from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import DynamicMemory, Generator
 from dmgan_fast.pictures import to_bytes
-from dmgan_fast.training.sampling import POSITION_STRIDE, Sampler
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 MEMORY, ATTENTION = "dm-gan", "attention"
 SUBSETS = {
@@ -95,7 +94,7 @@ class _Ablation:
         return Sampler.from_pretrained(self.folder / "runs" / f"{variant}-seed{seed}", device="cpu")
 
     def judge(self) -> DAMSMFeatures:
-        return DAMSMFeatures(find_bundle(self.report["judge"], "image_encoder", "text_encoder"))
+        return DAMSMFeatures(Path(self.report["judge"]))
 
     def captions(self, vocabulary: Vocabulary) -> tuple[list[str], Tensor]:
         """The first caption with a known word of each test picture, and the pictures' classes ``[N]``."""

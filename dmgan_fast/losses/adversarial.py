@@ -41,46 +41,45 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
         raise InputError(
             f"discriminator_loss: real, fake and sentence differ in size: {len(real)}, {len(fake)}, {size}"
         )
-    real_features = discriminator.features(real)
-    fake_features = discriminator.features(fake.detach())
-    real_terms = [_judged_real(discriminator.logits(real_features, sentence)).mean()]
-    fake_terms = [_judged_fake(discriminator.logits(fake_features, sentence)).mean()]
-    if size > 1:
-        fake_terms.append(_judged_fake(discriminator.logits(real_features[:-1], sentence[1:])).mean())
-    real_terms.append(_judged_real(discriminator.logits(real_features)).mean())
-    fake_terms.append(_judged_fake(discriminator.logits(fake_features)).mean())
-    return torch.stack(real_terms).mean() + torch.stack(fake_terms).mean()
+    return discriminator_loss_of(discriminator, sentence, size, real=real, fake=fake, wrong_sentence=sentence[1:])
 
 
-def discriminator_loss_of_real(
-    discriminator: Discriminator, real: Tensor, sentence: Tensor, wrong_sentence: Tensor, batch: int
+def discriminator_loss_of(
+    discriminator: Discriminator,
+    sentence: Tensor,
+    batch: int,
+    *,
+    real: Tensor | None = None,
+    fake: Tensor | None = None,
+    wrong_sentence: Tensor | None = None,
 ) -> Tensor:
-    """The part of ``discriminator_loss`` that some real pictures of a batch have; a scalar.
+    """The part of ``discriminator_loss`` that some pictures of a batch have; a scalar.
 
-    With ``discriminator_loss_of_drawn`` it adds up to the whole loss, part by part, so that one graph is freed before
-    the next is built.
+    Over all pictures it adds up to the whole, part by part, so that one graph is freed before the next is built.
 
     Args:
-        real: ``[b, 3, S, S]``, ``b`` pictures in a row; ``sentence [b, D]``.
-        wrong_sentence: ``[b, D]``, those of the following pictures; one less at the end of the batch.
+        sentence: ``[b, D]``, of ``b`` pictures in a row.
         batch: pictures in the whole batch.
+        real, fake: ``[b, 3, S, S]``; one of them may be left out.
+        wrong_sentence: of real pictures, the sentences of the following ones ``[b, D]``; one less at the end of the
+            batch.
     """
-    features = discriminator.features(real)
-    right = _judged_real(discriminator.logits(features, sentence)).sum()
-    right = right + _judged_real(discriminator.logits(features)).sum()
-    loss = right / (2 * batch)
-    if len(wrong_sentence):
-        wrong = _judged_fake(discriminator.logits(features[: len(wrong_sentence)], wrong_sentence)).sum()
-        loss = loss + wrong / (3 * (batch - 1))
-    return loss
-
-
-def discriminator_loss_of_drawn(discriminator: Discriminator, fake: Tensor, sentence: Tensor, batch: int) -> Tensor:
-    """The part of ``discriminator_loss`` that some drawn pictures ``[b, 3, S, S]`` of a batch have; a scalar."""
-    features = discriminator.features(fake.detach())
-    fooled = _judged_fake(discriminator.logits(features, sentence)).sum()
-    fooled = fooled + _judged_fake(discriminator.logits(features)).sum()
-    return fooled / (batch * (3 if batch > 1 else 2))
+    # In the order of the authors' code, for networks that change on every forward.
+    of_real = None if real is None else discriminator.features(real)
+    of_fake = None if fake is None else discriminator.features(fake.detach())
+    logits, halves, thirds, terms = discriminator.logits, 2 * batch, batch * (3 if batch > 1 else 2), []
+    if of_real is not None:
+        terms.append(_judged_real(logits(of_real, sentence)).sum() / halves)
+    if of_fake is not None:
+        terms.append(_judged_fake(logits(of_fake, sentence)).sum() / thirds)
+    if of_real is not None and wrong_sentence is not None and len(wrong_sentence):
+        wrong = _judged_fake(logits(of_real[: len(wrong_sentence)], wrong_sentence))
+        terms.append(wrong.sum() / (3 * (batch - 1)))
+    if of_real is not None:
+        terms.append(_judged_real(logits(of_real)).sum() / halves)
+    if of_fake is not None:
+        terms.append(_judged_fake(logits(of_fake)).sum() / thirds)
+    return sum(terms[1:], terms[0])
 
 
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:

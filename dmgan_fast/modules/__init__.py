@@ -2,6 +2,7 @@
 
 from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.discriminator import Discriminator, DiscriminatorConfig
+from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.generator import AttnGenerator, Generator, GeneratorConfig, GeneratorOutput
 from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
 from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput, WordAttention
@@ -23,6 +24,7 @@ __all__ = [
     "TextEncoderConfig",
     "WordAttention",
     "draw_in_tiles",
+    "fold",
     "padding_mask",
     "share_batch_statistics",
 ]

@@ -1,25 +1,39 @@
-"""The generator as it draws: no batch norm is left, z = conv(x, W rstd weight) + (bias - mean rstd weight), y = GLU(z).
+"""Models without batch norms, for drawing and judging: z = conv(x, W rstd weight) + (bias - mean rstd weight).
 
-Every block is a standard convolution with a bias and one pass for the GLU; the 4×4 kernel of an up-block
-(``aten.upsample_conv3x3``) and the sum over ``cat(h, h)`` are made once instead of at every call. On CPUs the weights
-are channels-last, and PyTorch's convolutions then keep the features so.
+Every block of a generator is then a standard convolution with a bias and one pass for the GLU; the 4×4 kernel of an
+up-block (``aten.upsample_conv3x3``) and the sum over ``cat(h, h)`` are made once instead of at every call. On CPUs the
+weights are channels-last, and PyTorch's convolutions then keep the features so.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dmgan_fast.aten.upsample_conv3x3 import spread
 from dmgan_fast.modules.blocks import ImageHead, ResidualBlock, UpBlock
+from dmgan_fast.modules.generator import Generator
+from dmgan_fast.modules.image_encoder import ImageEncoder
 from dmgan_fast.modules.memory import DynamicMemory
 
-if TYPE_CHECKING:
-    from dmgan_fast.modules.generator import Generator
+Model = TypeVar("Model", Generator, ImageEncoder)
+
+
+def fold(model: Model) -> Model:
+    """A frozen copy in evaluation mode whose batch norms are folded into the convolutions before them.
+
+    The same function up to rounding, with no batch norms to train or to save. A generator is then made of plain
+    convolutions, so that it also exports, with nothing to choose in ``set_checkpointing``. Of an image encoder a
+    convolution keeps one tensor for backward instead of three; on a CPU it runs in channels-last, which its poolings
+    and 1×1 convolutions take a fifth less time in.
+    """
+    return _fold_generator(model) if isinstance(model, Generator) else _fold_encoder(model)
 
 
 class FoldedUpBlock(nn.Module):
@@ -67,8 +81,7 @@ class FoldedResidualBlock(nn.Module):
 
 
 @torch.no_grad()
-def fold(generator: Generator) -> Generator:
-    """See ``Generator.folded``."""
+def _fold_generator(generator: Generator) -> Generator:
     folded = copy.deepcopy(generator).eval()
     folded.set_checkpointing("none")
     first: Any = folded.initial_stage
@@ -85,6 +98,30 @@ def fold(generator: Generator) -> Generator:
         stage.up_block = FoldedUpBlock(stage.up_block)
     folded.image_heads = nn.ModuleList(_plain(head) for head in folded.image_heads)  # type: ignore[arg-type]
     return folded.requires_grad_(False)
+
+
+def _fold_encoder(given: ImageEncoder) -> ImageEncoder:
+    # Cloned here, as deepcopy knows no tensors without data, which the planner uses.
+    tensors: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone()) for p in given.parameters()}
+    tensors |= {id(b): b.clone() for b in given.buffers()}
+    encoder = copy.deepcopy(given, tensors).eval().requires_grad_(False)
+    for holder in list(encoder.trunk.modules()):
+        children = list(holder.named_children())
+        for (_, conv), (name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+                conv.requires_grad_(False)
+                setattr(holder, name, nn.Identity())
+        for _, child in children:
+            if isinstance(child, nn.LeakyReLU):
+                child.inplace = True
+    for conv in encoder.modules():
+        if isinstance(conv, nn.Conv2d):  # ``to`` can't lay out tensors without data
+            conv.weight = nn.Parameter(_laid_out(conv.weight), requires_grad=False)
+    return encoder
 
 
 def _plain(head: ImageHead) -> nn.Sequential:

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.blocks import BatchNormGLU, FusedNorms, ImageHead, ResidualBlock, UpBlock, init_weights
-from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.rematerialise import rematerialise
@@ -265,14 +264,6 @@ class Generator(PretrainedModel):
         elif text == "none":
             words = torch.zeros_like(words)
         return (torch.zeros_like(sentence) if text in ("words", "none") else sentence), words
-
-    def folded(self) -> Generator:
-        """A frozen copy in evaluation mode for drawing: batch norms are folded into the convolutions before them.
-
-        The same function up to rounding. It is made of plain convolutions, so that it also exports; it has no batch
-        norms to train or to save, and nothing to choose in ``set_checkpointing``.
-        """
-        return fold(self)
 
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
         """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.

@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import CheckpointError, InputError, require
@@ -86,31 +84,6 @@ class ImageEncoder(PretrainedModel):
         regions, pooled = self.trunk(images)
         return self.region_head(regions), self.code_head(pooled)
 
-    def folded(self) -> ImageEncoder:
-        """A frozen copy in evaluation mode whose batch norms are folded into the convolutions before them.
-
-        The same function up to rounding; a convolution then keeps one tensor for backward instead of three. It has no
-        batch norms to train or to save. On a CPU it runs in channels-last, which its poolings and 1×1 convolutions
-        take a fifth less time in.
-        """
-        tensors: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone()) for p in self.parameters()}
-        tensors |= {id(b): b.clone() for b in self.buffers()}
-        encoder = copy.deepcopy(self, tensors).eval().requires_grad_(False)
-        for holder in list(encoder.trunk.modules()):
-            children = list(holder.named_children())
-            for (_, conv), (name, norm) in pairwise(children):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    _fold(conv, norm)
-                    setattr(holder, name, nn.Identity())
-            for _, child in children:
-                if isinstance(child, nn.LeakyReLU):
-                    child.inplace = True
-        for conv in encoder.modules():
-            if isinstance(conv, nn.Conv2d) and conv.weight.device.type == "cpu":
-                weight = conv.weight.contiguous(memory_format=torch.channels_last)
-                conv.weight = nn.Parameter(weight, requires_grad=False)  # ``to`` can't do it to fake tensors
-        return encoder
-
     def load_inception(self, path: str | os.PathLike[str] | None = None) -> None:
         """Load ImageNet weights into the trunk: from ``path`` or from torch's cache (never from the network).
 
@@ -126,14 +99,6 @@ class ImageEncoder(PretrainedModel):
         tensors = read_torch(file, "readable checkpoint")
         assert isinstance(self.trunk, InceptionTrunk)
         self.trunk.load_imagenet(tensors, where=str(file))
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-    conv.requires_grad_(False)
 
 
 class InceptionTrunk(nn.Module):

@@ -1,4 +1,4 @@
-"""Training: the step, its memory policies and planner, the trainer, and sampling from what it made.
+"""Training: the step, its memory policies and planner, and the trainer.
 
 Names are loaded on first use.
 """
@@ -7,19 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dmgan_fast.training.planner import Plan, plan
-    from dmgan_fast.training.policy import MemoryPolicy
-    from dmgan_fast.training.sampling import Sampler
-    from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+    from dmgan_fast.runs.config import StepConfig
+    from dmgan_fast.runs.policy import MemoryPolicy
+    from dmgan_fast.sampling import Sampler
+    from dmgan_fast.training.batch import Batch
+    from dmgan_fast.training.planning.plan import Plan
+    from dmgan_fast.training.planning.planner import plan
+    from dmgan_fast.training.step import TrainStep
 
 _NAMES = {
-    "Batch": "step",
-    "MemoryPolicy": "policy",
-    "Plan": "planner",
+    "Batch": "training.batch",
+    "MemoryPolicy": "runs.policy",
+    "Plan": "training.planning.plan",
     "Sampler": "sampling",
-    "StepConfig": "step",
-    "TrainStep": "step",
-    "plan": "planner",
+    "StepConfig": "runs.config",
+    "TrainStep": "training.step",
+    "plan": "training.planning.planner",
 }
 
 __all__ = ["Batch", "MemoryPolicy", "Plan", "Sampler", "StepConfig", "TrainStep", "plan"]
@@ -27,5 +30,5 @@ __all__ = ["Batch", "MemoryPolicy", "Plan", "Sampler", "StepConfig", "TrainStep"
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        return getattr(import_module(f"dmgan_fast.training.{_NAMES[name]}"), name)
+        return getattr(import_module(f"dmgan_fast.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'dmgan_fast.training' has no attribute {name!r}")

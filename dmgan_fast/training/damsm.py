@@ -15,15 +15,15 @@ from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
 from dmgan_fast.data.loader import collate
-from dmgan_fast.evaluation.retrieval import r_precision
+from dmgan_fast.devices import pick_device
 from dmgan_fast.losses.damsm import damsm_losses
+from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import ImageEncoder, TextEncoder
-from dmgan_fast.training.config import PretrainConfig
-from dmgan_fast.training.devices import pick_device
+from dmgan_fast.runs.config import PretrainConfig
+from dmgan_fast.sampling.bundle import save_bundle
 from dmgan_fast.training.engine import check_start, run
 from dmgan_fast.training.identity import data_fingerprint
 from dmgan_fast.training.locks import only_writer, refuse_several_processes
-from dmgan_fast.training.weights import save_bundle
 
 BETAS = (0.5, 0.999)
 CANDIDATES = 100

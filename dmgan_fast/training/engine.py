@@ -20,15 +20,11 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
-from dmgan_fast.training.allocator import keep_freed_memory
-from dmgan_fast.training.config import LoopConfig
-from dmgan_fast.training.devices import pick_device
-from dmgan_fast.training.memory import told_of_training
-from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
-from dmgan_fast.training.state import (
+from dmgan_fast.runs.checkpoints import (
     checkpoint_file,
     latest_checkpoint,
     load_checkpoint,
@@ -36,7 +32,11 @@ from dmgan_fast.training.state import (
     save_checkpoint,
     set_random_state,
 )
-from dmgan_fast.training.weights import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
+from dmgan_fast.runs.config import LoopConfig
+from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
+from dmgan_fast.training.advice import told_of_training
+from dmgan_fast.training.allocator import keep_freed_memory
+from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

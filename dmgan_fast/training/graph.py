@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 WARM_UP = 3  # steps before a capture, as PyTorch asks for
 WORD_BUCKET = 6  # captions are padded to a multiple of so many words
@@ -83,7 +84,7 @@ class StepGraphs:
         inputs = pad_words(inputs)
         key = _signature(inputs)
         if key not in self._shapes:
-            self._shapes[key] = _Shape(_map(torch.clone, inputs))
+            self._shapes[key] = _Shape(tree_map_only(Tensor, torch.clone, inputs))
         shape = self._shapes[key]
         _copy(inputs, shape.buffers)
         if shape.replay is None and shape.steps < WARM_UP:
@@ -95,33 +96,13 @@ class StepGraphs:
         return {name: value.clone() for name, value in shape.metrics.items()}
 
 
-def _map(function: Callable[[Tensor], Any], value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {name: _map(function, each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_map(function, each) for each in value]
-    return value
-
-
 def _signature(inputs: Inputs) -> Any:
-    """Hashable: shapes, dtypes and devices."""
-
-    def hashable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return tuple((name, hashable(each)) for name, each in sorted(value.items()))
-        return tuple(map(hashable, value)) if isinstance(value, list) else value
-
-    return hashable(_map(lambda x: (tuple(x.shape), x.dtype, x.device), inputs))
+    """Hashable: the structure; shapes, dtypes and devices."""
+    leaves, structure = tree_flatten(inputs)
+    return str(structure), *((tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves)
 
 
-def _copy(source: Any, target: Any) -> None:
-    if isinstance(target, Tensor):
-        target.copy_(source)
-    elif isinstance(target, dict):
-        for name, value in target.items():
-            _copy(source[name], value)
-    elif isinstance(target, list):
-        for one, other in zip(source, target, strict=True):
-            _copy(one, other)
+def _copy(source: Inputs, target: Inputs) -> None:
+    for one, other in zip(tree_leaves(source), tree_leaves(target), strict=True):
+        if isinstance(other, Tensor):
+            other.copy_(one)

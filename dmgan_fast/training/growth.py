@@ -11,9 +11,9 @@ from torch import nn
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.modules.pretrained import check_shapes
-from dmgan_fast.training.state import load_checkpoint
+from dmgan_fast.runs.checkpoints import load_checkpoint
+from dmgan_fast.sampling.bundle import latest_bundle, open_bundle
 from dmgan_fast.training.step import TrainStep
-from dmgan_fast.training.weights import latest_bundle, open_bundle
 
 # Settings in which the two models may differ.
 FREE = {"image_sizes", "mask_mode", "detach_image_mean"}
@@ -65,8 +65,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     stages = [str(side) for side in wanted.image_sizes if side not in config.image_sizes]
     _log.info(
         "started from %s; taken over: generator for sides %s, discriminators %s; fresh: discriminators %s, stages "
-        "of the "
-        "generator %s, all optimisers",
+        "of the generator %s, all optimisers",
         bundle,
         ", ".join(map(str, config.image_sizes)),
         ", ".join(str(d.config.image_size) for d in step.discriminators if d.config.image_size in sides) or "none",

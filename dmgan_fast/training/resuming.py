@@ -112,13 +112,11 @@ def _refuse_places(refused: list[Change], old: Mapping[str, str], where: Path) -
         if place not in old:
             raise CheckpointError(
                 f"{where} was trained with other settings; these differ: {change.name} ({change}). It does not say "
-                "what "
-                f"its {place} held, so they can't be compared: put them at {change.old} again (a link will do)"
+                f"what its {place} held, so they can't be compared: put them at {change.old} again (a link will do)"
             )
         raise CheckpointError(
             f"{where} was trained with other {place}; these differ: {change.name} ({change}), and what lies there "
-            "is not "
-            f"the same; give the {place} of the run, or start a new run with --init-from"
+            f"is not the same; give the {place} of the run, or start a new run with --init-from"
         )
 
 
@@ -127,8 +125,7 @@ def _refuse(refused: list[Change], where: Path) -> None:
         names = ", ".join(change.name for change in refused)
         raise CheckpointError(
             f"{where} was trained with other settings; these differ: {names} ({'; '.join(map(str, refused))}). "
-            "They can't "
-            "change within a run; start a new one with --init-from"
+            "They can't change within a run; start a new one with --init-from"
         )
 
 

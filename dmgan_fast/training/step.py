@@ -7,109 +7,45 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim import Adam, Optimizer
 from torch.profiler import record_function
 
-from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
-from dmgan_fast.losses import conditioning_loss, discriminator_loss, generator_adversarial_loss
-from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
+from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
+from dmgan_fast.losses.adversarial import discriminator_loss_of
 from dmgan_fast.losses.damsm import damsm_losses
-from dmgan_fast.modules import Discriminator, Generator, ImageEncoder
+from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
+from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
 from dmgan_fast.training.offload import offloaded
-from dmgan_fast.training.policy import MemoryPolicy
+from dmgan_fast.training.optimisers import adam, take_step
 
-Precision = Literal["fp32", "bf16", "fp16"]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _log = logging.getLogger("dmgan_fast")
 
 
-@config_dataclass
-class StepConfig:
-    """Settings of a step; the defaults are the paper's for CUB birds. ``damsm_weight``: the paper's lambda.
+class Judgement(NamedTuple):
+    """Losses of the discriminators, losses of the pictures, and the gradients of these by the pictures of each side."""
 
-    ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
-    with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
-
-    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
-    parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
-    and its running statistics move once per part.
-
-    ``cuda_graph``: capture the whole step in a CUDA graph for each shape of batch (``training.graph``).
-    """
-
-    generator_learning_rate: float = 2e-4
-    discriminator_learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    damsm_weight: float = 5.0
-    conditioning_weight: float = 1.0
-    gamma1: float = 4.0
-    gamma2: float = 5.0
-    gamma3: float = 10.0
-    average_decay: float = 0.999
-    average_buffers: bool = True
-    precision: Precision = "fp32"
-    memory: MemoryPolicy = MemoryPolicy()
-    accumulate: int = 1
-    cuda_graph: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("generator_learning_rate", "discriminator_learning_rate", "gamma1", "gamma2", "gamma3"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("damsm_weight", "conditioning_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        for name, values in (("betas", self.betas), ("average_decay", (self.average_decay,))):
-            if not all(0 <= value < 1 for value in values):
-                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.cuda_graph and self.memory.offload:
-            raise InputError("cuda_graph does not go with memory.offload, which waits for the device")
-        if self.accumulate < 1:
-            raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
-
-
-@dataclass
-class Batch:
-    """What a step learns from, all on one device.
-
-    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first; ``words [B, D, T]``,
-    ``sentence [B, D]``, ``padding_mask [B, T]`` (True: padding), ``lengths [B]``, ``class_ids [B]`` or None.
-    """
-
-    images: Sequence[Tensor]
-    words: Tensor
-    sentence: Tensor
-    padding_mask: Tensor
-    lengths: Tensor
-    class_ids: Tensor | None = None
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """A copy on ``device``."""
-
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=non_blocking)
-            return value if value is None else [move(item) for item in value]
-
-        return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})
+    discriminators: dict[str, Tensor]
+    pictures: dict[str, Tensor]
+    gradients: list[Tensor]
 
 
 class TrainStep:
@@ -145,23 +81,21 @@ class TrainStep:
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
-            image_encoder = image_encoder.folded()
+            image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self.device_type = next(generator.parameters()).device.type
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
-        self.generator_optimizer = _adam(generator, config.generator_learning_rate, config)
-        self.discriminator_optimizers = [_adam(d, config.discriminator_learning_rate, config) for d in discriminators]
+        self.generator_optimizer = adam(generator, config.generator_learning_rate, config)
+        self.discriminator_optimizers = [adam(d, config.discriminator_learning_rate, config) for d in discriminators]
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
         self.set_memory(config.memory)
-        if config.accumulate > 1:
-            _log.info(
-                "the generator draws each batch in %d parts, each normalised by its own statistics", config.accumulate
-            )
+        if (parts := config.accumulate) > 1:
+            _log.info("the generator draws each batch in %d parts, each normalised by its own statistics", parts)
 
     def set_memory(self, policy: MemoryPolicy) -> None:
         """Take later steps under another memory policy. They learn the same.
@@ -204,9 +138,7 @@ class TrainStep:
         self._check(batch)
         if self._graphs is None:
             return self._step(batch, noise, eps)
-        return self._graphs(
-            {field.name: getattr(batch, field.name) for field in fields(batch)} | {"noise": noise, "eps": eps}
-        )
+        return self._graphs(vars(batch) | {"noise": noise, "eps": eps})
 
     def _step_on(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         inputs = dict(inputs)
@@ -215,44 +147,22 @@ class TrainStep:
 
     def _step(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> dict[str, Tensor]:
         parts, pictures = self.draw(batch, noise, eps)
-        losses, gradients, judged = self.judge(batch, pictures)
-        losses |= judged | self.learn_from(parts, gradients)
-        losses["generator"] = self._total(judged) + self.config.conditioning_weight * losses["conditioning"]
+        found = self.judge(batch, pictures)
+        losses = found.discriminators | found.pictures | self.learn_from(parts, found.gradients)
+        losses["generator"] = self._total(found.pictures) + self.config.conditioning_weight * losses["conditioning"]
         self.average.update(self.generator)
         return losses
 
-    # A step's three parts, which the planner and benchmarks run apart.
-
+    @record_function("draw")
     def draw(
         self, batch: Batch, noise: Tensor | None = None, eps: Tensor | None = None
-    ) -> tuple[list[GeneratorOutput], list[Tensor]]:
-        """The batch's pictures with their graphs, in ``accumulate`` parts, and for each side those of all parts."""
-        with record_function("draw"):
-            parts = self._draw(batch, noise, eps)
-            return parts, [torch.cat(side) if len(side) > 1 else side[0] for side in _by_side(parts)]
+    ) -> tuple[Iterator[GeneratorOutput], list[Tensor]]:
+        """Generate the batch's images.
 
-    def judge(self, batch: Batch, pictures: list[Tensor]) -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
-        """Update the discriminators, then have them judge: their losses, the pictures' gradients and losses."""
-        losses: dict[str, Tensor] = {}
-        for k, discriminator in enumerate(self.discriminators):
-            with record_function(f"discriminator_{discriminator.config.image_size}"):
-                losses |= self._update_discriminator(k, batch, pictures[k])
-        self._learn(False)
-        try:
-            gradients, judged = self._picture_gradients(batch, pictures)
-        finally:
-            self._learn(True)
-        return losses, gradients, judged
-
-    def learn_from(self, parts: list[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
-        """Backward from the pictures' gradients, part by part, and a step of the generator's optimiser."""
-        with record_function("generator"):
-            return self._update_generator(parts, gradients)
-
-    # ------------------------------------------------------------------------------------------------------ generator
-
-    def _draw(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> list[GeneratorOutput]:
-        """The batch's pictures with their graphs, in ``accumulate`` parts; of several parts the graphs hold nothing."""
+        Returns:
+            ``accumulate`` parts with their graphs, for ``learn_from``, and the detached images of all parts, for each
+            side. With ``accumulate > 1`` no graph is kept; each part is recomputed in backward.
+        """
         size, config = len(batch.sentence), self.generator.config
         if noise is None:
             noise = torch.randn(size, config.noise_channels, device=batch.sentence.device, dtype=batch.sentence.dtype)
@@ -267,26 +177,25 @@ class TrainStep:
         keep = offloaded() if self.config.memory.offload else nullcontext()
         with self._autocast(), keep:
             if self.config.accumulate == 1:
-                return [draw(*inputs)]
-            rows = _parts(size, -(-size // self.config.accumulate))
-            return [rematerialise(draw, *(x[part] for x in inputs), modules=(self.generator,)) for part in rows]
+                parts = [draw(*inputs)]
+            else:
+                rows = _parts(size, -(-size // self.config.accumulate))
+                parts = [rematerialise(draw, *(x[part] for x in inputs), modules=(self.generator,)) for part in rows]
+        sides = [[image.detach() for image in side] for side in zip(*(part.images for part in parts), strict=True)]
+        return _handed_over(parts), [torch.cat(side) if len(side) > 1 else side[0] for side in sides]
 
-    def _update_generator(self, parts: list[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
-        """Backward from the pictures' gradients, part by part, and a step of the optimiser."""
-        self.generator_optimizer.zero_grad(set_to_none=True)
-        size, first, conditioning = len(gradients[0]), 0, []
-        while parts:  # each part's graph is freed before the next
-            part = parts.pop(0)
-            last = first + len(part.mu)
-            loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
-            conditioning.append(loss.detach())
-            loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
-            torch.autograd.backward([*part.images, loss], [*(g[first:last] for g in gradients), None])  # type: ignore
-            first = last
-        losses = {"conditioning": torch.stack(conditioning).sum()}
-        return losses | _take_step(self.generator_optimizer, self.generator_scaler, "generator")
-
-    # -------------------------------------------------------------------------------------------------- discriminators
+    def judge(self, batch: Batch, pictures: list[Tensor]) -> Judgement:
+        """Update the discriminators, then have them and the image encoder judge."""
+        losses: dict[str, Tensor] = {}
+        for k, discriminator in enumerate(self.discriminators):
+            with record_function(f"discriminator_{discriminator.config.image_size}"):
+                losses |= self._update_discriminator(k, batch, pictures[k])
+        self._learn(False)
+        try:
+            gradients, judged = self._picture_gradients(batch, pictures)
+        finally:
+            self._learn(True)
+        return Judgement(losses, judged, gradients)
 
     def _update_discriminator(self, k: int, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Real and drawn pictures in turn, each graph freed before the next; one power iteration in all."""
@@ -300,22 +209,19 @@ class TrainStep:
             scaler.scale(value).backward()
             return value.detach()
 
+        loss_of = partial(discriminator_loss_of, discriminator)
         if discriminator.config.needs_whole_batches:  # in the authors' order
-            losses = [learn(partial(discriminator_loss, discriminator, real, fake, sentence))]
+            losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=sentence[1:]))]
         else:
             losses = []
             with hold_weights(discriminator):
                 for part in self._micro_batches(size):
                     wrong = sentence[part.start + 1 : part.stop + 1]
-                    inputs = (real[part], sentence[part], wrong, size)
-                    losses.append(learn(partial(discriminator_loss_of_real, discriminator, *inputs)))
+                    losses.append(learn(partial(loss_of, sentence[part], size, real=real[part], wrong_sentence=wrong)))
                 for part in self._micro_batches(size):
-                    drawn = (fake[part], sentence[part], size)
-                    losses.append(learn(partial(discriminator_loss_of_drawn, discriminator, *drawn)))
+                    losses.append(learn(partial(loss_of, sentence[part], size, fake=fake[part])))
         name = f"discriminator_{fake.shape[-1]}"
-        return {name: torch.stack(losses).sum()} | _take_step(optimizer, scaler, name)
-
-    # --------------------------------------------------------------------------------------------- pictures' gradients
+        return {name: torch.stack(losses).sum()} | take_step(optimizer, scaler, name)
 
     def _picture_gradients(self, batch: Batch, pictures: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
         """d loss / d picture for each side, and the losses."""
@@ -371,34 +277,43 @@ class TrainStep:
         assert self.image_encoder is not None
         return [self.image_encoder(pictures[part]) for part in self._micro_batches(len(pictures))]
 
-    # ---------------------------------------------------------------------------------------------------------- state
+    @record_function("generator")
+    def learn_from(self, parts: Iterator[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
+        """Backward from the pictures' gradients, part by part, and a step of the generator's optimiser.
+
+        Args:
+            parts: what ``draw`` gave; each is let go of before the next, so that its graph is freed.
+            gradients: of the loss by the pictures, for each side.
+        """
+        self.generator_optimizer.zero_grad(set_to_none=True)
+        size, first, conditioning = len(gradients[0]), 0, []
+        for part in parts:
+            last = first + len(part.mu)
+            loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
+            conditioning.append(loss.detach())
+            loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
+            torch.autograd.backward([*part.images, loss], [*(g[first:last] for g in gradients), None])  # type: ignore
+            first = last
+        losses = {"conditioning": torch.stack(conditioning).sum()}
+        return losses | take_step(self.generator_optimizer, self.generator_scaler, "generator")
+
+    def _owned(self) -> Iterator[tuple[str, Any]]:
+        of_all = ("generator", "discriminators", "average", "generator_optimizer", "discriminator_optimizers")
+        yield from ((name, getattr(self, name)) for name in (*of_all, "generator_scaler", "discriminator_scalers"))
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, scalers and average: all that the next step depends on but the batch and the noise."""
         return {
-            "generator": self.generator.state_dict(),
-            "discriminators": [d.state_dict() for d in self.discriminators],
-            "average": self.average.state_dict(),
-            "generator_optimizer": self.generator_optimizer.state_dict(),
-            "discriminator_optimizers": [optimizer.state_dict() for optimizer in self.discriminator_optimizers],
-            "generator_scaler": self.generator_scaler.state_dict(),
-            "discriminator_scalers": [scaler.state_dict() for scaler in self.discriminator_scalers],
+            name: [each.state_dict() for each in owned] if name.startswith("discriminator") else owned.state_dict()
+            for name, owned in self._owned()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
-        self.generator.load_state_dict(state["generator"])
-        self.average.load_state_dict(state["average"])
-        self.generator_optimizer.load_state_dict(state["generator_optimizer"])
-        self.generator_scaler.load_state_dict(state["generator_scaler"])
-        own: dict[str, Sequence[Any]] = {
-            "discriminators": self.discriminators,
-            "discriminator_optimizers": self.discriminator_optimizers,
-            "discriminator_scalers": self.discriminator_scalers,
-        }
-        for name, members in own.items():
-            for member, values in zip(members, state[name], strict=True):
-                member.load_state_dict(values)
+        for name, owned in self._owned():
+            members, values = (owned, state[name]) if name.startswith("discriminator") else ([owned], [state[name]])
+            for member, value in zip(members, values, strict=True):
+                member.load_state_dict(value)
         for optimizer in (self.generator_optimizer, *self.discriminator_optimizers):
             for group in optimizer.param_groups:
                 if "capturable" in group:  # as this run has it: the saved one may have been with a graph, or without
@@ -408,18 +323,12 @@ class TrainStep:
 
     def set_learning_rates(self, generator: float, discriminator: float) -> None:
         """Take later steps at other rates; the optimisers keep what they know."""
-        rates = [
-            (self.generator_optimizer, generator),
-            *((each, discriminator) for each in self.discriminator_optimizers),
-        ]
-        for optimizer, rate in rates:
+        for optimizer in (self.generator_optimizer, *self.discriminator_optimizers):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = generator if optimizer is self.generator_optimizer else discriminator
         self.config = replace(self.config, generator_learning_rate=generator, discriminator_learning_rate=discriminator)
         if self._graphs is not None:
             self._graphs.clear()
-
-    # -------------------------------------------------------------------------------------------------------- helpers
 
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
@@ -457,11 +366,9 @@ class TrainStep:
 def _check_models(
     generator: Generator, discriminators: Sequence[Discriminator], image_encoder: nn.Module | None, config: StepConfig
 ) -> None:
-    for name, model in {
-        "generator": generator,
-        **{f"discriminators[{k}]": d for k, d in enumerate(discriminators)},
-    }.items():
-        _refuse_wrapped(name, model)
+    _refuse_wrapped("generator", generator)
+    for k, discriminator in enumerate(discriminators):
+        _refuse_wrapped(f"discriminators[{k}]", discriminator)
     sides = tuple(d.config.image_size for d in discriminators)
     if sides != generator.config.image_sizes:
         raise InputError(
@@ -478,36 +385,16 @@ def _refuse_wrapped(name: str, model: nn.Module) -> None:
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise InputError(
             f"TrainStep: {name} is wrapped by torch.compile, and its average would be too; compile with "
-            f"{name}.compile() "
-            "in place, which keeps the model what it is"
+            f"{name}.compile() in place, which keeps the model what it is"
         )
     if hasattr(model, "config") or not isinstance(getattr(model, "module", None), nn.Module):
         return
     raise InputError(
         f"TrainStep: {name} is wrapped in {type(model).__name__}, whose sharing of gradients a step would pass by; "
-        "give the "
-        f"model itself ({name}.module). To train on several processes, start with equal weights, average gradients in "
-        "hooks (`for p in model.parameters(): p.register_post_accumulate_grad_hook(...)` with all_reduce) and share "
-        "statistics with dmgan_fast.modules.share_batch_statistics"
+        f"give the model itself ({name}.module). To train on several processes, start with equal weights, average "
+        "gradients in hooks (`for p in model.parameters(): p.register_post_accumulate_grad_hook(...)` with all_reduce) "
+        "and share statistics with dmgan_fast.modules.share_batch_statistics"
     )
-
-
-def _adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:
-    """Adam in one kernel, without temporaries: NVIDIA apex's on a GPU where it is installed, else PyTorch's."""
-    parameters = list(model.parameters())
-    fused = _apex_adam() if parameters[0].device.type == "cuda" else None
-    if fused is not None:
-        return fused(parameters, lr=learning_rate, betas=config.betas, capturable=config.cuda_graph)
-    return Adam(parameters, lr=learning_rate, betas=config.betas, fused=True, capturable=config.cuda_graph)
-
-
-def _apex_adam() -> Callable[..., Optimizer] | None:
-    """``apex.optimizers.FusedAdam``, if the installed apex is NVIDIA's and was built with it; PyPI's is another one."""
-    try:
-        optimizers = importlib.import_module("apex.optimizers")
-    except ImportError:
-        return None
-    return getattr(optimizers, "FusedAdam", None)
 
 
 def _parts(size: int, length: int) -> Iterator[slice]:
@@ -515,21 +402,7 @@ def _parts(size: int, length: int) -> Iterator[slice]:
         yield slice(first, min(first + length, size))
 
 
-def _by_side(parts: list[GeneratorOutput]) -> list[list[Tensor]]:
-    """Detached pictures: side → parts."""
-    return [[image.detach() for image in side] for side in zip(*(part.images for part in parts), strict=True)]
-
-
-def _take_step(optimizer: Optimizer, scaler: GradScaler, name: str) -> dict[str, Tensor]:
-    """Step and free the gradients; with a scaler that is on, whether the step was skipped."""
-    if not scaler.is_enabled():
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return {}
-    scale = scaler._scale
-    assert scale is not None  # set by the first scale()
-    before = scale.clone()
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return {f"skipped_{name}": (scale < before).to(torch.float32)}
+def _handed_over(parts: list[GeneratorOutput]) -> Iterator[GeneratorOutput]:
+    """Each in turn, and kept no longer."""
+    while parts:
+        yield parts.pop(0)

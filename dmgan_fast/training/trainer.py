@@ -11,17 +11,18 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
-from dmgan_fast.training.config import TrainConfig
-from dmgan_fast.training.devices import pick_device
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
+from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.engine import check_start, run
 from dmgan_fast.training.growth import grow_from
+from dmgan_fast.training.held_out import HeldOutMeasures, score
 from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
 from dmgan_fast.training.locks import only_writer, refuse_several_processes
-from dmgan_fast.training.progress import Progress, score
-from dmgan_fast.training.step import Batch, TrainStep
-from dmgan_fast.training.weights import Bundle, check_words, open_bundle, save_bundle
+from dmgan_fast.training.step import TrainStep
 
 SAMPLES = 24
 
@@ -32,11 +33,7 @@ class GANTask:
     kind = "gan"
 
     def __init__(
-        self,
-        config: TrainConfig,
-        encoders: Path | Bundle,
-        dataset: CaptionedPictures,
-        held_out: CaptionedPictures,
+        self, config: TrainConfig, encoders: Path | Bundle, dataset: CaptionedPictures, held_out: CaptionedPictures
     ) -> None:
         self.config = config
         self.device = pick_device(config.loop.device)
@@ -67,7 +64,7 @@ class GANTask:
             model.vocabulary_fingerprint = words  # type: ignore[assignment]
         encoder = self.train_step.image_encoder
         assert encoder is not None
-        self.progress = Progress(
+        self.held_out_measures = HeldOutMeasures(
             held_out,
             self.encode,
             encoder,
@@ -132,7 +129,7 @@ class GANTask:
         """Held-out captions drawn by the averaged generator, judged by the encoders."""
         average = self.train_step.average.module
         assert isinstance(average, Generator)
-        return self.progress.measure(average)
+        return self.held_out_measures.measure(average)
 
     def score(self, found: dict[str, float]) -> float | None:
         return score(found, self.config.loop.best_by)

@@ -18,8 +18,8 @@ from benchmarks.ops import batch_norm_glu, memory_path, work
 from benchmarks.report import page, replace_after
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.training.config import TrainConfig, build_config
-from dmgan_fast.training.step import StepConfig
+from dmgan_fast.runs.config import StepConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
 
 TINY = Setting("tiny B2", build_config(TrainConfig, values={"data": {"max_words": 4}}), batch=2).narrow()
 

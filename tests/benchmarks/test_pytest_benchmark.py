@@ -10,7 +10,7 @@ import torch
 from benchmarks import ops
 from benchmarks.common import ROOT, Target
 from benchmarks.harness import DIRECTIONS, Case
-from dmgan_fast.training.dataless import Dataless
+from dmgan_fast.metering.dataless import Dataless
 
 ALONE = (str(ROOT / "benchmarks"), "-q", "-p", "no:xdist", "-p", "no:cacheprovider", f"--rootdir={ROOT}")
 

@@ -13,10 +13,10 @@ from PIL import Image
 from dmgan_fast import cli, demo, info, native
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import InputError, Interrupted
-from dmgan_fast.evaluation.metrics import METRICS
+from dmgan_fast.evaluation.catalogue import METRICS
 from dmgan_fast.modules import AttnGenerator, Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import save_bundle
+from dmgan_fast.sampling.bundle import save_bundle
+from dmgan_fast.sampling.sampler import Sampler
 from tests.cli.calls import call
 
 COMMANDS = (

@@ -9,7 +9,7 @@ from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError
 from dmgan_fast.modules import TextEncoder, TextEncoderConfig
-from dmgan_fast.training.weights import save_bundle
+from dmgan_fast.sampling.bundle import save_bundle
 
 from .test_cli import call
 

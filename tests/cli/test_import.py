@@ -17,8 +17,8 @@ from dmgan_fast.modules import (
     TextEncoder,
     TextEncoderConfig,
 )
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import open_bundle
+from dmgan_fast.sampling.bundle import open_bundle
+from dmgan_fast.sampling.sampler import Sampler
 from tests.cli.calls import call
 
 WORDS = ["<end>", "a", "red", "box"]

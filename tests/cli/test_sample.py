@@ -4,44 +4,18 @@ import io
 import json
 import re
 import sys
-from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
-from torch._subclasses.fake_tensor import FakeTensor
 
-from dmgan_fast.data import Vocabulary
-from dmgan_fast.errors import InputError, OutOfMemory
-from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
-from dmgan_fast.training import memory
-from dmgan_fast.training.sampling import Sampler, truncate
-from dmgan_fast.training.weights import save_bundle
+from dmgan_fast import out_of_memory
+from dmgan_fast.errors import InputError
+from dmgan_fast.sampling.sampler import Sampler
 from tests.cli.calls import call
-
-SIDE = 128
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("weights")
-    vocabulary = Vocabulary(["<end>", "a", "red", "blue", "apple", "car", "тигр", "x" * 100])
-    widths = {"base_channels": 2, "word_channels": 8, "condition_channels": 4, "noise_channels": 4}
-    generator = Generator(GeneratorConfig(image_sizes=(64, SIDE), **widths))
-    with torch.no_grad():
-        for head in generator.image_heads:  # contrast that an untrained generator has not
-            head.conv.weight *= 1000
-    text_encoder = TextEncoder(TextEncoderConfig(vocabulary_size=8, word_channels=8, embedding_channels=4))
-    with torch.no_grad():
-        text_encoder.embedding.weight *= 30
-    save_bundle(folder, vocabulary=vocabulary, card="", generator=generator, text_encoder=text_encoder)
-    return folder
-
-
-@pytest.fixture
-def sampler(weights):
-    return Sampler.from_pretrained(weights)
+from tests.sampling.conftest import SIDE
+from tests.sampling.test_advice import fail_to_draw
+from tests.test_out_of_memory import CPU, SAYS
 
 
 @pytest.fixture
@@ -141,50 +115,7 @@ def test_names_of_many_captions_sort_as_the_captions_do(sample, tmp_path):
     assert "show the first 100 of 1001 pictures" in errors
 
 
-def test_the_first_picture_of_a_caption_is_the_one_drawn_alone_whatever_the_batch(sampler):
-    captions = ["a red apple", "blue"]
-    alone = sampler.draw(captions, seed=3)
-    several = sampler.draw(captions, seed=3, count=3, batch_size=2)
-    assert [(d.number, d.copy) for d in several] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
-    for one, other in ((several[0], alone[0]), (several[3], alone[1])):
-        assert (one.images[-1] - other.images[-1]).abs().max() < 1e-4
-    again = sampler.draw(["a car", "blue"], seed=3, count=3)
-    assert (again[5].images[-1] - several[5].images[-1]).abs().max() < 1e-4  # of its own place and number only
-    sampler.draw(["blue"], seed=2**70)  # any seed is one
-
-
-def test_pictures_come_as_they_are_ready_and_all_captions_are_checked_first(sampler, monkeypatch):
-    drawn = []
-    generate = sampler.generate
-    monkeypatch.setattr(sampler, "generate", lambda *a, **k: drawn.append(len(a[0])) or generate(*a, **k))
-    pictures = sampler.stream(["a red"] * 5, batch_size=2)
-    assert drawn == []
-    next(pictures)
-    assert drawn == [2]
-    assert len(list(pictures)) == 4
-    with pytest.raises(InputError, match="caption 3, 'zz', has no word"):
-        sampler.stream(["a", "red", "zz"])
-    assert drawn == [2, 2, 1]
-
-
 # ------------------------------------------------------------------------------------------------------------- between
-
-
-def test_the_way_between_two_captions_begins_and_ends_at_them(sampler):
-    way = sampler.between("a red apple", "blue", steps=5, seed=4)
-    ends = [sampler.draw([caption], seed=4)[0] for caption in ("a red apple", "blue")]
-    assert len(way) == 5
-    for drawing, end in ((way[0], ends[0]), (way[-1], ends[1])):
-        assert (drawing.images[-1] - end.images[-1]).abs().max() < 1e-4
-    moved = [(one.images[0] - other.images[0]).abs().mean() for one, other in pairwise(way)]
-    assert min(moved) > 0
-    single = sampler.between("a red apple", "blue", steps=5, seed=4, batch_size=1)
-    tiled = sampler.between("a red apple", "blue", steps=5, seed=4, tile=64)
-    for drawing, other, third in zip(way, single, tiled, strict=True):
-        assert (drawing.images[-1] - other.images[-1]).abs().max() < 1e-4
-        assert (drawing.images[-1] - third.images[-1]).abs().max() < 1e-4
-    with pytest.raises(InputError, match="steps must be at least 2, both captions included, got 1"):
-        sampler.between("a", "red", steps=1)
 
 
 def test_between_on_the_command_line(sample, tmp_path):
@@ -198,29 +129,6 @@ def test_between_on_the_command_line(sample, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- truncation and the rest
-
-
-def test_truncated_noise_is_normal_noise_within_bounds_in_the_same_order():
-    noise = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
-    for within in (0.3, 1.0, 2.0):
-        cut = truncate(noise, within)
-        assert cut.abs().max() <= within
-        assert torch.equal(cut.argsort(stable=True)[::100], noise.argsort(stable=True)[::100])
-        normal = torch.randn(400_000, generator=torch.Generator().manual_seed(1))
-        expected = normal[normal.abs() <= within].std()
-        assert cut.std() == pytest.approx(float(expected), rel=0.03)
-    assert torch.equal(truncate(noise, None), noise)
-    torch.testing.assert_close(truncate(noise, 8.0), noise, rtol=1e-4, atol=1e-4)
-
-
-def test_truncation_makes_pictures_of_a_caption_more_alike(sampler):
-    def spread(**options):
-        images = torch.stack([d.images[0] for d in sampler.draw(["a red apple"], count=6, **options)])
-        return float(images.std(0).mean())
-
-    assert spread(truncation=0.1) < 0.7 * spread()
-    with pytest.raises(InputError, match=r"truncation must be above 0, as 0\.7, got 0"):
-        sampler.draw(["a"], truncation=0)
 
 
 def test_a_contact_sheet_shows_every_picture_with_its_caption(sample, tmp_path):
@@ -248,8 +156,8 @@ def test_devices_are_picked_or_refused_by_name(sample, monkeypatch, weights, tmp
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr("dmgan_fast.training.weights.Bundle.generator", lambda self, device: asked.append(device))
-    monkeypatch.setattr("dmgan_fast.training.weights.Bundle.text_encoder", lambda self, device: asked.append(device))
+    monkeypatch.setattr("dmgan_fast.sampling.bundle.Bundle.generator", lambda self, device: asked.append(device))
+    monkeypatch.setattr("dmgan_fast.sampling.bundle.Bundle.text_encoder", lambda self, device: asked.append(device))
     monkeypatch.setattr(Sampler, "__init__", lambda *_: None)
     Sampler.from_pretrained(weights)
     assert asked == ["cuda", "cuda"]  # a GPU draws where there is one
@@ -259,48 +167,11 @@ def test_devices_are_picked_or_refused_by_name(sample, monkeypatch, weights, tmp
 
 # ------------------------------------------------------------------------------------------------------- out of memory
 
-CPU = (
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
-    "419430400 bytes. Error code 12 (Cannot allocate memory)"
-)
-CUDA = (
-    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.00 MiB is free."
-)
-SAYS = {
-    "cpu": (RuntimeError(CPU), 400 << 20),
-    "cuda": (torch.OutOfMemoryError(CUDA), int(2.5 * 2**30)),
-    "python": (MemoryError(), None),
-    "c++": (RuntimeError("std::bad_alloc"), None),
-    "cublas": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), None),
-    "numpy": (MemoryError("Unable to allocate 3.00 GiB for an array"), None),
-}
-
-
-@pytest.mark.parametrize("name", SAYS)
-def test_running_out_of_memory_is_known_in_every_wording(name):
-    error, asked = SAYS[name]
-    assert memory.is_out_of_memory(error)
-    assert memory.asked_bytes(error) == asked
-    assert not memory.is_out_of_memory(RuntimeError("shape mismatch"))
-    assert not memory.is_out_of_memory(ValueError("out of memory"))
-
-
-def fail_to_draw(monkeypatch, error):
-    """Real pictures do not fit; the forecast, on tensors without data, does."""
-    forward = Generator.forward
-
-    def fail(self, noise, *inputs, **options):
-        if not isinstance(noise, FakeTensor):
-            raise error
-        return forward(self, noise, *inputs, **options)
-
-    monkeypatch.setattr(Generator, "forward", fail)
-
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "python"])
 def test_sampling_that_does_not_fit_is_one_paragraph_with_numbers_and_levers(sample, monkeypatch, tmp_path, name):
     fail_to_draw(monkeypatch, SAYS[name][0])
-    monkeypatch.setattr(memory, "free_memory", lambda device: 64 << 20)
+    monkeypatch.setattr(out_of_memory, "free_memory", lambda device: 64 << 20)
     (tmp_path / "c.txt").write_text("a red\n" * 40)
     status, written, errors = sample("--captions", tmp_path / "c.txt", "--batch", 40)
     assert (status, written) == (2, [])
@@ -312,31 +183,11 @@ def test_sampling_that_does_not_fit_is_one_paragraph_with_numbers_and_levers(sam
     ), errors
 
 
-def test_one_picture_that_does_not_fit_is_told_of_tiles_and_tiles_of_smaller_ones(sampler, monkeypatch):
-    fail_to_draw(monkeypatch, MemoryError())
-    with pytest.raises(OutOfMemory, match=r"drawing one picture at side 128 .*; draw in windows \(--tile 64"):
-        sampler.draw(["a"])
-    monkeypatch.setattr("dmgan_fast.training.sampling.draw_in_tiles", sampler.generator.forward)
-    with pytest.raises(OutOfMemory, match=r"in windows of 128.*smaller windows \(--tile 64\)"):
-        sampler.draw(["a"], tile=128)
-
-
-def test_the_batch_that_is_named_fits_what_is_free(sampler, monkeypatch):
-    base, each = memory._drawing_bytes(sampler.generator, torch.device("cpu"))
-    for free in (10 * each, 50 * each):
-        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
-        said = memory.drawing_advice(sampler.generator, 400, None, None)
-        batch = int(re.search(r"--batch (\d+)", said)[1])
-        assert batch > 0
-        assert base + each * batch <= free
-        assert base + each * (2 * batch) > memory.ROOM * free
-
-
 def test_out_of_memory_that_nobody_expected_is_one_paragraph_too(sample, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError(CPU)
 
-    monkeypatch.setattr("dmgan_fast.training.sampling.Sampler.from_pretrained", fail)
+    monkeypatch.setattr("dmgan_fast.sampling.sampler.Sampler.from_pretrained", fail)
     status, _, errors = sample("a car")
     assert status == 2
     assert errors.startswith("dmgan-fast: out of memory (400 MiB asked for last")

@@ -20,7 +20,7 @@ from dmgan_fast.modules import (
     TextEncoder,
     TextEncoderConfig,
 )
-from dmgan_fast.training.weights import save_bundle
+from dmgan_fast.sampling.bundle import save_bundle
 
 SMALL = {"base_channels": 4, "word_channels": 16, "condition_channels": 12, "noise_channels": 10}
 

@@ -22,7 +22,7 @@ from dmgan_fast import compat
 from dmgan_fast.compat.files import flatten, load_checkpoint, models_in
 from dmgan_fast.data import Vocabulary
 from dmgan_fast.errors import CheckpointError, DataError, DMGANError
-from dmgan_fast.evaluation.statistics import GivenStatistics
+from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.evaluation.weights import read_tensors
 from dmgan_fast.modules import (
     Discriminator,
@@ -346,8 +346,8 @@ def test_places_are_told_of_all_models_in_a_file():
 
 @pytest.mark.parametrize("name", ["generator/model.safetensors", "generator/config.json", "vocabulary.json"])
 def test_pointers_in_a_cloned_folder_of_weights_are_named(tmp_path, name):
-    from dmgan_fast.training.sampling import Sampler
-    from dmgan_fast.training.weights import save_bundle
+    from dmgan_fast.sampling.bundle import save_bundle
+    from dmgan_fast.sampling.sampler import Sampler
 
     models = {"generator": compat.import_generator(GENERATOR), "text_encoder": compat.import_text_encoder(SAID)}
     save_bundle(tmp_path, vocabulary=WORDS, card="", **models)

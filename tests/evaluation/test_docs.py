@@ -8,7 +8,7 @@ import torch
 from dmgan_fast.compat import export_generator, export_image_encoder, export_text_encoder
 from dmgan_fast.config import load_config
 from dmgan_fast.evaluation import EvaluationConfig, evaluate, extractors
-from dmgan_fast.evaluation.metrics import METRICS
+from dmgan_fast.evaluation.catalogue import METRICS
 from dmgan_fast.modules import (
     Generator,
     GeneratorConfig,

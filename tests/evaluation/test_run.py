@@ -25,9 +25,9 @@ from dmgan_fast.evaluation import (
     sources,
     store,
 )
-from dmgan_fast.evaluation.metrics import METRICS, Weights
+from dmgan_fast.evaluation.catalogue import METRICS, Weights
 from dmgan_fast.evaluation.sources import DrawnPictures
-from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.sampling.sampler import Sampler
 
 COUNT = 128  # with 8 pictures a caption has 112 others of other classes
 

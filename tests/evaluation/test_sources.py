@@ -11,7 +11,7 @@ from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.evaluation.sources import DrawnPictures, FolderPictures, Gallery, RealPictures, chosen_words
 from dmgan_fast.pictures import to_bytes
-from dmgan_fast.training.sampling import POSITION_STRIDE, Sampler
+from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 
 def drawn(trained, pictures, **options):

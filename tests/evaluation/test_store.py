@@ -7,7 +7,7 @@ import torch
 
 from dmgan_fast.errors import CheckpointError, DataError
 from dmgan_fast.evaluation import store as stores
-from dmgan_fast.evaluation.statistics import GivenStatistics
+from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 
 

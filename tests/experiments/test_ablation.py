@@ -8,8 +8,9 @@ import pytest
 from dmgan_fast.errors import CheckpointError, InputError, Interrupted
 from dmgan_fast.experiments import VARIANTS, ablate
 from dmgan_fast.experiments import ablation as module
-from dmgan_fast.training.config import TrainConfig, build_config
-from dmgan_fast.training.sampling import Sampler
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.sampling.sampler import Sampler
 
 PAIR = ("dm-gan", "attention")
 

@@ -18,8 +18,7 @@ from dmgan_fast.experiments.studies import (
     noisy,
     variance_shares,
 )
-from dmgan_fast.training.sampling import Sampler
-from dmgan_fast.training.weights import find_bundle
+from dmgan_fast.sampling.sampler import Sampler
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_degradation_reaches_features_and_their_mean_and_ends(sampler):
 
 
 def test_degraded_pictures_have_other_codes_and_undegraded_ones_the_same(sampler, encoders):
-    judge = DAMSMFeatures(find_bundle(encoders, "image_encoder", "text_encoder"))
+    judge = DAMSMFeatures(encoders)
     said = [[1, 2, 3], [2]]
     clean, again = codes_of(sampler, said, judge), codes_of(sampler, said, judge)
     with degraded(sampler.generator, lambda h: -100 * h):  # so far that 8-bit pictures of untrained weights show it

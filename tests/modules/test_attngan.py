@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from dmgan_fast import compat
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.modules import AttnGenerator, DiscriminatorConfig, Generator, GeneratorConfig
-from dmgan_fast.training.config import TrainConfig, build_config
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.presets import build_config
 
 WIDTH, WORDS, CONDITION, NOISE = 4, 6, 5, 3
 

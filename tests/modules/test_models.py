@@ -342,37 +342,3 @@ def test_generator_and_discriminator_compile_into_one_graph():
     discriminator = Discriminator(DiscriminatorConfig(image_size=64, base_channels=2, sentence_channels=16))
     judge = torch.compile(discriminator, fullgraph=True, backend="aot_eager")
     assert judge(torch.zeros(2, 3, 64, 64), torch.zeros(2, 16)).shape == (2,)
-
-
-@pytest.mark.parametrize(
-    "config", [ImageEncoderConfig(kind="compact", channels=8, base_channels=4), ImageEncoderConfig()]
-)
-def test_a_folded_encoder_is_the_same_function_and_keeps_less(config):
-    torch.manual_seed(0)
-    encoder = ImageEncoder(config).double().eval().requires_grad_(False)
-    for norm in (m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        norm.running_mean.normal_(std=0.1)
-        norm.running_var.uniform_(0.5, 1.5)
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.normal_(std=0.1)
-    before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    folded, images = encoder.folded(), torch.rand(1, 3, encoder.input_side, encoder.input_side, dtype=torch.float64)
-    results, kept = [], []
-    for model in (encoder, folded):
-        leaf, storages = images.clone().requires_grad_(), {}
-
-        def pack(tensor, storages=storages):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            regions, code = model(leaf)
-        for parameter in model.parameters():
-            storages.pop(parameter.untyped_storage().data_ptr(), None)
-        kept.append(sum(storages.values()))
-        results.append((regions, code, *torch.autograd.grad(regions.square().mean() + code.square().mean(), leaf)))
-    for ours, true in zip(results[1], results[0], strict=True):
-        assert (ours - true).abs().max() <= 1e-10 * true.abs().max()
-    assert kept[1] < 0.65 * kept[0]
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
-    assert all(torch.equal(encoder.state_dict()[key], value) for key, value in before.items())

@@ -17,9 +17,11 @@ from dmgan_fast.modules import (
     GeneratorConfig,
     ImageEncoder,
     ImageEncoderConfig,
+    fold,
 )
 from dmgan_fast.modules.blocks import BatchNormGLU, BatchNormSkip, share_batch_statistics
-from dmgan_fast.training.step import StepConfig, TrainStep
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.training.step import TrainStep
 
 CONFIG = GeneratorConfig(
     image_sizes=(64, 128), base_channels=2, residual_blocks=1, word_channels=8, condition_channels=4, noise_channels=4
@@ -105,7 +107,7 @@ def test_converted_models_with_plain_norms_judge_the_same(make):
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     torch.testing.assert_close(converted(images), before)
     if isinstance(converted, ImageEncoder):
-        torch.testing.assert_close(converted.folded()(images), before, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fold(converted)(images), before, rtol=1e-4, atol=1e-5)
 
 
 def discriminators():

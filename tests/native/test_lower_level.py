@@ -17,7 +17,7 @@ AVX2 = {
     native.LEVEL_VARIABLE: "avx2",
 }
 CHOSEN = {
-    "tests/training/test_planner.py": "predicted_peak and not tile",
+    "tests/training/planning/test_measure.py": "predicted_peak and not tile",
     "tests/modules/test_models.py": "spectral",
 }
 

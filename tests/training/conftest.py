@@ -6,8 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
+from dmgan_fast.runs.checkpoints import checkpoint_file, load_checkpoint
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training.damsm import pretrain
+from dmgan_fast.training.trainer import train
 
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square")
@@ -73,3 +76,21 @@ def encoders(pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("encoders")
     pretrain(pretrain_config(pictures), out)
     return out
+
+
+def measured_config(pictures, encoders, **loop):
+    return train_config(pictures, encoders, **{"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 9} | loop)
+
+
+@pytest.fixture(scope="session")
+def measured_run(pictures, encoders, tmp_path_factory):
+    """Four steps, a checkpoint of each, measured at the second and the last."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("run")
+    train(measured_config(pictures, encoders, measure_every=2), out)
+    return out
+
+
+def averaged(run, step):
+    state = load_checkpoint(checkpoint_file(run / "checkpoints", step), "gan")["task"]["train_step"]["average"]
+    return {key.removeprefix("module."): value for key, value in state.items()}

@@ -12,12 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
-from dmgan_fast.losses.adversarial import discriminator_loss_of_drawn, discriminator_loss_of_real
+from dmgan_fast.losses.adversarial import discriminator_loss_of
 from dmgan_fast.losses.damsm import damsm_losses
+from dmgan_fast.modules import fold
 from dmgan_fast.modules.blocks import ResidualBlock
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import WARM_UP, WORD_BUCKET, StepGraphs, pad_words
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+from dmgan_fast.training.step import TrainStep
 from tests.training.test_step import batch_of, models
 
 
@@ -201,9 +204,9 @@ class Whole(nn.Module):
     def forward(self, batch: Batch, noise, eps):
         drawn = self.generator(noise, batch.sentence, batch.words, batch.padding_mask, eps=eps)
         image, size = drawn.images[-1], len(batch.sentence)
-        judged = discriminator_loss_of_real(
-            self.discriminator, batch.images[-1], batch.sentence, batch.sentence[1:], size
-        ) + discriminator_loss_of_drawn(self.discriminator, image.detach(), batch.sentence, size)
+        said, wrong = batch.sentence, batch.sentence[1:]
+        judged = discriminator_loss_of(self.discriminator, said, size, real=batch.images[-1], wrong_sentence=wrong)
+        judged = judged + discriminator_loss_of(self.discriminator, said, size, fake=image.detach())
         losses = damsm_losses(
             *self.encoder(image), batch.sentence, batch.words, batch.lengths, batch.class_ids, 4.0, 5.0, 10.0
         )
@@ -213,7 +216,7 @@ class Whole(nn.Module):
 
 def test_every_forward_and_loss_compiles_whole():
     generator, discriminators, encoder = models(sides=(64, 128), mode="paper", dtype=torch.float32)
-    eager = Whole(generator, discriminators[-1], encoder.folded())
+    eager = Whole(generator, discriminators[-1], fold(encoder))
     compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
     batch, noise = batch_of(0, sides=(64, 128), dtype=torch.float32)
     expected, found = eager(batch, **noise), compiled(batch, **noise)

@@ -10,12 +10,12 @@ import yaml
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules import Discriminator, Generator
-from dmgan_fast.training.config import TrainConfig
-from dmgan_fast.training.planner import fit
-from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.state import latest_checkpoint, load_checkpoint
+from dmgan_fast.runs.checkpoints import latest_checkpoint, load_checkpoint
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.sampling.bundle import save_bundle
+from dmgan_fast.training.planning.planner import fit
 from dmgan_fast.training.trainer import train
-from dmgan_fast.training.weights import save_bundle
 from tests.cli.calls import call
 from tests.training.conftest import train_config
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from dmgan_fast.errors import CheckpointError
-from dmgan_fast.training.config import TrainConfig
+from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint, load_checkpoint
+from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.engine import finish
 from dmgan_fast.training.resuming import FREE, RATES, changes
-from dmgan_fast.training.state import checkpoint_file, latest_checkpoint, load_checkpoint
 from dmgan_fast.training.trainer import train
 from tests.cli.calls import call
 from tests.training.conftest import pretrain_config, train_config
-from tests.training.test_runs import same
+from tests.training.test_engine import same
 
 
 def state(out):
@@ -191,7 +191,7 @@ def test_experiments_do_not_go_on_with_other_rates(begun):
 def test_the_names_of_settings_that_may_change_are_those_of_the_configuration():
     known = TrainConfig(encoders="x")
     from dmgan_fast.config import to_dict
-    from dmgan_fast.training.config import PretrainConfig
+    from dmgan_fast.runs.config import PretrainConfig
 
     names = {"kind"}
     for config in (known, PretrainConfig()):

@@ -3,8 +3,6 @@
 import ast
 import copy
 import inspect
-import sys
-import types
 from collections import Counter
 
 import pytest
@@ -22,9 +20,11 @@ from dmgan_fast.modules import (
     padding_mask,
 )
 from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.training import batch, optimisers
 from dmgan_fast.training import step as step_module
-from dmgan_fast.training.average import WeightAverage
-from dmgan_fast.training.step import Batch, StepConfig, TrainStep
+from dmgan_fast.training.batch import Batch
+from dmgan_fast.training.step import TrainStep
 
 SIDES = (64, 128, 256)
 
@@ -188,32 +188,6 @@ def test_a_step_iterates_each_spectral_norm_once():
         torch.testing.assert_close(conv.v, v, rtol=1e-10, atol=1e-12)
 
 
-def test_average_follows_golden_values(golden):
-    arrays = golden("ema_s0")
-    model = torch.nn.ParameterDict(
-        {name: torch.nn.Parameter(arrays[f"in/step0/{name}"].double()) for name in ("p0", "p1", "p2")}
-    )
-    average = WeightAverage(model, 0.999)
-    for k in (1, 2, 3):
-        for name in model:
-            model[name].data.copy_(arrays[f"in/step{k}/{name}"])
-        average.update(model)
-        for name in model:
-            expected = arrays[f"f64/after{k}/{name}"]
-            assert (average.module[name] - expected).abs().max() <= 1e-12 * expected.abs().max()
-
-
-@pytest.mark.parametrize("buffers", [True, False])
-def test_average_of_buffers_is_a_choice(buffers):
-    model = torch.nn.BatchNorm1d(2)
-    average = WeightAverage(model, 0.5, buffers=buffers)
-    model(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
-    average.update(model)
-    expected = 0.5 * model.running_mean if buffers else model.running_mean
-    assert torch.allclose(average.module.running_mean, expected)
-    assert average.module.num_batches_tracked == 1
-
-
 def test_bad_input_is_refused_before_any_work():
     generator, discriminators, encoder = models(sides=(64, 128))
     with pytest.raises(InputError, match=r"discriminators must be for sides \(64, 128\)"):
@@ -239,25 +213,9 @@ def test_bad_input_is_refused_before_any_work():
 
 def test_a_step_reads_nothing_on_the_host():
     """Only loops over sides and dictionaries; no value of a tensor is waited for."""
-    tree = ast.parse(inspect.getsource(step_module))
-    for node in ast.walk(tree):
+    trees = (ast.parse(inspect.getsource(module)) for module in (step_module, batch, optimisers))
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Attribute):
             assert node.attr not in {"item", "tolist", "cpu", "numpy", "nonzero"}, node.attr
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"float", "bool", "int"}, node.func.id
-
-
-def test_fused_adam_is_nvidias_where_its_apex_is_installed(monkeypatch):
-    class FusedAdam:
-        pass
-
-    nvidias, another = types.ModuleType("apex.optimizers"), types.ModuleType("apex.optimizers")
-    nvidias.FusedAdam = FusedAdam
-    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
-    monkeypatch.setitem(sys.modules, "apex.optimizers", nvidias)
-    assert step_module._apex_adam() is FusedAdam
-    assert isinstance(step_module._adam(torch.nn.Linear(2, 2), 1e-3, StepConfig()), torch.optim.Adam)  # on a CPU
-    monkeypatch.setitem(sys.modules, "apex.optimizers", another)
-    assert step_module._apex_adam() is None
-    monkeypatch.setitem(sys.modules, "apex.optimizers", None)
-    assert step_module._apex_adam() is None

@@ -1,0 +1,1 @@
+"""Memory and arithmetic of code that is run on tensors without data."""

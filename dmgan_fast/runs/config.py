@@ -1,0 +1,156 @@
+"""The settings of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dmgan_fast.config import config_dataclass
+from dmgan_fast.errors import InputError
+from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
+from dmgan_fast.runs.policy import MemoryPolicy
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@config_dataclass
+class DataConfig:
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes.
+
+    ``skip_bad``: go on without at most so many pictures that can't be used.
+    """
+
+    source: str = "demo"
+    max_words: int = Field(18, ge=1)
+    workers: int = Field(0, ge=0)
+    skip_bad: int = Field(0, ge=0)
+
+
+@config_dataclass
+class LoopConfig:
+    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one.
+
+    ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
+
+    ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
+    and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
+    says what is best; encoders go by their losses on held-out pictures.
+    """
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(10, ge=2)
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = Field(20, ge=1)
+    sample_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    keep_freed_memory: bool = True
+    measure_every: int = Field(500, ge=0)
+    measure_pictures: int = Field(128, ge=2)
+    best_by: Literal["fid", "kid", "r_precision"] = "fid"
+
+
+@config_dataclass
+class StepConfig:
+    """Settings of a step; the defaults are the paper's for CUB birds. ``damsm_weight``: the paper's lambda.
+
+    ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
+    with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
+
+    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
+    parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
+    and its running statistics move once per part.
+
+    ``cuda_graph``: capture the whole step in a CUDA graph for each shape of batch (``training.graph``).
+    """
+
+    generator_learning_rate: float = 2e-4
+    discriminator_learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    damsm_weight: float = 5.0
+    conditioning_weight: float = 1.0
+    gamma1: float = 4.0
+    gamma2: float = 5.0
+    gamma3: float = 10.0
+    average_decay: float = 0.999
+    average_buffers: bool = True
+    precision: Precision = "fp32"
+    memory: MemoryPolicy = MemoryPolicy()
+    accumulate: int = 1
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("generator_learning_rate", "discriminator_learning_rate", "gamma1", "gamma2", "gamma3"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("damsm_weight", "conditioning_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name, values in (("betas", self.betas), ("average_decay", (self.average_decay,))):
+            if not all(0 <= value < 1 for value in values):
+                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.cuda_graph and self.memory.offload:
+            raise InputError("cuda_graph does not go with memory.offload, which waits for the device")
+        if self.accumulate < 1:
+            raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
+
+
+@config_dataclass
+class PretrainConfig:
+    """DAMSM pretraining; the defaults are AttnGAN's for CUB."""
+
+    data: DataConfig = DataConfig()
+    rnn: Literal["lstm", "gru"] = "lstm"
+    word_channels: int = 256
+    embedding_channels: int = 300
+    dropout: float = 0.5
+    image_encoder: ImageEncoderConfig = ImageEncoderConfig()
+    inception_weights: str | None = None
+    image_size: int = Field(299, ge=32)
+    learning_rate: float = Field(0.002, gt=0)
+    learning_rate_decay: float = Field(0.98, gt=0, le=1)
+    clip: float = Field(0.25, gt=0)
+    gamma1: float = Field(4.0, gt=0)
+    gamma2: float = Field(5.0, gt=0)
+    gamma3: float = Field(10.0, gt=0)
+    loop: LoopConfig = LoopConfig(batch_size=48)
+
+    def text_encoder(self, words: int) -> TextEncoderConfig:
+        """Of a vocabulary of so many words."""
+        return TextEncoderConfig(
+            vocabulary_size=words,
+            word_channels=self.word_channels,
+            embedding_channels=self.embedding_channels,
+            rnn=self.rnn,
+            dropout=self.dropout,
+        )
+
+
+@config_dataclass
+class TrainConfig:
+    """GAN training; the defaults are the paper's for CUB birds.
+
+    ``encoders``: folder of a finished pretraining. ``init_from``: a run or weights of a smaller model to grow from.
+    """
+
+    encoders: str | None = None
+    init_from: str | None = None
+    data: DataConfig = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator_channels: int = Field(32, ge=1)
+    spectral_norm: Literal["paper", "official", "none"] = "paper"
+    batch_norm: bool = False
+    step: StepConfig = StepConfig()
+    loop: LoopConfig = LoopConfig()
+
+    def discriminator(self, side: int) -> DiscriminatorConfig:
+        """Of the pictures of one side."""
+        return DiscriminatorConfig(
+            image_size=side,
+            base_channels=self.discriminator_channels,
+            sentence_channels=self.generator.word_channels,
+            spectral_norm=self.spectral_norm,
+            batch_norm=self.batch_norm,
+        )

@@ -1,0 +1,1 @@
+from tests.sampling.conftest import sampler, weights  # noqa: F401
