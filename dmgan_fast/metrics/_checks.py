@@ -30,8 +30,7 @@ def matrix(what: str, values: Any, *, rows: int = 1) -> Tensor:
     require(result.dim() == 2 and result.shape[1] > 0, lambda: f"{what} must be [N, D], got {list(result.shape)}")
     require(len(result) >= rows, lambda: f"{what} must have at least {rows} rows, got {len(result)}")
     finite = result.isfinite().all(1)
-    first = int(finite.int().argmin())
-    require(bool(finite.all()), lambda: f"{what}: row {first} is not finite (NaN or infinite)")
+    require(bool(finite.all()), lambda: f"{what}: row {int(finite.int().argmin())} is not finite (NaN or infinite)")
     return result
 
 

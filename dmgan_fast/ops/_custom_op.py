@@ -80,7 +80,7 @@ class CustomOp:
         self.registered = torch.library.custom_op(
             f"dmgan_fast::{self.function.name}", self.kernel, mutates_args=(), schema=self.function.schema
         )
-        self.registered.register_fake(self.function.fake)
+        self.registered.register_fake(lambda *arguments: self.function.fake(*arguments))  # found when first needed
         self.setup_context: Callable[..., None] | None = None
         self.differentiate: Callable[..., Any] | None = None
         CUSTOM_OPS[getattr(torch.ops.dmgan_fast, self.function.name).default] = self
@@ -150,7 +150,7 @@ class _Derivatives:
     """
 
     def __init__(self, op: CustomOp, backward: CustomOp, extra: Rules, more: Rules) -> None:
-        self.op, self.backward = op, backward
+        self.backward, self.inputs = backward, len(op.parameters)
         inputs, results, arguments = op.parameters, op.function.results, backward.function.arguments
         grads = ["grad"] if "grad" in backward.parameters else [f"grad_{name}" for name in results]
         wants = [f"want_{name}" for name in inputs]
@@ -196,9 +196,9 @@ class _Derivatives:
             shape, dtype, device = ctx.needed
             zeros = torch.zeros(shape, dtype=dtype, device=device)
             grads = (*grads[: self.needed], zeros, *grads[self.needed + 1 :])
-        needs, saved = ctx.needs_input_grad[: len(self.op.parameters)], ctx.saved_tensors
+        needs, saved = ctx.needs_input_grad[: self.inputs], ctx.saved_tensors
         values = (*saved, *ctx.kept, *grads, *needs)
-        gradients: list[Tensor | None] = [None] * len(needs)
+        gradients: list[Tensor | None] = [None] * self.inputs
         if not self.on_request or any(needs[place] for place, _, _ in self.gradients):
             found = self.backward(*self.pick(values))
             for place, given, own in self.gradients:
