@@ -177,7 +177,7 @@ SHAPES: dict[str, Callable[..., Any]] = {
 
 
 # Floating point operations as they are done: products for a pixel of the smaller map and a pair of channels.
-PRODUCTS = {"conv3x3": (3, 2.25, 3), "conv4x4_stride2": (9, 9, 9), "upsample_conv3x3": (9, 9, 9)}
+PRODUCTS = {"conv3x3": (3, 2.25, 3), "conv4x4_stride2": (9, 9, 9), "upsample_conv3x3": (6.25, 6.25, 6.25)}
 
 
 def _conv_flops(op: str) -> dict[str, Callable[..., int]]:

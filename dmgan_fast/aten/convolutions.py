@@ -103,7 +103,7 @@ def matrix_backward(
     grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if want_x:
         columns = (weight.flatten(1).t() @ results).view(-1, x.shape[0], grad_y[0, 0].numel()).transpose(0, 1)
-        grad_x = F.fold(columns, list(x.shape[2:]), taps, padding=1, stride=stride)
+        grad_x = F.fold(columns, x.shape[2:], taps, padding=1, stride=stride)
         grad_x = laid_out(grad_x, layouts.memory_format(x))
     if want_weight:
         grad_weight = (results @ columns_of(x, taps, stride).t()).view(weight.shape)
