@@ -1,5 +1,7 @@
 """What the compiler made of hot loops, at every level that is built: no vector travels through the stack, and products
 are that level's multiply-add on its widest registers. The library must hold its symbols, as one built in place does.
+
+``DMGAN_MACHINE_CODE=FOLDER`` looks at the libraries that another compiler made there instead.
 """
 
 import os
@@ -15,7 +17,15 @@ from dmgan_fast import native
 from tests.native.machine_code import FUSED, REGISTERS, Function, Instruction, read
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cpu"
-LEVELS = [level for level in native.built_levels() if level in REGISTERS]
+
+
+def library(level: str) -> Path | None:
+    folder = os.environ.get("DMGAN_MACHINE_CODE")
+    return next(Path(folder).glob(f"_cpu_{level}.*"), None) if folder else native.library_file(f"cpu_{level}")
+
+
+LEVELS = [level for level in native.built_levels() if level in REGISTERS and library(level)]
+assert LEVELS, "no library of a level is there"
 REGISTER_BYTES = {"sse2": 16, "avx2": 32, "avx512": 64}
 BLOCK = {"sse2": 10, "avx2": 12, "avx512": 24}  # accumulators of the widest block of a product (gemm.h)
 
@@ -38,7 +48,7 @@ SIXTEEN_BITS = re.compile("BFloat16|Half")
 
 @cache
 def hot(level: str) -> tuple[Function, ...]:
-    file = native.library_file(f"cpu_{level}")
+    file = library(level)
     assert file is not None
     names = re.compile(rf"({'|'.join([*ALL.split()])})(<|$)")
     return tuple(function for function in read(file) if names.match(function.name))
@@ -133,7 +143,7 @@ def test_moves_store_no_vector_to_the_stack(level: str):
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != "avx512"])
 def test_a_level_holds_no_instruction_of_a_higher_one(level: str):
     higher = re.compile(r"%zmm|%k[0-7]" if level == "avx2" else r"^v[a-z0-9]+ .*%[xyz]mm")
-    file = native.library_file(f"cpu_{level}")
+    file = library(level)
     assert file is not None
     wrong = [complaint(level, f, i, "of a higher level") for f in read(file) for i in f.code if higher.search(i.text)]
     assert not wrong, "\n".join(wrong[:20])
