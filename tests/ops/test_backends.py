@@ -242,6 +242,15 @@ def test_sixteen_bit_pictures_may_lie_anywhere(op, layout, backend):
     check(replace(OF_SIDES[op](4, 6), layout=layout, others="offset"), torch.bfloat16, backend, backend.device)
 
 
+def test_similarity_is_exact_where_regions_cancel(backend):
+    """Regions of mean zero and words that hardly choose among them: contexts near zero, whose norms lose all digits
+    unless they are norms of the sum of the regions itself."""
+    case = similarity_case(2, 12, 32, 4, 4, 19)
+    regions, words = case.tensors["regions"], case.tensors["words"]
+    tensors = {"regions": regions - regions.mean((2, 3), keepdim=True), "words": words / 100}
+    check(replace(case, tensors=tensors), torch.float32, backend, backend.device)
+
+
 @pytest.mark.parametrize("op", CASES)
 def test_the_level_asked_for_runs(op, level):
     case = list(CASES[op].values())[1]
