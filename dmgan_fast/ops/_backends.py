@@ -147,17 +147,25 @@ def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, sizes: tupl
     return why_not(op, backend)
 
 
-def _choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) -> str:
+def _choose(
+    op: str, backend: str | None, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], elements: int
+) -> str:
     wanted = backend or os.environ.get(VARIABLE) or "auto"
     if wanted not in BACKENDS and wanted not in REGISTRY:
         origin = "backend" if backend else VARIABLE
         raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
-    return _resolve(op, wanted, device, dtype, sizes, _triton_interprets())
+    return _resolve(op, wanted, device, dtype, sizes, elements, _triton_interprets())
 
 
 @cache
 def _resolve(
-    op: str, wanted: str, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], interprets: bool
+    op: str,
+    wanted: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    elements: int,
+    interprets: bool,
 ) -> str:
     """Remembered: asking the machine what it has costs more than launching a kernel."""
     if wanted != "auto":
@@ -166,7 +174,7 @@ def _resolve(
             raise BackendError(f"{op}: backend {wanted!r} can't run: {reason}")
         return wanted
     # The interpreter is for proofs: nobody wants it by default.
-    names = [name for name in _order(op, device, dtype) if not (name == "triton" and interprets)]
+    names = [name for name in _order(op, device, dtype, elements) if not (name == "triton" and interprets)]
     chosen = next(name for name in names if _refuses(op, name, device.type, dtype, sizes) is None)
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
@@ -179,10 +187,10 @@ def forget() -> None:
     _resolve.cache_clear()
 
 
-def _order(op: str, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
+def _order(op: str, device: torch.device, dtype: torch.dtype, elements: int) -> tuple[str, ...]:
     """What ``auto`` tries, best first."""
     if device.type == "cuda" and torch.cuda.is_available():
-        return _dispatch.order_on_gpu(op, dtype, torch.cuda.get_device_capability(device))
+        return _dispatch.order_on_gpu(op, dtype, torch.cuda.get_device_capability(device), elements)
     return "cpu", "reference"
 
 
@@ -201,7 +209,8 @@ def choose(op: contract.Op, backend: str | None, tensor: Tensor, sizes: contract
         BackendError: if a backend was asked for by name and can't run.
     """
     limited = tuple([sizes[axis] for axis in op.limits]) if op.limits else ()
-    return _choose(op.name, backend, tensor.device, autocast_dtype(tensor), limited)
+    elements = _dispatch.size_class(op.name, tensor.numel()) if tensor.device.type == "cuda" else 0
+    return _choose(op.name, backend, tensor.device, autocast_dtype(tensor), limited, elements)
 
 
 def function(backend: str, op: str, name: str) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
-"""What ``auto`` takes on a GPU, per op, dtype and architecture, and what each choice rests on.
+"""What ``auto`` takes on a GPU, per op, dtype, architecture and size, and what each choice rests on: the table in
+docs/gpu.md, which ``python -m tools.gpu_page`` writes.
 
-No op's choice depends on sizes yet. Where a backend can't run, the next does; the reference stands behind them all.
+Where a backend can't run, the next does; the reference stands behind them all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ HALVES = FLOATS[1:]
 @dataclass(frozen=True)
 class Rule:
     """``order``: the backends, best first. ``rests_on``: a file of results, or "estimate" and its reason; estimates are
-    computed from bytes, operations and compiled kernels, not measured.
+    computed from bytes, operations and compiled kernels, not measured. ``least``: elements of the op's first tensor.
     """
 
     op: str
@@ -26,6 +27,7 @@ class Rule:
     rests_on: str
     dtypes: tuple[torch.dtype, ...] = FLOATS
     oldest: Capability = (8, 0)  # of the compute capabilities that the rule is for
+    least: int = 0
 
 
 # The first that fits counts.
@@ -42,11 +44,13 @@ RULES = (
         ("triton", "cuda"),
         "estimate: Triton's kernel is on tensor cores, the CUDA kernel is bound by FMA in sixteen bits (by 1.2)",
         dtypes=HALVES,
+        least=1 << 22,
     ),
     Rule(
         "memory_read",
         ("cuda", "triton"),
-        "estimate: both read and write what must be read and written; the CUDA kernel launches sooner",
+        "estimate: both read and write what must be read and written, in a few microseconds; the CUDA kernel launches "
+        "sooner",
     ),
     Rule(
         "memory_write",
@@ -68,11 +72,24 @@ RULES = (
 )
 
 
-def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability) -> tuple[str, ...]:
+def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability, elements: int) -> tuple[str, ...]:
     """The backends for ``auto`` to try on such a card, best first; the reference is the last.
 
     An op without a rule: its GPU kernels as the contract names them.
     """
-    fitting = (rule.order for rule in RULES if rule.op == op and dtype in rule.dtypes and capability >= rule.oldest)
+    fitting = (
+        rule.order
+        for rule in RULES
+        if rule.op == op and dtype in rule.dtypes and capability >= rule.oldest and elements >= rule.least
+    )
     kernels = tuple(name for name in OPS[op].kernels if name != "cpu")
     return (*next(fitting, kernels), "reference")
+
+
+def size_class(op: str, elements: int) -> int:
+    """The largest ``least`` of the op's rules that such a tensor reaches: choices depend on no more of its size."""
+    reached = 0
+    for rule in RULES:
+        if rule.op == op and reached < rule.least <= elements:
+            reached = rule.least
+    return reached

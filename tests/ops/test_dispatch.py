@@ -11,6 +11,7 @@ from dmgan_fast.errors import BackendError
 from dmgan_fast.ops import _backends, _dispatch
 from tests.ops.harness import DTYPES, check, inputs, run
 from tests.ops.test_backends import UPSAMPLE, WRITE
+from tools import gpu_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,8 +25,11 @@ def card(monkeypatch):
     monkeypatch.setattr(native, "load", lambda kind="cpu": torch.ops)
 
 
-def chosen(op, dtype=torch.float32, channels=64):
-    tensor = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+LARGE = 10 * 64 * 128**2  # the map that the second memory of birds reads, of ten images
+
+
+def chosen(op, dtype=torch.float32, channels=64, elements=LARGE):
+    tensor = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, numel=lambda: elements)
     return _backends.choose(contract.OPS[op], None, tensor, {"C": channels})
 
 
@@ -47,6 +51,19 @@ def chosen(op, dtype=torch.float32, channels=64):
 )
 def test_auto_takes_what_is_best_for_the_op_and_type(op, dtype, backend, card):
     assert chosen(op, dtype) == backend
+
+
+@pytest.mark.parametrize(("side", "backend"), [(64, "cuda"), (128, "triton")])
+def test_the_choice_depends_on_sizes_where_a_rule_says_so(side, backend, card):
+    elements = 10 * 64 * side**2
+    assert chosen("memory_read", torch.bfloat16, elements=elements) == backend
+    assert chosen("memory_read", torch.float32, elements=elements) == "cuda"
+
+
+def test_sizes_of_one_class_share_a_choice(card):
+    for elements in range(1000, 2000):
+        chosen("memory_read", torch.bfloat16, elements=elements)
+    assert _backends._resolve.cache_info().currsize == 1
 
 
 def test_auto_takes_the_next_where_one_cannot_run(card, monkeypatch):
@@ -89,6 +106,10 @@ def test_every_op_has_a_rule_and_every_rule_a_reason():
     for rule in _dispatch.RULES:
         assert set(rule.order) <= set(_backends.REGISTRY)
         assert rule.rests_on.startswith("estimate: ") or not rule.order or (ROOT / rule.rests_on).is_file()
+
+
+def test_the_page_has_the_table_as_it_is():
+    assert gpu_page.written(gpu_page.PAGE.read_text()) == gpu_page.PAGE.read_text()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
