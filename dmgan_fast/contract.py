@@ -462,7 +462,7 @@ def _pairs(a: Sequence[int], b: Sequence[int], weight: Sequence[int]) -> int:
 PRODUCTS = {
     "conv3x3": Products(3, 2.25, 3),
     "conv4x4_stride2": Products(9, 9, 9),
-    "upsample_conv3x3": Products(9, 9, 9),
+    "upsample_conv3x3": Products(6.25, 6.25, 6.25),
 }
 
 
