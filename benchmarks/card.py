@@ -66,8 +66,6 @@ def unpack(wheels: Path, site: Path, parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """The stages, and the table at the end."""
-    import multiprocessing
-
     from benchmarks.gpu.stages import Options, Stage, run_all
     from benchmarks.gpu.summary import summarise
 
@@ -86,7 +84,6 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     unknown = [name for name in chosen if name not in names]
     if unknown:
         parser.error(f"--only: no stage {', '.join(unknown)}; there are {', '.join(names)}")
-    multiprocessing.set_forkserver_preload(sorted({stage.function.partition(":")[0] for stage in stages}))
     options = Options(arguments.out.resolve(), arguments.device, arguments.tiny, arguments.workers)
     run_all([stage for stage in stages if stage.name in ("environment", *chosen)], options, 60 * arguments.minutes)
     if not summarise(options):

@@ -35,7 +35,7 @@ OPS: dict[str, Callable[..., Case]] = {
     "words_similarity": words_similarity.case,
 }
 ODD: dict[str, list[dict[str, Any]]] = {
-    "memory_path": [{"batch": 3, "side": 7, "words": 5}, {"batch": 1, "side": 13, "words": 33}],
+    "memory_path": [{"batch": 3, "side": 7, "words": 5}, {"batch": 2, "side": 13, "words": 33}],
     "attention_read": [{"batch": 3, "side": 7, "words": 5}],
     "batch_norm_glu": [{"batch": 3, "channels": 10, "side": 7, "layout": layout} for layout in LAYOUTS],
     "upsample_conv3x3": [{"batch": 3, "channels": 12, "side": 5, "layout": layout} for layout in LAYOUTS],
@@ -51,7 +51,7 @@ def set_precision(name: str) -> Precision:
     return chosen
 
 
-def precisions(device: str, tiny: bool) -> tuple[str, ...]:
+def precisions(device: str, tiny: bool = False) -> tuple[str, ...]:
     """TF32 is the GPU's alone."""
     if tiny:
         return ("fp32", "bf16")

@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.stages import Options, Row
 from benchmarks.harness import is_out_of_memory
 from benchmarks.memory import POLICIES, forecast, measured_peak, setting_of
-from benchmarks.models import Setting
+from benchmarks.models import Setting, tiny
 
 BATCH = 10
 RESOLUTIONS = ((256, "bf16"), (256, "fp32"), (512, "bf16"), (1024, "bf16"))  # what matters most comes first
@@ -21,7 +21,7 @@ def peaks(options: Options) -> Iterator[Row]:
     """Above weights, optimiser states and the batch, as in docs/memory.md."""
     for setting, precision, size in _settings(options):
         predict = forecast(setting, options.device)
-        for policy in POLICIES[:2] if options.tiny else POLICIES:
+        for policy in POLICIES[:1] if options.tiny else POLICIES:
             row: Row = {"case": f"{setting.generator.image_sizes[-1]}²", "batch": size, "precision": precision}
             row |= {"policy": policy, "predicted_bytes": predict(size, policy)}
             try:
@@ -38,7 +38,7 @@ def peaks(options: Options) -> Iterator[Row]:
 
 def _settings(options: Options) -> Iterator[tuple[Setting, str, int]]:
     if options.tiny:
-        small = setting_of(64).narrow()
+        small = tiny()
         yield small.changed(step=replace(small.config, damsm_weight=0.0)), "fp32", 2
         return
     for side, precision in RESOLUTIONS:

@@ -25,7 +25,7 @@ from benchmarks.harness import (
     spread,
     truth_of,
 )
-from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
+from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs, tiny
 from dmgan_fast.ops._backends import VARIABLE
 
 WARM_UP, ROUNDS = 5, 8
@@ -38,13 +38,13 @@ REPLAY_ROUNDS = 5
 def steps(options: Options) -> Iterator[Row]:
     """Birds' steps by batch and precision: the authors', ours on the reference, ours, and ours in a CUDA graph."""
     set_precision("fp32")
-    setting = BIRDS.narrow() if options.tiny else BIRDS
+    setting = tiny() if options.tiny else BIRDS
     correct = step_benchmark.gate(setting, options.device)
-    yield {"case": "the authors' step, narrow, from one state", "correct": correct}
+    yield {"case": "the authors' step, a narrow model from one state", "correct": correct}
     if not correct:
         raise ValueError("our step differs from the authors' by more than rounding: steps are not timed")
     for size in (2,) if options.tiny else (10, 32, 64):
-        for precision in precisions(options.device, options.tiny):
+        for precision in ("fp32",) if options.tiny else precisions(options.device):
             yield from _turns(setting, size, precision, options)
             gc.collect()
             if options.device == "cuda":
@@ -69,7 +69,7 @@ def _implementations(setting: Setting, precision: str, device: str) -> dict[str,
 def _turns(setting: Setting, size: int, precision: str, options: Options) -> Iterator[Row]:
     set_precision(precision)
     inputs = batch_of(setting, size, device=options.device)
-    row: Row = {"op": "step", "case": f"birds B{size}", "batch": size, "precision": precision}
+    row: Row = {"op": "step", "case": f"{setting.name.split()[0]} B{size}", "batch": size, "precision": precision}
     ready: dict[str, Any] = {}
     losses: dict[str, float] = {}
     for name, (backend, step) in _implementations(setting, precision, options.device).items():
@@ -103,7 +103,7 @@ def _with_backend(backend: str, step: Any, inputs: dict[str, Any]) -> Any:
 def ops(options: Options) -> Iterator[Row]:
     """Ops by events and by graph replay, on inputs that do not stay in the L2; first what the device can do at best."""
     yield from _peaks(options)
-    kinds = precisions(options.device, options.tiny)
+    kinds = ("fp32",) if options.tiny else precisions(options.device)
     cells = [(kind, *each) for kind in kinds for each in ([*odd()][::3] if options.tiny else birds(10))]
     cells += [(kind, *each) for kind in ("bf16", "tf32") for each in birds(64)] if options.device == "cuda" else []
     for precision, op, settings in cells:
@@ -118,7 +118,7 @@ def _peaks(options: Options) -> Iterator[Row]:
     y = torch.empty_like(x)
     times = by_events([lambda: y.copy_(x)] * ROUNDS, options.device)
     yield {"op": "peak", "case": "copy", "per_second": 2e3 * x.nbytes / min(times)}
-    for precision in precisions(options.device, options.tiny):
+    for precision in ("fp32",) if options.tiny else precisions(options.device):
         dtype = set_precision(precision).dtype
         a, b = (torch.randn(side, side, device=options.device, dtype=dtype) for _ in range(2))
         times = by_events([lambda a=a, b=b: a @ b] * ROUNDS, options.device)  # type: ignore[misc]

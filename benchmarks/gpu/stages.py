@@ -13,13 +13,15 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, set_forkserver_preload
 from pathlib import Path
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+SLOW_IMPORTS = ("torch._dynamo", "torch.utils.tensorboard")  # of a first training step
 DONE, SKIPPED, FAILED, CUT_OFF, CRASHED = "done", "skipped", "failed", "cut off", "crashed"
 
 
@@ -56,6 +58,8 @@ def run_all(stages: Iterable[Stage], options: Options, seconds: float) -> list[R
     Without the first, which says what this machine is, the others are not run.
     """
     left, end, results = list(stages), time.monotonic() + seconds, []
+    # What stages import, the process that they are forked from has imported once.
+    set_forkserver_preload([__name__, *{stage.function.partition(":")[0] for stage in left}, *SLOW_IMPORTS])
     while left:
         stage = left[0]
         share = stage.share / sum(each.share for each in left)
@@ -70,7 +74,7 @@ def run_all(stages: Iterable[Stage], options: Options, seconds: float) -> list[R
 def run(stage: Stage, options: Options) -> Row:
     """One stage: its name, status, seconds and, unless it was done, why."""
     begin = time.monotonic()
-    context = get_context("forkserver")  # one import of PyTorch for all stages
+    context = get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_body, args=(stage, options, sender))
     process.start()
@@ -124,22 +128,16 @@ def _body(stage: Stage, options: Options, sender: Any) -> None:
 
 
 def write(file: Path, row: Row) -> None:
+    """On a line of its own, also where the last one was cut off."""
+    cut = file.exists() and not file.read_bytes().endswith(b"\n") and file.stat().st_size
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(row) + "\n")
+        lines.write(("\n" if cut else "") + json.dumps(row) + "\n")
 
 
 def rows_of(file: Path) -> list[Row]:
-    """The rows so far; a last line that was cut off is left out."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return list(_parsed(lines))
-
-
-def _parsed(lines: list[str]) -> Iterator[Row]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
-
-
-StageFunction = Callable[[Options], Iterator[Row]]
+    """The rows so far; a line that was cut off, as its stage was, is left out."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
