@@ -27,6 +27,7 @@ PRECISIONS = {
     "bf16": Precision(torch.bfloat16, False, TOLERANCE[torch.bfloat16]),
     "fp16": Precision(torch.float16, False, TOLERANCE[torch.float16]),
 }
+PRODUCTS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 OPS: dict[str, Callable[..., Case]] = {
     "memory_path": memory_path.case,
     "attention_read": memory_path.attention_case,
@@ -46,8 +47,8 @@ ODD: dict[str, list[dict[str, Any]]] = {
 def set_precision(name: str) -> Precision:
     """Lets PyTorch's products and ours be rounded to TF32, or not."""
     chosen = PRECISIONS[name]
-    for products in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
-        products.fp32_precision = "tf32" if chosen.tf32 else "ieee"  # type: ignore[attr-defined]
+    for products in PRODUCTS:
+        products.fp32_precision = "tf32" if chosen.tf32 else "ieee"
     return chosen
 
 

@@ -48,18 +48,27 @@ def host_ms(run: Run, device: str) -> float:
 
 def graph_of(runs: Sequence[Run], device: str) -> Any:
     """A CUDA graph of all runs; None where one waits for the device, or there is none. They were run before."""
-    if device != "cuda":
+    if device != "cuda" or waits(runs[0]):
         return None
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for run in runs:
+            run()
+    return graph
+
+
+def waits(run: Run) -> bool:
+    """Whether a run waits for the GPU. Found before a capture: one that fails half way leaves its stream current."""
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            for run in runs:
-                run()
+        run()
     except RuntimeError as error:
         print("no graph:", str(error)[:200], flush=True)
-        return None
-    return graph
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return False
 
 
 def by_replay(graph: Any, runs: int) -> float:
