@@ -82,15 +82,15 @@ $(CROSS): $(VENV)/.environment
 		{ echo "install a compiler for ARM and an emulator, on Debian g++-aarch64-linux-gnu and qemu-user"; exit 1; }
 	mkdir -p $@
 
-gpu: build  ## on a machine with a GPU: build for it, prove every op on the card, run all benchmarks
+gpu: build  ## on a machine with a GPU: build for it, prove every op there, then all of benchmarks.card, into build/gpu
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then $(MAKE) gpu-run; \
 	else echo "no GPU: PyTorch sees no CUDA device on this machine; nothing was run"; fi
 
 gpu-run:
 	DMGAN_FAST_CUDA=1 $(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
 	$(BIN)/python -m pytest tests/ops
-	$(BIN)/python -m benchmarks.ops --device cuda --dtype float32 --json benchmarks/results/gpu_float32.json
-	$(BIN)/python -m benchmarks.ops --device cuda --dtype bfloat16 --json benchmarks/results/gpu_bfloat16.json
+	rm -rf build/gpu
+	$(BIN)/python -m benchmarks.card --out build/gpu
 
 env: $(VENV)/.environment  ## the Python environment
 

@@ -52,9 +52,8 @@ class Target:
 
     def backends(self) -> dict[str, str]:
         """Names of our implementations → backends."""
-        if self.device == "cpu":
-            return {"dmgan_fast": "auto"}
-        return {"dmgan_fast, cuda": "cuda", "dmgan_fast, triton": "triton"}
+        chosen = {"dmgan_fast": "auto"}
+        return chosen if self.device == "cpu" else chosen | {f"dmgan_fast, {name}": name for name in ("cuda", "triton")}
 
     def synchronize(self) -> None:
         if self.device == "cuda":

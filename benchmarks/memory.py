@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,16 +90,16 @@ def setting_of(side: int, precision: str = "fp32") -> Setting:
 # ------------------------------------------------------------------------------------------------------------ measured
 
 
-def real_step(setting: Setting, name: str, size: int) -> tuple[Any, dict[str, Any]]:
+def real_step(setting: Setting, name: str, size: int, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
     """A step under a policy, or the authors', with a batch of random numbers."""
-    step: Any = ours(Models.build(setting), setting.config)
+    step: Any = ours(Models.build(setting).to(device), setting.config)
     if name in (AUTHORS, COMPILED):
         step = authors_of(step)
         if name == COMPILED:
             step.compile()
     else:
         step.set_memory(policy(name, setting.generator.image_sizes[-1]))
-    return step, batch_of(setting, size, full=True)
+    return step, batch_of(setting, size, device=device, full=True)
 
 
 def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
@@ -106,12 +107,12 @@ def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
     return theirs(Models(step.generator, step.discriminators, step.image_encoder), step.config, copies=copies)
 
 
-def measured_peak(side: int, batch_size: int, precision: str, name: str) -> int:
-    step, inputs = real_step(setting_of(side, precision), name, batch_size)
+def measured_peak(setting: Setting, batch_size: int, name: str, device: str = "cpu") -> int:
+    step, inputs = real_step(setting, name, batch_size, device)
     for _ in range(2 if name == COMPILED else 1):  # makes the optimisers' states, and compiles
         step(**inputs)
     gc.collect()
-    return allocation_peak(lambda: step(**inputs))
+    return allocation_peak(lambda: step(**inputs), device)
 
 
 class AuthorsMeasure:
@@ -151,28 +152,33 @@ class AuthorsMeasure:
         return self.meter.peak.total()
 
 
-def predicted_peak(side: int, batch_size: int, precision: str, name: str) -> int | None:
-    """Above weights, optimiser and batch; None for what the planner does not know."""
-    setting = setting_of(side, precision)
-    if name == COMPILED:
-        return None
-    measure: Any
-    if name == AUTHORS:
-        measure = AuthorsMeasure(setting, "cpu")
-        peak = measure(batch_size)
-    else:
-        measure = Measure(setting.train, "cpu")
-        peak = measure(policy(name, side), batch_size).peak_bytes
-    with Dataless():
-        batch = sum(tensor.nbytes for tensor in tensors_of(batch_of(setting, batch_size)))
-    return peak - measure.state_bytes - batch
+def forecast(setting: Setting, device: str = "cpu") -> Callable[[int, str], int | None]:
+    """Batch size and policy (or ``authors``) → predicted bytes above weights, optimiser and batch; None for what the
+    planner does not know."""
+    measure = cache(lambda: Measure(setting.train, device))
+    authors = cache(lambda: AuthorsMeasure(setting, device))
+
+    def predict(size: int, name: str) -> int | None:
+        if name == COMPILED:
+            return None
+        if name == AUTHORS:
+            peak, state = authors()(size), authors().state_bytes
+        else:
+            chosen = policy(name, setting.generator.image_sizes[-1])
+            peak, state = measure()(chosen, size).peak_bytes, measure().state_bytes
+        with Dataless():
+            batch = sum(tensor.nbytes for tensor in tensors_of(batch_of(setting, size)))
+        return peak - state - batch
+
+    return predict
 
 
 def measured() -> Iterator[Row]:
-    for arguments in MEASURED:
-        row = dict(zip(("side", "batch_size", "precision", "policy"), arguments, strict=True))
-        row["measured_bytes"] = alone(measured_peak, *arguments)
-        yield row | {"predicted_bytes": predicted_peak(*arguments)}
+    for side, batch_size, precision, name in MEASURED:
+        row = {"side": side, "batch_size": batch_size, "precision": precision, "policy": name}
+        setting = setting_of(side, precision)
+        row["measured_bytes"] = alone(measured_peak, setting, batch_size, name)
+        yield row | {"predicted_bytes": forecast(setting)(batch_size, name)}
 
 
 def alone(function: Callable[..., int], *arguments: Any) -> int | None:

@@ -55,6 +55,12 @@ def preset(name: str, batch: int) -> Setting:
     return Setting(f"{title} B{batch}", replace(config, step=step), batch, encoder)
 
 
+def tiny() -> Setting:
+    """The smallest that has every part of a step, to try a command."""
+    config = build_config(TrainConfig, values={"data": {"max_words": 4}, "generator": {"image_sizes": [64]}})
+    return Setting("tiny B2", config, batch=2).narrow()
+
+
 BIRDS, COCO, DEMO = preset("birds", 4), preset("coco", 4), preset("demo", 16)
 
 

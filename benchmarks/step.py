@@ -44,7 +44,7 @@ DEFAULT_ALLOCATOR = "authors, default allocator"
 # ------------------------------------------------------------------------------------------------------ correctness
 
 
-def gate(setting: Setting) -> bool:
+def gate(setting: Setting, device: str = "cpu") -> bool:
     """True if our steps are the authors': in float64 the same weights, in float32 the same losses.
 
     Spectral norms iterate on every forward here, as the authors' do. Weights in float32 are no measure: Adam's first
@@ -59,8 +59,9 @@ def gate(setting: Setting) -> bool:
         ("ours in float64", ours, torch.float64),
         ("ours", ours, torch.float32),
     ):
-        step: Any = make(start.copy(dtype), setting.config)
-        losses[name] = [step(**batch_of(setting, dtype=dtype)) for _ in range(GATE_STEPS[dtype])]
+        step: Any = make(start.copy(dtype).to(device), setting.config)
+        inputs = batch_of(setting, dtype=dtype, device=device)
+        losses[name] = [step(**inputs) for _ in range(GATE_STEPS[dtype])]
         weights[name] = torch.cat([p.detach().flatten() for p in step.generator.parameters()])
     exact = error(weights["ours in float64"], weights["truth"]) <= EXACT
     return exact and all(
