@@ -178,7 +178,9 @@ def _backward_kernel(
     value += sample * C * words
     row = tl.program_id(0).to(tl.int64) * batch + sample
 
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    c = tl.arange(0, BC)
+    if BC < C:  # else all tiles have the same channels, and are loaded once
+        c += tl.program_id(1) * BC
     t = tl.arange(0, BT)
     key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
     value_block = _value_block(value, c, t, words, C)  # [BC, BT]
@@ -224,13 +226,14 @@ def _backward_kernel(
 
         h_block = _pixel_block(h_pixel, c, h_stride_c, live, C)  # [BP, BC]
         grad_block = _pixel_block(grad_pixel, c, g_stride_c, live, C)  # [BP, BC]
+        # Stored before the sums are added to: so fewer registers are live.
         grad_h_block = tl.dot(grad_logits, tl.trans(key_block), input_precision=PRECISION)  # [BP, BC]
-        key_sum = tl.dot(tl.trans(h_block), grad_logits, key_sum, input_precision=PRECISION)
-        value_sum = tl.dot(tl.trans(grad_block), read_alpha, value_sum, input_precision=PRECISION)
         if gate_weight is not None:
             grad_h_block += (1 - g)[:, None] * grad_block.to(tl.float32)
         address = grad_h + p.to(tl.int64)[:, None] * dh_stride_p + c.to(tl.int64)[None, :] * dh_stride_c  # [BP, BC]
         tl.store(address, grad_h_block.to(grad_h.dtype.element_ty), mask=live[:, None] & (c < C)[None, :])
+        key_sum = tl.dot(tl.trans(h_block), grad_logits, key_sum, input_precision=PRECISION)
+        value_sum = tl.dot(tl.trans(grad_block), read_alpha, value_sum, input_precision=PRECISION)
 
     # The gradient of w_h is that of a key, and of w_o V z: z is what the gate's argument got through each word.
     if gate_weight is not None:
