@@ -90,7 +90,7 @@ $(VENV)/.environment: pyproject.toml | $(BIN)/python
 	$(BIN)/uv pip install -q --python $(BIN)/python -r pyproject.toml --extra dev -c $(VENV)/constraints.txt
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.cpp csrc/*.h csrc/*.cuh)
+$(VENV)/.native: $(VENV)/.environment setup.py $(wildcard csrc/*/* csrc/*.cpp csrc/*.h)
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -130,7 +130,10 @@ def cuda_library() -> CUDAExtension:
 setup(
     packages=[*PACKAGES, "dmgan_fast.kernels"],
     package_dir={"dmgan_fast": "dmgan_fast", "dmgan_fast.kernels": "kernels"},
-    package_data={"dmgan_fast": ["py.typed", "weights/*/*", "weights/*/*/*"], "dmgan_fast.data": ["demo_set/*"]},
+    package_data={
+        "dmgan_fast": ["py.typed", "templates/*", "weights/*/*", "weights/*/*/*"],
+        "dmgan_fast.data": ["demo_set/*"],
+    },
     ext_modules=extensions(),
     cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import page, regression, report
-from benchmarks.harness import FILES, limited_to, load_rows, results_of
+from benchmarks import regression
+from benchmarks.common import FILES, ROOT, limited_to, load_rows, results_of, some_of
+from benchmarks.report import __main__ as report
+from benchmarks.report import page
 from dmgan_fast import native
 
 # Runs of each; they keep the whole within half an hour on two cores.
@@ -25,25 +27,21 @@ REPEATS = {"ops": 7, "step": 5, "sampling": 7, "scaling": 3}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--level", choices=native.cpu_levels(), default=native.cpu_level(), help="CPU level to measure")
-    parser.add_argument("--only", default=",".join(FILES), help="some parts (default: all)")
+    parser.add_argument("--only", type=some_of(FILES), default=list(FILES), help="some parts (default: all)")
     parser.add_argument("--authors", type=Path, metavar="PATH", help="a checkout of the authors' DM-GAN, also timed")
     parser.add_argument("--record", action="store_true", help="add the ratios to the history")
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the page of figures")
     arguments = parser.parse_args()
-    chosen = arguments.only.split(",")
-    unknown = [part for part in chosen if part not in FILES]
-    if unknown:
-        parser.error(f"--only: no part {', '.join(unknown)}; there are {', '.join(FILES)}")
     failed, folder = [], results_of(arguments.level)
     folder.mkdir(exist_ok=True)
     environment = os.environ | limited_to(arguments.level)
-    for part in chosen:
+    for part in arguments.only:
         options = ["--repeats", str(REPEATS[part])] if part in REPEATS else []
         if part == "step" and arguments.authors:
             options += ["--authors", str(arguments.authors.absolute())]
         start = time.perf_counter()
         command = [sys.executable, "-m", f"benchmarks.{part}", "--json", str(folder / FILES[part]), *options]
-        if subprocess.run(command, cwd=Path(__file__).parents[1], env=environment).returncode:
+        if subprocess.run(command, cwd=ROOT, env=environment).returncode:
             failed.append(part)
         print(f"-- {part}: {time.perf_counter() - start:.0f} s", flush=True)
     rows = load_rows(folder)
@@ -51,7 +49,7 @@ def main() -> None:
     if arguments.record:
         regression.record(regression.ratios(rows))
     report.main()
-    page.picture(rows, report.ROOT / "docs" / "figures" / "benchmarks.svg")
+    page.picture(rows, ROOT / "docs" / "figures" / "benchmarks.svg")
     if arguments.report:
         page.write(rows, arguments.report)
     if failed or fell:

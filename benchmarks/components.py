@@ -7,21 +7,20 @@ beside them, counted as they are done (fewer than a direct convolution's, where 
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.harness import Target, environment_of, spread, take_turns, write_rows
-from benchmarks.step import BIRDS, Models, Setting, batch_of, ours, theirs
+from benchmarks.common import Rows, Table, environment, finish, parser_of
+from benchmarks.harness import spread, take_turns
+from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast import native
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
@@ -100,7 +99,7 @@ def operations(setting: Setting) -> tuple[Counter[str], float]:
     return meter.flops, meter.direct
 
 
-def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
+def spectral_norm(setting: Setting, repeats: int) -> Rows:
     """All that a step does with discriminators, with spectral norm and without, and the whole step, in turn; the noise
     of whole steps would hide the difference. ``cost_ms``: what neighbouring runs differ by.
     """
@@ -109,7 +108,7 @@ def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     pictures = [torch.tanh(image) for image in batch.images]
 
     def part(mode: str) -> Callable[[], object]:
-        models = Models.build(setting, spectral_norm=mode)
+        models = Models.build(setting.changed(spectral_norm=mode))
         step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
         return partial(step.judge, batch, pictures)
 
@@ -119,20 +118,20 @@ def spectral_norm(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     more, less, _ = times.values()
     costs = spread([a - b for a, b in zip(more, less, strict=True)])
     row = {"op": "spectral_norm", "case": setting.name, "direction": "discriminators", "correct": True}
-    row |= environment_of(Target()) | {"repeats": repeats}
+    row |= environment() | {"repeats": repeats}
     row |= {name.replace("_ms", "_cost_ms"): value for name, value in costs.items()}
     return [row | {"implementation": name} | spread(found) for name, found in times.items()]
 
 
-def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
+def rows_of(setting: Setting = BIRDS) -> Rows:
     """Every row of this benchmark."""
     models, inputs = Models.build(setting), batch_of(setting)
-    environment = environment_of(Target())
+    machine = environment()
     counted_of_ours, direct = operations(setting)
     flops = {"dmgan_fast": counted_of_ours}
     rows = [
         {"op": "components", "case": "direct", "implementation": "dmgan_fast", "direction": "operations"}
-        | environment
+        | machine
         | {"operations": direct, "correct": True}
     ]
     for name, step in (
@@ -141,7 +140,7 @@ def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
     ):
         found = zip(("phase", "kind"), components(step, inputs), strict=True)
         for direction, times in found:
-            row = {"op": "components", "implementation": name, "direction": direction, "correct": True} | environment
+            row = {"op": "components", "implementation": name, "direction": direction, "correct": True} | machine
             counted = flops.get(name, {}) if direction == "kind" else {}
             rows += [
                 row | {"case": case, "median_ms": ms} | ({"operations": counted[case]} if case in counted else {})
@@ -151,17 +150,12 @@ def rows_of(setting: Setting = BIRDS) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=31, help="with and without spectral norm")
-    arguments = parser.parse_args()
+    arguments = parser_of(f"{__doc__}\n--repeats: of the runs with and without spectral norm.", repeats=31).parse_args()
     rows = rows_of() + spectral_norm(BIRDS, arguments.repeats)
-    for row in rows:
-        if "median_ms" not in row:
-            continue
-        print(f"{row['direction']:6} {row['implementation']:11} {row['case']:30} {row['median_ms']:9.1f} ms")
-    if arguments.json:
-        write_rows(arguments.json, rows)
+    names = ("direction", "implementation", "case")
+    timed = [row for row in rows if "median_ms" in row]
+    Table([*names, "ms"], [[*(row[name] for name in names), f"{row['median_ms']:.1f}"] for row in timed]).print()
+    finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

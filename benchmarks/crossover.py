@@ -7,19 +7,15 @@ that the rule takes, over the better one's: 1 where it chose right.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import Target, environment_of, error, results_of, spread, take_turns, write_rows
+from benchmarks.common import Row, Rows, Table, environment, finish, parser_of, results_of, some_of
+from benchmarks.harness import error, spread, take_turns
 from dmgan_fast.aten import convolutions, upsample_conv3x3
 from dmgan_fast.aten.convolutions import STRIDES, native_backward, native_forward
 
@@ -75,9 +71,7 @@ def pairs(op: str, batch: int, inputs: int, outputs: int, side: int) -> dict[str
     }
 
 
-def rows_of(
-    op: str, shape: tuple[int, int, int, int], repeats: int, environment: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+def rows_of(op: str, shape: tuple[int, int, int, int], repeats: int, machine: Row) -> Iterator[Row]:
     batch, inputs, outputs, side = shape
     for direction, (ours, theirs, chosen) in pairs(op, *shape).items():
         correct = error(ours(), theirs().double()) <= TOLERANCE
@@ -87,17 +81,14 @@ def rows_of(
         row = {"op": op, "case": f"B{batch} {inputs}->{outputs} {side}x{side}", "direction": direction}
         row |= {"implementation": "native", "correct": correct, "ratio": medians["torch"] / medians["native"]}
         row |= {"chosen": "native" if chosen else "torch", "auto": medians["native" if chosen else "torch"] / best}
-        yield row | spread(times["native"]) | environment
+        yield row | spread(times["native"]) | machine
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="PyTorch's time / the native kernel's; what the rule takes, and its time over the best")
-    for head in ("op", "case", "direction", "ratio", "takes", "auto"):
-        table.add_column(head)
-    for row in rows:
-        cells = (row["op"], row["case"], row["direction"], f"{row['ratio']:.2f}", row["chosen"], f"{row['auto']:.2f}")
-        table.add_row(*cells, style="bold" if row["auto"] > 1.1 else "")
-    Console(width=120).print(table)
+def show(rows: Rows) -> None:
+    cells = [[*(row[n] for n in ("op", "case", "direction")), row["ratio"], row["chosen"], row["auto"]] for row in rows]
+    heads = ("op", "case", "direction", "ratio", "takes", "auto")
+    lines = [[f"{cell:.2f}" if isinstance(cell, float) else cell for cell in line] for line in cells]
+    Table(heads, lines).print("PyTorch's time / the native kernel's; what the rule takes, and its time over the best")
     worst = sorted(row["auto"] for row in rows)
     print(
         f"{len(rows)} cells; auto / best: median {worst[len(worst) // 2]:.2f}, worst {worst[-1]:.2f}; "
@@ -106,25 +97,19 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, default=results_of() / "crossover.json", help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each (default 3)")
+    parser = parser_of(__doc__, repeats=3)
+    parser.set_defaults(json=results_of() / "crossover.json")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cells, a minute")
-    parser.add_argument("--only", default=",".join(convolutions.CROSSOVERS), help="some ops (default: all)")
+    known = tuple(convolutions.CROSSOVERS)
+    parser.add_argument("--only", type=some_of(known), default=known, help=f"of {','.join(known)} (default: all)")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    environment = environment_of(Target())
-    rows = [
-        row
-        for op in arguments.only.split(",")
-        for shape in shapes(arguments.quick)
-        for row in rows_of(op, shape, arguments.repeats, environment)
-    ]
+    machine = environment()
+    chosen = itertools.product(arguments.only, shapes(arguments.quick))
+    rows = [row for op, shape in chosen for row in rows_of(op, shape, arguments.repeats, machine)]
     show(rows)
     arguments.json.parent.mkdir(exist_ok=True)
-    write_rows(arguments.json, rows)
-    if not all(row["correct"] for row in rows):
-        raise SystemExit("a result is wrong")
+    finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

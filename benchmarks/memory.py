@@ -1,53 +1,42 @@
 """Memory of a whole training step: measured, predicted, and what fits where.
 
-``python -m benchmarks.memory --json benchmarks/results/memory.json`` runs everything; ``--only`` one part:
+``python -m benchmarks.memory`` runs everything; ``--only`` one part:
 
 - ``measured``: peak of PyTorch's allocations during a step, each in a process of its own, beside the forecast;
-- ``sampling``: the same of drawing one large picture, whole and in tiles;
+- ``sampling``: the same of drawing one large image, whole and in tiles;
 - ``training``: the losses of 50 steps at 64 to 512 under every policy, beside those without any;
 - ``time``: steps under every policy and the authors', interleaved, after a check that all find the same losses;
-- ``computed``: bytes of each further picture, and the batches that fit on cards of four sizes, from the planner alone.
+- ``computed``: bytes of each further image, and the batches that fit on cards of four sizes, from the planner alone.
 
 Peaks are above weights, optimiser states and the batch. Parts that are not run keep their rows in the file.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gc
 import json
-import platform
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.authors_step import AuthorsStep
-from benchmarks.harness import (
-    RESULTS,
-    allocation_peak,
-    cpu_model,
-    in_own_process,
-    keep_freed_memory,
-    spread,
-    take_turns,
-)
-from dmgan_fast import __version__
-from dmgan_fast.files import replace_file
+from benchmarks.authors.step import AuthorsStep
+from benchmarks.common import RESULTS, Row, environment, keep_freed_memory, parser_of, write_json
+from benchmarks.harness import allocation_peak, in_own_process, spread, take_turns
+from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs
 from dmgan_fast.modules import Generator, draw_in_tiles
 from dmgan_fast.modules.generator import sides_up_to
 from dmgan_fast.training.config import TrainConfig, build_config
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
-from dmgan_fast.training.planner import Measure, batch_of, largest_batch, models_of
+from dmgan_fast.training.planner import Measure, largest_batch
 from dmgan_fast.training.policy import MemoryPolicy
-from dmgan_fast.training.step import Batch, TrainStep
+from dmgan_fast.training.step import TrainStep
 
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation
@@ -55,6 +44,7 @@ AUTHORS, COMPILED = "authors", "authors+compile"
 POLICIES = ("none", "op", "block", "tile")
 NUDGED = "none, weights a last bit off"
 
+SMALL = ((64, (4, 8)), (128, (2, 4)), (256, (2, 4)))
 # side, batch, dtype, policy
 MEASURED = [
     (64, 8, "fp32", "none"),
@@ -73,16 +63,9 @@ MEASURED = [
     (512, 4, "bf16", "tile"),
     (1024, 2, "fp32", "tile"),
     (1024, 2, "bf16", "tile"),
-    (256, 2, "fp32", AUTHORS),
-    (256, 4, "fp32", AUTHORS),
-    (256, 6, "fp32", AUTHORS),
+    *((256, batch, "fp32", AUTHORS) for batch in (2, 4, 6)),
     (512, 2, "fp32", AUTHORS),
-    (64, 4, "fp32", COMPILED),
-    (64, 8, "fp32", COMPILED),
-    (128, 2, "fp32", COMPILED),
-    (128, 4, "fp32", COMPILED),
-    (256, 2, "fp32", COMPILED),
-    (256, 4, "fp32", COMPILED),
+    *((side, batch, "fp32", COMPILED) for side, batches in SMALL for batch in batches),
 ]
 SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # side, tile
 
@@ -95,51 +78,38 @@ def policy(name: str, side: int) -> MemoryPolicy:
     return MemoryPolicy(checkpointing=(*before, name), micro_batch=1)  # type: ignore[arg-type]
 
 
-def configuration(side: int, precision: str = "fp32") -> TrainConfig:
-    """The birds' settings at another side."""
-    return build_config(
-        TrainConfig,
-        values={
-            "generator": {"image_sizes": list(sides_up_to(side))},
-            "step": {"precision": precision},
-        },
-    )
+def setting_of(side: int, precision: str = "fp32") -> Setting:
+    """The birds' at another side."""
+    values = {"generator": {"image_sizes": list(sides_up_to(side))}, "step": {"precision": precision}}
+    return Setting(f"{side}", build_config(TrainConfig, values=values))
 
 
 # ------------------------------------------------------------------------------------------------------------ measured
 
 
-def real_step(config: TrainConfig, name: str, batch_size: int) -> tuple[Any, Batch, dict[str, Any]]:
+def real_step(setting: Setting, name: str, size: int) -> tuple[Any, dict[str, Any]]:
     """A step under a policy, or the authors', with a batch of random numbers."""
-    torch.manual_seed(0)
-    step: Any = models_of(config)
+    step: Any = ours(Models.build(setting), setting.config)
     if name in (AUTHORS, COMPILED):
         step = authors_of(step)
         if name == COMPILED:
             step.compile()
     else:
-        step.set_memory(policy(name, config.generator.image_sizes[-1]))
-    return step, *random_batch(config, batch_size)
-
-
-def random_batch(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
-    batch, noise = batch_of(config, size)
-    for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
-        tensor.normal_()
-    return batch, noise
+        step.set_memory(policy(name, setting.generator.image_sizes[-1]))
+    return step, batch_of(setting, size, full=True)
 
 
 def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
-    assert step.image_encoder is not None
-    return AuthorsStep(step.generator, step.discriminators, step.image_encoder, step.config, copies=copies)
+    """On the same models; of the image encoder both use the folded form."""
+    return theirs(Models(step.generator, step.discriminators, step.image_encoder), step.config, copies=copies)
 
 
 def measured_peak(side: int, batch_size: int, precision: str, name: str) -> int:
-    step, batch, noise = real_step(configuration(side, precision), name, batch_size)
+    step, inputs = real_step(setting_of(side, precision), name, batch_size)
     for _ in range(2 if name == COMPILED else 1):  # makes the optimisers' states, and compiles
-        step(batch, **noise)
+        step(**inputs)
     gc.collect()
-    return allocation_peak(lambda: step(batch, **noise))
+    return allocation_peak(lambda: step(**inputs))
 
 
 class AuthorsMeasure:
@@ -155,55 +125,48 @@ class AuthorsMeasure:
                 return 1.0 if args[0].is_floating_point() else self.words
             return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def __init__(self, config: TrainConfig, device: str) -> None:
-        self.config, self.meter, self.mode = config, self.Meter(device), Dataless()
-        self.meter.words = config.data.max_words
+    def __init__(self, setting: Setting, device: str) -> None:
+        self.setting, self.meter, self.mode = setting, self.Meter(device), Dataless()
+        self.meter.words = setting.train.data.max_words
         with self.mode:
-            ours = models_of(replace(config, step=replace(config.step, precision="fp32")))
-            self.step = authors_of(ours, copies=False)
+            self.step = authors_of(ours(Models.build(setting), replace(setting.config, precision="fp32")), copies=False)
             models = [self.step.generator, *self.step.discriminators, self.step.encoder]
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
             self.meter.mark(self.step.average, "weights")
-            del ours
-            batch, noise = batch_of(config, 2)
             with self.meter:
-                self.step(batch, **noise)  # makes optimisers' states and gradients, which they keep
-            del batch, noise
+                self.step(**batch_of(setting, 2, full=True))  # makes optimisers' states and gradients, which they keep
         gc.collect()
         self.state_bytes = self.meter.now.total()
 
     def __call__(self, batch_size: int) -> int:
         """Peak bytes of a step."""
         with self.mode:
-            batch, noise = batch_of(self.config, batch_size)
-            self.meter.mark([*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()], "batch")
+            inputs = batch_of(self.setting, batch_size, full=True)
+            self.meter.mark(tensors_of(inputs), "batch")
             self.meter.reset()
             with self.meter:
-                self.step(batch, **noise)
+                self.step(**inputs)
         return self.meter.peak.total()
-
-
-def batch_bytes(config: TrainConfig, batch_size: int) -> int:
-    with Dataless():
-        batch, noise = batch_of(config, batch_size)
-        return sum(t.nbytes for t in (*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()))
 
 
 def predicted_peak(side: int, batch_size: int, precision: str, name: str) -> int | None:
     """Above weights, optimiser and batch; None for what the planner does not know."""
-    config = configuration(side, precision)
+    setting = setting_of(side, precision)
     if name == COMPILED:
         return None
+    measure: Any
     if name == AUTHORS:
-        measure = AuthorsMeasure(config, "cpu")
+        measure = AuthorsMeasure(setting, "cpu")
         peak = measure(batch_size)
     else:
-        measure = Measure(config, "cpu")
+        measure = Measure(setting.train, "cpu")
         peak = measure(policy(name, side), batch_size).peak_bytes
-    return peak - measure.state_bytes - batch_bytes(config, batch_size)
+    with Dataless():
+        batch = sum(tensor.nbytes for tensor in tensors_of(batch_of(setting, batch_size)))
+    return peak - measure.state_bytes - batch
 
 
-def measured() -> Iterator[dict[str, Any]]:
+def measured() -> Iterator[Row]:
     for arguments in MEASURED:
         row = dict(zip(("side", "batch_size", "precision", "policy"), arguments, strict=True))
         row["measured_bytes"] = alone(measured_peak, *arguments)
@@ -224,9 +187,9 @@ def alone(function: Callable[..., int], *arguments: Any) -> int | None:
 
 @torch.inference_mode()
 def drawing_peak(side: int, tile: int | None) -> int:
-    """Peak of drawing one picture, above the weights; the picture itself counts."""
+    """Peak of drawing one image, above the weights; the image itself counts."""
     torch.manual_seed(0)
-    config = configuration(side).generator
+    config = setting_of(side).generator
     generator = Generator(config).eval()
     noise, eps = torch.randn(1, config.noise_channels), torch.randn(1, config.condition_channels)
     sentence, words = torch.randn(1, config.word_channels), torch.randn(1, config.word_channels, 18)
@@ -236,7 +199,7 @@ def drawing_peak(side: int, tile: int | None) -> int:
     return allocation_peak(lambda: draw_in_tiles(generator, noise, sentence, words, mask, eps=eps, tile=tile))
 
 
-def sampling() -> Iterator[dict[str, Any]]:
+def sampling() -> Iterator[Row]:
     for side, tile in SAMPLING:
         yield {"side": side, "tile": tile, "measured_bytes": alone(drawing_peak, side, tile)}
 
@@ -244,11 +207,11 @@ def sampling() -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[str, Any]]:
+def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[Row]:
     """Milliseconds of a step: our policies on the same models and the authors' on copies, in turn."""
     keep_freed_memory()
-    config = configuration(side)
-    step, batch, noise = real_step(config, "none", batch_size)
+    setting = setting_of(side)
+    step, inputs = real_step(setting, "none", batch_size)
     authors = authors_of(step)
     block = MemoryPolicy(checkpointing=(*("none",) * (len(step.discriminators) - 1), "block"))
     policies = {name: policy(name, side) for name in POLICIES} | {"block, last side only": block}
@@ -256,7 +219,7 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[s
 
     def take(chosen: MemoryPolicy) -> dict[str, torch.Tensor]:
         step.set_memory(chosen)
-        return step(batch, **noise)
+        return step(**inputs)
 
     runs: dict[str, Callable[[], Any]] = {name: lambda p=p: take(p) for name, p in policies.items()}  # type: ignore[misc]
     truth: dict[str, torch.Tensor] = {}
@@ -267,7 +230,7 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[s
         truth = truth or losses
         for loss, value in losses.items():
             torch.testing.assert_close(value, truth[loss], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    runs = {AUTHORS: lambda: authors(batch, **noise)} | runs
+    runs = {AUTHORS: lambda: authors(**inputs)} | runs
     times = take_turns(runs, repeats)
     for name, taken in times.items():
         ratios = [own / base for own, base in zip(taken, times["none"], strict=True)]
@@ -278,15 +241,15 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[dict[s
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def trained(steps: int = 50) -> Iterator[dict[str, Any]]:
-    """Four stages of a narrow model trained on random pictures under every policy: are the losses the same?
+def trained(steps: int = 50) -> Iterator[Row]:
+    """Four stages of a narrow model trained on random images under every policy: are the losses the same?
 
     Policies that sum in another order run in float64: in float32 training amplifies the last bit.
     """
     generator = {"base_channels": 4, "word_channels": 16, "condition_channels": 16, "noise_channels": 16}
     generator |= {"image_sizes": list(sides_up_to(512)), "residual_blocks": 1}
     values = {"generator": generator, "discriminator_channels": 2, "step": {"damsm_weight": 0.0}}
-    config = build_config(TrainConfig, values=values)
+    setting = Setting("narrow", build_config(TrainConfig, values=values))
     same = {name: MemoryPolicy(checkpointing=name) for name in ("none", "op", "block", "stage")}  # type: ignore[arg-type]
     # The measure of what training makes of last bits: no policy, and weights that differ by them.
     reordered = {
@@ -299,7 +262,7 @@ def trained(steps: int = 50) -> Iterator[dict[str, Any]]:
         truth: torch.Tensor | None = None
         for name, chosen in policies.items():
             with default_dtype(dtype):
-                found = losses_of(config, chosen, steps, nudged=name == NUDGED)
+                found = losses_of(setting, chosen, steps, nudged=name == NUDGED)
             truth = found if truth is None else truth
             apart = (found - truth).abs() / truth.abs().clamp(min=1e-3)
             row = {"policy": name, "dtype": str(dtype).removeprefix("torch."), "steps": steps}
@@ -317,39 +280,35 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def losses_of(config: TrainConfig, chosen: MemoryPolicy, steps: int, *, nudged: bool = False) -> torch.Tensor:
+def losses_of(setting: Setting, chosen: MemoryPolicy, steps: int, *, nudged: bool = False) -> torch.Tensor:
     """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights a last bit off."""
-    torch.manual_seed(0)
-    step = models_of(config)
+    step = ours(Models.build(setting), setting.config)
     step.set_memory(chosen)
     if nudged:
         with torch.random.fork_rng(), torch.no_grad():
             for weight in (w for model in (step.generator, *step.discriminators) for w in model.parameters()):
                 weight.mul_(1 + torch.finfo(weight.dtype).eps * torch.randint(-1, 2, weight.shape))
     losses = []
-    for _ in range(steps):
-        batch, noise = random_batch(config, 2)
-        losses.append(torch.stack(list(step(batch, **noise).values())))
+    for seed in range(steps):
+        inputs = batch_of(setting, 2, torch.get_default_dtype(), full=True, seed=seed)
+        losses.append(torch.stack(list(step(**inputs).values())))
     return torch.stack(losses).double()
 
 
 # ------------------------------------------------------------------------------------------------------------ computed
 
 
-def computed() -> Iterator[dict[str, Any]]:
+def computed() -> Iterator[Row]:
     """For every side, dtype and policy: fixed and further bytes of a step, and the largest batches by card."""
     for side in (64, 128, 256, 512, 1024):
-        theirs = AuthorsMeasure(configuration(side), "cuda")
+        theirs = AuthorsMeasure(setting_of(side), "cuda")
         yield {"side": side, "precision": "fp32", "policy": AUTHORS} | line(theirs, theirs.state_bytes)
         for precision in ("fp32", "bf16"):
-            ours = Measure(configuration(side, precision), "cuda")
+            measure = Measure(setting_of(side, precision).train, "cuda")
             for name in POLICIES:
-                found = line(peaks_of(ours, policy(name, side)), ours.state_bytes)
+                chosen = policy(name, side)
+                found = line(lambda n, of=measure, p=chosen: of(p, n).peak_bytes, measure.state_bytes)
                 yield {"side": side, "precision": precision, "policy": name} | found
-
-
-def peaks_of(measure: Measure, chosen: MemoryPolicy) -> Callable[[int], int]:
-    return lambda batch_size: measure(chosen, batch_size).peak_bytes
 
 
 def line(peak: Callable[[int], int], state_bytes: int) -> dict[str, Any]:
@@ -370,18 +329,12 @@ def line(peak: Callable[[int], int], state_bytes: int) -> dict[str, Any]:
 PARTS = ("measured", "sampling", "training", "time", "computed")
 
 
-def environment() -> dict[str, Any]:
-    versions = {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    return {"device": cpu_model(), "threads": torch.get_num_threads(), "versions": versions}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", type=Path, default=RESULTS / "memory.json", help="read and written")
+    parser = parser_of(__doc__, repeats=7)
+    parser.set_defaults(json=RESULTS / "memory.json")
     parser.add_argument("--only", choices=PARTS, action="append", help="run these parts (default: all)")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of timed steps (default 7)")
     arguments = parser.parse_args()
-    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    parts: dict[str, Callable[[], Iterator[Row]]] = {
         "measured": measured,
         "sampling": sampling,
         "training": trained,
@@ -395,8 +348,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             rows.append(row)
         results[name] = {"environment": environment(), "rows": rows}
-        with replace_file(arguments.json) as file:
-            file.write_text(json.dumps(results, indent=1) + "\n")
+        write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

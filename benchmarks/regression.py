@@ -15,26 +15,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.harness import RESULTS, baseline, load_rows, results_of
+from benchmarks.common import RESULTS, Row, Rows, baseline, load_rows, results_of
 from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 
 HISTORY = RESULTS / "history.csv"
-FIELDS = (
-    "date",
-    "commit",
-    "device",
-    "level",
-    "compiler",
-    "threads",
-    "torch",
-    "dtype",
-    "op",
-    "case",
-    "direction",
-    "implementation",
-)
-FIELDS += ("median_ms", "ratio")
+FIELDS = ("date", "commit", "device", "level", "compiler", "threads", "torch", "dtype", "op", "case", "direction")
+FIELDS += ("implementation", "median_ms", "ratio")
 TOLERANCE = 0.1
 WITHOUT_RATIO = ("peak", "components")
 
@@ -47,26 +34,26 @@ class Fallen(NamedTuple):
     now: float
 
 
-def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def ratios(rows: Rows) -> Rows:
     """Rows of ours with ``ratio`` = the authors' median / ours, of the same case and direction."""
 
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    def key(row: Row) -> tuple[Any, ...]:
         return (row["op"], row["case"], row["direction"], row["threads"])
 
     timed = [row for row in rows if row.get("median_ms") and row["op"] not in WITHOUT_RATIO]
     found = []
     for _, group in groupby(sorted(timed, key=key), key=key):
         same = list(group)
-        if not any(row["implementation"].startswith("authors") for row in same):
-            continue
         name = baseline(same)
+        if name is None:
+            continue
         reference = next(row["median_ms"] for row in same if row["implementation"] == name)
         ours = [row for row in same if row["implementation"].startswith("dmgan_fast")]
         found += [row | {"ratio": reference / row["median_ms"]} for row in ours]
     return found
 
 
-def _what(row: dict[str, Any]) -> tuple[str, ...]:
+def _what(row: Row) -> tuple[str, ...]:
     names = ("device", "level", "threads", "dtype", "op", "case", "direction", "implementation")
     return (str(row["compiler"]).split()[0], *(str(row[name]) for name in names))
 
@@ -86,7 +73,7 @@ def history(file: Path = HISTORY) -> list[dict[str, str]]:
         return list(reader)
 
 
-def fallen(now: list[dict[str, Any]], before: list[dict[str, str]], tolerance: float = TOLERANCE) -> list[Fallen]:
+def fallen(now: Rows, before: list[dict[str, str]], tolerance: float = TOLERANCE) -> list[Fallen]:
     """Ratios of ``now`` that lie more than ``tolerance`` below the last recorded ones."""
     last = {_what(row): float(row["ratio"]) for row in before}
     return [
@@ -96,10 +83,10 @@ def fallen(now: list[dict[str, Any]], before: list[dict[str, str]], tolerance: f
     ]
 
 
-def record(now: list[dict[str, Any]], file: Path = HISTORY) -> None:
+def record(now: Rows, file: Path = HISTORY) -> None:
     """Add lines for today and the current commit."""
     stamp = {"date": datetime.date.today().isoformat()}
-    lines: list[dict[str, Any]] = list(history(file))
+    lines: Rows = list(history(file))
     for row in now:
         values = stamp | {"torch": row["versions"]["torch"]} | {name: row[name] for name in FIELDS if name in row}
         lines.append(values | {"median_ms": f"{row['median_ms']:.3f}", "ratio": f"{row['ratio']:.3f}"})
@@ -109,7 +96,7 @@ def record(now: list[dict[str, Any]], file: Path = HISTORY) -> None:
         writer.writerows(lines)
 
 
-def check(rows: list[dict[str, Any]], file: Path = HISTORY, tolerance: float = TOLERANCE) -> list[Fallen]:
+def check(rows: Rows, file: Path = HISTORY, tolerance: float = TOLERANCE) -> list[Fallen]:
     """Print what fell; with no history, say so."""
     before = history(file)
     found = fallen(ratios(rows), before, tolerance)
@@ -122,12 +109,7 @@ def check(rows: list[dict[str, Any]], file: Path = HISTORY, tolerance: float = T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=results_of(),
-        help="folder (default: of the CPU level in use)",
-    )
+    parser.add_argument("--results", type=Path, default=results_of(), help="folder (default: of the CPU level in use)")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a smaller fall is noise (default 0.1)")
     parser.add_argument("--record", action="store_true", help="add the ratios to the history")
     arguments = parser.parse_args()

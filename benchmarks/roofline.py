@@ -7,16 +7,15 @@ GPUs are computed, not measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks import work
-from benchmarks.harness import Target, environment_of, results_of, spread, take_turns, write_rows
+from benchmarks.common import Rows, Table, environment, finish, parser_of, results_of
+from benchmarks.harness import spread, take_turns
+from benchmarks.ops import work
 
 GEMM_SIDE = 1536  # large enough for the peak, short enough to run between other users of the machine
 STREAM_ELEMENTS = 1 << 24  # 64 MiB an array
@@ -49,7 +48,7 @@ PAPER_BATCH = 10
 ARITHMETIC = 0.3  # of the peak: below, products do not decide the time
 
 
-def measured(repeats: int = 41) -> list[dict[str, Any]]:
+def measured(repeats: int = 41) -> Rows:
     """Rows of the two peaks; the fastest runs count."""
     a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
     product = torch.empty_like(a)
@@ -58,20 +57,20 @@ def measured(repeats: int = 41) -> list[dict[str, Any]]:
     runs = {"gemm": lambda: torch.mm(a, b, out=product), "stream": lambda: torch.add(x, y, out=total)}
     amount = {"gemm": 2.0 * GEMM_SIDE**3, "stream": 3.0 * x.nbytes}
     times = take_turns(runs, repeats)
-    row = {"op": "peak", "direction": "forward", "implementation": "torch", "correct": True} | environment_of(Target())
+    row = {"op": "peak", "direction": "forward", "implementation": "torch", "correct": True} | environment()
     return [
         row | {"case": name} | spread(found) | {"per_second": 1e3 * amount[name] / min(found)}
         for name, found in times.items()
     ]
 
 
-def peaks_of(rows: list[dict[str, Any]]) -> Peaks | None:
+def peaks_of(rows: Rows) -> Peaks | None:
     """From the rows of ``measured`` among others; None if they are not there."""
     found = {row["case"]: row["per_second"] for row in rows if row["op"] == "peak"}
     return Peaks(found["gemm"], found["stream"]) if {"gemm", "stream"} <= found.keys() else None
 
 
-def places(rows: list[dict[str, Any]], peaks: Peaks) -> list[dict[str, Any]]:
+def places(rows: Rows, peaks: Peaks) -> Rows:
     """Rows with work: operations per byte, the bound, and which part of it they reach."""
     found = []
     for row in rows:
@@ -90,17 +89,9 @@ def places(rows: list[dict[str, Any]], peaks: Peaks) -> list[dict[str, Any]]:
     return found
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """A table: what bounds each part of our step."""
-
-    note: str
-    heads: list[str]
-    body: list[list[str]]
-
-
-def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
-    """From the rows of ``components`` and ``measured`` among others; None if they are not there."""
+def bounds_of_step(rows: Rows) -> tuple[str, Table] | None:
+    """What bounds each part of our step, a note and a table, from the rows of ``components`` and ``measured`` among
+    others; None if they are not there."""
     peaks = peaks_of(rows)
     kinds = [row for row in rows if row["op"] == "components" and row["direction"] == "kind"]
     ours, theirs = (
@@ -147,10 +138,10 @@ def bounds_of_step(rows: list[dict[str, Any]]) -> Bounds | None:
             f"{whole_step['repeats']} pairs of all done with discriminators, with and without it)."
         )
     heads = ["part", "ms", "of our step", "authors ms", "GFLOP done", "GFLOP/s", "of the peak", "bound by"]
-    return Bounds(note, heads, body)
+    return note, Table(heads, body)
 
 
-def on_cards(batch: int = PAPER_BATCH) -> list[dict[str, Any]]:
+def on_cards(batch: int = PAPER_BATCH) -> Rows:
     """Computed, not measured: the least milliseconds of each op at the paper's batch, forward + backward."""
     rows = []
     for dtype, width in (("float32", 4), ("bfloat16", 2)):
@@ -169,25 +160,31 @@ def on_cards(batch: int = PAPER_BATCH) -> list[dict[str, Any]]:
     return rows
 
 
+def table_of_cards() -> Table:
+    """A line for each op and dtype, a column for each GPU."""
+    body: dict[str, list[str]] = {}
+    for row in on_cards():
+        line = body.setdefault(f"{row['op']}, {row['dtype']}", [])
+        line.append(f"{row['bound_ms']:.3f} ({row['limit']})")
+    return Table(["op", *(f"{card}, ms" for card in CARDS)], [[name, *cells] for name, cells in body.items()])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser = parser_of(__doc__)
     parser.add_argument("--ops", type=Path, default=results_of() / "cpu_float32.json", help="rows of ops to place")
     arguments = parser.parse_args()
     rows = measured()
     peaks = peaks_of(rows)
     assert peaks is not None
-    print(f"measured: {peaks.flops / 1e9:.0f} GFLOP/s, {peaks.bandwidth / 1e9:.1f} GB/s")
-    for place in places(json.loads(arguments.ops.read_text()), peaks):
-        print(
-            f"{place['op']:18} {place['case']:36} {place['implementation']:28} {place['direction']:17}"
-            f"{place['intensity']:8.1f} op/B {place['gflops']:8.1f} GFLOP/s {place['reached']:6.1%} of {place['limit']}"
-        )
-    print("computed, not measured, forward + backward:")
-    for row in on_cards():
-        print(f"{row['card']:16} {row['dtype']:9} {row['op']:36} >= {row['bound_ms']:.4f} ms ({row['limit']})")
-    if arguments.json:
-        write_rows(arguments.json, rows)
+    names = ("op", "case", "implementation", "direction")
+    lines = [
+        [*(p[n] for n in names), f"{p['intensity']:.1f}", f"{p['gflops']:.1f}", f"{p['reached']:.1%} of {p['limit']}"]
+        for p in places(json.loads(arguments.ops.read_text()), peaks)
+    ]
+    title = f"measured: {peaks.flops / 1e9:.0f} GFLOP/s, {peaks.bandwidth / 1e9:.1f} GB/s"
+    Table([*names, "op/B", "GFLOP/s", "reached"], lines).print(title)
+    table_of_cards().print("computed, not measured, forward + backward: the least time")
+    finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

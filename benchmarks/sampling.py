@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.authors_step import generate
-from benchmarks.harness import (
-    TOLERANCE,
-    Target,
-    allocation_peak,
-    environment_of,
-    error,
-    show,
-    spread,
-    take_turns,
-    write_rows,
-)
-from benchmarks.step import BIRDS, Models, Setting, batch_of
+from benchmarks.authors.step import generate
+from benchmarks.common import Rows, case_table, environment, finish, parser_of
+from benchmarks.harness import TOLERANCE, allocation_peak, error, spread, take_turns
+from benchmarks.models import BIRDS, Models, Setting, batch_of
 
 SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 
@@ -64,9 +52,9 @@ def truth(setting: Setting) -> Tensor:
 
 
 @torch.no_grad()
-def rows_of(repeats: int = 5, setting: Setting = SAMPLING, compiled: bool = True) -> list[dict[str, Any]]:
+def rows_of(repeats: int = 5, setting: Setting = SAMPLING, compiled: bool = True) -> Rows:
     """Every row of this benchmark. Correctness is that of two pictures: float64 takes its time."""
-    environment = environment_of(Target())
+    machine = environment()
     two = replace(setting, batch=2)
     exact = truth(two)
     correct = {
@@ -77,24 +65,19 @@ def rows_of(repeats: int = 5, setting: Setting = SAMPLING, compiled: bool = True
     times = take_turns({name: f for name, f in functions.items() if correct[name]}, repeats)
     rows = []
     for name, function in functions.items():
-        row = {"op": "sampling", "case": setting.name, "implementation": name, "direction": "forward"} | environment
+        row = {"op": "sampling", "case": setting.name, "implementation": name, "direction": "forward"} | machine
         memory = {"peak_bytes": allocation_peak(function, "cpu"), "saved_bytes": None}
         rows.append(row | spread(times.get(name, [])) | memory | {"correct": correct[name]})
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = parser_of(__doc__, repeats=5)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args()
     rows = rows_of(arguments.repeats, compiled=not arguments.no_compile)
-    show(rows)
-    if arguments.json:
-        write_rows(arguments.json, rows)
-    if not all(row["correct"] for row in rows):
-        sys.exit("a result is wrong: its time is not reported")
+    case_table(rows).print(f"sampling: {SAMPLING.name}")
+    finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,13 @@ Results are compared with the reference by the ops' own benchmarks; a cell that 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from benchmarks import batch_norm_glu, memory_path, upsample_conv3x3, words_similarity
-from benchmarks.harness import (
-    Case,
-    Target,
-    environment_of,
-    is_out_of_memory,
-    limited_memory,
-    spread,
-    time_case,
-    write_rows,
-)
+from benchmarks.common import Row, Rows, Table, Target, environment, finish, parser_of, some_of
+from benchmarks.harness import Case, is_out_of_memory, limited_memory, spread, time_case
+from benchmarks.ops import batch_norm_glu, memory_path, upsample_conv3x3, words_similarity
 
 OPS: dict[str, Callable[..., Case]] = {
     "memory_path": memory_path.case,
@@ -38,7 +27,7 @@ AXES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def _cells(ops: tuple[str, ...]) -> Iterator[tuple[str, str, int, dict[str, int]]]:
+def _cells(ops: Iterable[str]) -> Iterator[tuple[str, str, int, dict[str, int]]]:
     """Op, axis, value, settings."""
     for op in ops:
         for axis, values in AXES[op].items():
@@ -49,11 +38,11 @@ def _cells(ops: tuple[str, ...]) -> Iterator[tuple[str, str, int, dict[str, int]
 
 
 def rows_of(
-    repeats: int = 5, target: Target | None = None, ops: tuple[str, ...] = tuple(OPS), largest: int = 1 << 30
-) -> list[dict[str, Any]]:
+    repeats: int = 5, target: Target | None = None, ops: Iterable[str] = tuple(OPS), largest: int = 1 << 30
+) -> Rows:
     """Every row of this benchmark. ``largest``: leaves larger values of an axis out."""
     target, threads = target or Target(), torch.get_num_threads()
-    environment = environment_of(target)
+    machine = environment(target)
     rows = []
     with limited_memory():
         for op, axis, value, settings in _cells(ops):
@@ -63,14 +52,8 @@ def rows_of(
             case = OPS[op](target, **settings)
             torch.set_num_threads(value if axis == "threads" else threads)
             for name in ("authors", *target.backends()):
-                row: dict[str, Any] = {
-                    "op": op,
-                    "case": case.name,
-                    "implementation": name,
-                    "axis": axis,
-                    "value": value,
-                }
-                row |= {"direction": "forward+backward", "correct": True} | environment
+                row: Row = {"op": op, "case": case.name, "implementation": name, "axis": axis, "value": value}
+                row |= {"direction": "forward+backward", "correct": True} | machine
                 row["threads"] = torch.get_num_threads()
                 try:
                     rows.append(row | spread(time_case(case, case.implementations[name], repeats, target)))
@@ -83,17 +66,15 @@ def rows_of(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--ops", default=",".join(OPS), help="some of these (default: all)")
+    parser = parser_of(__doc__, repeats=5)
+    parser.add_argument("--ops", type=some_of(OPS), default=list(OPS), help=f"of {','.join(OPS)} (default: all)")
     arguments = parser.parse_args()
-    rows = rows_of(arguments.repeats, ops=tuple(arguments.ops.split(",")))
-    for row in rows:
-        time = "out of memory" if row.get("out_of_memory") else f"{row['median_ms']:10.2f} ms"
-        print(f"{row['op']:18} {row['axis']:8} {row['value']:4} {row['implementation']:12} {time}")
-    if arguments.json:
-        write_rows(arguments.json, rows)
+    rows = rows_of(arguments.repeats, ops=arguments.ops)
+    names = ("op", "axis", "value", "implementation")
+    times = ("out of memory" if row.get("out_of_memory") else f"{row['median_ms']:.2f}" for row in rows)
+    lines = [[*(row[name] for name in names), time] for row, time in zip(rows, times, strict=True)]
+    Table([*names, "ms"], lines).print("forward + backward")
+    finish(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ inline bool is_channels_last(const Tensor& x) {
 // From one pixel of a pixel-linear [B, C, H, W] to the next. The stride of an axis of size 1 means nothing.
 inline int64_t pixel_stride(const Tensor& x) { return x.size(3) > 1 ? x.stride(3) : x.stride(2); }
 
-// A picture [B, channels, height, width] of x's dtype, channels-last: a tensor of its own, which autograd can change.
+// A feature map [B, channels, height, width] of x's dtype, channels-last; a tensor of its own, for autograd to change.
 inline Tensor empty_channels_last(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
   const int64_t sizes[] = {x.size(0), channels, height, width};
   const int64_t strides[] = {channels * height * width, 1, width * channels, channels};
@@ -46,8 +46,8 @@ inline Tensor empty_channels_last(const Tensor& x, int64_t channels, int64_t hei
   return Tensor(y);
 }
 
-// A picture [B, channels, height, width] of x's dtype, channels-last if x is.
-inline Tensor empty_picture(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
+// A feature map [B, channels, height, width] of x's dtype, channels-last if x is.
+inline Tensor empty_feature_map(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
   if (is_channels_last(x)) return empty_channels_last(x, channels, height, width);
   return torch::stable::new_empty(x, {x.size(0), channels, height, width});
 }

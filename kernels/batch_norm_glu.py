@@ -61,20 +61,20 @@ def _moments_kernel(
     end = tl.minimum(start + BP * TILES, pixels)
     channel_mask = channel < channels
     pixel = start + tl.arange(0, BP)
-    mask = channel_mask[:, None] & (pixel < end)[None, :]
-    values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)
-    pivot = tl.sum(values.to(tl.float32), 1) / tl.minimum(end - start, BP)
+    mask = channel_mask[:, None] & (pixel < end)[None, :]  # [BC, BP]
+    values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)  # [BC, BP]
+    pivot = tl.sum(values.to(tl.float32), 1) / tl.minimum(end - start, BP)  # [BC]
     shifts = tl.zeros([BC, BP], tl.float32)
     squares = tl.zeros([BC, BP], tl.float32)
     for first in range(start, end, BP):
         pixel = first + tl.arange(0, BP)
-        mask = channel_mask[:, None] & (pixel < end)[None, :]
-        values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)
-        shift = tl.where(mask, values.to(tl.float32) - pivot[:, None], 0.0)
+        mask = channel_mask[:, None] & (pixel < end)[None, :]  # [BC, BP]
+        values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)  # [BC, BP]
+        shift = tl.where(mask, values.to(tl.float32) - pivot[:, None], 0.0)  # [BC, BP]
         shifts += shift
         squares += shift * shift
-    shift_sum = tl.sum(shifts, 1)
-    shift_mean = shift_sum / (end - start)
+    shift_sum = tl.sum(shifts, 1)  # [BC]
+    shift_mean = shift_sum / (end - start)  # [BC]
     block = sample * tl.num_programs(0) + tl.program_id(0)
     tl.store(mean_parts + block * channels + channel, pivot + shift_mean, channel_mask)
     tl.store(m2_parts + block * channels + channel, tl.sum(squares, 1) - shift_sum * shift_mean, channel_mask)
@@ -89,22 +89,22 @@ def _merge_blocks_kernel(
     channel = tl.program_id(0) * BC + tl.arange(0, BC)
     channel_mask = channel < channels
     count = blocks // blocks_per_sample * pixels
-    pivot = tl.load(mean_parts + channel, channel_mask, other=0.0)
+    pivot = tl.load(mean_parts + channel, channel_mask, other=0.0)  # [BC]
     shifts = tl.zeros([BR, BC], tl.float32)
     for first in range(0, blocks, BR):
         block = first + tl.arange(0, BR)
-        mask = (block < blocks)[:, None] & channel_mask[None, :]
-        size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]
-        means = tl.load(mean_parts + block[:, None] * channels + channel[None, :], mask, other=0.0)
+        mask = (block < blocks)[:, None] & channel_mask[None, :]  # [BR, BC]
+        size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]  # [BR, 1]
+        means = tl.load(mean_parts + block[:, None] * channels + channel[None, :], mask, other=0.0)  # [BR, BC]
         shifts += tl.where(mask, (means - pivot[None, :]) * size, 0.0)
-    mean = pivot + tl.sum(shifts, 0) / count
+    mean = pivot + tl.sum(shifts, 0) / count  # [BC]
     m2 = tl.zeros([BR, BC], tl.float32)
     for first in range(0, blocks, BR):
         block = first + tl.arange(0, BR)
-        mask = (block < blocks)[:, None] & channel_mask[None, :]
-        size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]
-        offset = block[:, None] * channels + channel[None, :]
-        deviation = tl.load(mean_parts + offset, mask, other=0.0) - mean[None, :]
+        mask = (block < blocks)[:, None] & channel_mask[None, :]  # [BR, BC]
+        size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]  # [BR, 1]
+        offset = block[:, None] * channels + channel[None, :]  # [BR, BC]
+        deviation = tl.load(mean_parts + offset, mask, other=0.0) - mean[None, :]  # [BR, BC]
         m2 += tl.where(mask, tl.load(m2_parts + offset, mask, other=0.0) + deviation * deviation * size, 0.0)
     tl.store(mean_out + channel, mean, channel_mask)
     tl.store(var_out + channel, tl.maximum(tl.sum(m2, 0) / count, 0.0), channel_mask)
@@ -119,7 +119,7 @@ def _add_blocks_kernel(parts, out, blocks, columns, scale, BR: tl.constexpr, BC:
     total = tl.zeros([BR, BC], tl.float32)
     for first in range(0, blocks, BR):
         block = first + tl.arange(0, BR)
-        mask = (block < blocks)[:, None] & (column < columns)[None, :]
+        mask = (block < blocks)[:, None] & (column < columns)[None, :]  # [BR, BC]
         total += tl.load(parts + block[:, None] * columns + column[None, :], mask, other=0.0)
     tl.store(out + group * columns + column, tl.sum(total, 0) * scale, column < columns)
 
@@ -138,32 +138,32 @@ def _forward_kernel(
     start = tl.program_id(0) * (BP * TILES)
     channel_mask = channel < y_channels
     first_program = (tl.program_id(0) == 0) & (sample == 0)
-    mean_a = tl.load(mean + channel, channel_mask, other=0.0)
-    rstd_a = 1.0 / tl.sqrt_rn(tl.load(var + channel, channel_mask, other=1.0) + eps)
+    mean_a = tl.load(mean + channel, channel_mask, other=0.0)  # [BC]
+    rstd_a = 1.0 / tl.sqrt_rn(tl.load(var + channel, channel_mask, other=1.0) + eps)  # [BC]
     tl.store(rstd_out + channel, rstd_a, channel_mask & first_program)
-    scale_a = rstd_a[:, None] * _per_channel(weight, channel, channel_mask, 1.0)
-    bias_a = _per_channel(bias, channel, channel_mask, 0.0)
+    scale_a = rstd_a[:, None] * _per_channel(weight, channel, channel_mask, 1.0)  # [BC, 1]
+    bias_a = _per_channel(bias, channel, channel_mask, 0.0)  # [BC, 1]
     if skip is None:
         gate_channel = channel + y_channels
-        mean_b = tl.load(mean + gate_channel, channel_mask, other=0.0)
-        rstd_b = 1.0 / tl.sqrt_rn(tl.load(var + gate_channel, channel_mask, other=1.0) + eps)
+        mean_b = tl.load(mean + gate_channel, channel_mask, other=0.0)  # [BC]
+        rstd_b = 1.0 / tl.sqrt_rn(tl.load(var + gate_channel, channel_mask, other=1.0) + eps)  # [BC]
         tl.store(rstd_out + gate_channel, rstd_b, channel_mask & first_program)
-        scale_b = rstd_b[:, None] * _per_channel(weight, gate_channel, channel_mask, 1.0)
-        bias_b = _per_channel(bias, gate_channel, channel_mask, 0.0)
+        scale_b = rstd_b[:, None] * _per_channel(weight, gate_channel, channel_mask, 1.0)  # [BC, 1]
+        bias_b = _per_channel(bias, gate_channel, channel_mask, 0.0)  # [BC, 1]
     total = tl.zeros([BC, BP], tl.float32)
     for first in range(start, tl.minimum(start + BP * TILES, pixels), BP):
         pixel = first + tl.arange(0, BP)
-        mask = channel_mask[:, None] & (pixel < pixels)[None, :]
-        x_a = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)
-        z_a = (x_a.to(tl.float32) - mean_a[:, None]) * scale_a + bias_a
+        mask = channel_mask[:, None] & (pixel < pixels)[None, :]  # [BC, BP]
+        x_a = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)  # [BC, BP]
+        z_a = (x_a.to(tl.float32) - mean_a[:, None]) * scale_a + bias_a  # [BC, BP]
         if skip is None:
             x_b = tl.load(_tile(x, sample, gate_channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)
-            z_b = (x_b.to(tl.float32) - mean_b[:, None]) * scale_b + bias_b
-            result = z_a * tl.sigmoid(z_b)
+            z_b = (x_b.to(tl.float32) - mean_b[:, None]) * scale_b + bias_b  # [BC, BP]
+            result = z_a * tl.sigmoid(z_b)  # [BC, BP]
         else:
             skipped = _tile(skip, sample, channel % skip_channels, pixel, skip_channels, pixels, CHANNELS_LAST)
-            result = z_a + tl.load(skipped, mask, other=0.0).to(tl.float32)
-        target = _tile(y, sample, channel, pixel, y_channels, pixels, CHANNELS_LAST)
+            result = z_a + tl.load(skipped, mask, other=0.0).to(tl.float32)  # [BC, BP]
+        target = _tile(y, sample, channel, pixel, y_channels, pixels, CHANNELS_LAST)  # [BC, BP]
         tl.store(target, result.to(y.dtype.element_ty), mask)
         if y_parts is not None:
             total += tl.where(mask, result, 0.0)
@@ -181,10 +181,10 @@ def _normalised(
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """x-hat and z of a tile."""
-    values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)
-    mean_c = tl.load(mean + channel, channel_mask, other=0.0)[:, None]
-    rstd_c = tl.load(rstd + channel, channel_mask, other=0.0)[:, None]
-    xhat = (values.to(tl.float32) - mean_c) * rstd_c
+    values = tl.load(_tile(x, sample, channel, pixel, channels, pixels, CHANNELS_LAST), mask, other=0.0)  # [BC, BP]
+    mean_c = tl.load(mean + channel, channel_mask, other=0.0)[:, None]  # [BC, 1]
+    rstd_c = tl.load(rstd + channel, channel_mask, other=0.0)[:, None]  # [BC, 1]
+    xhat = (values.to(tl.float32) - mean_c) * rstd_c  # [BC, BP]
     z = xhat * _per_channel(weight, channel, channel_mask, 1.0) + _per_channel(bias, channel, channel_mask, 0.0)
     return xhat, z
 
@@ -193,10 +193,10 @@ def _normalised(
 def _grad_y_tile(grad_y, grad_mean, sample, channel, pixel, channel_mask, mask, y_channels, pixels,
                  CHANNELS_LAST: tl.constexpr):  # fmt: skip
     """Gradient of y, that of y's spatial mean included; zero outside."""
-    dy = tl.load(_tile(grad_y, sample, channel, pixel, y_channels, pixels, CHANNELS_LAST), mask, other=0.0)
+    dy = tl.load(_tile(grad_y, sample, channel, pixel, y_channels, pixels, CHANNELS_LAST), mask, other=0.0)  # [BC, BP]
     dy = dy.to(tl.float32)
     if grad_mean is not None:
-        of_mean = tl.load(grad_mean + sample * y_channels + channel, channel_mask, other=0.0) / pixels
+        of_mean = tl.load(grad_mean + sample * y_channels + channel, channel_mask, other=0.0) / pixels  # [BC]
         dy = tl.where(mask, dy + of_mean[:, None], 0.0)
     return dy
 
@@ -216,9 +216,9 @@ def _grad_z_tile(
             x, weight, bias, mean, rstd, sample, channel + y_channels, pixel, channel_mask, mask, channels, pixels,
             CHANNELS_LAST,
         )  # fmt: skip
-        gate = tl.sigmoid(z_b)
-        dz_a = dy * gate
-        dz_b = dz_a * z_a * (1 - gate)
+        gate = tl.sigmoid(z_b)  # [BC, BP]
+        dz_a = dy * gate  # [BC, BP]
+        dz_b = dz_a * z_a * (1 - gate)  # [BC, BP]
     else:
         xhat_b, dz_a, dz_b = xhat_a, dy, dy
     return xhat_a, dz_a, xhat_b, dz_b
@@ -240,7 +240,7 @@ def _sums_kernel(
     dot_sum_b = tl.zeros([BC, BP], tl.float32)
     for first in range(start, tl.minimum(start + BP * TILES, pixels), BP):
         pixel = first + tl.arange(0, BP)
-        mask = channel_mask[:, None] & (pixel < pixels)[None, :]
+        mask = channel_mask[:, None] & (pixel < pixels)[None, :]  # [BC, BP]
         xhat_a, dz_a, xhat_b, dz_b = _grad_z_tile(
             grad_y, grad_mean, x, weight, bias, mean, rstd, sample, channel, pixel, channel_mask, mask, channels,
             y_channels, pixels, GLU, CHANNELS_LAST,
@@ -265,10 +265,10 @@ def _through_statistics(
 ):  # fmt: skip
     """Gradient of x from that of z."""
     if TRAINING:
-        dz_mean = tl.load(sums + channel, channel_mask, other=0.0)[:, None] / count
-        dot_mean = tl.load(sums + channels + channel, channel_mask, other=0.0)[:, None] / count
-        dz = dz - dz_mean - xhat * dot_mean
-    rstd_c = tl.load(rstd + channel, channel_mask, other=0.0)[:, None]
+        dz_mean = tl.load(sums + channel, channel_mask, other=0.0)[:, None] / count  # [BC, 1]
+        dot_mean = tl.load(sums + channels + channel, channel_mask, other=0.0)[:, None] / count  # [BC, 1]
+        dz = dz - dz_mean - xhat * dot_mean  # [BC, BP]
+    rstd_c = tl.load(rstd + channel, channel_mask, other=0.0)[:, None]  # [BC, 1]
     return dz * (rstd_c * _per_channel(weight, channel, channel_mask, 1.0))
 
 
@@ -282,20 +282,20 @@ def _backward_kernel(
     pixel = tl.program_id(0) * BP + tl.arange(0, BP)
     sample = tl.program_id(2)
     channel_mask = channel < y_channels
-    mask = channel_mask[:, None] & (pixel < pixels)[None, :]
+    mask = channel_mask[:, None] & (pixel < pixels)[None, :]  # [BC, BP]
     xhat_a, dz_a, xhat_b, dz_b = _grad_z_tile(
         grad_y, grad_mean, x, weight, bias, mean, rstd, sample, channel, pixel, channel_mask, mask, channels,
         y_channels, pixels, GLU, CHANNELS_LAST,
     )  # fmt: skip
     dx = _through_statistics(dz_a, xhat_a, weight, rstd, sums, count, channel, channel_mask, channels, TRAINING)
-    target = _tile(grad_x, sample, channel, pixel, channels, pixels, CHANNELS_LAST)
+    target = _tile(grad_x, sample, channel, pixel, channels, pixels, CHANNELS_LAST)  # [BC, BP]
     tl.store(target, dx.to(grad_x.dtype.element_ty), mask)
     if GLU:
         gate_channel = channel + y_channels
         dx = _through_statistics(
             dz_b, xhat_b, weight, rstd, sums, count, gate_channel, channel_mask, channels, TRAINING
         )  # fmt: skip
-        target = _tile(grad_x, sample, gate_channel, pixel, channels, pixels, CHANNELS_LAST)
+        target = _tile(grad_x, sample, gate_channel, pixel, channels, pixels, CHANNELS_LAST)  # [BC, BP]
         tl.store(target, dx.to(grad_x.dtype.element_ty), mask)
 
 

@@ -3,7 +3,8 @@
 One pass over h: the [N, T] weights stay in registers. With w = [w_h, w_o], w_h is one more key that nobody reads: its
 logit is the gate's w_h . h, and in backward the gate's gradient flows through it as through any logit. Since w_o . o =
 (V^T w_o) . alpha and grad . o = (V^T grad) . alpha, gates and softmax gradients need no o. Sums over pixels go through
-fixed blocks in a fixed order, so results repeat bit by bit.
+fixed blocks in a fixed order, so results repeat bit by bit. Captions that don't fit registers are left to PyTorch
+(``_long_captions.py``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmgan_fast.kernels import _long_captions
 from dmgan_fast.kernels._common import dot_precision, pixel_strides, warps_of
 from dmgan_fast.layouts import empty_picture
 
-MAX_WORD_BLOCK = 32  # words of one softmax tile: captions have 18 or fewer; longer ones stream
+MAX_KEYS = 32  # of a tile: words, and w_h if there is a gate; captions have 18 words, or a few more
 MAX_CHANNEL_BLOCK = 128  # channels of one tile: those of h fit for every published model; more come in blocks
 PROGRAM_PIXELS = 64  # of the backward, where every program stores sums [C, T], about as many bytes as its h
 ADD_ROWS, ADD_COLUMNS = 32, 64  # tile of the kernel that adds the partial sums
@@ -28,9 +30,9 @@ ADD_ROWS, ADD_COLUMNS = 32, 64  # tile of the kernel that adds the partial sums
 
 
 @triton.jit
-def _pixel_block(picture, c, stride_c, live, C: tl.constexpr):
-    """Channels c of the pixels at the addresses ``picture``: [BP, BC]."""
-    address = picture[:, None] + c.to(tl.int64)[None, :] * stride_c
+def _pixel_block(features, c, stride_c, live, C: tl.constexpr):
+    """Channels c of the pixels at the addresses ``features``: [BP, BC]."""
+    address = features[:, None] + c.to(tl.int64)[None, :] * stride_c  # [BP, BC]
     return tl.load(address, mask=live[:, None] & (c < C)[None, :], other=0.0)
 
 
@@ -43,9 +45,9 @@ def _value_block(value, c, t, words, C: tl.constexpr):
 @triton.jit
 def _key_block(key, gate_weight, c, t, words, C: tl.constexpr):
     """Channels c of the keys of the words t, and of w_h at t = T: [BC, BT]."""
-    block = _value_block(key, c, t, words, C)
+    block = _value_block(key, c, t, words, C)  # [BC, BT]
     if gate_weight is not None:
-        weight_h = tl.load(gate_weight + c, mask=c < C, other=0.0).to(block.dtype)
+        weight_h = tl.load(gate_weight + c, mask=c < C, other=0.0).to(block.dtype)  # [BC]
         block = tl.where((t == words)[None, :], weight_h[:, None], block)
     return block
 
@@ -56,7 +58,7 @@ def _gate_value(value, gate_weight, t, words, C: tl.constexpr, BC: tl.constexpr,
     total = tl.zeros([BT], tl.float32)
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
-        weight_o = tl.load(gate_weight + C + c, mask=c < C, other=0.0)
+        weight_o = tl.load(gate_weight + C + c, mask=c < C, other=0.0)  # [BC]
         total += tl.sum(weight_o[:, None] * _value_block(value, c, t, words, C).to(tl.float32), 0)
     return total
 
@@ -64,139 +66,98 @@ def _gate_value(value, gate_weight, t, words, C: tl.constexpr, BC: tl.constexpr,
 @triton.jit
 def _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL: tl.constexpr):
     """Whether pixel p reads word t: [1, BT], or [BP, BT] in the authors' rows ``(b * N + p) % B``."""
-    real = (t < words)[None, :]
+    real = (t < words)[None, :]  # [1, BT]
     if mask is None:
         readable = real
     elif OFFICIAL:
-        row = (b.to(tl.int64) * pixels + p) % batch
+        row = (b.to(tl.int64) * pixels + p) % batch  # [BP]
         readable = tl.load(mask + row[:, None] * words + t[None, :], mask=live[:, None] & real, other=True) == 0
     else:
         readable = tl.load(mask + b.to(tl.int64) * words + t[None, :], mask=real, other=True) == 0
     return readable
 
 
-@triton.jit
-def _logits(
-    h, h_stride_c, key, gate_weight, t, live, words,
-    C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """h . k [BP, BT]."""
-    logits = tl.zeros([BP, BT], tl.float32)
-    for c0 in range(0, C, BC):
-        c = c0 + tl.arange(0, BC)
-        key_block = _key_block(key, gate_weight, c, t, words, C)
-        logits = tl.dot(_pixel_block(h, c, h_stride_c, live, C), key_block, logits, input_precision=PRECISION)
-    return logits
-
-
 @triton.jit(do_not_specialize=("batch", "words"))
 def _forward_kernel(
     h, key, value, gate_weight, gate_bias, mask, out, lse, attention, gate,
     h_stride_b, h_stride_c, h_stride_p, out_stride_b, out_stride_c, out_stride_p, batch, words, pixels,
-    OFFICIAL: tl.constexpr, WORD_BLOCKS: tl.constexpr,
-    C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
+    OFFICIAL: tl.constexpr, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: a tile of pixels of one sample."""
     b = tl.program_id(1)
     sample = b.to(tl.int64)
     p = tl.program_id(0) * BP + tl.arange(0, BP)
+    t = tl.arange(0, BT)
     live = p < pixels
-    h += sample * h_stride_b + p.to(tl.int64) * h_stride_p
-    out += sample * out_stride_b + p.to(tl.int64) * out_stride_p
+    h += sample * h_stride_b + p.to(tl.int64) * h_stride_p  # [BP]
+    out += sample * out_stride_b + p.to(tl.int64) * out_stride_p  # [BP]
     key += sample * C * words
     value += sample * C * words
 
-    # Softmax, one block of words after the other: ``scores`` are exponentials yet to be scaled.
-    top = tl.full([BP], float("-inf"), tl.float32)
-    total = tl.zeros([BP], tl.float32)
-    gate_h = tl.zeros([BP], tl.float32)
-    gate_read = tl.zeros([BP], tl.float32)
-    scores = tl.zeros([BP, BT], tl.float32)
-    for block in range(WORD_BLOCKS):
-        t = block * BT + tl.arange(0, BT)
-        logits = _logits(h, h_stride_c, key, gate_weight, t, live, words, C, BP, BC, BT, PRECISION)
-        readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)
-        block_top = tl.maximum(top, tl.max(tl.where(readable, logits, float("-inf")), 1))
-        finite_top = tl.where(block_top == float("-inf"), 0.0, block_top)  # nothing to read so far
-        scores = tl.where(readable, tl.exp(logits - finite_top[:, None]), 0.0)
-        shrink = tl.exp(top - finite_top)
-        total = total * shrink + tl.sum(scores, 1)
-        if gate_weight is not None:
-            gate_h += tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1)
-            gate_value = _gate_value(value, gate_weight, t, words, C, BC, BT)
-            gate_read = gate_read * shrink + tl.sum(scores * gate_value[None, :], 1)
-        top = block_top
-    finite_top = tl.where(top == float("-inf"), 0.0, top)
-    scale = 1.0 / tl.where(total > 0, total, 1.0)
-    tl.store(lse + sample * pixels + p, finite_top + tl.log(total), mask=live)
+    logits = tl.zeros([BP, BT], tl.float32)
+    for c0 in range(0, C, BC):
+        c = c0 + tl.arange(0, BC)
+        key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
+        logits = tl.dot(_pixel_block(h, c, h_stride_c, live, C), key_block, logits, input_precision=PRECISION)
+    readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
+    top = tl.max(tl.where(readable, logits, float("-inf")), 1)  # [BP]
+    top = tl.where(top == float("-inf"), 0.0, top)  # nothing to read
+    scores = tl.where(readable, tl.exp(logits - top[:, None]), 0.0)  # [BP, BT]
+    total = tl.sum(scores, 1)  # [BP]
+    scale = 1.0 / tl.where(total > 0, total, 1.0)  # [BP]
+    tl.store(lse + sample * pixels + p, top + tl.log(total), mask=live)
     if gate_weight is not None:
-        g = tl.sigmoid(gate_h + gate_read * scale + tl.load(gate_bias))
+        gate_h = tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1)  # [BP]
+        gate_read = tl.sum(scores * _gate_value(value, gate_weight, t, words, C, BC, BT)[None, :], 1)  # [BP]
+        g = tl.sigmoid(gate_h + gate_read * scale + tl.load(gate_bias))  # [BP]
         if gate is not None:
             tl.store(gate + sample * pixels + p, g.to(gate.dtype.element_ty), mask=live)
 
+    alpha = (scores * scale[:, None]).to(value.dtype.element_ty)  # [BP, BT]
+    if attention is not None:
+        address = attention + (sample * words + t[None, :]) * pixels + p[:, None]  # [BP, BT]
+        tl.store(address, alpha, mask=live[:, None] & (t < words)[None, :])
     for c0 in tl.static_range(0, C, BC):
         c = c0 + tl.arange(0, BC)
-        read = tl.zeros([BP, BC], tl.float32)
-        for block in range(WORD_BLOCKS):
-            t = block * BT + tl.arange(0, BT)
-            if WORD_BLOCKS > 1:
-                logits = _logits(h, h_stride_c, key, None, t, live, words, C, BP, BC, BT, PRECISION)
-                readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)
-                scores = tl.where(readable, tl.exp(logits - finite_top[:, None]), 0.0)
-            alpha = (scores * scale[:, None]).to(value.dtype.element_ty)
-            read = tl.dot(alpha, tl.trans(_value_block(value, c, t, words, C)), read, input_precision=PRECISION)
-            if attention is not None and c0 == 0:
-                address = attention + (sample * words + t[None, :]) * pixels + p[:, None]
-                tl.store(address, alpha, mask=live[:, None] & (t < words)[None, :])
+        read = tl.dot(alpha, tl.trans(_value_block(value, c, t, words, C)), input_precision=PRECISION)  # [BP, BC]
         if gate_weight is not None:
-            h_block = _pixel_block(h, c, h_stride_c, live, C).to(tl.float32)
+            h_block = _pixel_block(h, c, h_stride_c, live, C).to(tl.float32)  # [BP, BC]
             read = g[:, None] * read + (1 - g)[:, None] * h_block
-        address = out[:, None] + c.to(tl.int64)[None, :] * out_stride_c
+        address = out[:, None] + c.to(tl.int64)[None, :] * out_stride_c  # [BP, BC]
         tl.store(address, read.to(out.dtype.element_ty), mask=live[:, None] & (c < C)[None, :])
 
 
 @triton.jit
 def _weigh(
     grad_out, g_stride_c, h, h_stride_c, key, value, key_block, value_block, gate_weight, lse, readable,
-    t, live, words, ONE_BLOCK: tl.constexpr,
-    C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
+    t, live, words, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """alpha, grad_out . v [BP, BT] and w_h . h [BP]."""
+    """alpha and grad_out . v [BP, BT], w_h . h and grad_out . h [BP]."""
     logits = tl.zeros([BP, BT], tl.float32)
     grad_read = tl.zeros([BP, BT], tl.float32)
+    grad_dot_h = tl.zeros([BP], tl.float32)
     for c0 in range(0, C, BC):
         c = c0 + tl.arange(0, BC)
-        if not ONE_BLOCK:
-            key_block = _key_block(key, gate_weight, c, t, words, C)
-            value_block = _value_block(value, c, t, words, C)
-        h_block = _pixel_block(h, c, h_stride_c, live, C)
-        grad_block = _pixel_block(grad_out, c, g_stride_c, live, C)
+        if BC < C:
+            key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
+            value_block = _value_block(value, c, t, words, C)  # [BC, BT]
+        h_block = _pixel_block(h, c, h_stride_c, live, C)  # [BP, BC]
+        grad_block = _pixel_block(grad_out, c, g_stride_c, live, C)  # [BP, BC]
         logits = tl.dot(h_block, key_block, logits, input_precision=PRECISION)
         grad_read = tl.dot(grad_block, value_block, grad_read, input_precision=PRECISION)
+        grad_dot_h += tl.sum(h_block.to(tl.float32) * grad_block.to(tl.float32), 1)
     alpha = tl.where(readable, tl.exp(logits - lse[:, None]), 0.0)
-    return alpha, grad_read, tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1)
+    total = tl.sum(alpha, 1)  # 1 but for the rounding of lse, which matters to the gradient of a softmax
+    alpha /= tl.where(total > 0, total, 1.0)[:, None]
+    return alpha, grad_read, tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1), grad_dot_h
 
 
 @triton.jit
-def _store_sums(
-    key_sums, value_sums, key_sum, value_sum, z_sum, value_block, weight_o, gate_weight, c, t, words, add,
-    C: tl.constexpr,
-):  # fmt: skip
-    """Stores the sums of one block of words, or adds them to those that this program stored before. Returns the
-    gradients of w_h and w_o [BC]: the former is that of a key, the latter V z, as z is what the gate's argument got
-    through each word.
-    """
-    weight_h_sum = tl.zeros(c.shape, tl.float32)
-    weight_o_sum = tl.zeros(c.shape, tl.float32)
-    if gate_weight is not None:
-        value_sum += weight_o[:, None] * z_sum[None, :]
-        weight_h_sum = tl.sum(tl.where((t == words)[None, :], key_sum, 0.0), 1)
-        weight_o_sum = tl.sum(value_block.to(tl.float32) * z_sum[None, :], 1)
-    address = c[:, None] * words + t[None, :]
+def _store_sums(sums, block, c, t, words, C: tl.constexpr):
+    """Stores [BC, BT] as channels c of the words t."""
     real = (c < C)[:, None] & (t < words)[None, :]
-    tl.store(key_sums + address, key_sum + tl.load(key_sums + address, mask=real & add, other=0.0), mask=real)
-    tl.store(value_sums + address, value_sum + tl.load(value_sums + address, mask=real & add, other=0.0), mask=real)
-    return weight_h_sum, weight_o_sum
+    tl.store(sums + c[:, None] * words + t[None, :], block, mask=real)
 
 
 @triton.jit(do_not_specialize=("batch", "words"))
@@ -204,8 +165,7 @@ def _backward_kernel(
     grad_out, grad_attention, grad_gate, h, key, value, gate_weight, gate_bias, mask, lse, grad_h,
     key_sums, value_sums, weight_sums, bias_sums,
     g_stride_b, g_stride_c, g_stride_p, h_stride_b, h_stride_c, h_stride_p, dh_stride_b, dh_stride_c, dh_stride_p,
-    batch, words, pixels,
-    OFFICIAL: tl.constexpr, WORD_BLOCKS: tl.constexpr, TILES: tl.constexpr,
+    batch, words, pixels, OFFICIAL: tl.constexpr, TILES: tl.constexpr,
     C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: TILES tiles of pixels of one sample, and BC of the channels of grad_h and of the sums."""
@@ -217,144 +177,72 @@ def _backward_kernel(
     key += sample * C * words
     value += sample * C * words
     row = tl.program_id(0).to(tl.int64) * batch + sample
-    key_sums += row * C * words
-    value_sums += row * C * words
 
-    ONE_BLOCK: tl.constexpr = WORD_BLOCKS == 1 and BC >= C  # key and value are then loaded once
-    c = tl.arange(0, BC)
-    if not ONE_BLOCK:
-        c += tl.program_id(1) * BC
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
     t = tl.arange(0, BT)
-    key_block = _key_block(key, gate_weight, c, t, words, C)
-    value_block = _value_block(value, c, t, words, C)
-    weight_o = tl.zeros([BC], tl.float32)
-    gate_value = tl.zeros([BT], tl.float32)
-    if gate_weight is not None:
-        bias = tl.load(gate_bias)
-        weight_o = tl.load(gate_weight + C + c, mask=c < C, other=0.0)
-        gate_value = _gate_value(value, gate_weight, t, words, C, BC, BT)
+    key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
+    value_block = _value_block(value, c, t, words, C)  # [BC, BT]
     key_sum = tl.zeros([BC, BT], tl.float32)
     value_sum = tl.zeros([BC, BT], tl.float32)
-    z_sum = tl.zeros([BT], tl.float32)
-    weight_h_sum = tl.zeros([BC], tl.float32)
-    weight_o_sum = tl.zeros([BC], tl.float32)
-    bias_sum = tl.zeros([BP], tl.float32)
+    if gate_weight is not None:
+        bias = tl.load(gate_bias)
+        gate_value = _gate_value(value, gate_weight, t, words, C, BC, BT)  # [BT]
+        z_sum = tl.zeros([BT], tl.float32)
+        bias_sum = tl.zeros([BP], tl.float32)
 
     for tile in range(TILES):
         p = (tl.program_id(0) * TILES + tile) * BP + tl.arange(0, BP)
         live = p < pixels
-        n = sample * pixels + p
-        grad_pixel = grad_out + p.to(tl.int64) * g_stride_p
-        h_pixel = h + p.to(tl.int64) * h_stride_p
-        lse_pixel = tl.load(lse + n, mask=live, other=float("inf"))
-
-        # First what takes all the words: the gate, and with several blocks the softmax's sum of alpha * grad.
-        # ``total`` is 1 but for the rounding of lse, which matters to the gradient of a softmax.
-        total = tl.zeros([BP], tl.float32)
-        grad_dot_alpha = tl.zeros([BP], tl.float32)
-        grad_dot_read = tl.zeros([BP], tl.float32)
-        gate_z = tl.zeros([BP], tl.float32)
-        gate_read = tl.zeros([BP], tl.float32)
-        alpha = tl.zeros([BP, BT], tl.float32)
-        grad_read = tl.zeros([BP, BT], tl.float32)
-        for block in range(WORD_BLOCKS):
-            t = block * BT + tl.arange(0, BT)
-            readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)
-            alpha, grad_read, gate_h = _weigh(
-                grad_pixel, g_stride_c, h_pixel, h_stride_c, key, value, key_block, value_block, gate_weight,
-                lse_pixel, readable, t, live, words, ONE_BLOCK, C, BP, BC, BT, PRECISION,
-            )  # fmt: skip
-            total += tl.sum(alpha, 1)
-            grad_dot_read += tl.sum(alpha * grad_read, 1)
-            if WORD_BLOCKS > 1 and grad_attention is not None:
-                address = grad_attention + (sample * words + t[None, :]) * pixels + p[:, None]
-                grad_alpha = tl.load(address, mask=live[:, None] & (t < words)[None, :], other=0.0)
-                grad_dot_alpha += tl.sum(alpha * grad_alpha.to(tl.float32), 1)
-            if gate_weight is not None:
-                if WORD_BLOCKS > 1:
-                    gate_value = _gate_value(value, gate_weight, t, words, C, BC, BT)
-                gate_read += tl.sum(alpha * gate_value[None, :], 1)
-                gate_z += gate_h
-        total = tl.where(total > 0, total, 1.0)
+        n = sample * pixels + p  # [BP]
+        grad_pixel = grad_out + p.to(tl.int64) * g_stride_p  # [BP]
+        h_pixel = h + p.to(tl.int64) * h_stride_p  # [BP]
+        lse_pixel = tl.load(lse + n, mask=live, other=float("inf"))  # [BP]
+        readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
+        alpha, grad_alpha, gate_h, grad_dot_h = _weigh(
+            grad_pixel, g_stride_c, h_pixel, h_stride_c, key, value, key_block, value_block, gate_weight, lse_pixel,
+            readable, t, live, words, C, BP, BC, BT, PRECISION,
+        )  # fmt: skip
+        read_alpha = alpha  # [BP, BT]
         if gate_weight is not None:
-            grad_dot_h = tl.zeros([BP], tl.float32)
-            for c0 in range(0, C, BC):
-                block_c = c0 + tl.arange(0, BC)
-                h_block = _pixel_block(h_pixel, block_c, h_stride_c, live, C).to(tl.float32)
-                grad_block = _pixel_block(grad_pixel, block_c, g_stride_c, live, C).to(tl.float32)
-                grad_dot_h += tl.sum(h_block * grad_block, 1)
-            g = tl.sigmoid(gate_z + gate_read / total + bias)
-            grad_g = grad_dot_read / total - grad_dot_h
+            g = tl.sigmoid(gate_h + tl.sum(alpha * gate_value[None, :], 1) + bias)  # [BP]
+            grad_g = tl.sum(alpha * grad_alpha, 1) - grad_dot_h  # [BP]
             if grad_gate is not None:
                 grad_g += tl.load(grad_gate + n, mask=live, other=0.0).to(tl.float32)
-            grad_z = grad_g * g * (1 - g)  # of the sigmoid's argument
-            grad_dot_alpha += g * grad_dot_read + grad_z * gate_read
+            grad_z = grad_g * g * (1 - g)  # [BP], of the sigmoid's argument
+            grad_alpha = g[:, None] * grad_alpha + grad_z[:, None] * gate_value[None, :]  # [BP, BT]
+            read_alpha = g[:, None] * alpha  # [BP, BT]
+            z_sum += tl.sum(alpha * grad_z[:, None], 0)
             bias_sum += grad_z
-        else:
-            grad_dot_alpha += grad_dot_read
-        grad_dot_alpha /= total
+        if grad_attention is not None:
+            address = grad_attention + (sample * words + t[None, :]) * pixels + p[:, None]  # [BP, BT]
+            grad_alpha += tl.load(address, mask=live[:, None] & (t < words)[None, :], other=0.0).to(tl.float32)
+        grad_logits = alpha * (grad_alpha - tl.sum(alpha * grad_alpha, 1)[:, None])  # [BP, BT]
+        if gate_weight is not None:
+            grad_logits = tl.where((t == words)[None, :], grad_z[:, None], grad_logits)
+        grad_logits = grad_logits.to(key.dtype.element_ty)
+        read_alpha = read_alpha.to(value.dtype.element_ty)
 
-        # Then the gradients.
-        h_block = _pixel_block(h_pixel, c, h_stride_c, live, C)
-        grad_block = _pixel_block(grad_pixel, c, g_stride_c, live, C)
-        grad_h_block = tl.zeros([BP, BC], tl.float32)
-        for block in range(WORD_BLOCKS):
-            t = block * BT + tl.arange(0, BT)
-            if WORD_BLOCKS > 1:
-                key_block = _key_block(key, gate_weight, c, t, words, C)
-                value_block = _value_block(value, c, t, words, C)
-                readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)
-                alpha, grad_read, _ = _weigh(
-                    grad_pixel, g_stride_c, h_pixel, h_stride_c, key, value, key_block, value_block, gate_weight,
-                    lse_pixel, readable, t, live, words, ONE_BLOCK, C, BP, BC, BT, PRECISION,
-                )  # fmt: skip
-            alpha /= total[:, None]
-            read_alpha = alpha
-            grad_alpha = grad_read
-            if gate_weight is not None:
-                if WORD_BLOCKS > 1:
-                    gate_value = _gate_value(value, gate_weight, t, words, C, BC, BT)
-                read_alpha = g[:, None] * alpha
-                grad_alpha = g[:, None] * grad_read + grad_z[:, None] * gate_value[None, :]
-                z_sum += tl.sum(alpha * grad_z[:, None], 0)
-            if grad_attention is not None:
-                address = grad_attention + (sample * words + t[None, :]) * pixels + p[:, None]
-                grad_alpha += tl.load(address, mask=live[:, None] & (t < words)[None, :], other=0.0).to(tl.float32)
-            if WORD_BLOCKS == 1:
-                grad_dot_alpha = tl.sum(alpha * grad_alpha, 1)
-            grad_logits = alpha * (grad_alpha - grad_dot_alpha[:, None])
-            if gate_weight is not None:
-                grad_logits = tl.where((t == words)[None, :], grad_z[:, None], grad_logits)
-            grad_logits = grad_logits.to(key.dtype.element_ty)
-            read_alpha = read_alpha.to(value.dtype.element_ty)
-            grad_h_block = tl.dot(grad_logits, tl.trans(key_block), grad_h_block, input_precision=PRECISION)
-            key_sum = tl.dot(tl.trans(h_block), grad_logits, key_sum, input_precision=PRECISION)
-            value_sum = tl.dot(tl.trans(grad_block), read_alpha, value_sum, input_precision=PRECISION)
-            if WORD_BLOCKS > 1:
-                weight_h_tile, weight_o_tile = _store_sums(
-                    key_sums, value_sums, key_sum, value_sum, z_sum, value_block, weight_o, gate_weight, c, t, words,
-                    tile > 0, C,
-                )  # fmt: skip
-                tl.debug_barrier()  # before another thread of this program adds to them
-                weight_h_sum += weight_h_tile
-                weight_o_sum += weight_o_tile
-                key_sum = tl.zeros([BC, BT], tl.float32)
-                value_sum = tl.zeros([BC, BT], tl.float32)
-                z_sum = tl.zeros([BT], tl.float32)
+        h_block = _pixel_block(h_pixel, c, h_stride_c, live, C)  # [BP, BC]
+        grad_block = _pixel_block(grad_pixel, c, g_stride_c, live, C)  # [BP, BC]
+        grad_h_block = tl.dot(grad_logits, tl.trans(key_block), input_precision=PRECISION)  # [BP, BC]
+        key_sum = tl.dot(tl.trans(h_block), grad_logits, key_sum, input_precision=PRECISION)
+        value_sum = tl.dot(tl.trans(grad_block), read_alpha, value_sum, input_precision=PRECISION)
         if gate_weight is not None:
             grad_h_block += (1 - g)[:, None] * grad_block.to(tl.float32)
-        address = grad_h + p.to(tl.int64)[:, None] * dh_stride_p + c.to(tl.int64)[None, :] * dh_stride_c
+        address = grad_h + p.to(tl.int64)[:, None] * dh_stride_p + c.to(tl.int64)[None, :] * dh_stride_c  # [BP, BC]
         tl.store(address, grad_h_block.to(grad_h.dtype.element_ty), mask=live[:, None] & (c < C)[None, :])
 
-    if WORD_BLOCKS == 1:
-        weight_h_sum, weight_o_sum = _store_sums(
-            key_sums, value_sums, key_sum, value_sum, z_sum, value_block, weight_o, gate_weight, c, t, words, False, C
-        )
+    # The gradient of w_h is that of a key, and of w_o V z: z is what the gate's argument got through each word.
     if gate_weight is not None:
-        tl.store(weight_sums + row * 2 * C + c, weight_h_sum, mask=c < C)
-        tl.store(weight_sums + row * 2 * C + C + c, weight_o_sum, mask=c < C)
+        weight_o = tl.load(gate_weight + C + c, mask=c < C, other=0.0)  # [BC]
+        value_sum += weight_o[:, None] * z_sum[None, :]
+        weight_sums += row * 2 * C + c  # [BC]
+        tl.store(weight_sums, tl.sum(tl.where((t == words)[None, :], key_sum, 0.0), 1), mask=c < C)
+        tl.store(weight_sums + C, tl.sum(value_block.to(tl.float32) * z_sum[None, :], 1), mask=c < C)
         if tl.program_id(1) == 0:
             tl.store(bias_sums + row, tl.sum(bias_sum, 0))
+    _store_sums(key_sums + row * C * words, key_sum, c, t, words, C)
+    _store_sums(value_sums + row * C * words, value_sum, c, t, words, C)
 
 
 @triton.jit
@@ -363,7 +251,7 @@ def _add_rows(parts, out, rows, columns, BR: tl.constexpr, BK: tl.constexpr):
     total = tl.zeros([BK], tl.float32)
     for r0 in range(0, rows, BR):
         r = r0 + tl.arange(0, BR)
-        address = parts + r.to(tl.int64)[:, None] * columns + column[None, :]
+        address = parts + r.to(tl.int64)[:, None] * columns + column[None, :]  # [BR, BK]
         total += tl.sum(tl.load(address, mask=(r < rows)[:, None] & (column < columns)[None, :], other=0.0), 0)
     tl.store(out + column, total.to(out.dtype.element_ty), mask=column < columns)
 
@@ -381,7 +269,6 @@ class _Tiles(NamedTuple):
     BP: int
     BC: int
     BT: int
-    WORD_BLOCKS: int
     num_warps: int
 
     @classmethod
@@ -390,7 +277,7 @@ class _Tiles(NamedTuple):
         w_h if gated.
         """
         channels = h.shape[1]
-        BT = 16 if keys <= 16 else MAX_WORD_BLOCK
+        BT = 16 if keys <= 16 else MAX_KEYS
         BC = min(max(16, triton.next_power_of_2(channels)), MAX_CHANNEL_BLOCK)
         if channels > MAX_CHANNEL_BLOCK:
             BC = 32
@@ -398,7 +285,7 @@ class _Tiles(NamedTuple):
             BP, threads = 64, 128 if channels <= 64 else 256
         else:  # exact products hold their operands in registers
             BP, threads = 16 if backward or channels > 64 else 64, 256
-        return cls(BP, BC, BT, triton.cdiv(keys, BT), warps_of(threads))
+        return cls(BP, BC, BT, warps_of(threads))
 
 
 def memory_read_forward(
@@ -415,7 +302,12 @@ def memory_read_forward(
     """h' and lse; the attention map and the gate if wanted, else empty."""
     batch, channels, height, width = h.shape
     words, pixels = key.shape[2], height * width
-    tiles = _Tiles.of(h, words + (gate_weight is not None), backward=False)
+    keys = words + (gate_weight is not None)
+    if keys > MAX_KEYS:
+        return _long_captions.forward(
+            h, key, value, gate_weight, gate_bias, padding_mask, official, want_attention, want_gate
+        )
+    tiles = _Tiles.of(h, keys, backward=False)
     out = empty_picture(h, *h.shape[1:])
     lse = torch.empty((batch, pixels), dtype=torch.float32, device=h.device)
     attention = torch.empty((batch, words, height, width) if want_attention else 0, dtype=h.dtype, device=h.device)
@@ -446,6 +338,10 @@ def memory_read_backward(
     batch, channels, height, width = h.shape
     words, pixels = key.shape[2], height * width
     gated = gate_weight is not None
+    if words + gated > MAX_KEYS:
+        return _long_captions.backward(
+            grad_out, grad_attention, grad_gate, h, key, value, gate_weight, gate_bias, padding_mask, lse, official
+        )
     tiles = _Tiles.of(h, words + gated, backward=True)
     per_program = PROGRAM_PIXELS // tiles.BP if channels <= 64 else 1  # wider tiles leave no registers for the loop
     programs = triton.cdiv(pixels, tiles.BP * per_program)  # of a sample

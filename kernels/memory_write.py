@@ -40,13 +40,13 @@ def _gate(words, image_mean, gate_word, gate_image, t, T, C, D: tl.constexpr, BD
     logit = tl.zeros(t.shape, tl.float32)
     for d0 in range(0, D, BD):
         d = d0 + tl.arange(0, BD)
-        weight = tl.load(gate_word + d, mask=d < D, other=0.0).to(tl.float32)
-        logit += tl.sum(_transposed(words, t, T, d, D).to(tl.float32) * weight[None, :], 1)
+        weight = tl.load(gate_word + d, mask=d < D, other=0.0).to(tl.float32)  # [BD]
+        logit += tl.sum(_transposed(words, t, T, d, D).to(tl.float32) * weight[None, :], 1)  # [BT]
     image = tl.zeros([BD], tl.float32)
     for c0 in range(0, C, BD):
         c = c0 + tl.arange(0, BD)
-        weight = tl.load(gate_image + c, mask=c < C, other=0.0).to(tl.float32)
-        image += weight * tl.load(image_mean + c, mask=c < C, other=0.0).to(tl.float32)
+        weight = tl.load(gate_image + c, mask=c < C, other=0.0).to(tl.float32)  # [BD]
+        image += weight * tl.load(image_mean + c, mask=c < C, other=0.0).to(tl.float32)  # [BD]
     return tl.sigmoid(logit + tl.sum(image, 0))
 
 
@@ -59,20 +59,20 @@ def _written(
     total = tl.zeros([BT, BJ], tl.float32)
     for d0 in range(0, D, BD):
         d = d0 + tl.arange(0, BD)
-        weight = tl.trans(_rows(word_weight, j, hidden, d, D))
-        total = tl.dot(_transposed(words, t, T, d, D), weight, total, input_precision=PRECISION)
-    bias = tl.load(word_bias + j, mask=j < hidden, other=0.0).to(tl.float32)
+        weight = tl.trans(_rows(word_weight, j, hidden, d, D))  # [BD, BJ]
+        total = tl.dot(_transposed(words, t, T, d, D), weight, total, input_precision=PRECISION)  # [BT, BJ]
+    bias = tl.load(word_bias + j, mask=j < hidden, other=0.0).to(tl.float32)  # [BJ]
     return tl.maximum(total + bias[None, :], 0.0)
 
 
 @triton.jit
 def _image(image_mean, image_weight, image_bias, j, hidden, C, BD: tl.constexpr):
     """relu(M_r r) [BJ] of one sample."""
-    total = tl.load(image_bias + j, mask=j < hidden, other=0.0).to(tl.float32)
+    total = tl.load(image_bias + j, mask=j < hidden, other=0.0).to(tl.float32)  # [BJ]
     for c0 in range(0, C, BD):
         c = c0 + tl.arange(0, BD)
-        mean = tl.load(image_mean + c, mask=c < C, other=0.0).to(tl.float32)
-        total += tl.sum(_rows(image_weight, j, hidden, c, C).to(tl.float32) * mean[None, :], 1)
+        mean = tl.load(image_mean + c, mask=c < C, other=0.0).to(tl.float32)  # [BD]
+        total += tl.sum(_rows(image_weight, j, hidden, c, C).to(tl.float32) * mean[None, :], 1)  # [BJ]
     return tl.maximum(total, 0.0)
 
 
@@ -89,22 +89,22 @@ def _forward_kernel(
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     c = tl.program_id(1) * BO + tl.arange(0, BO)
     hidden = 2 * C
-    g = _gate(words, image_mean, gate_word, gate_image, t, T, C, D, BD)[:, None]
+    g = _gate(words, image_mean, gate_word, gate_image, t, T, C, D, BD)[:, None]  # [BT, 1]
     key_block = tl.zeros([BT, BO], tl.float32)
     value_block = tl.zeros([BT, BO], tl.float32)
     for j0 in range(0, hidden, BJ):
         j = j0 + tl.arange(0, BJ)
-        written = _written(words, word_weight, word_bias, t, T, j, hidden, D, BT, BD, BJ, PRECISION)
-        image = _image(image_mean, image_weight, image_bias, j, hidden, C, BD)
-        memory = (g * written + (1 - g) * image[None, :]).to(key.dtype.element_ty)
-        key_part = tl.trans(_rows(key_weight, c, C, j, hidden))
-        value_part = tl.trans(_rows(value_weight, c, C, j, hidden))
-        key_block = tl.dot(memory, key_part, key_block, input_precision=PRECISION)
-        value_block = tl.dot(memory, value_part, value_block, input_precision=PRECISION)
+        written = _written(words, word_weight, word_bias, t, T, j, hidden, D, BT, BD, BJ, PRECISION)  # [BT, BJ]
+        image = _image(image_mean, image_weight, image_bias, j, hidden, C, BD)  # [BJ]
+        memory = (g * written + (1 - g) * image[None, :]).to(key.dtype.element_ty)  # [BT, BJ]
+        key_part = tl.trans(_rows(key_weight, c, C, j, hidden))  # [BJ, BO]
+        value_part = tl.trans(_rows(value_weight, c, C, j, hidden))  # [BJ, BO]
+        key_block = tl.dot(memory, key_part, key_block, input_precision=PRECISION)  # [BT, BO]
+        value_block = tl.dot(memory, value_part, value_block, input_precision=PRECISION)  # [BT, BO]
     key_block += tl.load(key_bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     value_block += tl.load(value_bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
-    address = b * C * T + c[None, :] * T + t[:, None]
-    real = (t < T)[:, None] & (c < C)[None, :]
+    address = b * C * T + c[None, :] * T + t[:, None]  # [BT, BO]
+    real = (t < T)[:, None] & (c < C)[None, :]  # [BT, BO]
     tl.store(key + address, tl.maximum(key_block, 0.0).to(key.dtype.element_ty), mask=real)
     tl.store(value + address, tl.maximum(value_block, 0.0).to(value.dtype.element_ty), mask=real)
 
@@ -128,31 +128,31 @@ def _backward_kernel(
     grad_written += b * T * hidden
     grad_gate += (tl.program_id(0) * tl.num_programs(1) + b) * T
     j = tl.program_id(0) * BJ + tl.arange(0, BJ)
-    image = _image(image_mean, image_weight, image_bias, j, hidden, C, BD)
+    image = _image(image_mean, image_weight, image_bias, j, hidden, C, BD)  # [BJ]
     image_sum = tl.zeros([BJ], tl.float32)
     for t0 in range(0, T, BT):
         t = t0 + tl.arange(0, BT)
-        g = _gate(words, image_mean, gate_word, gate_image, t, T, C, D, BD)[:, None]
-        written = _written(words, word_weight, word_bias, t, T, j, hidden, D, BT, BD, BJ, PRECISION)
+        g = _gate(words, image_mean, gate_word, gate_image, t, T, C, D, BD)[:, None]  # [BT, 1]
+        written = _written(words, word_weight, word_bias, t, T, j, hidden, D, BT, BD, BJ, PRECISION)  # [BT, BJ]
         grad_memory = tl.zeros([BT, BJ], tl.float32)
         for c0 in range(0, C, BD):
             c = c0 + tl.arange(0, BD)
-            key_part = _rows(key_weight, c, C, j, hidden)
-            value_part = _rows(value_weight, c, C, j, hidden)
+            key_part = _rows(key_weight, c, C, j, hidden)  # [BD, BJ]
+            value_part = _rows(value_weight, c, C, j, hidden)  # [BD, BJ]
             grad_memory = tl.dot(_transposed(grad_key, t, T, c, C), key_part, grad_memory, input_precision=PRECISION)
             grad_memory = tl.dot(
                 _transposed(grad_value, t, T, c, C), value_part, grad_memory, input_precision=PRECISION
             )
-        image_sum += tl.sum((1 - g) * grad_memory, 0)
-        grad_g = tl.sum(grad_memory * (written - image[None, :]), 1)[:, None]
-        address = t[:, None] * hidden + j[None, :]
-        real = (t < T)[:, None] & (j < hidden)[None, :]
-        mixed = g * written + (1 - g) * image[None, :]
+        image_sum += tl.sum((1 - g) * grad_memory, 0)  # [BJ]
+        grad_g = tl.sum(grad_memory * (written - image[None, :]), 1)[:, None]  # [BT, 1]
+        address = t[:, None] * hidden + j[None, :]  # [BT, BJ]
+        real = (t < T)[:, None] & (j < hidden)[None, :]  # [BT, BJ]
+        mixed = g * written + (1 - g) * image[None, :]  # [BT, BJ]
         tl.store(memory + address, mixed.to(memory.dtype.element_ty), mask=real)
-        grad = tl.where(written > 0, g * grad_memory, 0.0)
+        grad = tl.where(written > 0, g * grad_memory, 0.0)  # [BT, BJ]
         tl.store(grad_written + address, grad.to(grad_written.dtype.element_ty), mask=real)
         tl.store(grad_gate + t[:, None], grad_g * g * (1 - g), mask=(t < T)[:, None])
-    grad = tl.where(image > 0, image_sum, 0.0)
+    grad = tl.where(image > 0, image_sum, 0.0)  # [BJ]
     tl.store(grad_image + b * hidden + j, grad.to(grad_image.dtype.element_ty), mask=j < hidden)
 
 

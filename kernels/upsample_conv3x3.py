@@ -48,9 +48,9 @@ def _fold_kernel(weight, folded, weights, TAPS: tl.constexpr, BLOCK: tl.constexp
     """``folded [16, O, I]`` from ``weight [O, I, 3, 3]``."""
     w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tap = tl.arange(0, TAPS)  # of either kernel: there are fewer in 3x3
-    live = (w < weights)[None, :]
+    live = (w < weights)[None, :]  # [1, BLOCK]
     kernel = tl.load(weight + w[None, :] * KERNEL + tap[:, None], live & (tap < KERNEL)[:, None], other=0.0)
-    total = tl.dot(_sums(tap[:, None], tap[None, :]), kernel.to(tl.float32), input_precision="ieee")
+    total = tl.dot(_sums(tap[:, None], tap[None, :]), kernel.to(tl.float32), input_precision="ieee")  # [TAPS, BLOCK]
     tl.store(folded + tap[:, None] * weights + w[None, :], total.to(folded.dtype.element_ty), live)
 
 
@@ -59,13 +59,13 @@ def _unfold_kernel(parts, grad_weight, weights, splits, TAPS: tl.constexpr, BLOC
     """``grad_weight [O, I, 3, 3]`` from partial sums ``parts [splits, 16, O, I]``, in order."""
     w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tap = tl.arange(0, TAPS)
-    live = (w < weights)[None, :]
+    live = (w < weights)[None, :]  # [1, BLOCK]
     total = tl.zeros([TAPS, BLOCK], tl.float32)
     for _ in range(splits):
-        total += tl.load(parts + tap[:, None] * weights + w[None, :], live, other=0.0)
+        total += tl.load(parts + tap[:, None] * weights + w[None, :], live, other=0.0)  # [TAPS, BLOCK]
         parts += TAPS * weights
-    kernel = tl.dot(_sums(tap[None, :], tap[:, None]), total, input_precision="ieee")
-    pointer = grad_weight + w[None, :] * KERNEL + tap[:, None]
+    kernel = tl.dot(_sums(tap[None, :], tap[:, None]), total, input_precision="ieee")  # [TAPS, BLOCK]
+    pointer = grad_weight + w[None, :] * KERNEL + tap[:, None]  # [TAPS, BLOCK]
     tl.store(pointer, kernel.to(grad_weight.dtype.element_ty), live & (tap < KERNEL)[:, None])
 
 
@@ -77,7 +77,7 @@ def _folded_tap(folded, a, b, u, v, o, i, out_channels, in_channels):
     return tl.load(folded + (tap * out_channels + o) * in_channels + i, mask, other=0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# -------------------------------------------------------------------------------------------------------- feature maps
 
 
 @triton.jit
@@ -87,11 +87,11 @@ def _locate(p, height, width):
 
 
 @triton.jit
-def _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
+def _at(features, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
     """Pointers ``[c, pixel]`` into a dense ``[B, channels, height, width]``, and which lie inside."""
     mask = (c < channels)[:, None] & (live & (row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
-    origin = picture + sample.to(tl.int64) * channels * height * width
-    pixel = row * width + column
+    origin = features + sample.to(tl.int64) * channels * height * width  # [BP]
+    pixel = row * width + column  # [BP]
     if CHANNELS_LAST:
         return (origin + pixel * channels)[None, :] + c[:, None], mask
     else:
@@ -99,8 +99,8 @@ def _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS
 
 
 @triton.jit
-def _load_at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
-    pointer, mask = _at(picture, c, sample, row, column, live, channels, height, width, CHANNELS_LAST)
+def _load_at(features, c, sample, row, column, live, channels, height, width, CHANNELS_LAST: tl.constexpr):
+    pointer, mask = _at(features, c, sample, row, column, live, channels, height, width, CHANNELS_LAST)
     return tl.load(pointer, mask, other=0.0)
 
 
@@ -114,15 +114,15 @@ def _load_pairs(
     """
     if CHANNELS_LAST:
         p = first + tl.arange(0, BP)
-        sample, row, column = _locate(p, height, width)
+        sample, row, column = _locate(p, height, width)  # [BP]
         row, column = 2 * row + down, 2 * column + right
         height, width = 2 * height, 2 * width
-        first_tile = _load_at(y, o, sample, row, column, p < end, channels, height, width, CHANNELS_LAST)
+        first_tile = _load_at(y, o, sample, row, column, p < end, channels, height, width, CHANNELS_LAST)  # [BO, BP]
         second_tile = _load_at(y, o, sample, row, column + 1, p < end, channels, height, width, CHANNELS_LAST)
     else:
         q = tl.arange(0, 2 * BP)
         p = first + q // 2
-        sample, row, column = _locate(p, height, width)
+        sample, row, column = _locate(p, height, width)  # [2 BP]
         row, column = 2 * row + down, 2 * column + right + q % 2
         both = _load_at(y, o, sample, row, column, p < end, channels, 2 * height, 2 * width, CHANNELS_LAST)
         first_tile, second_tile = tl.split(tl.reshape(both, [BO, BP, 2]))
@@ -142,7 +142,7 @@ def _forward_kernel(
     a = tl.program_id(2)
     first_pixel = tl.program_id(0) * BP
     p = first_pixel + tl.arange(0, BP)
-    sample, row, column = _locate(p, height, width)
+    sample, row, column = _locate(p, height, width)  # [BP]
     even = tl.zeros([BO, BP], tl.float32)
     odd = tl.zeros([BO, BP], tl.float32)
     for step in range(2 * tl.cdiv(in_channels, BI)):
@@ -154,14 +154,14 @@ def _forward_kernel(
                 CHANNELS_LAST,
             )  # fmt: skip
             if shift < 2:
-                tap = _folded_tap(folded, a, 0, u, shift, o[:, None], i[None, :], out_channels, in_channels)
-                even = tl.dot(tap, tile, even, input_precision=PRECISION)
+                tap = _folded_tap(folded, a, 0, u, shift, o[:, None], i[None, :], out_channels, in_channels)  # [BO, BI]
+                even = tl.dot(tap, tile, even, input_precision=PRECISION)  # [BO, BP]
             if shift > 0:
                 tap = _folded_tap(folded, a, 1, u, shift - 1, o[:, None], i[None, :], out_channels, in_channels)
-                odd = tl.dot(tap, tile, odd, input_precision=PRECISION)
+                odd = tl.dot(tap, tile, odd, input_precision=PRECISION)  # [BO, BP]
     q = tl.arange(0, 2 * BP)
     p = first_pixel + q // 2
-    sample, row, column = _locate(p, height, width)
+    sample, row, column = _locate(p, height, width)  # [2 BP]
     pointer, mask = _at(
         y, o, sample, 2 * row + a, 2 * column + q % 2, p < pixels, out_channels, 2 * height, 2 * width, CHANNELS_LAST
     )  # fmt: skip
@@ -187,13 +187,13 @@ def _grad_x_kernel(
         tap = _folded_tap(
             folded, 1 - down % 2, 1, 1 - down // 2, 1 - side, o[None, :], i[:, None], out_channels, in_channels
         )
-        total = tl.dot(tap, odd, total, input_precision=PRECISION)
+        total = tl.dot(tap, odd, total, input_precision=PRECISION)  # [BI, BP]
         tap = _folded_tap(
             folded, 1 - down % 2, 0, 1 - down // 2, 1 - side, o[None, :], i[:, None], out_channels, in_channels
         )
-        total = tl.dot(tap, even, total, input_precision=PRECISION)
+        total = tl.dot(tap, even, total, input_precision=PRECISION)  # [BI, BP]
     p = first + tl.arange(0, BP)
-    sample, row, column = _locate(p, height, width)
+    sample, row, column = _locate(p, height, width)  # [BP]
     pointer, mask = _at(grad_x, i, sample, row, column, p < pixels, in_channels, height, width, CHANNELS_LAST)
     tl.store(pointer, total.to(grad_x.dtype.element_ty), mask)
 
@@ -218,20 +218,20 @@ def _grad_weight_kernel(
     for first in range(split * split_pixels, end, BP):
         p = first + tl.arange(0, BP)
         live = p < end
-        sample, row, column = _locate(p, height, width)
+        sample, row, column = _locate(p, height, width)  # [BP]
         even, odd = _load_pairs(grad_y, o, first, end, a, 0, out_channels, height, width, BO, BP, CHANNELS_LAST)
         row += a + u - 1
-        left = _load_at(x, i, sample, row, column - 1, live, in_channels, height, width, CHANNELS_LAST)
-        middle = _load_at(x, i, sample, row, column, live, in_channels, height, width, CHANNELS_LAST)
-        right = _load_at(x, i, sample, row, column + 1, live, in_channels, height, width, CHANNELS_LAST)
-        even_0 = tl.dot(even, tl.trans(left), even_0, input_precision=PRECISION)
-        even_1 = tl.dot(even, tl.trans(middle), even_1, input_precision=PRECISION)
-        odd_0 = tl.dot(odd, tl.trans(middle), odd_0, input_precision=PRECISION)
-        odd_1 = tl.dot(odd, tl.trans(right), odd_1, input_precision=PRECISION)
+        left = _load_at(x, i, sample, row, column - 1, live, in_channels, height, width, CHANNELS_LAST)  # [BI, BP]
+        middle = _load_at(x, i, sample, row, column, live, in_channels, height, width, CHANNELS_LAST)  # [BI, BP]
+        right = _load_at(x, i, sample, row, column + 1, live, in_channels, height, width, CHANNELS_LAST)  # [BI, BP]
+        even_0 = tl.dot(even, tl.trans(left), even_0, input_precision=PRECISION)  # [BO, BI]
+        even_1 = tl.dot(even, tl.trans(middle), even_1, input_precision=PRECISION)  # [BO, BI]
+        odd_0 = tl.dot(odd, tl.trans(middle), odd_0, input_precision=PRECISION)  # [BO, BI]
+        odd_1 = tl.dot(odd, tl.trans(right), odd_1, input_precision=PRECISION)  # [BO, BI]
     weights = out_channels * in_channels
     part = parts + (split.to(tl.int64) * TAPS + (a * 4 + u) * 2) * weights
-    part += o[:, None] * in_channels + i[None, :]
-    mask = (o < out_channels)[:, None] & (i < in_channels)[None, :]
+    part += o[:, None] * in_channels + i[None, :]  # [BO, BI]
+    mask = (o < out_channels)[:, None] & (i < in_channels)[None, :]  # [BO, BI]
     tl.store(part, even_0, mask)
     tl.store(part + weights, even_1, mask)
     tl.store(part + 4 * weights, odd_0, mask)

@@ -28,7 +28,7 @@ COSINE_EPS = tl.constexpr(1e-8)  # the clamp of the product of norms
 @triton.jit
 def _regions_tile(regions, b, d, n, D, N):
     """``[BD, BN]``"""
-    mask = (d < D)[:, None] & (n < N)[None, :]
+    mask = (d < D)[:, None] & (n < N)[None, :]  # [BD, BN]
     return tl.load(regions + tl.cast(b, tl.int64) * D * N + d[:, None] * N + n[None, :], mask, other=0.0)
 
 
@@ -41,7 +41,7 @@ def _words_tile(words, k, d, t, D, T):
 @triton.jit
 def _context_tile(context, pair, t, d, D, T):
     """``[BT, BD]`` of context ``[pairs, T, D]``."""
-    mask = (t < T)[:, None] & (d < D)[None, :]
+    mask = (t < T)[:, None] & (d < D)[None, :]  # [BT, BD]
     return tl.load(context + tl.cast(pair, tl.int64) * T * D + t[:, None] * D + d[None, :], mask, other=0.0)
 
 
@@ -53,7 +53,7 @@ def _map_tile(maps, pair, t, n, T, N):
 
 @triton.jit
 def _load_map(maps, pair, t, n, T, N):
-    pointer, mask = _map_tile(maps, pair, t, n, T, N)
+    pointer, mask = _map_tile(maps, pair, t, n, T, N)  # [BT, BN]
     return tl.load(pointer, mask, other=0.0)
 
 
@@ -73,16 +73,16 @@ def _peak_and_sum(sums, pair, i, size):
 @triton.jit
 def _over_words(logits, word_sums, pair, t, n, length, T, N):
     """s ``[BT, BN]``: softmax over the caption's words; zero for padding."""
-    pointer, mask = _map_tile(logits, pair, t, n, T, N)
-    live = mask & (t < length)[:, None]
-    peak, total = _peak_and_sum(word_sums, pair, n, N)
+    pointer, mask = _map_tile(logits, pair, t, n, T, N)  # [BT, BN]
+    live = mask & (t < length)[:, None]  # [BT, BN]
+    peak, total = _peak_and_sum(word_sums, pair, n, N)  # [BN]
     return tl.where(live, tl.exp(tl.load(pointer, live, other=0.0) - peak[None, :]) / total[None, :], 0.0)
 
 
 @triton.jit
 def _over_regions(s, region_sums, pair, t, n, length, gamma1, T, N):
     """a ``[BT, BN]``: softmax over regions of gamma1 s; zero for padding."""
-    peak, total = _peak_and_sum(region_sums, pair, t, T)
+    peak, total = _peak_and_sum(region_sums, pair, t, T)  # [BT]
     return tl.where((t < length)[:, None] & (n < N)[None, :], tl.exp(gamma1 * s - peak[:, None]) / total[:, None], 0.0)
 
 
@@ -117,9 +117,9 @@ def _logits_kernel(
         product = tl.zeros([BT, BN], tl.float32)
         for first in range(0, D, BD):
             d = first + tl.arange(0, BD)
-            word_tile = tl.trans(_words_tile(words, k, d, t, D, T))
+            word_tile = tl.trans(_words_tile(words, k, d, t, D, T))  # [BT, BD]
             product = tl.dot(word_tile, _regions_tile(regions, b, d, n, D, N), product, input_precision=PRECISION)
-        pointer, mask = _map_tile(logits, pair, t, n, T, N)
+        pointer, mask = _map_tile(logits, pair, t, n, T, N)  # [BT, BN]
         tl.store(pointer, product, mask)
         peak, total, _, _ = _grow(peak, total, tl.where((t < length)[:, None], product, float("-inf")), 0)
     _store_peak_and_sum(word_sums, pair, n, N, peak, total, n < N)
@@ -143,12 +143,12 @@ def _context_kernel(
     read = tl.zeros([BT, BD], tl.float32)
     for first in range(0, N, BN):
         n = first + tl.arange(0, BN)
-        s = _over_words(logits, word_sums, pair, t, n, length, T, N)
+        s = _over_words(logits, word_sums, pair, t, n, length, T, N)  # [BT, BN]
         peak, total, scale, weights = _grow(peak, total, tl.where((n < N)[None, :], gamma1 * s, float("-inf")), 1)
-        region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))
-        weights = weights.to(regions.dtype.element_ty)
-        read = tl.dot(weights, region_tile, read * scale[:, None], input_precision=PRECISION)
-    pointer = context + tl.cast(pair, tl.int64) * T * D + t[:, None] * D + d[None, :]
+        region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))  # [BN, BD]
+        weights = weights.to(regions.dtype.element_ty)  # [BT, BN]
+        read = tl.dot(weights, region_tile, read * scale[:, None], input_precision=PRECISION)  # [BT, BD]
+    pointer = context + tl.cast(pair, tl.int64) * T * D + t[:, None] * D + d[None, :]  # [BT, BD]
     tl.store(pointer, read / total[:, None], (t < T)[:, None] & (d < D)[None, :])
     _store_peak_and_sum(region_sums, pair, t, T, peak, total, (t < T) & (tl.program_id(0) < word_tiles))
 
@@ -161,8 +161,8 @@ def _cosine(words, context, k, pair, t, D, T, BT: tl.constexpr, BD: tl.constexpr
     word_square = tl.zeros([BT], tl.float32)
     for first in range(0, D, BD):
         d = first + tl.arange(0, BD)
-        c = _context_tile(context, pair, t, d, D, T)
-        w = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))
+        c = _context_tile(context, pair, t, d, D, T)  # [BT, BD]
+        w = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))  # [BT, BD]
         product += tl.sum(c * w, 1)
         context_square += tl.sum(c * c, 1)
         word_square += tl.sum(w * w, 1)
@@ -181,9 +181,9 @@ def _score_kernel(
     total = tl.zeros([1], tl.float32)
     for first_word in range(0, T, BT):
         t = first_word + tl.arange(0, BT)
-        product, context_square, word_square = _cosine(words, context, k, b * captions + k, t, D, T, BT, BD)
-        norms = tl.maximum(tl.sqrt_rn(context_square) * tl.sqrt_rn(word_square), COSINE_EPS)
-        matched = tl.where(t < length, gamma2 * (product / norms), float("-inf"))
+        product, context_square, word_square = _cosine(words, context, k, b * captions + k, t, D, T, BT, BD)  # [BT]
+        norms = tl.maximum(tl.sqrt_rn(context_square) * tl.sqrt_rn(word_square), COSINE_EPS)  # [BT]
+        matched = tl.where(t < length, gamma2 * (product / norms), float("-inf"))  # [BT]
         peak, total, _, _ = _grow(peak, total, matched[None, :], 1)
     tl.store(scores + b * scores_stride + k + tl.arange(0, 1), peak + tl.log(total))
 
@@ -205,17 +205,17 @@ def _cosine_backward_kernel(
     slope = gamma2 * tl.load(grad + b * scores_stride + k)
     for first_word in range(0, T, BT):
         t = first_word + tl.arange(0, BT)
-        product, context_square, word_square = _cosine(words, context, k, pair, t, D, T, BT, BD)
-        norms = tl.sqrt_rn(context_square) * tl.sqrt_rn(word_square)
-        clamped = tl.maximum(norms, COSINE_EPS)
-        cosine = product / clamped
-        grad_cosine = tl.where(t < length, slope * tl.exp(gamma2 * cosine - score), 0.0)
-        cross = grad_cosine / clamped
+        product, context_square, word_square = _cosine(words, context, k, pair, t, D, T, BT, BD)  # [BT]
+        norms = tl.sqrt_rn(context_square) * tl.sqrt_rn(word_square)  # [BT]
+        clamped = tl.maximum(norms, COSINE_EPS)  # [BT]
+        cosine = product / clamped  # [BT]
+        grad_cosine = tl.where(t < length, slope * tl.exp(gamma2 * cosine - score), 0.0)  # [BT]
+        cross = grad_cosine / clamped  # [BT]
         # Where the clamp holds, the cosine is not normalised and norms pass no gradient.
-        through_norms = tl.where(norms >= COSINE_EPS, grad_cosine * cosine, 0.0)
-        along_context = tl.where(norms >= COSINE_EPS, -through_norms / context_square, 0.0)
-        along_word = tl.where(norms >= COSINE_EPS, -through_norms / word_square, 0.0)
-        pointer = slopes + pair * 4 * T + t
+        through_norms = tl.where(norms >= COSINE_EPS, grad_cosine * cosine, 0.0)  # [BT]
+        along_context = tl.where(norms >= COSINE_EPS, -through_norms / context_square, 0.0)  # [BT]
+        along_word = tl.where(norms >= COSINE_EPS, -through_norms / word_square, 0.0)  # [BT]
+        pointer = slopes + pair * 4 * T + t  # [BT]
         tl.store(pointer, cross, t < T)
         tl.store(pointer + T, along_context, t < T)
         tl.store(pointer + 2 * T, along_word, t < T)
@@ -225,9 +225,9 @@ def _cosine_backward_kernel(
 @triton.jit
 def _grad_context_tile(words, context, slopes, k, pair, t, d, D, T):
     """dc ``[BT, BD]`` in the words' dtype."""
-    cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]
-    along_context = tl.load(slopes + (pair * 4 + 1) * T + t, t < T, other=0.0)[:, None]
-    w = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))
+    cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
+    along_context = tl.load(slopes + (pair * 4 + 1) * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
+    w = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))  # [BT, BD]
     return (cross * w + along_context * _context_tile(context, pair, t, d, D, T)).to(words.dtype.element_ty)
 
 
@@ -248,16 +248,16 @@ def _attention_backward_kernel(
         grad_a = tl.zeros([BT, BN], tl.float32)
         for first in range(0, D, BD):
             d = first + tl.arange(0, BD)
-            grad_context = _grad_context_tile(words, context, slopes, k, pair, t, d, D, T)
-            region_tile = _regions_tile(regions, b, d, n, D, N)
-            grad_a = tl.dot(grad_context, region_tile, grad_a, input_precision=PRECISION)
-        s = _over_words(logits, word_sums, pair, t, n, length, T, N)
-        a = _over_regions(s, region_sums, pair, t, n, length, gamma1, T, N)
-        along = tl.load(slopes + (pair * 4 + 3) * T + t, t < T, other=0.0)[:, None]
-        ds = gamma1 * a * (grad_a - along)
-        pointer, mask = _map_tile(grad_s, pair, t, n, T, N)
+            grad_context = _grad_context_tile(words, context, slopes, k, pair, t, d, D, T)  # [BT, BD]
+            region_tile = _regions_tile(regions, b, d, n, D, N)  # [BD, BN]
+            grad_a = tl.dot(grad_context, region_tile, grad_a, input_precision=PRECISION)  # [BT, BN]
+        s = _over_words(logits, word_sums, pair, t, n, length, T, N)  # [BT, BN]
+        a = _over_regions(s, region_sums, pair, t, n, length, gamma1, T, N)  # [BT, BN]
+        along = tl.load(slopes + (pair * 4 + 3) * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
+        ds = gamma1 * a * (grad_a - along)  # [BT, BN]
+        pointer, mask = _map_tile(grad_s, pair, t, n, T, N)  # [BT, BN]
         tl.store(pointer, ds, mask)
-        mean += tl.sum(s * ds, 0)
+        mean += tl.sum(s * ds, 0)  # [BN]
     tl.store(grad_s_mean + pair * N + n, mean, n < N)
 
 
@@ -272,14 +272,14 @@ def _softmax_backward_kernel(
     b = tl.program_id(2)
     pair = b * captions + k
     length = tl.load(lengths + k)
-    mean = tl.load(grad_s_mean + pair * N + n, n < N, other=0.0)
+    mean = tl.load(grad_s_mean + pair * N + n, n < N, other=0.0)  # [BN]
     for first_word in range(0, T, BT):
         t = first_word + tl.arange(0, BT)
-        s = _over_words(logits, word_sums, pair, t, n, length, T, N)
-        a = _over_regions(s, region_sums, pair, t, n, length, gamma1, T, N)
-        pointer, mask = _map_tile(logits, pair, t, n, T, N)
+        s = _over_words(logits, word_sums, pair, t, n, length, T, N)  # [BT, BN]
+        a = _over_regions(s, region_sums, pair, t, n, length, gamma1, T, N)  # [BT, BN]
+        pointer, mask = _map_tile(logits, pair, t, n, T, N)  # [BT, BN]
         tl.store(pointer, a, mask)
-        pointer, mask = _map_tile(grad_s, pair, t, n, T, N)
+        pointer, mask = _map_tile(grad_s, pair, t, n, T, N)  # [BT, BN]
         tl.store(pointer, s * (tl.load(pointer, mask, other=0.0) - mean[None, :]), mask)
 
 
@@ -298,13 +298,13 @@ def _grad_regions_kernel(
         k = step // word_tiles
         t = step % word_tiles * BT + tl.arange(0, BT)
         pair = b * captions + k
-        dlogits = _load_map(grad_logits, pair, t, n, T, N).to(words.dtype.element_ty)
-        total = tl.dot(_words_tile(words, k, d, t, D, T), dlogits, total, input_precision=PRECISION)
-        a = _load_map(attention, pair, t, n, T, N).to(words.dtype.element_ty)
-        grad_context = tl.trans(_grad_context_tile(words, context, slopes, k, pair, t, d, D, T))
-        total = tl.dot(grad_context, a, total, input_precision=PRECISION)
-    pointer = grad_regions + tl.cast(b, tl.int64) * D * N + d[:, None] * N + n[None, :]
-    mask = (d < D)[:, None] & (n < N)[None, :]
+        dlogits = _load_map(grad_logits, pair, t, n, T, N).to(words.dtype.element_ty)  # [BT, BN]
+        total = tl.dot(_words_tile(words, k, d, t, D, T), dlogits, total, input_precision=PRECISION)  # [BD, BN]
+        a = _load_map(attention, pair, t, n, T, N).to(words.dtype.element_ty)  # [BT, BN]
+        grad_context = tl.trans(_grad_context_tile(words, context, slopes, k, pair, t, d, D, T))  # [BD, BT]
+        total = tl.dot(grad_context, a, total, input_precision=PRECISION)  # [BD, BN]
+    pointer = grad_regions + tl.cast(b, tl.int64) * D * N + d[:, None] * N + n[None, :]  # [BD, BN]
+    mask = (d < D)[:, None] & (n < N)[None, :]  # [BD, BN]
     tl.store(pointer, tl.load(pointer, mask, other=0.0) + total, mask)
 
 
@@ -318,20 +318,20 @@ def _grad_words_kernel(
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     k = tl.program_id(2)
     total = tl.zeros([BT, BD], tl.float32)
-    word_tile = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))
+    word_tile = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))  # [BT, BD]
     for b in range(pictures):
         pair = b * captions + k
-        cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]
-        along_word = tl.load(slopes + (pair * 4 + 2) * T + t, t < T, other=0.0)[:, None]
-        total += cross * _context_tile(context, pair, t, d, D, T) + along_word * word_tile
+        cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
+        along_word = tl.load(slopes + (pair * 4 + 2) * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
+        total += cross * _context_tile(context, pair, t, d, D, T) + along_word * word_tile  # [BT, BD]
     region_tiles = tl.cdiv(N, BN)
     for step in range(pictures * region_tiles):
         b = step // region_tiles
         n = step % region_tiles * BN + tl.arange(0, BN)
-        dlogits = _load_map(grad_logits, b * captions + k, t, n, T, N).to(regions.dtype.element_ty)
-        region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))
-        total = tl.dot(dlogits, region_tile, total, input_precision=PRECISION)
-    pointer = grad_words + k * D * T + d[None, :] * T + t[:, None]
+        dlogits = _load_map(grad_logits, b * captions + k, t, n, T, N).to(regions.dtype.element_ty)  # [BT, BN]
+        region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))  # [BN, BD]
+        total = tl.dot(dlogits, region_tile, total, input_precision=PRECISION)  # [BT, BD]
+    pointer = grad_words + k * D * T + d[None, :] * T + t[:, None]  # [BT, BD]
     tl.store(pointer, total.to(grad_words.dtype.element_ty), (d < D)[None, :] & (t < T)[:, None])
 
 

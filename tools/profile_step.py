@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.step import BIRDS, Models, batch_of, ours
+from benchmarks.models import BIRDS, Models, batch_of, ours
 
 
 class Profile(TorchDispatchMode):
@@ -72,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator = replace(BIRDS.generator, residual_blocks=arguments.residual_blocks)
-    setting = replace(BIRDS, batch=arguments.batch_size, generator=generator)
+    setting = replace(BIRDS, batch=arguments.batch_size).changed(generator=generator)
     step, inputs = ours(Models.build(setting), setting.config), batch_of(setting)
     for _ in range(2):
         step(**inputs)

@@ -489,7 +489,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_glu_forward(
     double eps, bool want_mean) {
   Call call = describe(x, weight, bias, !skip);
   if (skip) call.skip_channels = skip->size(1);
-  Tensor y = empty_picture(x, call.outputs, x.size(2), x.size(3));
+  Tensor y = empty_feature_map(x, call.outputs, x.size(2), x.size(3));
   Tensor mean = given_mean ? torch::stable::clone(*given_mean) : per_channel_like(x, call.channels);
   Tensor var = given_var ? torch::stable::clone(*given_var) : per_channel_like(x, call.channels);
   Tensor rstd = per_channel_like(x, call.channels);
@@ -528,7 +528,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
                                                            const Tensor& rstd, bool glu, bool training,
                                                            const std::optional<Tensor>& sums, double count) {
   const Call call = describe_backward(x, weight, bias, mean, rstd, glu);
-  Tensor grad_x = empty_picture(x, call.channels, x.size(2), x.size(3));
+  Tensor grad_x = empty_feature_map(x, call.channels, x.size(2), x.size(3));
   std::vector<float> own(2 * call.channels);
   const float* of_mean = grad_mean ? data<float>(*grad_mean) : nullptr;
   const float* given = sums ? data<float>(*sums) : nullptr;

@@ -33,33 +33,33 @@ struct Span {
   int64_t tiles() const { return (count + kTile - 1) / kTile; }
 };
 
-// One picture's feature map with evenly spaced pixels.
+// One sample of a feature map, with evenly spaced pixels.
 template <class S>
-struct Pixels {
+struct SampleMap {
   S* data;
   int64_t channel_step, pixel_step;
 };
 
 template <class S>
-struct Map {  // [B, C, N]
+struct FeatureMap {  // [B, C, N]
   S* data;
   int64_t batch_step, channel_step, pixel_step;
-  Pixels<S> sample(int64_t b) const { return {data + b * batch_step, channel_step, pixel_step}; }
+  SampleMap<S> sample(int64_t b) const { return {data + b * batch_step, channel_step, pixel_step}; }
 };
 
 template <class S>
-Map<const S> input_map(const Tensor& x) {
+FeatureMap<const S> input_map(const Tensor& x) {
   return {data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 template <class S>
-Map<S> output_map(Tensor& x) {
+FeatureMap<S> output_map(Tensor& x) {
   return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 // tiles [tiles, channels, kTile] of the pixels `which`, `step` floats from tile to tile; pixels beyond are zero.
 template <class S>
-DMGAN_HOT void load_tiles(float* tiles, int64_t step, Pixels<const S> from, int64_t channels, Span which) {
+DMGAN_HOT void load_tiles(float* tiles, int64_t step, SampleMap<const S> from, int64_t channels, Span which) {
   const int64_t count = which.count, end = which.tiles() * kTile;
   const S* base = from.data + which.first * from.pixel_step;
   if (from.pixel_step == 1) {
@@ -80,7 +80,7 @@ DMGAN_HOT void load_tiles(float* tiles, int64_t step, Pixels<const S> from, int6
 }
 
 template <class S>
-DMGAN_HOT void store_tiles(const float* tiles, int64_t step, Pixels<S> to, int64_t channels, Span which) {
+DMGAN_HOT void store_tiles(const float* tiles, int64_t step, SampleMap<S> to, int64_t channels, Span which) {
   S* base = to.data + which.first * to.pixel_step;
   if (to.pixel_step == 1) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -379,7 +379,7 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
           std::fill_n(weights + word * call.pixels + first, span.count, static_cast<S>(0.0f));
         }
         for (int64_t k = 0; k < words; ++k) {
-          const Pixels<S> of_word{weights + memory[b].words[k] * call.pixels, call.pixels, 1};
+          const SampleMap<S> of_word{weights + memory[b].words[k] * call.pixels, call.pixels, 1};
           store_tiles<S>(chunk.attention + k * kTile, memory[b].rows * kTile, of_word, 1, span);
         }
       }
@@ -393,7 +393,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(const Tensor& h, 
                                                                const std::optional<Tensor>& mask, bool official,
                                                                bool want_attention, bool want_gate) {
   const Call call = describe(h, key, gate_weight, gate_bias, mask, official);
-  Tensor out = empty_picture(h, call.channels, h.size(2), h.size(3));
+  Tensor out = empty_feature_map(h, call.channels, h.size(2), h.size(3));
   Tensor lse = torch::stable::new_empty(h, {call.batch, call.pixels}, torch::headeronly::ScalarType::Float);
   Tensor attention = want_attention ? torch::stable::new_empty(h, {call.batch, call.words, h.size(2), h.size(3)})
                                     : torch::stable::new_empty(h, {0});
@@ -475,7 +475,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
     const std::optional<Tensor>& gate_bias, const std::optional<Tensor>& mask, const Tensor& lse, bool official) {
   const Call call = describe(h, key, gate_weight, gate_bias, mask, official);
   const auto wide = torch::headeronly::ScalarType::Float;
-  Tensor grad_h = empty_picture(h, call.channels, h.size(2), h.size(3));
+  Tensor grad_h = empty_feature_map(h, call.channels, h.size(2), h.size(3));
   Tensor grad_key = torch::stable::empty_like(key), grad_value = torch::stable::empty_like(value);
   Tensor grad_gate_weight = torch::stable::new_empty(h, {gate_weight ? 2 * call.channels : 0}, wide);
   Tensor grad_gate_bias = torch::stable::new_empty(h, {gate_weight ? 1 : 0}, wide);

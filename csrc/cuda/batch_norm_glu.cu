@@ -1,6 +1,5 @@
 // Registers batch_norm_glu: unpacks tensors, allocates results, launches.
-#include "../batch_norm_glu.cuh"
-
+#include "batch_norm_glu.cuh"
 #include "register.h"
 
 namespace dmgan {
@@ -11,14 +10,8 @@ using OptionalTensor = std::optional<Tensor>;
 template <class S>
 BatchNormGluInputs<S> inputs(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, bool glu) {
   const int channels = static_cast<int>(x.size(1));
-  return {x.size(0),
-          channels,
-          glu ? channels / 2 : channels,
-          static_cast<int>(x.size(2) * x.size(3)),
-          is_channels_last(x),
-          data<S>(x),
-          data_or_null<float>(weight),
-          data_or_null<float>(bias)};
+  return {x.size(0),           channels,   glu ? channels / 2 : channels, static_cast<int>(x.size(2) * x.size(3)),
+          is_channels_last(x), data<S>(x), data_or_null<float>(weight),   data_or_null<float>(bias)};
 }
 
 template <class S>
@@ -30,7 +23,7 @@ BatchNormGluBackward<S> backward_inputs(const Tensor& grad_y, const OptionalTens
 }
 
 Tensor floats(const Tensor& x, std::initializer_list<int64_t> sizes) {
-  return torch::stable::new_empty(x, sizes, FLOAT);
+  return torch::stable::new_empty(x, sizes, kFloat);
 }
 
 Tensor work_buffer(const Tensor& x, bool glu) {
@@ -56,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_glu_forward(
   const int64_t channels = x.size(1), y_channels = skip ? channels : channels / 2;
   auto [mean, var] = given_mean ? std::tuple(torch::stable::clone(*given_mean), torch::stable::clone(*given_var))
                                 : batch_norm_glu_statistics(x);
-  Tensor y = empty_picture(x, y_channels, x.size(2), x.size(3)), rstd = floats(x, {channels});
+  Tensor y = empty_feature_map(x, y_channels, x.size(2), x.size(3)), rstd = floats(x, {channels});
   Tensor spatial_mean = want_mean ? floats(x, {x.size(0), y_channels}) : floats(x, {0});
   Tensor work = want_mean ? work_buffer(x, !skip) : floats(x, {0});
   with_element_type(x, [&, &mean = mean, &var = var]<class S>() {
@@ -89,14 +82,17 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
                                                            const OptionalTensor& sums, double count) {
   const OnDeviceOf device(x);
   const int64_t channels = x.size(1);
-  Tensor grad_x = empty_picture(x, channels, x.size(2), x.size(3));
+  Tensor grad_x = empty_feature_map(x, channels, x.size(2), x.size(3));
   Tensor grad_weight = floats(x, {channels}), grad_bias = floats(x, {channels}), work = work_buffer(x, glu);
   with_element_type(x, [&]<class S>() {
     const auto a = backward_inputs<S>(grad_y, grad_mean, x, weight, bias, mean, rstd, glu);
     float *dz_sum = mutable_data<float>(grad_bias), *dot_sum = mutable_data<float>(grad_weight);
     launch_batch_norm_glu_reduce<S>(a, dz_sum, dot_sum, mutable_data<float>(work), device.stream());
     const float* shared = sums ? data<float>(*sums) : nullptr;
-    launch_batch_norm_glu_backward<S>(a, !training ? nullptr : shared ? shared : dz_sum,
+    launch_batch_norm_glu_backward<S>(a,
+                                      !training ? nullptr
+                                      : shared  ? shared
+                                                : dz_sum,
                                       shared ? shared + channels : dot_sum, count, mutable_data<S>(grad_x),
                                       device.stream());
   });

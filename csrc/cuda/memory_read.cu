@@ -1,6 +1,5 @@
 // Registers memory_read: unpacks tensors, allocates results, launches.
-#include "../memory_read.cuh"
-
+#include "memory_read.cuh"
 #include "register.h"
 
 namespace dmgan {
@@ -14,7 +13,7 @@ MemoryReadInputs<S> inputs(const Tensor& h, const Tensor& key, const Tensor& val
           static_cast<int>(h.size(1)),
           static_cast<int>(h.size(2) * h.size(3)),
           static_cast<int>(key.size(2)),
-          picture<S>(h),
+          feature_map<S>(h),
           data<S>(key),
           data<S>(value),
           data_or_null<float>(gate_weight),
@@ -23,20 +22,21 @@ MemoryReadInputs<S> inputs(const Tensor& h, const Tensor& key, const Tensor& val
           official};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(
-    const Tensor& h, const Tensor& key, const Tensor& value, const std::optional<Tensor>& gate_weight,
-    const std::optional<Tensor>& gate_bias, const std::optional<Tensor>& padding_mask, bool official,
-    bool want_attention, bool want_gate) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(const Tensor& h, const Tensor& key, const Tensor& value,
+                                                               const std::optional<Tensor>& gate_weight,
+                                                               const std::optional<Tensor>& gate_bias,
+                                                               const std::optional<Tensor>& padding_mask, bool official,
+                                                               bool want_attention, bool want_gate) {
   const OnDeviceOf device(h);
   const int64_t batch = h.size(0), channels = h.size(1), height = h.size(2), width = h.size(3), words = key.size(2);
-  Tensor out = empty_picture(h, channels, height, width);
-  Tensor lse = torch::stable::new_empty(h, {batch, height * width}, FLOAT);
-  Tensor attention = want_attention ? torch::stable::new_empty(h, {batch, words, height, width})
-                                    : torch::stable::new_empty(h, {0});
+  Tensor out = empty_feature_map(h, channels, height, width);
+  Tensor lse = torch::stable::new_empty(h, {batch, height * width}, kFloat);
+  Tensor attention =
+      want_attention ? torch::stable::new_empty(h, {batch, words, height, width}) : torch::stable::new_empty(h, {0});
   Tensor gate = want_gate ? torch::stable::new_empty(h, {batch, 1, height, width}) : torch::stable::new_empty(h, {0});
   with_element_type(h, [&]<class S>() {
     launch_memory_read_forward<S>(
-        {inputs<S>(h, key, value, gate_weight, gate_bias, padding_mask, official), mutable_picture<S>(out),
+        {inputs<S>(h, key, value, gate_weight, gate_bias, padding_mask, official), mutable_feature_map<S>(out),
          mutable_data<float>(lse), mutable_data_or_null<S>(attention), mutable_data_or_null<S>(gate)},
         device.stream());
   });
@@ -50,17 +50,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
     bool official) {
   const OnDeviceOf device(h);
   const int64_t channels = h.size(1);
-  Tensor grad_h = empty_picture(h, channels, h.size(2), h.size(3));
+  Tensor grad_h = empty_feature_map(h, channels, h.size(2), h.size(3));
   Tensor grad_key = torch::stable::empty_like(key), grad_value = torch::stable::empty_like(value);
-  Tensor grad_gate_weight = torch::stable::new_empty(h, {gate_weight ? 2 * channels : 0}, FLOAT);
-  Tensor grad_gate_bias = torch::stable::new_empty(h, {gate_weight ? 1 : 0}, FLOAT);
+  Tensor grad_gate_weight = torch::stable::new_empty(h, {gate_weight ? 2 * channels : 0}, kFloat);
+  Tensor grad_gate_bias = torch::stable::new_empty(h, {gate_weight ? 1 : 0}, kFloat);
   with_element_type(h, [&]<class S>() {
     const auto in = inputs<S>(h, key, value, gate_weight, gate_bias, padding_mask, official);
-    Tensor work = torch::stable::new_empty(
-        h, {memory_read_work_floats<S>(in.batch, in.channels, in.pixels, in.words)}, FLOAT);
+    Tensor work =
+        torch::stable::new_empty(h, {memory_read_work_floats<S>(in.batch, in.channels, in.pixels, in.words)}, kFloat);
     launch_memory_read_backward<S>(
-        {in, picture<S>(grad_out), data_or_null<S>(grad_attention), data_or_null<S>(grad_gate), data<float>(lse),
-         mutable_picture<S>(grad_h), mutable_data<S>(grad_key), mutable_data<S>(grad_value),
+        {in, feature_map<S>(grad_out), data_or_null<S>(grad_attention), data_or_null<S>(grad_gate), data<float>(lse),
+         mutable_feature_map<S>(grad_h), mutable_data<S>(grad_key), mutable_data<S>(grad_value),
          mutable_data_or_null<float>(grad_gate_weight), mutable_data_or_null<float>(grad_gate_bias),
          mutable_data<float>(work)},
         device.stream());

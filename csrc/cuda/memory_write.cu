@@ -1,6 +1,5 @@
 // Registers memory_write: unpacks tensors, allocates results, launches.
-#include "../memory_write.cuh"
-
+#include "memory_write.cuh"
 #include "register.h"
 
 namespace dmgan {
@@ -57,11 +56,11 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
                              const Tensor& key_bias, const Tensor& value_weight, const Tensor& value_bias) {
   const OnDeviceOf device(words);
   const auto like = [](const Tensor& x) { return torch::stable::empty_like(x); };
-  Twelve grads{like(words),        like(image_mean), like(gate_word),  like(gate_image),
-               like(word_weight),  like(word_bias),  like(image_weight), like(image_bias),
-               like(key_weight),   like(key_bias),   like(value_weight), like(value_bias)};
+  Twelve grads{like(words),       like(image_mean), like(gate_word),    like(gate_image),
+               like(word_weight), like(word_bias),  like(image_weight), like(image_bias),
+               like(key_weight),  like(key_bias),   like(value_weight), like(value_bias)};
   const MemoryWriteWork at{words.size(0), image_mean.size(1), words.size(2)};
-  Tensor work = torch::stable::new_empty(words, {at.size()}, FLOAT);
+  Tensor work = torch::stable::new_empty(words, {at.size()}, kFloat);
   with_element_type(words, [&]<class S>() {
     const auto in = inputs<S>(words, image_mean, gate_word, gate_image, word_weight, word_bias, image_weight,
                               image_bias, key_weight, key_bias, value_weight, value_bias);

@@ -14,9 +14,9 @@
 #include <tuple>
 #include <utility>
 
-#include "../common.cuh"
 #include "../schemas.h"
 #include "../tensors.h"
+#include "common.cuh"
 
 #ifdef __CUDACC__
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -29,7 +29,7 @@
 
 namespace dmgan {
 
-constexpr auto FLOAT = torch::headeronly::ScalarType::Float;
+constexpr auto kFloat = torch::headeronly::ScalarType::Float;
 
 // Makes x's device the current one as long as this lives, and knows the stream to launch on.
 class OnDeviceOf {
@@ -80,12 +80,12 @@ S* mutable_data_or_null(Tensor& x) {
 
 // A pixel-linear [B, C, H, W] tensor as feature maps.
 template <class S>
-Picture<const S> picture(const Tensor& x) {
+FeatureMap<const S> feature_map(const Tensor& x) {
   return {data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 
 template <class S>
-Picture<S> mutable_picture(Tensor& x) {
+FeatureMap<S> mutable_feature_map(Tensor& x) {
   return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
 }
 

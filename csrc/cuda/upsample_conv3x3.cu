@@ -1,7 +1,6 @@
 // Registers upsample_conv3x3: unpacks tensors, allocates results, launches.
-#include "../upsample_conv3x3.cuh"
-
 #include "register.h"
+#include "upsample_conv3x3.cuh"
 
 namespace dmgan {
 namespace {
@@ -18,7 +17,7 @@ UpsampleConv3x3 sizes(const Tensor& x, const Tensor& weight) {
 Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
   const OnDeviceOf device(x);
   const UpsampleConv3x3 a = sizes(x, weight);
-  Tensor y = empty_picture(x, a.out_channels, 2 * x.size(2), 2 * x.size(3));
+  Tensor y = empty_feature_map(x, a.out_channels, 2 * x.size(2), 2 * x.size(3));
   Tensor folded = torch::stable::new_empty(weight, {upsample_conv3x3_folded_size(a)});
   with_element_type(x, [&]<class S>() {
     launch_upsample_conv3x3_forward<S>(a, data<S>(x), data<S>(weight), mutable_data<S>(folded), mutable_data<S>(y),
@@ -40,7 +39,7 @@ std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const
                                         mutable_data<S>(grad_x), device.stream());
     }
     if (want_weight) {
-      Tensor parts = torch::stable::new_empty(x, {upsample_conv3x3_part_floats<S>(a)}, FLOAT);
+      Tensor parts = torch::stable::new_empty(x, {upsample_conv3x3_part_floats<S>(a)}, kFloat);
       launch_upsample_conv3x3_grad_weight<S>(a, data<S>(grad_y), data<S>(x), mutable_data<float>(parts),
                                              mutable_data<S>(grad_weight), device.stream());
     }

@@ -1,7 +1,6 @@
 // Registers words_similarity: unpacks tensors, allocates results, launches.
-#include "../words_similarity.cuh"
-
 #include "register.h"
+#include "words_similarity.cuh"
 
 namespace dmgan {
 namespace {
@@ -24,10 +23,10 @@ WordsSimilarityInputs<S> inputs(const Tensor& regions, const Tensor& words, cons
 Tensor words_similarity_forward(const Tensor& regions, const Tensor& words, const Tensor& lengths, double gamma1,
                                 double gamma2) {
   const OnDeviceOf device(regions);
-  Tensor scores = torch::stable::new_empty(regions, {regions.size(0), words.size(0)}, FLOAT);
+  Tensor scores = torch::stable::new_empty(regions, {regions.size(0), words.size(0)}, kFloat);
   with_element_type(regions, [&]<class S>() {
     const auto in = inputs<S>(regions, words, lengths, gamma1, gamma2);
-    Tensor work = torch::stable::new_empty(regions, {words_similarity_work(in).forward_size()}, FLOAT);
+    Tensor work = torch::stable::new_empty(regions, {words_similarity_work(in).forward_size()}, kFloat);
     launch_words_similarity_forward<S>(in, mutable_data<float>(scores), mutable_data<float>(work), device.stream());
   });
   return scores;
@@ -40,7 +39,7 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
   Tensor grad_regions = torch::stable::empty_like(regions), grad_words = torch::stable::empty_like(words);
   with_element_type(regions, [&]<class S>() {
     const auto in = inputs<S>(regions, words, lengths, gamma1, gamma2);
-    Tensor work = torch::stable::new_empty(regions, {words_similarity_work(in).backward_size()}, FLOAT);
+    Tensor work = torch::stable::new_empty(regions, {words_similarity_work(in).backward_size()}, kFloat);
     launch_words_similarity_backward<S>(in, data<float>(grad), data<float>(scores), mutable_data<S>(grad_regions),
                                         mutable_data<S>(grad_words), mutable_data<float>(work), device.stream());
   });

@@ -71,11 +71,11 @@ using std::min;
 
 namespace simt {
 
-constexpr unsigned WARP = 32;
-constexpr unsigned SECTOR = 32;             // bytes: the unit in which a GPU reads and writes its memory
-constexpr size_t SHARED_LIMIT = 99 * 1024;  // bytes a block may ask for: the least of all cards since sm_80
-constexpr size_t SHARED_ALIGNMENT = 32;     // every shared array starts at a multiple of this
-constexpr uint16_t POISON = 0x7fc0;         // NaN as half and bfloat16 and, twice in a row, as float
+constexpr unsigned kWarp = 32;
+constexpr unsigned kSector = 32;            // bytes: the unit in which a GPU reads and writes its memory
+constexpr size_t kSharedLimit = 99 * 1024;  // bytes a block may ask for: the least of all cards since sm_80
+constexpr size_t kSharedAlignment = 32;     // every shared array starts at a multiple of this
+constexpr uint16_t kPoison = 0x7fc0;        // NaN as half and bfloat16 and, twice in a row, as float
 
 using Site = std::source_location;
 
@@ -107,12 +107,12 @@ class SharedMemory {
 
  private:
   struct Free {
-    void operator()(void* data) const { ::operator delete(data, std::align_val_t(SHARED_ALIGNMENT)); }
+    void operator()(void* data) const { ::operator delete(data, std::align_val_t(kSharedAlignment)); }
   };
   struct Array {
-    explicit Array(size_t bytes) : size(bytes), data(::operator new(bytes, std::align_val_t(SHARED_ALIGNMENT))) {
+    explicit Array(size_t bytes) : size(bytes), data(::operator new(bytes, std::align_val_t(kSharedAlignment))) {
       auto* halves = static_cast<uint16_t*>(data.get());
-      std::fill(halves, halves + bytes / sizeof(uint16_t), POISON);
+      std::fill(halves, halves + bytes / sizeof(uint16_t), kPoison);
     }
     size_t size;
     std::unique_ptr<void, Free> data;  // exactly the size asked for: AddressSanitizer sees one byte too many
@@ -153,7 +153,7 @@ class Probe {
     auto& [interval, count] = line.counts[thread];
     if (interval != barriers_passed()) count = 0;
     interval = barriers_passed();
-    line.requests[{thread / WARP, interval, count++}].push_back({reinterpret_cast<uintptr_t>(address), bytes});
+    line.requests[{thread / kWarp, interval, count++}].push_back({reinterpret_cast<uintptr_t>(address), bytes});
   }
 
   // To be called after each block.
@@ -164,9 +164,9 @@ class Probe {
         for (const auto& [address, size] : accesses) {
           for (size_t i = 0; i < size; ++i) bytes.push_back(address + i);
         }
-        for (const uintptr_t byte : bytes) sectors.push_back(byte / SECTOR);
+        for (const uintptr_t byte : bytes) sectors.push_back(byte / kSector);
         line.traffic.requests += 1;
-        line.traffic.ideal += (unique(bytes) + SECTOR - 1) / SECTOR;
+        line.traffic.ideal += (unique(bytes) + kSector - 1) / kSector;
         line.traffic.sectors += unique(sectors);
       }
       line.requests.clear();
@@ -221,7 +221,7 @@ inline Probe probe;  // fibers only
 // Lanes exchange words through one of two buffers in turn: a lane that writes the next word but one has passed a
 // barrier which every reader of this one had reached.
 struct Warp {
-  uint32_t word[2][WARP];
+  uint32_t word[2][kWarp];
 };
 inline std::vector<Warp> warps;
 
@@ -256,11 +256,11 @@ inline std::mutex one_launch;  // the state of a launch is global
 // The threads of a block which a GPU would run.
 inline unsigned checked_threads(dim3 block, size_t shared_bytes) {
   const unsigned threads = block.x * block.y * block.z;
-  if (threads == 0 || threads % WARP != 0 || threads > 1024) {
+  if (threads == 0 || threads % kWarp != 0 || threads > 1024) {
     throw std::runtime_error("simt: a block must be whole warps, at most 1024 threads, got " + std::to_string(threads));
   }
-  if (shared_bytes > SHARED_LIMIT) {
-    throw std::runtime_error("simt: a block can have " + std::to_string(SHARED_LIMIT) +
+  if (shared_bytes > kSharedLimit) {
+    throw std::runtime_error("simt: a block can have " + std::to_string(kSharedLimit) +
                              " bytes of shared memory, asked for " + std::to_string(shared_bytes));
   }
   return threads;
@@ -282,7 +282,7 @@ inline thread_local Copies thread_copies;
 
 inline uint64_t barriers_passed() { return 0; }
 inline void synchronize_block(const Site&) { pthread_barrier_wait(&block_barrier); }
-inline void synchronize_warp() { pthread_barrier_wait(&warp_barriers[linear_thread() / WARP]); }
+inline void synchronize_warp() { pthread_barrier_wait(&warp_barriers[linear_thread() / kWarp]); }
 inline unsigned next_exchange() { return exchanges++; }
 inline Copies& copies() { return thread_copies; }
 
@@ -291,10 +291,10 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
   const unsigned threads = checked_threads(block, shared_bytes);
   gridDim = grid;
   blockDim = block;
-  warps.resize(threads / WARP);
-  warp_barriers.resize(threads / WARP);
+  warps.resize(threads / kWarp);
+  warp_barriers.resize(threads / kWarp);
   pthread_barrier_init(&block_barrier, nullptr, threads);
-  for (auto& barrier : warp_barriers) pthread_barrier_init(&barrier, nullptr, WARP);
+  for (auto& barrier : warp_barriers) pthread_barrier_init(&barrier, nullptr, kWarp);
   std::vector<std::thread> pool;
   for (unsigned thread = 0; thread < threads; ++thread) {
     pool.emplace_back([&, thread] {
@@ -316,7 +316,7 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
 
 #else  // fibers
 
-constexpr size_t STACK = 128 * 1024;
+constexpr size_t kStack = 128 * 1024;
 
 struct Barrier {
   unsigned arrived = 0;
@@ -326,7 +326,7 @@ struct Barrier {
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack{new char[STACK]};
+  std::unique_ptr<char[]> stack{new char[kStack]};
   dim3 index;
   bool done;
   const Barrier* waits;  // for its generation to pass
@@ -368,7 +368,7 @@ inline void resume(Fiber& fiber) {
   current = &fiber;
   threadIdx = fiber.index;
   void* fake = nullptr;
-  leave(&fake, fiber.stack.get(), STACK);
+  leave(&fake, fiber.stack.get(), kStack);
   swapcontext(&scheduler, &fiber.context);
   enter(fake, nullptr, nullptr);
 }
@@ -406,7 +406,7 @@ inline uint64_t barriers_passed() { return block_barrier.generation; }
 inline void synchronize_block(const Site& site) {
   arrive(block_barrier, static_cast<unsigned>(fibers.size()), site.line());
 }
-inline void synchronize_warp() { arrive(warp_barriers[linear_thread() / WARP], WARP, 0); }
+inline void synchronize_warp() { arrive(warp_barriers[linear_thread() / kWarp], kWarp, 0); }
 inline unsigned next_exchange() { return current->exchanges++; }
 inline Copies& copies() { return current->copies; }
 
@@ -422,7 +422,7 @@ inline void run_block(const std::vector<unsigned>& order) {
     fiber.copies = {};
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_stack.ss_size = kStack;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
   }
@@ -453,8 +453,8 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
   body = &kernel;
   error.clear();
   if (fibers.size() != threads) fibers = std::vector<Fiber>(threads);
-  warps.resize(threads / WARP);
-  warp_barriers.resize(threads / WARP);
+  warps.resize(threads / kWarp);
+  warp_barriers.resize(threads / kWarp);
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(seed);
@@ -476,10 +476,10 @@ T exchange(unsigned mask, T value, unsigned source) {
   static_assert(sizeof(T) == sizeof(uint32_t));
   if (mask != ~0u) fail("shuffles take full masks only");
   const unsigned thread = linear_thread();
-  auto& buffer = warps[thread / WARP].word[next_exchange() % 2];
-  std::memcpy(&buffer[thread % WARP], &value, sizeof value);
+  auto& buffer = warps[thread / kWarp].word[next_exchange() % 2];
+  std::memcpy(&buffer[thread % kWarp], &value, sizeof value);
   synchronize_warp();
-  std::memcpy(&value, &buffer[source % WARP], sizeof value);
+  std::memcpy(&value, &buffer[source % kWarp], sizeof value);
   return value;
 }
 
@@ -499,5 +499,5 @@ inline void __pipeline_wait_prior(size_t prior) { simt::copies().finish(prior); 
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
-  return simt::exchange(mask, value, simt::linear_thread() % simt::WARP ^ static_cast<unsigned>(bits));
+  return simt::exchange(mask, value, simt::linear_thread() % simt::kWarp ^ static_cast<unsigned>(bits));
 }

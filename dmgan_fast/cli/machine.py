@@ -32,7 +32,7 @@ def benchmark(
         raise InputError("benchmark: the benchmarks are not in the package; run it in a checkout of the project")
     if run is None and authors is not None:
         raise InputError("benchmark: --authors times their code, which needs --run")
-    command = [sys.executable, "-m", "benchmarks.page", str(report.absolute())]
+    command = [sys.executable, "-m", "benchmarks.report.page", str(report.absolute())]
     if run is not None:
         command = [sys.executable, "-m", "benchmarks.all", "--report", str(report.absolute())]
         command += [] if run == "all" else ["--only", run]

@@ -1,5 +1,6 @@
 """The benchmarks themselves: gates that close on wrong code, ratios that fall, bounds that are arithmetic."""
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -7,30 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import (
-    batch_norm_glu,
-    components,
-    memory_path,
-    page,
-    regression,
-    roofline,
-    sampling,
-    scaling,
-    step,
-    work,
-)
-from benchmarks.checkout import CheckoutStep
-from benchmarks.harness import Target, environment_of, is_out_of_memory, load_rows, measure, spread, take_turns
+from benchmarks import components, regression, roofline, sampling, scaling, step
+from benchmarks.authors.checkout import CheckoutStep
+from benchmarks.common import Table, Target, case_table, load_rows, some_of
+from benchmarks.common import environment as environment_of
+from benchmarks.harness import is_out_of_memory, measure, spread, take_turns
+from benchmarks.models import Models, Setting, batch_of, ours, theirs
+from benchmarks.ops import batch_norm_glu, memory_path, work
+from benchmarks.report import page, replace_after
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
+from dmgan_fast.training.config import TrainConfig, build_config
 from dmgan_fast.training.step import StepConfig
 
-TINY = step.Setting("tiny B2", batch=2, words=4).narrow()
+TINY = Setting("tiny B2", build_config(TrainConfig, values={"data": {"max_words": 4}}), batch=2).narrow()
 
 
 @pytest.fixture(scope="module")
 def environment():
-    return environment_of(Target())
+    return environment_of()
 
 
 def row(op="step", case="birds", implementation="dmgan_fast", ms=100.0, **more):
@@ -74,7 +70,7 @@ def test_rows_of_a_step_name_every_implementation(environment, monkeypatch):
 
 class _Here:
     def __init__(self, setting):
-        self.step, self.inputs = step.theirs(step.Models.build(setting), setting.config), step.batch_of(setting)
+        self.step, self.inputs = theirs(Models.build(setting), setting.config), batch_of(setting)
 
     def __enter__(self):
         return lambda: self.step(**self.inputs)
@@ -104,9 +100,9 @@ def test_errors_of_other_kinds_are_not_taken_for_a_lack_of_memory():
 
 
 def test_components_cover_the_phases_of_both_steps():
-    models = step.Models.build(TINY)
-    for make in (step.theirs, step.ours):
-        phases, kinds = components.components(make(models.copy(), TINY.config), step.batch_of(TINY))
+    models = Models.build(TINY)
+    for make in (theirs, ours):
+        phases, kinds = components.components(make(models.copy(), TINY.config), batch_of(TINY))
         assert {"draw", "discriminator", "adversarial", "generator"} <= phases.keys()
         assert max(kinds, key=kinds.get) == "convolutions" or kinds["convolutions"] > 0
 
@@ -215,8 +211,8 @@ def test_bounds_of_a_step_say_which_part_of_the_peak_each_reaches():
         row("components", "convolutions", ms=100.0, direction="kind", operations=8e10),
         row("components", "convolutions", "authors", ms=400.0, direction="kind"),
     ]
-    bounds = roofline.bounds_of_step(peaks + parts)
-    assert bounds.body == [
+    _, bounds = roofline.bounds_of_step(peaks + parts)
+    assert bounds.cells == [
         ["convolutions", "100", "66.7%", "400", "80.0", "800", "80%", "arithmetic"],
         ["moves", "50", "33.3%", "", "", "", "", "memory traffic, launches"],
         ["all", "150", "", "400", "80.0", "533", "53%", ""],
@@ -296,9 +292,10 @@ def test_the_page_is_self_contained_and_shows_every_part(tmp_path):
     cells += [row("peak", name, per_second=1e11) for name in ("gemm", "stream")]
     cells += [row("components", "draw", i, direction="phase") for i in ("authors", "dmgan_fast")]
     (tmp_path / "step.json").write_text(json.dumps(cells))
-    text = page.render(load_rows(tmp_path))
-    for title, *_ in page.SECTIONS:
-        assert title in text
+    page.write(load_rows(tmp_path), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    for name in page.SECTIONS:
+        assert f'<h2 id="{name}">' in text
     assert "out of memory" in text
     assert "Computed, not measured" in text
     assert "src=" not in text
@@ -310,6 +307,36 @@ def test_a_page_of_nothing_is_refused(tmp_path, write):
     with pytest.raises(InputError, match="there are no results"):
         write([], tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_a_case_says_what_was_not_timed():
+    ops = [row("op", "c", i, ms, direction=d) for d, ms in (("forward", 2.0), ("forward+backward", 6.0)) for i in "x"]
+    ops += [row("op", "c", "authors", 12.0, direction=d, saved_bytes=3 << 20) for d in ("forward", "forward+backward")]
+    ops += [row("op", "c", "wrong", None, direction="forward+backward", correct=False)]
+    assert case_table(ops).cells == [
+        ["x", "2.00", "6.00 (6.00–6.00)", "2.00", "", ""],
+        ["authors", "12.00", "12.00 (12.00–12.00)", "1.00", "3.0", ""],
+        ["wrong", "wrong result: not timed", "", "", "", ""],
+    ]
+
+
+def test_short_lines_of_a_table_are_filled_up():
+    assert Table(["a", "b"], [[1], [2, "x"]]).markdown() == "| a | b |\n|---|---|\n| 1 |  |\n| 2 | x |"
+
+
+def test_text_is_written_between_markers_and_the_rest_stays(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text("head\n<a>\nold\n<b>\ntail\n")
+    replace_after(file, "<a>\n", "new\n", "<b>\n")
+    assert file.read_text() == "head\n<a>\nnew\n<b>\ntail\n"
+    replace_after(file, "<a>\n", "to the end\n")
+    assert file.read_text() == "head\n<a>\nto the end\n"
+
+
+def test_an_unknown_part_is_named_with_those_there_are():
+    assert some_of(("ops", "step"))("step,ops") == ["step", "ops"]
+    with pytest.raises(argparse.ArgumentTypeError, match="no part stp; there are ops, step"):
+        some_of(("ops", "step"))("stp")
 
 
 # ------------------------------------------------------------------------------------------------------------ checkout

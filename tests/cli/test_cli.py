@@ -343,7 +343,7 @@ def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
     assert re.search(r"encoders [\d.]+ (s|min), GAN [\d.]+ (s|min), drawing and page [\d.]+ (s|min)", said)
     page = (tmp_path / "demo" / "index.html").read_text()
     assert str(tmp_path / "demo" / "index.html") in out
-    for promised in ("Just trained", "Words and gates", "response gate", "Real pictures", "1 steps in", "<svg"):
+    for promised in ("Just trained", "Words and gates", "response gate", "Real images", "1 steps in", "<svg"):
         assert promised in page
     assert page.count("<figure>") >= 16
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page.split("<svg")[0])  # nothing from elsewhere

@@ -143,6 +143,9 @@ READS = [
     Read((1, 48, 1, 3, 5), "sliced", masked=False),
     Read((2, 64, 18, 9, 5), "expanded", gated=False, maps=False),
     Read((2, 96, 25, 5, 5), "sliced"),
+    Read((2, 16, 31, 5, 5)),  # the longest captions that kernels take, with a gate and without
+    Read((2, 16, 32, 5, 5), "channels_last", gated=False),
+    Read((2, 16, 32, 5, 5), "sliced"),
     Read((3, 16, 7, 5, 9), "channels_last", official=True, maps=False),
     Read((3, 33, 33, 4, 9), official=True),
     Read((2, 16, 70, 4, 5), "channels_last", gated=False),
@@ -161,6 +164,21 @@ def test_read_gives_the_same_bits_again() -> None:
     case = Read((2, 16, 5, 12, 12))
     for first, second in zip(case.run(memory_read), case.run(memory_read), strict=True):
         assert torch.equal(first.ours, second.ours), first.name
+
+
+def test_a_caption_padded_beyond_the_kernels_reads_the_same() -> None:
+    draw = torch.Generator().manual_seed(0)
+    h, key, value = (torch.randn(2, 16, *size, generator=draw) for size in ((5, 7), (31,), (31,)))
+    gate = torch.randn(32, generator=draw), torch.randn(1, generator=draw)
+    mask = torch.rand(2, 31, generator=draw) < 0.3
+    mask[1] = True
+    longer = [torch.nn.functional.pad(x, (0, 9), value=fill) for x, fill in ((key, 0.0), (value, 0.0), (mask, True))]
+    for official in (False, True):
+        expected = memory_read.memory_read_forward(h, key, value, *gate, mask, official, True, True)
+        found = memory_read.memory_read_forward(h, *longer[:2], *gate, longer[2], official, True, True)
+        assert not found[2][:, 31:].any()
+        for ours, theirs in zip((*found[:2], found[2][:, :31], found[3]), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,13 @@ def test_read_spills_nothing_and_uses_tensor_cores(dtype, channels, layout, targ
     assert_within_budget(binaries, dtype)
 
 
+def test_captions_that_fill_registers_spill_nothing_and_longer_ones_launch_no_kernel():
+    binaries = compile_launches(memory_read, torch.bfloat16, NCHW, 64, 31, target="sm_80")  # and the gate
+    assert_within_budget(binaries, torch.bfloat16)
+    assert len(binaries) == 4
+    assert compile_launches(memory_read, torch.bfloat16, NCHW, 64, 32, 1, 8, target="sm_80") == []
+
+
 @pytest.mark.parametrize(
     ("dtype", "channels", "target"),
     [

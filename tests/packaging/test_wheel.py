@@ -67,9 +67,9 @@ def test_libraries_of_a_wheel_hold_no_symbols_but_those_they_export(wheel: zipfi
             assert b".symtab\0" not in library, f"{name} is not stripped"
 
 
-def test_wheel_has_types_data_and_weights(wheel_names: set[str]):
+def test_wheel_has_types_templates_data_and_weights(wheel_names: set[str]):
     assert "dmgan_fast/py.typed" in wheel_names
-    for folder in ("data/demo_set", "weights"):
+    for folder in ("data/demo_set", "templates", "weights"):
         files = {str(path.relative_to(ROOT)) for path in (ROOT / "dmgan_fast" / folder).rglob("*") if path.is_file()}
         assert {name for name in files if "__pycache__" not in name} - wheel_names == set()
 

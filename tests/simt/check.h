@@ -20,11 +20,15 @@ inline std::mt19937 random_bits(1);
 inline int failures = 0;
 
 template <class S>
-constexpr const char* NAME = sizeof(S) == 4 ? "float32" : std::is_same_v<S, c10::Half> ? "float16" : "bfloat16";
+constexpr const char* kName = sizeof(S) == 4                 ? "float32"
+                              : std::is_same_v<S, c10::Half> ? "float16"
+                                                             : "bfloat16";
 
 // Allowed error, as RMS of the difference relative to RMS of the truth: a few roundings of the output's type.
 template <class S>
-constexpr double TOLERANCE = sizeof(S) == 4 ? 3e-6 : std::is_same_v<S, c10::Half> ? 2e-3 : 1.5e-2;
+constexpr double kTolerance = sizeof(S) == 4                 ? 3e-6
+                              : std::is_same_v<S, c10::Half> ? 2e-3
+                                                             : 1.5e-2;
 
 // Starts at a sector, as a GPU's allocations do.
 template <class T>
@@ -33,12 +37,12 @@ struct SectorAllocator {
   SectorAllocator() = default;
   template <class U>
   SectorAllocator(const SectorAllocator<U>&) {}
-  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), SECTOR)); }
-  void deallocate(T* data, size_t) { ::operator delete(data, SECTOR); }
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kSector)); }
+  void deallocate(T* data, size_t) { ::operator delete(data, kSector); }
   bool operator==(const SectorAllocator&) const { return true; }
 
  private:
-  static constexpr std::align_val_t SECTOR{32};
+  static constexpr std::align_val_t kSector{32};
 };
 template <class T>
 using Buffer = std::vector<T, SectorAllocator<T>>;
@@ -56,7 +60,7 @@ Buffer<S> nans(size_t count) {
   return Buffer<S>(count, static_cast<S>(std::numeric_limits<float>::quiet_NaN()));
 }
 
-enum class Layout { NCHW, CHANNELS_LAST, SLICED, EXPANDED };
+enum class Layout { kNchw, kChannelsLast, kSliced, kExpanded };
 
 // A [B, C, N] feature map and the buffer it lies in.
 template <class S>
@@ -64,12 +68,12 @@ struct Map {
   Buffer<S> buffer;
   int64_t sample, channel, pixel, first = 0;
 
-  dmgan::Picture<S> picture() { return {buffer.data() + first, sample, channel, pixel}; }
-  dmgan::Picture<const S> picture() const { return {buffer.data() + first, sample, channel, pixel}; }
-  double operator()(int64_t b, int64_t c, int64_t n) const { return static_cast<float>(*picture().at(b, c, n)); }
+  dmgan::FeatureMap<S> map() { return {buffer.data() + first, sample, channel, pixel}; }
+  dmgan::FeatureMap<const S> map() const { return {buffer.data() + first, sample, channel, pixel}; }
+  double operator()(int64_t b, int64_t c, int64_t n) const { return static_cast<float>(*map().at(b, c, n)); }
 };
 
-// SLICED: the middle channels of a larger map. EXPANDED: one sample seen B times.
+// kSliced: the middle channels of a larger map. kExpanded: one sample seen B times.
 template <class S>
 Map<S> feature_map(Layout layout, int64_t batch, int64_t channels, int64_t pixels, float scale) {
   const auto dense = [&](int64_t samples, int64_t all, bool last, int64_t first) {
@@ -77,24 +81,24 @@ Map<S> feature_map(Layout layout, int64_t batch, int64_t channels, int64_t pixel
     map.first = first * map.channel;
     return map;
   };
-  if (layout == Layout::CHANNELS_LAST) return dense(batch, channels, true, 0);
-  if (layout == Layout::SLICED) return dense(batch, channels + 3, false, 2);
-  Map<S> map = dense(layout == Layout::EXPANDED ? 1 : batch, channels, false, 0);
-  if (layout == Layout::EXPANDED) map.sample = 0;
+  if (layout == Layout::kChannelsLast) return dense(batch, channels, true, 0);
+  if (layout == Layout::kSliced) return dense(batch, channels + 3, false, 2);
+  Map<S> map = dense(layout == Layout::kExpanded ? 1 : batch, channels, false, 0);
+  if (layout == Layout::kExpanded) map.sample = 0;
   return map;
 }
 
 template <class S>
 Map<S> dense_output(Layout layout, int64_t batch, int64_t channels, int64_t pixels) {
-  const bool last = layout == Layout::CHANNELS_LAST;
+  const bool last = layout == Layout::kChannelsLast;
   return {nans<S>(batch * channels * pixels), channels * pixels, last ? 1 : pixels, last ? channels : 1};
 }
 
 // A failure if the error of `got` is above the bar, as a NaN is; infinities must agree.
 inline void close(const std::string& what, size_t count, const std::function<double(size_t)>& got,
                   const std::function<double(size_t)>& truth, double tolerance) {
-  constexpr double SLACK = 1e-12;  // for truths that are all zero
-  double error = 0.0, size = count * SLACK;
+  constexpr double kSlack = 1e-12;  // for truths that are all zero
+  double error = 0.0, size = count * kSlack;
   for (size_t i = 0; i < count; ++i) {
     const double a = got(i), b = truth(i);
     error += a == b ? 0.0 : (a - b) * (a - b);

@@ -1,6 +1,5 @@
 // batch_norm_glu against double loops: both layouts, packs and single elements, strips that end early, a large mean.
 #include "batch_norm_glu.cuh"
-
 #include "check.h"
 
 namespace {
@@ -10,12 +9,12 @@ using Doubles = std::vector<double>;
 
 struct Case {
   int batch, channels, pixels;
-  Layout layout = Layout::NCHW;
-  int skip_channels = 0;     // 0: GLU
-  bool training = true;      // else with given statistics
-  bool affine = true;        // with weight and bias
-  float offset = 0.5f;       // of x's mean, in standard deviations
-  bool misaligned = false;   // feature maps start one element after an aligned address
+  Layout layout = Layout::kNchw;
+  int skip_channels = 0;    // 0: GLU
+  bool training = true;     // else with given statistics
+  bool affine = true;       // with weight and bias
+  float offset = 0.5f;      // of x's mean, in standard deviations
+  bool misaligned = false;  // feature maps start one element after an aligned address
 };
 
 template <class S>
@@ -53,8 +52,8 @@ struct Inputs {
             size.channels,
             y_channels,
             size.pixels,
-            size.layout == Layout::CHANNELS_LAST,
-            x.picture().data,
+            size.layout == Layout::kChannelsLast,
+            x.map().data,
             size.affine ? weight.data() : nullptr,
             size.affine ? bias.data() : nullptr};
   }
@@ -118,17 +117,17 @@ Doubles widen(const check::Buffer<float>& values) { return {values.begin(), valu
 
 template <class S>
 void test(const Case& size, bool traffic = false) {
-  constexpr float EPS = 1e-4f;
+  constexpr float kEps = 1e-4f;
   const auto [B, C, N, layout, skip_channels, training, affine, offset, misaligned] = size;
-  const std::string name = "batch_norm_glu " + std::string(check::NAME<S>) + " [" + std::to_string(B) + ", " +
+  const std::string name = "batch_norm_glu " + std::string(check::kName<S>) + " [" + std::to_string(B) + ", " +
                            std::to_string(C) + ", " + std::to_string(N) + "], layout " +
                            std::to_string(static_cast<int>(layout)) + ", skip " + std::to_string(skip_channels) + ": ";
   const Inputs<S> in(size);
   const dmgan::BatchNormGluInputs<S> inputs = in.kernel_inputs();
-  const double bar = check::TOLERANCE<S>, sum_bar = 1e-5;
+  const double bar = check::kTolerance<S>, sum_bar = 1e-5;
   const auto work = [&] {
     return check::nans<float>(
-        dmgan::batch_norm_glu_work_floats(B, C, in.y_channels, N, layout == Layout::CHANNELS_LAST));
+        dmgan::batch_norm_glu_work_floats(B, C, in.y_channels, N, layout == Layout::kChannelsLast));
   };
 
   Doubles mean = widen(in.given_mean), var = widen(in.given_var), rstd(C);
@@ -147,14 +146,14 @@ void test(const Case& size, bool traffic = false) {
     check::close(name + "mean", found_mean, mean, 1e-6);
     check::close(name + "var", found_var, var, 1e-5);
   }
-  for (int c = 0; c < C; ++c) rstd[c] = 1 / std::sqrt(found_var[c] + EPS);
+  for (int c = 0; c < C; ++c) rstd[c] = 1 / std::sqrt(found_var[c] + kEps);
 
   auto y = in.output(in.y_channels);
   auto found_rstd = check::nans<float>(C), spatial_mean = check::nans<float>(B * in.y_channels), parts = work();
   if (traffic) check::count_traffic();
   dmgan::launch_batch_norm_glu_forward<S>(
-      {inputs, skip_channels ? in.skip.picture().data : nullptr, skip_channels, found_mean.data(), found_var.data(),
-       EPS, y.picture().data, found_rstd.data(), spatial_mean.data(), parts.data()},
+      {inputs, skip_channels ? in.skip.map().data : nullptr, skip_channels, found_mean.data(), found_var.data(), kEps,
+       y.map().data, found_rstd.data(), spatial_mean.data(), parts.data()},
       nullptr);
   if (traffic) check::coalesced(name + "forward");
   const Truth<S> forward(in, widen(found_mean), rstd);
@@ -162,8 +161,8 @@ void test(const Case& size, bool traffic = false) {
   check::close(name + "y", y, forward.y, in.y_channels, N, bar);
   check::close(name + "spatial mean", spatial_mean, forward.spatial_mean, sum_bar);
 
-  const dmgan::BatchNormGluBackward<S> backward{inputs, in.grad_y.picture().data, in.grad_mean.data(),
-                                                found_mean.data(), found_rstd.data()};
+  const dmgan::BatchNormGluBackward<S> backward{inputs, in.grad_y.map().data, in.grad_mean.data(), found_mean.data(),
+                                                found_rstd.data()};
   const Truth<S> truth(in, found_mean, found_rstd);
   const Doubles dz = truth.grad_z();
   Doubles true_sums(2 * C);
@@ -189,7 +188,7 @@ void test(const Case& size, bool traffic = false) {
   auto found = in.output(C);
   if (traffic) check::count_traffic();
   dmgan::launch_batch_norm_glu_backward<S>(backward, training ? shared.data() : nullptr, shared.data() + C, count,
-                                           found.picture().data, nullptr);
+                                           found.map().data, nullptr);
   if (traffic) check::coalesced(name + "backward");
   check::close(name + "grad x", found, grad_x, C, N, bar);
 }
@@ -199,18 +198,18 @@ void test(const Case& size, bool traffic = false) {
 int main() {
   return check::run([] {
     test<float>({1, 2, 7});
-    test<float>({2, 6, 35, Layout::CHANNELS_LAST});
-    test<float>({2, 8, 64, Layout::NCHW, 4});
-    test<c10::BFloat16>({2, 16, 24, Layout::CHANNELS_LAST, 16});
-    test<c10::Half>({3, 4, 16, Layout::NCHW, 0, false});
-    test<float>({1, 4, 2200, Layout::CHANNELS_LAST, 0, true, true, 1000.0f});  // three strips, a large mean
+    test<float>({2, 6, 35, Layout::kChannelsLast});
+    test<float>({2, 8, 64, Layout::kNchw, 4});
+    test<c10::BFloat16>({2, 16, 24, Layout::kChannelsLast, 16});
+    test<c10::Half>({3, 4, 16, Layout::kNchw, 0, false});
+    test<float>({1, 4, 2200, Layout::kChannelsLast, 0, true, true, 1000.0f});  // three strips, a large mean
 #ifndef SIMT_THREADS
-    test<float>({2, 4, 4500, Layout::NCHW, 0, true, false, 1000.0f});
-    test<float>({2, 10, 33, Layout::NCHW, 5, true, false});
-    test<float>({2, 300, 9, Layout::CHANNELS_LAST});
-    test<c10::Half>({2, 66, 40, Layout::NCHW, 0, true, true, 0.5f, true});
-    test<c10::BFloat16>({2, 16, 40, Layout::CHANNELS_LAST, 8, false, true, 0.5f, true});
-    for (const Layout layout : {Layout::NCHW, Layout::CHANNELS_LAST}) {
+    test<float>({2, 4, 4500, Layout::kNchw, 0, true, false, 1000.0f});
+    test<float>({2, 10, 33, Layout::kNchw, 5, true, false});
+    test<float>({2, 300, 9, Layout::kChannelsLast});
+    test<c10::Half>({2, 66, 40, Layout::kNchw, 0, true, true, 0.5f, true});
+    test<c10::BFloat16>({2, 16, 40, Layout::kChannelsLast, 8, false, true, 0.5f, true});
+    for (const Layout layout : {Layout::kNchw, Layout::kChannelsLast}) {
       for (const int skip_channels : {0, 64}) {
         test<float>({2, 64, 256, layout, skip_channels}, true);
         test<c10::BFloat16>({2, 64, 256, layout, skip_channels}, true);

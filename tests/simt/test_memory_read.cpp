@@ -1,26 +1,25 @@
 // memory_read against double loops: odd sizes, every layout, both masks, captions of any length.
-#include "memory_read.cuh"
-
 #include "check.h"
+#include "memory_read.cuh"
 
 using check::Layout;
 
 namespace {
 
-constexpr int FEW_BLOCKS = 3;  // in the backward pass, so that a block sums over several tiles
+constexpr int kFewBlocks = 3;  // in the backward pass, so that a block sums over several tiles
 
 struct Case {
   int batch, channels, words, pixels;
-  Layout layout = Layout::NCHW;
+  Layout layout = Layout::kNchw;
   bool gated = true, masked = true, official = false;
 
   // grad_out may come in another layout than h.
-  Layout grad_layout() const { return layout == Layout::SLICED ? Layout::CHANNELS_LAST : layout; }
+  Layout grad_layout() const { return layout == Layout::kSliced ? Layout::kChannelsLast : layout; }
 };
 
 // What the paper's equations give in double, and their gradients.
 struct Truth {
-  std::vector<double> out, lse, attention, gate;                                 // [B, C, N], [B, N], [B, T, N], [B, N]
+  std::vector<double> out, lse, attention, gate;  // [B, C, N], [B, N], [B, T, N], [B, N]
   std::vector<double> grad_h, grad_key, grad_value, grad_gate_weight, grad_gate_bias;
 };
 
@@ -53,7 +52,7 @@ struct Inputs {
             size.channels,
             size.pixels,
             size.words,
-            h.picture(),
+            h.map(),
             key.data(),
             value.data(),
             size.gated ? gate_weight.data() : nullptr,
@@ -132,19 +131,19 @@ struct Inputs {
 template <class S>
 void test(Case size, bool traffic = false) {
   const auto [B, C, T, N, layout, gated, masked, official] = size;
-  const std::string name = "memory_read " + std::string(check::NAME<S>) + " [" + std::to_string(B) + ", " +
+  const std::string name = "memory_read " + std::string(check::kName<S>) + " [" + std::to_string(B) + ", " +
                            std::to_string(C) + ", " + std::to_string(N) + "], " + std::to_string(T) +
                            " words, layout " + std::to_string(static_cast<int>(layout)) + ": ";
   const Inputs<S> in(size);
   const Truth truth = in.truth();
-  const double bar = check::TOLERANCE<S>;
+  const double bar = check::kTolerance<S>;
 
   if (traffic) check::count_traffic();
   auto out = check::dense_output<S>(layout, B, C, N);
   auto lse = check::nans<float>(B * N);
   auto attention = check::nans<S>(B * T * N), gate = check::nans<S>(B * N);
   dmgan::launch_memory_read_forward<S>(
-      {in.kernel_inputs(), out.picture(), lse.data(), attention.data(), gated ? gate.data() : nullptr}, nullptr);
+      {in.kernel_inputs(), out.map(), lse.data(), attention.data(), gated ? gate.data() : nullptr}, nullptr);
   check::close(name + "h'", out, truth.out, C, N, bar);
   check::close(name + "lse", lse, truth.lse, 3e-6);
   check::close(name + "attention", attention, truth.attention, bar);
@@ -155,12 +154,12 @@ void test(Case size, bool traffic = false) {
   auto grad_h = check::dense_output<S>(layout, B, C, N);
   auto grad_key = check::nans<S>(B * C * T), grad_value = check::nans<S>(B * C * T);
   auto grad_gate_weight = check::nans<float>(2 * C), grad_gate_bias = check::nans<float>(1);
-  auto work = check::nans<float>(dmgan::memory_read_work_floats<S>(B, C, N, T, FEW_BLOCKS));
+  auto work = check::nans<float>(dmgan::memory_read_work_floats<S>(B, C, N, T, kFewBlocks));
   dmgan::launch_memory_read_backward<S>(
-      {in.kernel_inputs(), in.grad_out.picture(), in.grad_attention.data(), gated ? in.grad_gate.data() : nullptr,
-       lse.data(), grad_h.picture(), grad_key.data(), grad_value.data(), grad_gate_weight.data(), grad_gate_bias.data(),
+      {in.kernel_inputs(), in.grad_out.map(), in.grad_attention.data(), gated ? in.grad_gate.data() : nullptr,
+       lse.data(), grad_h.map(), grad_key.data(), grad_value.data(), grad_gate_weight.data(), grad_gate_bias.data(),
        work.data()},
-      nullptr, FEW_BLOCKS);
+      nullptr, kFewBlocks);
   check::close(name + "grad h", grad_h, truth.grad_h, C, N, bar);
   check::close(name + "grad key", grad_key, truth.grad_key, 2 * bar);
   check::close(name + "grad value", grad_value, truth.grad_value, 2 * bar);
@@ -175,21 +174,21 @@ void test(Case size, bool traffic = false) {
 
 int main() {
   return check::run([] {
-    test<float>({1, 5, 1, 7, Layout::NCHW, true, false});
+    test<float>({1, 5, 1, 7, Layout::kNchw, true, false});
     test<float>({2, 32, 18, 150});
-    test<float>({2, 5, 25, 33, Layout::CHANNELS_LAST});
-    test<float>({2, 48, 7, 65, Layout::SLICED, false});
-    test<float>({3, 6, 9, 35, Layout::EXPANDED, true, true, true});
-    test<float>({2, 70, 33, 35, Layout::CHANNELS_LAST});  // streamed words, two chunks of channels
-    test<c10::BFloat16>({2, 33, 18, 70, Layout::CHANNELS_LAST});
-    test<c10::Half>({2, 5, 33, 41, Layout::NCHW, false});
+    test<float>({2, 5, 25, 33, Layout::kChannelsLast});
+    test<float>({2, 48, 7, 65, Layout::kSliced, false});
+    test<float>({3, 6, 9, 35, Layout::kExpanded, true, true, true});
+    test<float>({2, 70, 33, 35, Layout::kChannelsLast});  // streamed words, two panels of channels
+    test<c10::BFloat16>({2, 33, 18, 70, Layout::kChannelsLast});
+    test<c10::Half>({2, 5, 33, 41, Layout::kNchw, false});
 #ifndef SIMT_THREADS
     test<float>({1, 300, 40, 9});  // a tile smaller than a warp
-    test<c10::Half>({1, 512, 20, 9, Layout::CHANNELS_LAST});
+    test<c10::Half>({1, 512, 20, 9, Layout::kChannelsLast});
     test<float>({1, 64, 20, 256}, true);
-    test<float>({1, 64, 20, 256, Layout::CHANNELS_LAST}, true);
+    test<float>({1, 64, 20, 256, Layout::kChannelsLast}, true);
     test<c10::BFloat16>({1, 64, 18, 256}, true);
-    test<c10::BFloat16>({1, 64, 18, 256, Layout::CHANNELS_LAST}, true);
+    test<c10::BFloat16>({1, 64, 18, 256, Layout::kChannelsLast}, true);
 #endif
   });
 }

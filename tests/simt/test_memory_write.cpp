@@ -1,7 +1,6 @@
 // memory_write against double loops on odd sizes.
-#include "memory_write.cuh"
-
 #include "check.h"
+#include "memory_write.cuh"
 
 namespace {
 
@@ -35,7 +34,7 @@ void test(int B, int D, int C, int T, bool traffic = false) {
   Operand<S> key_weight("key_weight", C * R, 0.3f), key_bias("key_bias", C, 0.3f);
   Operand<S> value_weight("value_weight", C * R, 0.3f), value_bias("value_bias", C, 0.3f);
   const auto grad_key = check::normal<S>(B * C * T, 1.0f), grad_value = check::normal<S>(B * C * T, 1.0f);
-  const std::string name = "memory_write " + std::string(check::NAME<S>) + " " + std::to_string(B) + " samples, D " +
+  const std::string name = "memory_write " + std::string(check::kName<S>) + " " + std::to_string(B) + " samples, D " +
                            std::to_string(D) + ", C " + std::to_string(C) + ", " + std::to_string(T) + " words: ";
 
   const dmgan::MemoryWriteInputs<S> inputs{B,
@@ -133,12 +132,11 @@ void test(int B, int D, int C, int T, bool traffic = false) {
       }
     }
   }
-  const double bar = check::TOLERANCE<S>;
+  const double bar = check::kTolerance<S>;
   check::close(name + "key", key, true_key, bar);
   check::close(name + "value", value, true_value, bar);
-  for (const Operand<S>* operand :
-       {&word, &mean, &gate_word, &gate_image, &word_weight, &word_bias, &image_weight, &image_bias, &key_weight,
-        &key_bias, &value_weight, &value_bias}) {
+  for (const Operand<S>* operand : {&word, &mean, &gate_word, &gate_image, &word_weight, &word_bias, &image_weight,
+                                    &image_bias, &key_weight, &key_bias, &value_weight, &value_bias}) {
     check::close(name + "grad " + operand->name, operand->grad, operand->truth, 2 * bar);
   }
 }

@@ -36,8 +36,8 @@ OPTIONS = (
 PROPERTIES = re.compile(
     r"Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 )
-# Kernels that multiply tiles (csrc/tile.cuh), by source.
-TILED = {"upsample_conv3x3": ("upsample_conv3x3_picture_kernel", "upsample_conv3x3_grad_weight_kernel")}
+# Kernels that multiply tiles (csrc/cuda/tile.cuh), by source.
+TILED = {"upsample_conv3x3": ("upsample_conv3x3_map_kernel", "upsample_conv3x3_grad_weight_kernel")}
 
 
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is neither on PATH nor in the environment")

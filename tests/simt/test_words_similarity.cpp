@@ -1,7 +1,6 @@
 // words_similarity against double loops: odd sizes, several groups of captions, captions of padding, words of zeros.
-#include "words_similarity.cuh"
-
 #include "check.h"
+#include "words_similarity.cuh"
 
 namespace {
 
@@ -34,16 +33,14 @@ struct Inputs {
   double r(int b, int d, int n) const {
     return static_cast<float>(region[(b * size.dimensions + d) * size.regions + n]);
   }
-  double w(int k, int d, int t) const {
-    return static_cast<float>(word[(k * size.dimensions + d) * size.words + t]);
-  }
+  double w(int k, int d, int t) const { return static_cast<float>(word[(k * size.dimensions + d) * size.words + t]); }
 
   dmgan::WordsSimilarityInputs<S> kernel_inputs() const {
-    return {size.pictures, size.captions, size.dimensions, size.regions,  size.words,
-            region.data(), word.data(),   lengths.data(),  size.gamma1, GAMMA2};
+    return {size.pictures, size.captions, size.dimensions, size.regions, size.words,
+            region.data(), word.data(),   lengths.data(),  size.gamma1,  kGamma2};
   }
 
-  static constexpr float GAMMA2 = 5.0f;
+  static constexpr float kGamma2 = 5.0f;
 };
 
 struct Truth {
@@ -53,7 +50,7 @@ struct Truth {
 template <class S>
 Truth truth(const Inputs<S>& in) {
   const auto [B, K, D, N, T, gamma1, zero_word, padded_caption] = in.size;
-  const double gamma2 = in.GAMMA2;
+  const double gamma2 = in.kGamma2;
   Truth result{Doubles(B * K), Doubles(B * D * N), Doubles(K * D * T)};
   for (int pair = 0; pair < B * K; ++pair) {
     const int b = pair / K, k = pair % K, length = static_cast<int>(in.lengths[k]);
@@ -126,7 +123,7 @@ Truth truth(const Inputs<S>& in) {
 template <class S>
 void test(const Case& size, bool traffic = false) {
   const auto [B, K, D, N, T, gamma1, zero_word, padded_caption] = size;
-  const std::string name = "words_similarity " + std::string(check::NAME<S>) + " " + std::to_string(B) +
+  const std::string name = "words_similarity " + std::string(check::kName<S>) + " " + std::to_string(B) +
                            " pictures, " + std::to_string(K) + " captions, D " + std::to_string(D) + ", N " +
                            std::to_string(N) + ", T " + std::to_string(T) + ": ";
   const Inputs<S> in(size);
@@ -146,7 +143,7 @@ void test(const Case& size, bool traffic = false) {
   dmgan::launch_words_similarity_backward<S>(inputs, in.grad.data(), scores.data(), grad_region.data(),
                                              grad_word.data(), work.data(), nullptr);
   if (traffic) check::coalesced(name + "backward");
-  const double bar = 4 * check::TOLERANCE<S>;
+  const double bar = 4 * check::kTolerance<S>;
   check::close(name + "grad regions", grad_region, true_results.grad_region, bar);
   check::close(name + "grad words", grad_word, true_results.grad_word, bar);
 }

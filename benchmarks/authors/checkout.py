@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,8 @@ from dmgan_fast.training.step import Batch, StepConfig
 MODULES = ("model", "spectral", "GlobalAttention", "miscc", "miscc.config", "miscc.losses")
 
 
-class _EasyDict(dict[str, Any]):
-    def __getattr__(self, name: str) -> Any:
-        return self[name]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
+# A dict whose keys are attributes.
+_EasyDict = type("EasyDict", (dict,), {"__getattr__": dict.__getitem__, "__setattr__": dict.__setitem__})
 
 
 @contextmanager

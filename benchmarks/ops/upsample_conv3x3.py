@@ -8,16 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks import work
-from benchmarks.harness import LAYOUTS, Case, Target, run
+from benchmarks.common import Target
+from benchmarks.harness import LAYOUTS, Case, ours
+from benchmarks.ops import work
 from dmgan_fast import functional
 from dmgan_fast.aten.upsample_conv3x3 import upsample_conv3x3_forward as identity
 
 BATCH, CHANNELS = 4, 128
 
-
-def eager(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.upsample_conv3x3(x, weight, backend="reference")
+eager = partial(functional.upsample_conv3x3, backend="reference")
 
 
 def eager_channels_last(x: Tensor, weight: Tensor) -> Tensor:
@@ -25,30 +24,25 @@ def eager_channels_last(x: Tensor, weight: Tensor) -> Tensor:
     return eager(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
 
 
-def fused(backend: str, x: Tensor, weight: Tensor) -> Tensor:
-    return functional.upsample_conv3x3(x, weight, backend=backend)
-
-
-def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW") -> Case:
+def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW", channels: int = CHANNELS) -> Case:
     """``side`` of the input; ``layout``: NCHW or channels-last."""
-    x = torch.randn(batch, CHANNELS, side, side).contiguous(memory_format=LAYOUTS[layout])
-    weight = torch.randn(CHANNELS, CHANNELS, 3, 3) / (9 * CHANNELS) ** 0.5
+    x = torch.randn(batch, channels, side, side).contiguous(memory_format=LAYOUTS[layout])
+    weight = torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5
     implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
-    implementations |= {"authors+compile": torch.compile(eager)}
-    implementations |= {name: partial(fused, backend) for name, backend in target.backends().items()}
+    implementations |= {"authors+compile": torch.compile(eager)} | ours(target, functional.upsample_conv3x3)
     if layout == "NCHW":
         implementations |= {"authors, channels-last inside": eager_channels_last}
     if target.device == "cuda":
         implementations |= {"identity on cuDNN": identity}  # as a transposed convolution
     return Case(
         "upsample_conv3x3",
-        f"B{batch} {CHANNELS}->{CHANNELS} {side}->{2 * side} {layout}",
+        f"B{batch} {channels}->{channels} {side}->{2 * side} {layout}",
         target.place({"x": x, "weight": weight}),
         {},
         ("weight",),
         eager,
         implementations,
-        work.upsample_conv3x3(batch, CHANNELS, CHANNELS, side**2, target.dtype.itemsize),
+        work.upsample_conv3x3(batch, channels, channels, side**2, target.dtype.itemsize),
     )
 
 
@@ -56,7 +50,3 @@ def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
         for layout in LAYOUTS:
             yield case(target, side=side, layout=layout)
-
-
-if __name__ == "__main__":
-    run({"upsample_conv3x3": cases}, __doc__ or "")

@@ -42,16 +42,16 @@ struct BatchNormGluBackward : BatchNormGluInputs<S> {
   const float *mean, *rstd;  // [C]
 };
 
-constexpr int NORM_THREADS = 128;
-constexpr int NORM_BLOCKS = 4;         // per multiprocessor, at least: up to 128 registers a thread, so no spills
-constexpr int64_t STRIP_WARPS = 4096;  // aimed at: 32 for each of 128 multiprocessors
-constexpr int64_t LEAST_STRIP = 2048;  // elements: partial sums stay a small part of what is read
-constexpr int64_t MOST_STRIP = 8192;   // elements: eight bits of a variance cancel at most, if ever
-constexpr int STRIP_CHANNELS = 128;    // of a channels-last strip, at most
-constexpr int STRIP_UNIT = 8;          // pixels: no pack is split between strips
-constexpr int MERGE_THREADS = 512;
-constexpr int MERGE_COLUMNS = 8;       // of a block that adds strips: one sector of floats
-constexpr int MERGE_ROWS = MERGE_THREADS / MERGE_COLUMNS;
+constexpr int kNormThreads = 128;
+constexpr int kNormBlocks = 4;         // per multiprocessor, at least: up to 128 registers a thread, so no spills
+constexpr int64_t kStripWarps = 4096;  // aimed at: 32 for each of 128 multiprocessors
+constexpr int64_t kLeastStrip = 2048;  // elements: partial sums stay a small part of what is read
+constexpr int64_t kMostStrip = 8192;   // elements: eight bits of a variance cancel at most, if ever
+constexpr int kStripChannels = 128;    // of a channels-last strip, at most
+constexpr int kStripUnit = 8;          // pixels: no pack is split between strips
+constexpr int kMergeThreads = 512;
+constexpr int kMergeColumns = 8;  // of a block that adds strips: one sector of floats
+constexpr int kMergeRows = kMergeThreads / kMergeColumns;
 
 // ---------------------------------------------------------------------------------------------------------- strips
 // How a pass over `channels` channels is dealt out. Sums over a strip are one row of partial sums.
@@ -65,29 +65,29 @@ struct Strips {
   __host__ __device__ int warps() const { return rows() * channel_groups; }
 };
 
-template <int PACK, class S>
-__device__ __forceinline__ void load_pack(float (&values)[PACK], const S* address) {
-  const auto packed = load_as_is(reinterpret_cast<const Packed<S, PACK>*>(address));
+template <int kPack, class S>
+__device__ __forceinline__ void load_pack(float (&values)[kPack], const S* address) {
+  const auto packed = load_as_is(reinterpret_cast<const Packed<S, kPack>*>(address));
 #pragma unroll
-  for (int k = 0; k < PACK; ++k) values[k] = static_cast<float>(packed.elements[k]);
+  for (int k = 0; k < kPack; ++k) values[k] = static_cast<float>(packed.elements[k]);
 }
 
-template <int PACK, class S>
-__device__ __forceinline__ void store_pack(S* address, const float (&values)[PACK]) {
-  Packed<S, PACK> packed;
+template <int kPack, class S>
+__device__ __forceinline__ void store_pack(S* address, const float (&values)[kPack]) {
+  Packed<S, kPack> packed;
 #pragma unroll
-  for (int k = 0; k < PACK; ++k) packed.elements[k] = static_cast<S>(values[k]);
+  for (int k = 0; k < kPack; ++k) packed.elements[k] = static_cast<S>(values[k]);
 #ifndef __CUDACC__
   simt::probe.record(true, address, sizeof packed, simt::Site::current());
 #endif
-  *reinterpret_cast<Packed<S, PACK>*>(address) = packed;
+  *reinterpret_cast<Packed<S, kPack>*>(address) = packed;
 }
 
-// A thread's part of a strip: packs of PACK elements along the dense axis, which is channels if LAST (channels-last),
-// else pixels. Element k of a pack belongs to channel c + k % CHANNELS.
-template <int PACK, bool LAST>
+// A thread's part of a strip: packs of kPack elements along the dense axis, which is channels if kLast (channels-last),
+// else pixels. Element k of a pack belongs to channel c + k % kChannels.
+template <int kPack, bool kLast>
 struct StripPart {
-  static constexpr int CHANNELS = LAST ? PACK : 1, PIXELS = LAST ? 1 : PACK;
+  static constexpr int kChannels = kLast ? kPack : 1, kPixels = kLast ? 1 : kPack;
 
   int64_t b, row;   // sample; row of partial sums
   int c, pixels;    // first channel; pixels of a sample
@@ -97,15 +97,15 @@ struct StripPart {
   bool works;       // has channels
 
   __device__ __forceinline__ explicit StripPart(const Strips& strips) {
-    const int warp = blockIdx.x * (NORM_THREADS / WARP) + threadIdx.x / WARP, warp_lane = threadIdx.x % WARP;
+    const int warp = blockIdx.x * (kNormThreads / kWarp) + threadIdx.x / kWarp, warp_lane = threadIdx.x % kWarp;
     const int strip = warp % strips.per_sample, group = warp / strips.per_sample % strips.channel_groups;
-    lanes = WARP / strips.channel_lanes;
-    lane = LAST ? warp_lane / strips.channel_lanes : warp_lane % lanes;
-    neighbour = LAST ? strips.channel_lanes : 1;
-    const int channel_lane = LAST ? warp_lane % strips.channel_lanes : warp_lane / lanes;
+    lanes = kWarp / strips.channel_lanes;
+    lane = kLast ? warp_lane / strips.channel_lanes : warp_lane % lanes;
+    neighbour = kLast ? strips.channel_lanes : 1;
+    const int channel_lane = kLast ? warp_lane % strips.channel_lanes : warp_lane / lanes;
     b = warp / strips.per_sample / strips.channel_groups;
     row = b * strips.per_sample + strip;
-    c = (group * strips.channel_lanes + channel_lane) * CHANNELS;
+    c = (group * strips.channel_lanes + channel_lane) * kChannels;
     pixels = strips.pixels;
     first = strip * strips.strip_pixels;
     end = min(first + strips.strip_pixels, pixels);
@@ -115,73 +115,73 @@ struct StripPart {
   // The sample's pixel 0 of `channel`, in a feature map of `channels` channels.
   template <class T>
   __device__ __forceinline__ T* start(T* map, int channels, int channel) const {
-    return map + (LAST ? b * pixels * channels + channel : (b * channels + channel) * pixels);
+    return map + (kLast ? b * pixels * channels + channel : (b * channels + channel) * pixels);
   }
 
   // From there to pixel n.
   __device__ __forceinline__ int64_t step(int channels, int n) const {
-    return LAST ? static_cast<int64_t>(n) * channels : n;
+    return kLast ? static_cast<int64_t>(n) * channels : n;
   }
 
   // work(n) for the first pixel of each pack.
   template <class Work>
   __device__ __forceinline__ void for_each_pack(Work work) const {
 #pragma unroll 2
-    for (int n = first + lane * PIXELS; works && n < end; n += lanes * PIXELS) work(n);
+    for (int n = first + lane * kPixels; works && n < end; n += lanes * kPixels) work(n);
   }
 
   // The same for the first pack of each thread alone; how many pixels that makes over all lanes.
   template <class Work>
   __device__ __forceinline__ int for_first_pack(Work work) const {
-    if (works && first + lane * PIXELS < end) work(first + lane * PIXELS);
-    return min(end - first, lanes * PIXELS);
+    if (works && first + lane * kPixels < end) work(first + lane * kPixels);
+    return min(end - first, lanes * kPixels);
   }
 
   // Sum over the lanes with the same channels.
   __device__ __forceinline__ float sum(float value) const {
-    for (int bits = neighbour; bits < neighbour * lanes; bits *= 2) value += __shfl_xor_sync(ALL_LANES, value, bits);
+    for (int bits = neighbour; bits < neighbour * lanes; bits *= 2) value += __shfl_xor_sync(kAllLanes, value, bits);
     return value;
   }
 
   // The same of each channel, as columns c ... of a row of partial sums.
-  __device__ __forceinline__ void store_sums(float* parts, int columns, const float (&values)[CHANNELS]) const {
-    float sums[CHANNELS];
+  __device__ __forceinline__ void store_sums(float* parts, int columns, const float (&values)[kChannels]) const {
+    float sums[kChannels];
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) sums[k] = sum(values[k]);
+    for (int k = 0; k < kChannels; ++k) sums[k] = sum(values[k]);
     store_row(parts, columns, sums);
   }
-  __device__ __forceinline__ void store_row(float* parts, int columns, const float (&sums)[CHANNELS]) const {
+  __device__ __forceinline__ void store_row(float* parts, int columns, const float (&sums)[kChannels]) const {
     if (works && lane == 0) store_pack(parts + row * columns + c, sums);
   }
 };
 
 // Sum over a merging block's threads of the same column, for each of them.
 __device__ __forceinline__ float sum_of_column(float* shared, float value) {
-  const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
-  for (int bits = MERGE_COLUMNS; bits < WARP; bits *= 2) value += __shfl_xor_sync(ALL_LANES, value, bits);
+  for (int bits = kMergeColumns; bits < kWarp; bits *= 2) value += __shfl_xor_sync(kAllLanes, value, bits);
   __syncthreads();  // the sums before have been read
-  if (lane < MERGE_COLUMNS) shared[warp * MERGE_COLUMNS + lane] = value;
+  if (lane < kMergeColumns) shared[warp * kMergeColumns + lane] = value;
   __syncthreads();
   float total = 0.0f;
 #pragma unroll
-  for (int w = 0; w < MERGE_THREADS / WARP; ++w) total += shared[w * MERGE_COLUMNS + lane % MERGE_COLUMNS];
+  for (int w = 0; w < kMergeThreads / kWarp; ++w) total += shared[w * kMergeColumns + lane % kMergeColumns];
   return total;
 }
 
 // Sums over the rows of parts [groups, rows, columns]: use(group, column, sum), by one thread each. One block per group
-// and MERGE_COLUMNS columns.
+// and kMergeColumns columns.
 template <class Use>
 __device__ __forceinline__ void merge_rows(const float* parts, int rows, int columns, Use use) {
   SharedArena arena;
-  float* shared = arena.take<float>(MERGE_THREADS / WARP * MERGE_COLUMNS);
-  const int blocks = divide_up(columns, MERGE_COLUMNS);
+  float* shared = arena.take<float>(kMergeThreads / kWarp * kMergeColumns);
+  const int blocks = divide_up(columns, kMergeColumns);
   const int64_t group = blockIdx.x / blocks;
-  const int column = static_cast<int>(blockIdx.x % blocks) * MERGE_COLUMNS + threadIdx.x % MERGE_COLUMNS;
-  const int first = threadIdx.x / MERGE_COLUMNS;
+  const int column = static_cast<int>(blockIdx.x % blocks) * kMergeColumns + threadIdx.x % kMergeColumns;
+  const int first = threadIdx.x / kMergeColumns;
   float total = 0.0f;
 #pragma unroll 4
-  for (int r = first; r < rows && column < columns; r += MERGE_ROWS) {
+  for (int r = first; r < rows && column < columns; r += kMergeRows) {
     total += load(parts + (group * rows + r) * columns + column);
   }
   total = sum_of_column(shared, total);
@@ -191,34 +191,34 @@ __device__ __forceinline__ void merge_rows(const float* parts, int rows, int col
 // ------------------------------------------------------------------------------------------------------ statistics
 // Mean and sum of squared deviations of each channel over each strip. The sums are of x less the mean of the first
 // packs. These are a share w of the strip, so by the law of total variance the square of the sum is at most (1 - w) / w
-// times the result: however large the mean, the bits that cancel are few (MOST_STRIP).
-template <class S, int PACK, bool LAST>
-__global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
+// times the result: however large the mean, the bits that cancel are few (kMostStrip).
+template <class S, int kPack, bool kLast>
+__global__ void __launch_bounds__(kNormThreads, kNormBlocks)
     batch_norm_glu_moments_kernel(const S* x, float* means, float* squares, Strips strips) {
-  const StripPart<PACK, LAST> part(strips);
-  constexpr int CHANNELS = part.CHANNELS;
+  const StripPart<kPack, kLast> part(strips);
+  constexpr int kChannels = part.kChannels;
   const S* start = part.start(x, strips.channels, part.c);
-  float values[PACK], pivot[CHANNELS] = {}, shift[CHANNELS] = {}, square[CHANNELS] = {};
+  float values[kPack], pivot[kChannels] = {}, shift[kChannels] = {}, square[kChannels] = {};
 
   const int pivots = part.for_first_pack([&](int n) {
     load_pack(values, start + part.step(strips.channels, n));
 #pragma unroll
-    for (int k = 0; k < PACK; ++k) pivot[k % CHANNELS] += values[k];
+    for (int k = 0; k < kPack; ++k) pivot[k % kChannels] += values[k];
   });
 #pragma unroll
-  for (int k = 0; k < CHANNELS; ++k) pivot[k] = part.sum(pivot[k]) / pivots;
+  for (int k = 0; k < kChannels; ++k) pivot[k] = part.sum(pivot[k]) / pivots;
 
   part.for_each_pack([&](int n) {
     load_pack(values, start + part.step(strips.channels, n));
 #pragma unroll
-    for (int k = 0; k < PACK; ++k) {
-      const float deviation = values[k] - pivot[k % CHANNELS];
-      shift[k % CHANNELS] += deviation;
-      square[k % CHANNELS] += deviation * deviation;
+    for (int k = 0; k < kPack; ++k) {
+      const float deviation = values[k] - pivot[k % kChannels];
+      shift[k % kChannels] += deviation;
+      square[k % kChannels] += deviation * deviation;
     }
   });
 #pragma unroll
-  for (int k = 0; k < CHANNELS; ++k) {
+  for (int k = 0; k < kChannels; ++k) {
     const float shift_sum = part.sum(shift[k]), mean_shift = shift_sum / (part.end - part.first);
     pivot[k] += mean_shift;
     square[k] = part.sum(square[k]) - shift_sum * mean_shift;
@@ -228,19 +228,19 @@ __global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
 }
 
 // Mean and biased variance of each channel from its strips: the mean first, then deviations from it.
-static __global__ void __launch_bounds__(MERGE_THREADS)
+static __global__ void __launch_bounds__(kMergeThreads)
     batch_norm_glu_merge_moments_kernel(const float* means, const float* squares, float* mean, float* var,
                                         Strips strips) {
   SharedArena arena;
-  float* shared = arena.take<float>(MERGE_THREADS / WARP * MERGE_COLUMNS);
-  const int c = blockIdx.x * MERGE_COLUMNS + threadIdx.x % MERGE_COLUMNS, first = threadIdx.x / MERGE_COLUMNS;
+  float* shared = arena.take<float>(kMergeThreads / kWarp * kMergeColumns);
+  const int c = blockIdx.x * kMergeColumns + threadIdx.x % kMergeColumns, first = threadIdx.x / kMergeColumns;
   const bool works = c < strips.channels;
   const float count = static_cast<float>(strips.batch) * strips.pixels;
   const float pivot = works ? load(means + c) : 0.0f;
   const auto over_strips = [&](auto term) {  // sum of term(i, pixels) over elements i of the partial sums
     float total = 0.0f;
 #pragma unroll 4
-    for (int r = first; r < strips.rows() && works; r += MERGE_ROWS) {
+    for (int r = first; r < strips.rows() && works; r += kMergeRows) {
       const int at = r % strips.per_sample * strips.strip_pixels;
       total += term(static_cast<int64_t>(r) * strips.channels + c, min(strips.strip_pixels, strips.pixels - at));
     }
@@ -260,15 +260,15 @@ static __global__ void __launch_bounds__(MERGE_THREADS)
 
 // ------------------------------------------------------------------------------------------ from x to z, by channel
 // x-hat = (x - mean) rstd and z = x-hat weight + bias, for the channels of a thread.
-template <int CHANNELS>
+template <int kChannels>
 struct Affine {
-  float mean[CHANNELS], rstd[CHANNELS], weight[CHANNELS], bias[CHANNELS];
+  float mean[kChannels], rstd[kChannels], weight[kChannels], bias[kChannels];
 
   // For channels c ..., all but rstd.
   template <class S>
   __device__ __forceinline__ void load_channels(const BatchNormGluInputs<S>& in, const float* means, int c) {
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) {
+    for (int k = 0; k < kChannels; ++k) {
       weight[k] = 1.0f;
       bias[k] = 0.0f;
     }
@@ -281,44 +281,44 @@ struct Affine {
   __device__ __forceinline__ float z(float xhat, int k) const { return xhat * weight[k] + bias[k]; }
 };
 
-template <bool GLU>
-constexpr int HALVES = GLU ? 2 : 1;  // of x's channels: half 0 is as wide as y, half 1 gates it
+template <bool kGlu>
+constexpr int kHalves = kGlu ? 2 : 1;  // of x's channels: half 0 is as wide as y, half 1 gates it
 
 // --------------------------------------------------------------------------------------------------------- forward
 // y, and its sums over each strip if the spatial mean is wanted. The first strip stores rstd.
-template <class S, int PACK, bool LAST, bool GLU>
-__global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
+template <class S, int kPack, bool kLast, bool kGlu>
+__global__ void __launch_bounds__(kNormThreads, kNormBlocks)
     batch_norm_glu_forward_kernel(BatchNormGluForward<S> a, Strips strips) {
-  using Part = StripPart<PACK, LAST>;
-  constexpr int CHANNELS = Part::CHANNELS;
+  using Part = StripPart<kPack, kLast>;
+  constexpr int kChannels = Part::kChannels;
   const Part part(strips);
-  Affine<CHANNELS> affine[HALVES<GLU>];
+  Affine<kChannels> affine[kHalves<kGlu>];
 #pragma unroll
-  for (int half = 0; half < HALVES<GLU>; ++half) {
+  for (int half = 0; half < kHalves<kGlu>; ++half) {
     if (!part.works) continue;
     const int c = part.c + half * a.y_channels;
-    float(&rstd)[CHANNELS] = affine[half].rstd;
+    float(&rstd)[kChannels] = affine[half].rstd;
     affine[half].load_channels(a, a.mean, c);
     load_pack(rstd, a.var + c);
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) rstd[k] = 1.0f / sqrtf(rstd[k] + a.eps);
+    for (int k = 0; k < kChannels; ++k) rstd[k] = 1.0f / sqrtf(rstd[k] + a.eps);
     if (part.row == 0 && part.lane == 0) store_pack(a.rstd + c, rstd);
   }
   const S* x = part.start(a.x, a.channels, part.c);
-  const S* other = GLU ? part.start(a.x, a.channels, part.c + a.y_channels)
-                       : part.start(a.skip, a.skip_channels, part.c % a.skip_channels);
+  const S* other = kGlu ? part.start(a.x, a.channels, part.c + a.y_channels)
+                        : part.start(a.skip, a.skip_channels, part.c % a.skip_channels);
   S* y = part.start(a.y, a.y_channels, part.c);
-  float sums[CHANNELS] = {};
+  float sums[kChannels] = {};
 
   part.for_each_pack([&](int n) {
-    float values[PACK], others[PACK], results[PACK];
+    float values[kPack], others[kPack], results[kPack];
     load_pack(values, x + part.step(a.channels, n));
-    load_pack(others, other + part.step(GLU ? a.channels : a.skip_channels, n));
+    load_pack(others, other + part.step(kGlu ? a.channels : a.skip_channels, n));
 #pragma unroll
-    for (int k = 0; k < PACK; ++k) {
-      const int i = k % CHANNELS;
+    for (int k = 0; k < kPack; ++k) {
+      const int i = k % kChannels;
       const float z = affine[0].z(affine[0].xhat(values[k], i), i);
-      if constexpr (GLU) {
+      if constexpr (kGlu) {
         results[k] = z * sigmoid(affine[1].z(affine[1].xhat(others[k], i), i));
       } else {
         results[k] = z + others[k];
@@ -330,37 +330,36 @@ __global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
   if (a.spatial_mean) part.store_sums(a.work, a.y_channels, sums);
 }
 
-static __global__ void __launch_bounds__(MERGE_THREADS)
+static __global__ void __launch_bounds__(kMergeThreads)
     batch_norm_glu_merge_mean_kernel(const float* parts, float* spatial_mean, Strips strips) {
-  merge_rows(parts, strips.per_sample, strips.channels, [&](int64_t b, int c, float sum) {
-    store(spatial_mean + b * strips.channels + c, sum / strips.pixels);
-  });
+  merge_rows(parts, strips.per_sample, strips.channels,
+             [&](int64_t b, int c, float sum) { store(spatial_mean + b * strips.channels + c, sum / strips.pixels); });
 }
 
 // -------------------------------------------------------------------------------------------------------- backward
 // x-hat and dz, the gradient of z, of a thread's packs.
-template <class S, int PACK, bool LAST, bool GLU>
+template <class S, int kPack, bool kLast, bool kGlu>
 struct GradOfZ {
-  using Part = StripPart<PACK, LAST>;
-  static constexpr int CHANNELS = Part::CHANNELS;
+  using Part = StripPart<kPack, kLast>;
+  static constexpr int kChannels = Part::kChannels;
 
   const BatchNormGluBackward<S>& a;
   const Part& part;
-  Affine<CHANNELS> affine[HALVES<GLU>];
-  float of_mean[CHANNELS] = {};  // what the spatial mean adds to each pixel's dy
+  Affine<kChannels> affine[kHalves<kGlu>];
+  float of_mean[kChannels] = {};  // what the spatial mean adds to each pixel's dy
   const S *x, *grad_y;
 
   __device__ __forceinline__ GradOfZ(const BatchNormGluBackward<S>& inputs, const Part& p)
       : a(inputs), part(p), x(p.start(a.x, a.channels, p.c)), grad_y(p.start(a.grad_y, a.y_channels, p.c)) {
     if (!part.works) return;
 #pragma unroll
-    for (int half = 0; half < HALVES<GLU>; ++half) {
+    for (int half = 0; half < kHalves<kGlu>; ++half) {
       affine[half].load_channels(a, a.mean, channel(half));
       load_pack(affine[half].rstd, a.rstd + channel(half));
     }
     if (a.grad_mean) load_pack(of_mean, a.grad_mean + part.b * a.y_channels + part.c);
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) of_mean[k] /= a.pixels;
+    for (int k = 0; k < kChannels; ++k) of_mean[k] /= a.pixels;
   }
 
   __device__ __forceinline__ int channel(int half) const { return part.c + half * a.y_channels; }
@@ -368,22 +367,23 @@ struct GradOfZ {
   // In x, from pixel 0 of the thread's first channel to pixel n of the same channel of `half`.
   __device__ __forceinline__ int64_t step(int half, int n) const {
     const int64_t channels_between = half * a.y_channels;
-    return part.step(a.channels, n) + (LAST ? channels_between : channels_between * a.pixels);
+    return part.step(a.channels, n) + (kLast ? channels_between : channels_between * a.pixels);
   }
 
-  __device__ __forceinline__ void at(int n, float (&xhat)[HALVES<GLU>][PACK], float (&dz)[HALVES<GLU>][PACK]) const {
+  __device__ __forceinline__ void at(int n, float (&xhat)[kHalves<kGlu>][kPack],
+                                     float (&dz)[kHalves<kGlu>][kPack]) const {
 #pragma unroll
-    for (int half = 0; half < HALVES<GLU>; ++half) {
+    for (int half = 0; half < kHalves<kGlu>; ++half) {
       load_pack(xhat[half], x + step(half, n));
 #pragma unroll
-      for (int k = 0; k < PACK; ++k) xhat[half][k] = affine[half].xhat(xhat[half][k], k % CHANNELS);
+      for (int k = 0; k < kPack; ++k) xhat[half][k] = affine[half].xhat(xhat[half][k], k % kChannels);
     }
     load_pack(dz[0], grad_y + part.step(a.y_channels, n));
 #pragma unroll
-    for (int k = 0; k < PACK; ++k) {
-      const int i = k % CHANNELS;
+    for (int k = 0; k < kPack; ++k) {
+      const int i = k % kChannels;
       dz[0][k] += of_mean[i];
-      if constexpr (GLU) {
+      if constexpr (kGlu) {
         const float gate = sigmoid(affine[1].z(xhat[1][k], i));
         dz[0][k] *= gate;
         dz[1][k] = dz[0][k] * affine[0].z(xhat[0][k], i) * (1.0f - gate);
@@ -393,68 +393,68 @@ struct GradOfZ {
 };
 
 // parts [2, rows, C]: sums over each strip of dz, then of dz x-hat
-template <class S, int PACK, bool LAST, bool GLU>
-__global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
+template <class S, int kPack, bool kLast, bool kGlu>
+__global__ void __launch_bounds__(kNormThreads, kNormBlocks)
     batch_norm_glu_sums_kernel(BatchNormGluBackward<S> a, float* parts, Strips strips) {
-  const StripPart<PACK, LAST> part(strips);
-  const GradOfZ<S, PACK, LAST, GLU> grad(a, part);
-  constexpr int CHANNELS = grad.CHANNELS;
-  float dz_sum[HALVES<GLU>][CHANNELS] = {}, dot_sum[HALVES<GLU>][CHANNELS] = {};
+  const StripPart<kPack, kLast> part(strips);
+  const GradOfZ<S, kPack, kLast, kGlu> grad(a, part);
+  constexpr int kChannels = grad.kChannels;
+  float dz_sum[kHalves<kGlu>][kChannels] = {}, dot_sum[kHalves<kGlu>][kChannels] = {};
   part.for_each_pack([&](int n) {
-    float xhat[HALVES<GLU>][PACK], dz[HALVES<GLU>][PACK];
+    float xhat[kHalves<kGlu>][kPack], dz[kHalves<kGlu>][kPack];
     grad.at(n, xhat, dz);
 #pragma unroll
-    for (int half = 0; half < HALVES<GLU>; ++half) {
+    for (int half = 0; half < kHalves<kGlu>; ++half) {
 #pragma unroll
-      for (int k = 0; k < PACK; ++k) {
-        dz_sum[half][k % CHANNELS] += dz[half][k];
-        dot_sum[half][k % CHANNELS] += dz[half][k] * xhat[half][k];
+      for (int k = 0; k < kPack; ++k) {
+        dz_sum[half][k % kChannels] += dz[half][k];
+        dot_sum[half][k % kChannels] += dz[half][k] * xhat[half][k];
       }
     }
   });
   float* dot_parts = parts + static_cast<int64_t>(strips.rows()) * a.channels;
 #pragma unroll
-  for (int half = 0; half < HALVES<GLU>; ++half) {
+  for (int half = 0; half < kHalves<kGlu>; ++half) {
     part.store_sums(parts + half * a.y_channels, a.channels, dz_sum[half]);
     part.store_sums(dot_parts + half * a.y_channels, a.channels, dot_sum[half]);
   }
 }
 
-static __global__ void __launch_bounds__(MERGE_THREADS)
+static __global__ void __launch_bounds__(kMergeThreads)
     batch_norm_glu_merge_sums_kernel(const float* parts, float* dz_sum, float* dot_sum, int rows, int channels) {
   merge_rows(parts, rows, channels,
              [&](int64_t which, int c, float sum) { store((which == 0 ? dz_sum : dot_sum) + c, sum); });
 }
 
 // dx = weight rstd (dz - sum dz / count - x-hat sum (dz x-hat) / count); without sums (evaluation) weight rstd dz.
-template <class S, int PACK, bool LAST, bool GLU>
-__global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
+template <class S, int kPack, bool kLast, bool kGlu>
+__global__ void __launch_bounds__(kNormThreads, kNormBlocks)
     batch_norm_glu_backward_kernel(BatchNormGluBackward<S> a, const float* dz_sum, const float* dot_sum,
                                    float per_count, S* grad_x, Strips strips) {
-  const StripPart<PACK, LAST> part(strips);
-  const GradOfZ<S, PACK, LAST, GLU> grad(a, part);
-  constexpr int CHANNELS = grad.CHANNELS;
-  float dz_mean[HALVES<GLU>][CHANNELS] = {}, dot_mean[HALVES<GLU>][CHANNELS] = {};
+  const StripPart<kPack, kLast> part(strips);
+  const GradOfZ<S, kPack, kLast, kGlu> grad(a, part);
+  constexpr int kChannels = grad.kChannels;
+  float dz_mean[kHalves<kGlu>][kChannels] = {}, dot_mean[kHalves<kGlu>][kChannels] = {};
 #pragma unroll
-  for (int half = 0; half < HALVES<GLU>; ++half) {
+  for (int half = 0; half < kHalves<kGlu>; ++half) {
     if (!part.works || !dz_sum) continue;
     load_pack(dz_mean[half], dz_sum + grad.channel(half));
     load_pack(dot_mean[half], dot_sum + grad.channel(half));
 #pragma unroll
-    for (int k = 0; k < CHANNELS; ++k) {
+    for (int k = 0; k < kChannels; ++k) {
       dz_mean[half][k] *= per_count;
       dot_mean[half][k] *= per_count;
     }
   }
   S* dx = part.start(grad_x, a.channels, part.c);
   part.for_each_pack([&](int n) {
-    float xhat[HALVES<GLU>][PACK], dz[HALVES<GLU>][PACK];
+    float xhat[kHalves<kGlu>][kPack], dz[kHalves<kGlu>][kPack];
     grad.at(n, xhat, dz);
 #pragma unroll
-    for (int half = 0; half < HALVES<GLU>; ++half) {
+    for (int half = 0; half < kHalves<kGlu>; ++half) {
 #pragma unroll
-      for (int k = 0; k < PACK; ++k) {
-        const int i = k % CHANNELS;
+      for (int k = 0; k < kPack; ++k) {
+        const int i = k % kChannels;
         const float centred = dz[half][k] - dz_mean[half][i] - xhat[half][k] * dot_mean[half][i];
         dz[half][k] = centred * (grad.affine[half].rstd[i] * grad.affine[half].weight[i]);
       }
@@ -465,28 +465,32 @@ __global__ void __launch_bounds__(NORM_THREADS, NORM_BLOCKS)
 
 // ------------------------------------------------------------------------------------------------------------ host
 // Elements of a pack; along channels the constants of more, and of their gates, would not stay in registers.
-template <class S, bool LAST>
-constexpr int WIDEST_PACK = LAST ? 4 : PACK_SIZE<S>;
+template <class S, bool kLast>
+constexpr int kWidestPack = kLast ? 4 : kPackSize<S>;
 
 // Strips depend on the sizes only, so that the work buffer does; lanes also on the pack.
 inline Strips choose_strips(int64_t batch, int channels, int pixels, bool channels_last, int pack) {
   const auto lanes_for = [](int packs) {
     int lanes = 1;
-    while (lanes < packs && lanes < WARP) lanes *= 2;
+    while (lanes < packs && lanes < kWarp) lanes *= 2;
     return lanes;
   };
-  const int width = channels_last ? std::min(channels, STRIP_CHANNELS) : 1;
-  const int64_t elements = std::clamp(batch * channels * pixels / STRIP_WARPS, LEAST_STRIP, MOST_STRIP);
-  const int strip_pixels = divide_up(divide_up(static_cast<int>(elements), width), STRIP_UNIT) * STRIP_UNIT;
-  const int lanes = channels_last ? lanes_for(divide_up(channels, pack)) : WARP / lanes_for(divide_up(pixels, pack));
+  const int width = channels_last ? std::min(channels, kStripChannels) : 1;
+  const int64_t elements = std::clamp(batch * channels * pixels / kStripWarps, kLeastStrip, kMostStrip);
+  const int strip_pixels = divide_up(divide_up(static_cast<int>(elements), width), kStripUnit) * kStripUnit;
+  const int lanes = channels_last ? lanes_for(divide_up(channels, pack)) : kWarp / lanes_for(divide_up(pixels, pack));
   const int channels_of_a_lane = channels_last ? pack : 1;
-  return {batch, channels, pixels, divide_up(pixels, strip_pixels), strip_pixels, lanes,
+  return {batch,
+          channels,
+          pixels,
+          divide_up(pixels, strip_pixels),
+          strip_pixels,
+          lanes,
           divide_up(channels, lanes * channels_of_a_lane)};
 }
 
 // Floats of a work buffer that is large enough for each pass.
-inline int64_t batch_norm_glu_work_floats(int64_t batch, int channels, int y_channels, int pixels,
-                                          bool channels_last) {
+inline int64_t batch_norm_glu_work_floats(int64_t batch, int channels, int y_channels, int pixels, bool channels_last) {
   const auto rows = [&](int strip_channels) {
     return choose_strips(batch, strip_channels, pixels, channels_last, 1).rows();
   };
@@ -499,39 +503,39 @@ struct Operand {
   int channels;
 };
 
-// Calls run<PACK, LAST>(strips) for a pass over `channels` channels: widest packs if weight, bias and all operands are
-// made of such.
+// Calls run<kPack, kLast>(strips) for a pass over `channels` channels: widest packs if weight, bias and all operands
+// are made of such.
 template <class S, class Run>
 void with_strips(const BatchNormGluInputs<S>& a, int channels, const std::vector<Operand>& operands, Run run) {
-  const auto with_layout = [&]<bool LAST>() {
-    constexpr int PACK = WIDEST_PACK<S, LAST>;
+  const auto with_layout = [&]<bool kLast>() {
+    constexpr int kPack = kWidestPack<S, kLast>;
     const auto packs = [&](const Operand& operand) {
-      return (LAST ? operand.channels : a.pixels) % PACK == 0 &&
-             reinterpret_cast<uintptr_t>(operand.data) % PACK_BYTES == 0;
+      return (kLast ? operand.channels : a.pixels) % kPack == 0 &&
+             reinterpret_cast<uintptr_t>(operand.data) % kPackBytes == 0;
     };
     const bool all_pack = packs({a.weight, a.channels}) && packs({a.bias, a.channels}) &&
                           std::all_of(operands.begin(), operands.end(), packs);
-    const auto strips = [&](int pack) { return choose_strips(a.batch, channels, a.pixels, LAST, pack); };
-    all_pack ? run.template operator()<PACK, LAST>(strips(PACK)) : run.template operator()<1, LAST>(strips(1));
+    const auto strips = [&](int pack) { return choose_strips(a.batch, channels, a.pixels, kLast, pack); };
+    all_pack ? run.template operator()<kPack, kLast>(strips(kPack)) : run.template operator()<1, kLast>(strips(1));
   };
   a.channels_last ? with_layout.template operator()<true>() : with_layout.template operator()<false>();
 }
 
-inline int64_t strip_blocks(const Strips& strips) { return divide_up(strips.warps(), NORM_THREADS / WARP); }
+inline int64_t strip_blocks(const Strips& strips) { return divide_up(strips.warps(), kNormThreads / kWarp); }
 
-inline int64_t merge_blocks(int columns) { return divide_up(columns, MERGE_COLUMNS); }
+inline int64_t merge_blocks(int columns) { return divide_up(columns, kMergeColumns); }
 
-constexpr size_t MERGE_SHARED = shared_bytes<float>(MERGE_THREADS / WARP * MERGE_COLUMNS);
+constexpr size_t kMergeShared = shared_bytes<float>(kMergeThreads / kWarp * kMergeColumns);
 
 // mean, var [C]
 template <class S>
 void launch_batch_norm_glu_statistics(const BatchNormGluInputs<S>& a, float* mean, float* var, float* work,
                                       Stream stream) {
-  with_strips(a, a.channels, {{a.x, a.channels}}, [&]<int PACK, bool LAST>(const Strips& strips) {
+  with_strips(a, a.channels, {{a.x, a.channels}}, [&]<int kPack, bool kLast>(const Strips& strips) {
     float* squares = work + static_cast<int64_t>(strips.rows()) * a.channels;
-    launch(batch_norm_glu_moments_kernel<S, PACK, LAST>, strip_blocks(strips), NORM_THREADS, 0, stream, a.x, work,
+    launch(batch_norm_glu_moments_kernel<S, kPack, kLast>, strip_blocks(strips), kNormThreads, 0, stream, a.x, work,
            squares, strips);
-    launch(batch_norm_glu_merge_moments_kernel, merge_blocks(a.channels), MERGE_THREADS, MERGE_SHARED, stream,
+    launch(batch_norm_glu_merge_moments_kernel, merge_blocks(a.channels), kMergeThreads, kMergeShared, stream,
            static_cast<const float*>(work), static_cast<const float*>(squares), mean, var, strips);
   });
 }
@@ -540,12 +544,12 @@ template <class S>
 void launch_batch_norm_glu_forward(const BatchNormGluForward<S>& a, Stream stream) {
   const Operand x{a.x, a.channels}, y{a.y, a.y_channels}, other = a.glu() ? y : Operand{a.skip, a.skip_channels};
   const Operand mean{a.mean, a.channels}, var{a.var, a.channels}, rstd{a.rstd, a.channels};
-  with_strips(a, a.y_channels, {x, y, other, mean, var, rstd}, [&]<int PACK, bool LAST>(const Strips& strips) {
-    launch(a.glu() ? batch_norm_glu_forward_kernel<S, PACK, LAST, true>
-                   : batch_norm_glu_forward_kernel<S, PACK, LAST, false>,
-           strip_blocks(strips), NORM_THREADS, 0, stream, a, strips);
+  with_strips(a, a.y_channels, {x, y, other, mean, var, rstd}, [&]<int kPack, bool kLast>(const Strips& strips) {
+    launch(a.glu() ? batch_norm_glu_forward_kernel<S, kPack, kLast, true>
+                   : batch_norm_glu_forward_kernel<S, kPack, kLast, false>,
+           strip_blocks(strips), kNormThreads, 0, stream, a, strips);
     if (a.spatial_mean) {
-      launch(batch_norm_glu_merge_mean_kernel, a.batch * merge_blocks(a.y_channels), MERGE_THREADS, MERGE_SHARED,
+      launch(batch_norm_glu_merge_mean_kernel, a.batch * merge_blocks(a.y_channels), kMergeThreads, kMergeShared,
              stream, static_cast<const float*>(a.work), a.spatial_mean, strips);
     }
   });
@@ -561,10 +565,11 @@ std::vector<Operand> operands(const BatchNormGluBackward<S>& a, More... more) {
 template <class S>
 void launch_batch_norm_glu_reduce(const BatchNormGluBackward<S>& a, float* dz_sum, float* dot_sum, float* work,
                                   Stream stream) {
-  with_strips(a, a.y_channels, operands(a), [&]<int PACK, bool LAST>(const Strips& strips) {
-    launch(a.glu() ? batch_norm_glu_sums_kernel<S, PACK, LAST, true> : batch_norm_glu_sums_kernel<S, PACK, LAST, false>,
-           strip_blocks(strips), NORM_THREADS, 0, stream, a, work, strips);
-    launch(batch_norm_glu_merge_sums_kernel, 2 * merge_blocks(a.channels), MERGE_THREADS, MERGE_SHARED, stream,
+  with_strips(a, a.y_channels, operands(a), [&]<int kPack, bool kLast>(const Strips& strips) {
+    launch(a.glu() ? batch_norm_glu_sums_kernel<S, kPack, kLast, true>
+                   : batch_norm_glu_sums_kernel<S, kPack, kLast, false>,
+           strip_blocks(strips), kNormThreads, 0, stream, a, work, strips);
+    launch(batch_norm_glu_merge_sums_kernel, 2 * merge_blocks(a.channels), kMergeThreads, kMergeShared, stream,
            static_cast<const float*>(work), dz_sum, dot_sum, strips.rows(), a.channels);
   });
 }
@@ -573,10 +578,10 @@ void launch_batch_norm_glu_reduce(const BatchNormGluBackward<S>& a, float* dz_su
 template <class S>
 void launch_batch_norm_glu_backward(const BatchNormGluBackward<S>& a, const float* dz_sum, const float* dot_sum,
                                     double count, S* grad_x, Stream stream) {
-  with_strips(a, a.y_channels, operands(a, dz_sum, dot_sum, grad_x), [&]<int PACK, bool LAST>(const Strips& strips) {
-    launch(a.glu() ? batch_norm_glu_backward_kernel<S, PACK, LAST, true>
-                   : batch_norm_glu_backward_kernel<S, PACK, LAST, false>,
-           strip_blocks(strips), NORM_THREADS, 0, stream, a, dz_sum, dot_sum, static_cast<float>(1.0 / count), grad_x,
+  with_strips(a, a.y_channels, operands(a, dz_sum, dot_sum, grad_x), [&]<int kPack, bool kLast>(const Strips& strips) {
+    launch(a.glu() ? batch_norm_glu_backward_kernel<S, kPack, kLast, true>
+                   : batch_norm_glu_backward_kernel<S, kPack, kLast, false>,
+           strip_blocks(strips), kNormThreads, 0, stream, a, dz_sum, dot_sum, static_cast<float>(1.0 / count), grad_x,
            strips);
   });
 }

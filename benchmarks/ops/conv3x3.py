@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from benchmarks import work
-from benchmarks.harness import LAYOUTS, Case, Target, run
+from benchmarks.common import Target
+from benchmarks.harness import LAYOUTS, Case, ours
+from benchmarks.ops import work
 from dmgan_fast import functional
 
 BATCH, INPUTS, OUTPUTS = 4, 128, 256
 
-
-def eager(x: Tensor, weight: Tensor) -> Tensor:
-    return functional.conv3x3(x, weight, backend="reference")
+eager = partial(functional.conv3x3, backend="reference")
 
 
 def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW") -> Case:
@@ -32,7 +30,7 @@ def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "N
         eager,
         {"authors" if layout == "NCHW" else "authors, channels-last": eager}
         | {"authors+compile": torch.compile(eager)}
-        | {name: partial(functional.conv3x3, backend=backend) for name, backend in target.backends().items()},
+        | ours(target, functional.conv3x3),
         work.conv3x3(batch, INPUTS, OUTPUTS, side**2, target.dtype.itemsize),
     )
 
@@ -42,7 +40,3 @@ def cases(target: Target) -> Iterator[Case]:
         for side in (64, 128):
             for layout in LAYOUTS:
                 yield case(target, side=side, layout=layout)
-
-
-if __name__ == "__main__":
-    run({"conv3x3": cases}, __doc__ or "")

@@ -11,46 +11,46 @@
 
 namespace dmgan {
 
-// Axes: b sample, c channel, n pixel of the image, p pixel of the tile, t word. Tiles: `tile` pixels, `chunk` channels
-// whose keys and values are in shared memory, WORDS words in a register row (the caption is padded to it).
+// Axes: b sample, c channel, n pixel of the image, p pixel of the tile, t word. Tiles: `tile` pixels, `panel` channels
+// whose keys and values are in shared memory, kWords words in a register row (the caption is padded to it).
 template <class S>
 struct MemoryReadInputs {
   int64_t batch;
-  int channels, pixels, words;            // at least one each
-  Picture<const S> h;
-  const S *key, *value;                   // [B, C, T]
-  const float *gate_weight, *gate_bias;   // [2C] for h, then o; [1]; null: no gate, h' = o
-  const bool* padding_mask;               // [B, T], true: padding; null: every word is read
-  bool official;                          // pixel n of sample b takes row (b N + n) mod B of the mask
+  int channels, pixels, words;  // at least one each
+  FeatureMap<const S> h;
+  const S *key, *value;                  // [B, C, T]
+  const float *gate_weight, *gate_bias;  // [2C] for h, then o; [1]; null: no gate, h' = o
+  const bool* padding_mask;              // [B, T], true: padding; null: every word is read
+  bool official;                         // pixel n of sample b takes row (b N + n) mod B of the mask
 };
 
 template <class S>
 struct MemoryReadForward : MemoryReadInputs<S> {
-  Picture<S> out;
-  float* lse;      // [B, N]
-  S* attention;    // [B, T, N] or null
-  S* gate;         // [B, N] or null
+  FeatureMap<S> out;
+  float* lse;    // [B, N]
+  S* attention;  // [B, T, N] or null
+  S* gate;       // [B, N] or null
 };
 
 template <class S>
 struct MemoryReadBackward : MemoryReadInputs<S> {
-  Picture<const S> grad_out;
+  FeatureMap<const S> grad_out;
   const S *grad_attention, *grad_gate;  // or null
   const float* lse;
-  Picture<S> grad_h;
+  FeatureMap<S> grad_h;
   S *grad_key, *grad_value;
   float *grad_gate_weight, *grad_gate_bias;  // null without a gate
   float* work;                               // memory_read_work_floats()
 };
 
-constexpr int LONGEST_ROW = 32;            // words: longer captions are streamed, 32 at a time
-constexpr int FORWARD_PIXELS = 128;        // largest tile; one thread each
-constexpr int BACKWARD_PIXELS = 64;        // largest tile; two threads each
-constexpr int LEAST_PIXELS = 8;            // smallest tile: what many channels leave room for
-constexpr int CHUNK = 64;                  // channels of key and value held at a time: all of the authors' models
-constexpr size_t GOOD_SHARED = 55 * 1024;  // bytes of a block, so that four share a multiprocessor (two on sm_80)
-constexpr int SLICE_BLOCKS = 512;          // blocks which the backward pass aims at: four per multiprocessor of 128
-constexpr int REDUCE_THREADS = 128;
+constexpr int kLongestRow = 32;            // words: longer captions are streamed, 32 at a time
+constexpr int kForwardPixels = 128;        // largest tile; one thread each
+constexpr int kBackwardPixels = 64;        // largest tile; two threads each
+constexpr int kLeastPixels = 8;            // smallest tile: what many channels leave room for
+constexpr int kPanelChannels = 64;         // channels of key and value held at a time: all of the authors' models
+constexpr size_t kGoodShared = 55 * 1024;  // bytes of a block, so that four share a multiprocessor (two on sm_80)
+constexpr int kSliceBlocks = 512;          // blocks which the backward pass aims at: four per multiprocessor of 128
+constexpr int kReduceThreads = 128;
 
 // Rows of a tile are an odd number of 4-byte banks apart: reading along pixels or along channels meets no conflict.
 template <class S>
@@ -58,21 +58,21 @@ __host__ __device__ constexpr int tile_row(int tile) {
   return tile + static_cast<int>(sizeof(float) / sizeof(S));
 }
 
-// ------------------------------------------------------------------------------------------------ tiles and chunks
+// ------------------------------------------------------------------------------------------------ tiles and panels
 // [C][row] <- pixels n0 ... n0 + tile - 1 of sample b; zeros past the image. Lanes run along the dense axis.
 template <class S>
-__device__ __forceinline__ void load_tile(S* rows, Picture<const S> picture, int64_t b, int channels, int n0,
-                                          int pixels, int tile) {
+__device__ __forceinline__ void load_tile(S* rows, FeatureMap<const S> map, int64_t b, int channels, int n0, int pixels,
+                                          int tile) {
   const int row = tile_row<S>(tile), threads = blockDim.x, thread = threadIdx.x;
-  const bool channels_last = picture.channels_last();
-  const S* first = picture.at(b, 0, n0);
+  const bool channels_last = map.channels_last();
+  const S* first = map.at(b, 0, n0);
   const auto element = [&](int c, int p) {
-    return n0 + p < pixels ? load_as_is(first + c * picture.channel + p * picture.pixel) : S(0.0f);
+    return n0 + p < pixels ? load_as_is(first + c * map.channel + p * map.pixel) : S(0.0f);
   };
   if (channels_last) {
-    for (int c = thread % WARP; c < channels; c += WARP) {
+    for (int c = thread % kWarp; c < channels; c += kWarp) {
 #pragma unroll 8
-      for (int p = thread / WARP; p < tile; p += threads / WARP) rows[c * row + p] = element(c, p);
+      for (int p = thread / kWarp; p < tile; p += threads / kWarp) rows[c * row + p] = element(c, p);
     }
   } else {
     const int p = thread % tile;
@@ -83,44 +83,44 @@ __device__ __forceinline__ void load_tile(S* rows, Picture<const S> picture, int
 
 // The reverse of load_tile.
 template <class S>
-__device__ __forceinline__ void store_tile(const S* rows, Picture<S> picture, int64_t b, int channels, int n0,
+__device__ __forceinline__ void store_tile(const S* rows, FeatureMap<S> map, int64_t b, int channels, int n0,
                                            int pixels, int tile) {
   const int row = tile_row<S>(tile), threads = blockDim.x, thread = threadIdx.x;
   const int live = min(tile, pixels - n0);
-  S* first = picture.at(b, 0, n0);
-  if (picture.channels_last()) {
-    for (int c = thread % WARP; c < channels; c += WARP) {
-      for (int p = thread / WARP; p < live; p += threads / WARP) {
-        store(first + c * picture.channel + p * picture.pixel, static_cast<float>(rows[c * row + p]));
+  S* first = map.at(b, 0, n0);
+  if (map.channels_last()) {
+    for (int c = thread % kWarp; c < channels; c += kWarp) {
+      for (int p = thread / kWarp; p < live; p += threads / kWarp) {
+        store(first + c * map.channel + p * map.pixel, static_cast<float>(rows[c * row + p]));
       }
     }
   } else {
     const int p = thread % tile;
     for (int c = thread / tile; p < live && c < channels; c += threads / tile) {
-      store(first + c * picture.channel + p * picture.pixel, static_cast<float>(rows[c * row + p]));
+      store(first + c * map.channel + p * map.pixel, static_cast<float>(rows[c * row + p]));
     }
   }
 }
 
-// [chunk][WORDS] <- words t0 ... of channels c0 ... of sample b's key or value; zeros past the caption.
-template <int WORDS, class S>
+// [panel][kWords] <- words t0 ... of channels c0 ... of sample b's key or value; zeros past the caption.
+template <int kWords, class S>
 __device__ __forceinline__ void load_words(float* rows, const S* source, int64_t b, int channels, int words, int c0,
                                            int count, int t0) {
   const S* first = source + (b * channels + c0) * words + t0;
-  for (int i = threadIdx.x; i < count * WORDS; i += blockDim.x) {
-    const int c = i / WORDS, t = i % WORDS;
+  for (int i = threadIdx.x; i < count * kWords; i += blockDim.x) {
+    const int c = i / kWords, t = i % kWords;
     const float x = load(first + static_cast<int64_t>(c) * words + min(t, words - 1 - t0));
     rows[i] = t0 + t < words ? x : 0.0f;
   }
 }
 
 // Bit t is set if pixel n of sample b reads word t0 + t.
-template <int WORDS, class S>
+template <int kWords, class S>
 __device__ __forceinline__ uint32_t readable_words(const MemoryReadInputs<S>& in, int64_t b, int n, int t0) {
   const int64_t row = in.official ? (b * in.pixels + n) % in.batch : b;
   uint32_t readable = 0;
 #pragma unroll
-  for (int t = 0; t < WORDS; ++t) {
+  for (int t = 0; t < kWords; ++t) {
     const bool reads = t0 + t < in.words && !(in.padding_mask && load_as_is(in.padding_mask + row * in.words + t0 + t));
     readable |= static_cast<uint32_t>(reads) << t;
   }
@@ -128,10 +128,10 @@ __device__ __forceinline__ uint32_t readable_words(const MemoryReadInputs<S>& in
 }
 
 // row[t] += x * words[t]
-template <int WORDS>
-__device__ __forceinline__ void multiply_add(float (&row)[WORDS], float x, const float* words) {
+template <int kWords>
+__device__ __forceinline__ void multiply_add(float (&row)[kWords], float x, const float* words) {
 #pragma unroll
-  for (int t = 0; t < WORDS; t += 4) {
+  for (int t = 0; t < kWords; t += 4) {
     const float4 four = *reinterpret_cast<const float4*>(words + t);
     row[t] += x * four.x;
     row[t + 1] += x * four.y;
@@ -141,48 +141,48 @@ __device__ __forceinline__ void multiply_add(float (&row)[WORDS], float x, const
 }
 
 // sum_t row[t] * words[t]
-template <int WORDS>
-__device__ __forceinline__ float dot(const float (&row)[WORDS], const float* words) {
+template <int kWords>
+__device__ __forceinline__ float dot(const float (&row)[kWords], const float* words) {
   float sum = 0.0f;
 #pragma unroll
-  for (int t = 0; t < WORDS; t += 4) {
+  for (int t = 0; t < kWords; t += 4) {
     const float4 four = *reinterpret_cast<const float4*>(words + t);
     sum += row[t] * four.x + row[t + 1] * four.y + row[t + 2] * four.z + row[t + 3] * four.w;
   }
   return sum;
 }
 
-// What a block keeps of key, value and gate weights: one chunk of channels.
-template <int WORDS>
-struct Chunk {
-  float *key, *value;      // [chunk][WORDS]
-  float *gate_h, *gate_o;  // [chunk]: the gate's weights
-  float* gate_read;        // [WORDS]: w_o . v_t
+// What a block keeps of key, value and gate weights: one panel of channels.
+template <int kWords>
+struct Panel {
+  float *key, *value;      // [panel][kWords]
+  float *gate_h, *gate_o;  // [panel]: the gate's weights
+  float* gate_read;        // [kWords]: w_o . v_t
   int size;
 
-  __device__ Chunk(SharedArena& arena, int size_)
-      : key(arena.take<float>(size_ * WORDS)),
-        value(arena.take<float>(size_ * WORDS)),
+  __device__ Panel(SharedArena& arena, int size_)
+      : key(arena.take<float>(size_ * kWords)),
+        value(arena.take<float>(size_ * kWords)),
         gate_h(arena.take<float>(size_)),
         gate_o(arena.take<float>(size_)),
-        gate_read(arena.take<float>(WORDS)),
+        gate_read(arena.take<float>(kWords)),
         size(size_) {}
 
   static size_t bytes(int size) {
-    return 2 * shared_bytes<float>(size * WORDS) + 2 * shared_bytes<float>(size) + shared_bytes<float>(WORDS);
+    return 2 * shared_bytes<float>(size * kWords) + 2 * shared_bytes<float>(size) + shared_bytes<float>(kWords);
   }
 
-  // Visits all channels, chunk by chunk: work(c, i) for channel c, which is row i of the chunk. Leaves gate_read and
-  // the last chunk behind.
+  // Visits all channels, panel by panel: work(c, i) for channel c, which is row i of the panel. Leaves gate_read and
+  // the last panel behind.
   template <class S, class Work>
   __device__ __forceinline__ void for_each_channel(const MemoryReadInputs<S>& in, int64_t b, int t0, bool works,
                                                    Work work) {
     float read = 0.0f;  // thread t sums w_o . v_t
     for (int c0 = 0; c0 < in.channels; c0 += size) {
       const int count = min(size, in.channels - c0);
-      __syncthreads();  // the chunk before has been read
-      load_words<WORDS>(key, in.key, b, in.channels, in.words, c0, count, t0);
-      load_words<WORDS>(value, in.value, b, in.channels, in.words, c0, count, t0);
+      __syncthreads();  // the panel before has been read
+      load_words<kWords>(key, in.key, b, in.channels, in.words, c0, count, t0);
+      load_words<kWords>(value, in.value, b, in.channels, in.words, c0, count, t0);
       for (int i = threadIdx.x; i < count; i += blockDim.x) {
         gate_h[i] = in.gate_weight ? load(in.gate_weight + c0 + i) : 0.0f;
         gate_o[i] = in.gate_weight ? load(in.gate_weight + in.channels + c0 + i) : 0.0f;
@@ -192,15 +192,15 @@ struct Chunk {
 #pragma unroll 2
         for (int i = 0; i < count; ++i) work(c0 + i, i);
       }
-      if (threadIdx.x < WORDS) {
-        for (int i = 0; i < count; ++i) read += gate_o[i] * value[i * WORDS + threadIdx.x];
+      if (threadIdx.x < kWords) {
+        for (int i = 0; i < count; ++i) read += gate_o[i] * value[i * kWords + threadIdx.x];
       }
     }
-    if (threadIdx.x < WORDS) gate_read[threadIdx.x] = read;
+    if (threadIdx.x < kWords) gate_read[threadIdx.x] = read;
     __syncthreads();
   }
 
-  // The same for one of key (`keys`) or value, without the sums. All channels are still there if they fit one chunk.
+  // The same for one of key (`keys`) or value, without the sums. All channels are still there if they fit one panel.
   template <class S, class Work>
   __device__ __forceinline__ void for_each_channel_of(bool keys, const MemoryReadInputs<S>& in, int64_t b, int t0,
                                                       bool works, Work work) {
@@ -209,21 +209,21 @@ struct Chunk {
       const int count = min(size, in.channels - c0);
       if (size < in.channels) {
         __syncthreads();
-        load_words<WORDS>(rows, keys ? in.key : in.value, b, in.channels, in.words, c0, count, t0);
+        load_words<kWords>(rows, keys ? in.key : in.value, b, in.channels, in.words, c0, count, t0);
         __syncthreads();
       }
       if (works) {
 #pragma unroll 2
-        for (int i = 0; i < count; ++i) work(c0 + i, rows + i * WORDS);
+        for (int i = 0; i < count; ++i) work(c0 + i, rows + i * kWords);
       }
     }
   }
 };
 
 // --------------------------------------------------------------------------------------------------------- forward
-template <class S, int WORDS, bool STREAM>
-__global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
-    memory_read_forward_kernel(MemoryReadForward<S> a, int tile, int chunk_size) {
+template <class S, int kWords, bool kStream>
+__global__ void __launch_bounds__(kForwardPixels, kWords == kLongestRow ? 3 : 5)
+    memory_read_forward_kernel(MemoryReadForward<S> a, int tile, int panel_channels) {
   const int channels = a.channels, row = tile_row<S>(tile), sum_row = tile_row<float>(tile);
   const int tiles = divide_up(a.pixels, tile);
   const int64_t b = blockIdx.x / tiles;
@@ -231,29 +231,29 @@ __global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
 
   SharedArena arena;
   S* h = arena.take<S>(channels * row);  // [C][row]; h' takes its place
-  Chunk<WORDS> chunk(arena, chunk_size);
-  float* sum = STREAM ? arena.take<float>(channels * sum_row) : nullptr;  // [C][sum_row]: o so far
+  Panel<kWords> panel(arena, panel_channels);
+  float* sum = kStream ? arena.take<float>(channels * sum_row) : nullptr;  // [C][sum_row]: o so far
 
   load_tile(h, a.h, b, channels, n0, a.pixels, tile);
 
   const int p = threadIdx.x, n = n0 + p;
   const bool works = p < tile, live = works && n < a.pixels;
-  float weight[WORDS];
+  float weight[kWords];
   float gate_logit = 0.0f;
 
   const auto compute_logits = [&](int t0) {  // -infinity where a word is not read
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) weight[t] = 0.0f;
+    for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
     float gate_h = 0.0f;
-    chunk.for_each_channel(a, b, t0, works, [&](int c, int i) {
+    panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
       const float x = static_cast<float>(h[c * row + p]);
-      multiply_add(weight, x, chunk.key + i * WORDS);
-      gate_h += x * chunk.gate_h[i];
+      multiply_add(weight, x, panel.key + i * kWords);
+      gate_h += x * panel.gate_h[i];
     });
     gate_logit = gate_h;
-    const uint32_t readable = live ? readable_words<WORDS>(a, b, n, t0) : 0;
+    const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) {
+    for (int t = 0; t < kWords; ++t) {
       if (!(readable >> t & 1)) weight[t] = -INFINITY;
     }
   };
@@ -261,21 +261,21 @@ __global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
   float maximum = -INFINITY, total = 0.0f, gate_read = 0.0f;
   const auto exponentiate = [&](float highest) {
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
+    for (int t = 0; t < kWords; ++t) weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
   };
 
-  for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+  for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
     compute_logits(t0);
     float highest = maximum;
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) highest = fmaxf(highest, weight[t]);
+    for (int t = 0; t < kWords; ++t) highest = fmaxf(highest, weight[t]);
     exponentiate(highest);
     const float rescale = maximum == -INFINITY ? 0.0f : expf(maximum - highest);
     float part = 0.0f;
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) part += weight[t];
+    for (int t = 0; t < kWords; ++t) part += weight[t];
     total = total * rescale + part;
-    gate_read = gate_read * rescale + dot(weight, chunk.gate_read);
+    gate_read = gate_read * rescale + dot(weight, panel.gate_read);
     maximum = highest;
   }
   const float scale = total > 0.0f ? 1.0f / total : 0.0f;
@@ -285,21 +285,21 @@ __global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
     if (a.gate) store(a.gate + b * a.pixels + n, gate);
   }
 
-  for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
-    if constexpr (STREAM) {
+  for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
+    if constexpr (kStream) {
       compute_logits(t0);
       exponentiate(maximum);
     }
 #pragma unroll
-    for (int t = 0; t < WORDS; ++t) {
+    for (int t = 0; t < kWords; ++t) {
       weight[t] *= scale;
       if (a.attention && live && t0 + t < a.words) {
         store(a.attention + (b * a.words + t0 + t) * a.pixels + n, weight[t]);
       }
     }
-    chunk.for_each_channel_of(false, a, b, t0, works, [&](int c, const float* value) {
+    panel.for_each_channel_of(false, a, b, t0, works, [&](int c, const float* value) {
       const float read = dot(weight, value);
-      if constexpr (STREAM) {
+      if constexpr (kStream) {
         sum[c * sum_row + p] = t0 == 0 ? read : sum[c * sum_row + p] + read;
       } else {
         const float x = static_cast<float>(h[c * row + p]);
@@ -307,7 +307,7 @@ __global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
       }
     });
   }
-  if (STREAM && works) {
+  if (kStream && works) {
     for (int c = 0; c < channels; ++c) {
       const float x = static_cast<float>(h[c * row + p]);
       h[c * row + p] = static_cast<S>(gate * sum[c * sum_row + p] + (1.0f - gate) * x);
@@ -320,46 +320,46 @@ __global__ void __launch_bounds__(FORWARD_PIXELS, WORDS == LONGEST_ROW ? 3 : 5)
 // -------------------------------------------------------------------------------------------------------- backward
 // Where a slice's (and a sample's) sums over pixels lie in the work buffer.
 struct MemoryReadSums {
-  static constexpr int64_t SECTOR = 8;  // floats: all sums start at a memory sector
+  static constexpr int64_t kSector = 8;  // floats: all sums start at a memory sector
   int64_t channels, words;
-  __host__ __device__ int64_t key() const { return 0; }                         // [T, C]: dL/dk
-  __host__ __device__ int64_t value() const { return words * channels; }        // [T, C]: sum_j g alpha_ij dh'_j
-  __host__ __device__ int64_t gate_h() const { return 2 * words * channels; }   // [C]: sum_j dz_j h_j
-  __host__ __device__ int64_t read() const { return gate_h() + channels; }      // [T]: sum_j dz_j alpha_ij
-  __host__ __device__ int64_t bias() const { return read() + words; }           // [1]: sum_j dz_j
-  __host__ __device__ int64_t size() const { return divide_up(bias() + 1, SECTOR) * SECTOR; }
+  __host__ __device__ int64_t key() const { return 0; }                        // [T, C]: dL/dk
+  __host__ __device__ int64_t value() const { return words * channels; }       // [T, C]: sum_j g alpha_ij dh'_j
+  __host__ __device__ int64_t gate_h() const { return 2 * words * channels; }  // [C]: sum_j dz_j h_j
+  __host__ __device__ int64_t read() const { return gate_h() + channels; }     // [T]: sum_j dz_j alpha_ij
+  __host__ __device__ int64_t bias() const { return read() + words; }          // [1]: sum_j dz_j
+  __host__ __device__ int64_t size() const { return divide_up(bias() + 1, kSector) * kSector; }
 };
 
-constexpr int BLOCKING = 4;  // words and channels per thread in a product over pixels
+constexpr int kBlocking = 4;  // words and channels per thread in a product over pixels
 
 // sums[t][c] (+)= sum_p factor[t][p] * rows[c][p] for the words t0 ... of the register row. The work is dealt out from
 // `first_thread` on: two products in a row start half a block apart and so fill each other's last round.
-template <int WORDS, class S>
+template <int kWords, class S>
 __device__ __forceinline__ void multiply_over_pixels(float* sums, const float* factor, const S* rows, int channels,
                                                      int words, int t0, int tile, int first_thread, bool first) {
   const int row = tile_row<S>(tile), factor_row = tile_row<float>(tile), threads = blockDim.x;
-  const int step = divide_up(channels, BLOCKING);  // a thread's channels are this far apart: no bank conflicts
-  for (int i = (threadIdx.x + threads - first_thread) % threads; i < step * (WORDS / BLOCKING); i += threads) {
-    const int c0 = i % step, t1 = i / step * BLOCKING;
-    float product[BLOCKING][BLOCKING] = {};
+  const int step = divide_up(channels, kBlocking);  // a thread's channels are this far apart: no bank conflicts
+  for (int i = (threadIdx.x + threads - first_thread) % threads; i < step * (kWords / kBlocking); i += threads) {
+    const int c0 = i % step, t1 = i / step * kBlocking;
+    float product[kBlocking][kBlocking] = {};
 #pragma unroll 2
     for (int p = 0; p < tile; ++p) {
-      float x[BLOCKING], y[BLOCKING];
+      float x[kBlocking], y[kBlocking];
 #pragma unroll
-      for (int j = 0; j < BLOCKING; ++j) {
+      for (int j = 0; j < kBlocking; ++j) {
         x[j] = factor[(t1 + j) * factor_row + p];
         y[j] = static_cast<float>(rows[min(c0 + j * step, channels - 1) * row + p]);
       }
 #pragma unroll
-      for (int j = 0; j < BLOCKING; ++j) {
+      for (int j = 0; j < kBlocking; ++j) {
 #pragma unroll
-        for (int k = 0; k < BLOCKING; ++k) product[j][k] += x[j] * y[k];
+        for (int k = 0; k < kBlocking; ++k) product[j][k] += x[j] * y[k];
       }
     }
 #pragma unroll
-    for (int j = 0; j < BLOCKING; ++j) {
+    for (int j = 0; j < kBlocking; ++j) {
 #pragma unroll
-      for (int k = 0; k < BLOCKING; ++k) {
+      for (int k = 0; k < kBlocking; ++k) {
         const int t = t0 + t1 + j, c = c0 + k * step;
         if (t < words && c < channels) {
           float* sum = sums + static_cast<int64_t>(t) * channels + c;
@@ -374,9 +374,10 @@ __device__ __forceinline__ void multiply_over_pixels(float* sums, const float* f
 // dz = dg g (1 - g) and dg = dh' . (o - h) + dL/dg:  ds = alpha (da - sum_i alpha da) and
 // dh = (1 - g) dh' + dz w_h + ds k.
 // Two threads share a pixel: one multiplies h by the keys while the other multiplies dh' by the values.
-template <class S, int WORDS, bool STREAM>
-__global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 : 3)
-    memory_read_backward_kernel(MemoryReadBackward<S> a, int tile, int chunk_size, int slices, int tiles_per_slice) {
+template <class S, int kWords, bool kStream>
+__global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2 : 3)
+    memory_read_backward_kernel(MemoryReadBackward<S> a, int tile, int panel_channels, int slices,
+                                int tiles_per_slice) {
   const int channels = a.channels, row = tile_row<S>(tile), word_row = tile_row<float>(tile);
   const int tiles = divide_up(a.pixels, tile);
   const int64_t b = blockIdx.x / slices;
@@ -388,18 +389,18 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
   SharedArena arena;
   S* h = arena.take<S>(channels * row);     // [C][row]
   S* grad = arena.take<S>(channels * row);  // [C][row]: dh'; dh takes its place
-  Chunk<WORDS> chunk(arena, chunk_size);
-  float* ds = arena.take<float>(WORDS * word_row);       // [WORDS][word_row]
-  float* gated = arena.take<float>(WORDS * word_row);    // [WORDS][word_row]: first dh' . v, then g alpha
-  float* gate_of = arena.take<float>(tile);              // g
-  float* dz_of = arena.take<float>(tile);                // gradient of the gate's logit
-  float* dz_per_gate = arena.take<float>(tile);          // dz / g
-  float* sum = STREAM ? arena.take<float>(channels * word_row) : nullptr;  // [C][word_row]: ds k so far
+  Panel<kWords> panel(arena, panel_channels);
+  float* ds = arena.take<float>(kWords * word_row);     // [kWords][word_row]
+  float* gated = arena.take<float>(kWords * word_row);  // [kWords][word_row]: first dh' . v, then g alpha
+  float* gate_of = arena.take<float>(tile);             // g
+  float* dz_of = arena.take<float>(tile);               // gradient of the gate's logit
+  float* dz_per_gate = arena.take<float>(tile);         // dz / g
+  float* sum = kStream ? arena.take<float>(channels * word_row) : nullptr;  // [C][word_row]: ds k so far
 
   const int p = threadIdx.x % tile, part = threadIdx.x / tile;
   const bool works = part < 2, leads = part == 0;  // the leading thread of a pixel has its logits
   const S* factor = leads ? h : grad;
-  float weight[WORDS];
+  float weight[kWords];
   float side = 0.0f;
 
   for (int tile_index = first_tile; tile_index <= last_tile; ++tile_index) {
@@ -416,34 +417,34 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
     // The leading thread gets alpha in `weight` and w_h . h in `side`; the other writes dh' . v and has dh' . h there.
     const auto compute_weights = [&](int t0) {
 #pragma unroll
-      for (int t = 0; t < WORDS; ++t) weight[t] = 0.0f;
+      for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
       side = 0.0f;
-      chunk.for_each_channel(a, b, t0, works, [&](int c, int i) {
+      panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
         const float x = static_cast<float>(factor[c * row + p]);
-        multiply_add(weight, x, (leads ? chunk.key : chunk.value) + i * WORDS);
-        side += x * (leads ? chunk.gate_h[i] : static_cast<float>(h[c * row + p]));
+        multiply_add(weight, x, (leads ? panel.key : panel.value) + i * kWords);
+        side += x * (leads ? panel.gate_h[i] : static_cast<float>(h[c * row + p]));
       });
       if (works && !leads) {
 #pragma unroll
-        for (int t = 0; t < WORDS; ++t) gated[t * word_row + p] = weight[t];
+        for (int t = 0; t < kWords; ++t) gated[t * word_row + p] = weight[t];
         dz_of[p] = side;
       }
-      const uint32_t readable = live ? readable_words<WORDS>(a, b, n, t0) : 0;
+      const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
 #pragma unroll
-      for (int t = 0; t < WORDS; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
+      for (int t = 0; t < kWords; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
       __syncthreads();
     };
 
     float pulled = 0.0f, gate_read = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, w_o . v, dL/dalpha)
-    for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
+    for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
       compute_weights(t0);
       if (leads) {
 #pragma unroll
-        for (int t = 0; t < WORDS; ++t) {
+        for (int t = 0; t < kWords; ++t) {
           pulled += weight[t] * gated[t * word_row + p];
           attended += weight[t] * grad_attention(t0 + t);
         }
-        gate_read += dot(weight, chunk.gate_read);
+        gate_read += dot(weight, panel.gate_read);
       }
     }
     float gate = 1.0f, dz = 0.0f, mean = 0.0f;  // mean = sum_i alpha da
@@ -460,12 +461,12 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
       mean = gate * pulled + dz * gate_read + attended;
     }
 
-    for (int t0 = 0; t0 == 0 || (STREAM && t0 < a.words); t0 += WORDS) {
-      if constexpr (STREAM) compute_weights(t0);
+    for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
+      if constexpr (kStream) compute_weights(t0);
       if (leads) {
 #pragma unroll
-        for (int t = 0; t < WORDS; ++t) {
-          const float da = gate * gated[t * word_row + p] + dz * chunk.gate_read[t] + grad_attention(t0 + t);
+        for (int t = 0; t < kWords; ++t) {
+          const float da = gate * gated[t * word_row + p] + dz * panel.gate_read[t] + grad_attention(t0 + t);
           ds[t * word_row + p] = weight[t] * (da - mean);
           gated[t * word_row + p] = weight[t] * gate;
         }
@@ -474,15 +475,15 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
       }
       __syncthreads();
 
-      multiply_over_pixels<WORDS>(sums + at.key(), ds, h, channels, a.words, t0, tile, 0, first);
-      multiply_over_pixels<WORDS>(sums + at.value(), gated, grad, channels, a.words, t0, tile, blockDim.x / 2, first);
+      multiply_over_pixels<kWords>(sums + at.key(), ds, h, channels, a.words, t0, tile, 0, first);
+      multiply_over_pixels<kWords>(sums + at.value(), gated, grad, channels, a.words, t0, tile, blockDim.x / 2, first);
       if (a.gate_weight) {  // the sums with one factor per pixel: one thread each
         const auto add = [&](int64_t where, auto product) {
           float total = 0.0f;
           for (int q = 0; q < tile; ++q) total += product(q);
           store(sums + where, first ? total : load(sums + where) + total);
         };
-        for (int i = threadIdx.x; i < WORDS && t0 + i < a.words; i += blockDim.x) {
+        for (int i = threadIdx.x; i < kWords && t0 + i < a.words; i += blockDim.x) {
           add(at.read() + t0 + i, [&](int q) { return gated[i * word_row + q] * dz_per_gate[q]; });
         }
         for (int c = threadIdx.x; t0 == 0 && c <= channels; c += blockDim.x) {
@@ -497,15 +498,15 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
 
       if (works) {
 #pragma unroll
-        for (int t = 0; t < WORDS; ++t) weight[t] = ds[t * word_row + p];
+        for (int t = 0; t < kWords; ++t) weight[t] = ds[t * word_row + p];
         gate = gate_of[p];
         dz = dz_of[p];
       }
       // The two threads of a pixel take channels in turn.
-      chunk.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
+      panel.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
         if (c % 2 != part) return;
         const float pull = dot(weight, key);
-        if constexpr (STREAM) {
+        if constexpr (kStream) {
           sum[c * word_row + p] = t0 == 0 ? pull : sum[c * word_row + p] + pull;
         } else {
           const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
@@ -514,7 +515,7 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
         }
       });
     }
-    if (STREAM && works) {
+    if (kStream && works) {
       for (int c = part; c < channels; c += 2) {
         const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
         const float passed = (1.0f - gate) * static_cast<float>(grad[c * row + p]);
@@ -527,7 +528,7 @@ __global__ void __launch_bounds__(2 * BACKWARD_PIXELS, WORDS == LONGEST_ROW ? 2 
 }
 
 // [B, size] <- [B, slices, size], of which the first `used` numbers count
-static __global__ void __launch_bounds__(REDUCE_THREADS)
+static __global__ void __launch_bounds__(kReduceThreads)
     memory_read_sum_slices_kernel(const float* parts, float* sums, int64_t batch, int slices, int64_t size,
                                   int64_t used) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -539,32 +540,32 @@ static __global__ void __launch_bounds__(REDUCE_THREADS)
   store(sums + i, total);
 }
 
-// dL/dk and dL/dv = sum g alpha dh' + w_o sum dz alpha of sample b, WARP channels from c0 on: sums lie in [T, C],
+// dL/dk and dL/dv = sum g alpha dh' + w_o sum dz alpha of sample b, kWarp channels from c0 on: sums lie in [T, C],
 // results in [C, T].
 template <class S>
 __device__ __forceinline__ void finish_words(const MemoryReadBackward<S>& a, const float* sums, int64_t b, int c0) {
-  constexpr int ROW = WARP + 1;  // no bank conflicts
+  constexpr int kRow = kWarp + 1;  // no bank conflicts
   const MemoryReadSums at{a.channels, a.words};
   const float* sample = sums + b * at.size();
   SharedArena arena;
-  float* key = arena.take<float>(WARP * ROW);  // [t][c]
-  float* value = arena.take<float>(WARP * ROW);
-  const int lane = threadIdx.x % WARP, warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
-  for (int t0 = 0; t0 < a.words; t0 += WARP) {
+  float* key = arena.take<float>(kWarp * kRow);  // [t][c]
+  float* value = arena.take<float>(kWarp * kRow);
+  const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
+  for (int t0 = 0; t0 < a.words; t0 += kWarp) {
     __syncthreads();
-    const int rows = min(WARP, a.words - t0), columns = min(WARP, a.channels - c0);
+    const int rows = min(kWarp, a.words - t0), columns = min(kWarp, a.channels - c0);
     for (int t = warp; t < rows && lane < columns; t += warps) {
       const int64_t i = static_cast<int64_t>(t0 + t) * a.channels + c0 + lane;
-      key[t * ROW + lane] = load(sample + at.key() + i);
+      key[t * kRow + lane] = load(sample + at.key() + i);
       const float read = a.gate_weight ? load(sample + at.read() + t0 + t) : 0.0f;
       const float gate_o = a.gate_weight ? load(a.gate_weight + a.channels + c0 + lane) : 0.0f;
-      value[t * ROW + lane] = load(sample + at.value() + i) + gate_o * read;
+      value[t * kRow + lane] = load(sample + at.value() + i) + gate_o * read;
     }
     __syncthreads();
     for (int c = warp; c < columns && lane < rows; c += warps) {
       const int64_t i = (b * a.channels + c0 + c) * a.words + t0 + lane;
-      store(a.grad_key + i, key[lane * ROW + c]);
-      store(a.grad_value + i, value[lane * ROW + c]);
+      store(a.grad_key + i, key[lane * kRow + c]);
+      store(a.grad_value + i, value[lane * kRow + c]);
     }
   }
 }
@@ -573,14 +574,14 @@ __device__ __forceinline__ void finish_words(const MemoryReadBackward<S>& a, con
 template <class S>
 __device__ __forceinline__ void finish_gate(const MemoryReadBackward<S>& a, const float* sums, int c) {
   const MemoryReadSums at{a.channels, a.words};
-  const int lane = threadIdx.x % WARP;
+  const int lane = threadIdx.x % kWarp;
   const bool bias = c == a.channels;
   float for_h = 0.0f, for_o = 0.0f;
-  for (int64_t b = lane; b < a.batch; b += WARP) {
+  for (int64_t b = lane; b < a.batch; b += kWarp) {
     for_h += load(sums + b * at.size() + (bias ? at.bias() : at.gate_h() + c));
   }
   for (int64_t b = 0; b < a.batch && !bias; ++b) {
-    for (int t = lane; t < a.words; t += WARP) {
+    for (int t = lane; t < a.words; t += kWarp) {
       for_o += load(a.value + (b * a.channels + c) * a.words + t) * load(sums + b * at.size() + at.read() + t);
     }
   }
@@ -597,13 +598,13 @@ __device__ __forceinline__ void finish_gate(const MemoryReadBackward<S>& a, cons
 
 // Gradients of all but h from the samples' sums: the first `word_blocks` blocks do the words, the others the gate.
 template <class S>
-__global__ void __launch_bounds__(REDUCE_THREADS)
+__global__ void __launch_bounds__(kReduceThreads)
     memory_read_finish_kernel(MemoryReadBackward<S> a, const float* sums, int64_t word_blocks) {
   if (blockIdx.x < word_blocks) {
-    const int parts = divide_up(a.channels, WARP);
-    finish_words(a, sums, blockIdx.x / parts, static_cast<int>(blockIdx.x % parts) * WARP);
+    const int parts = divide_up(a.channels, kWarp);
+    finish_words(a, sums, blockIdx.x / parts, static_cast<int>(blockIdx.x % parts) * kWarp);
   } else {
-    const int c = static_cast<int>(blockIdx.x - word_blocks) * (REDUCE_THREADS / WARP) + threadIdx.x / WARP;
+    const int c = static_cast<int>(blockIdx.x - word_blocks) * (kReduceThreads / kWarp) + threadIdx.x / kWarp;
     if (c <= a.channels) finish_gate(a, sums, c);
   }
 }
@@ -612,48 +613,48 @@ __global__ void __launch_bounds__(REDUCE_THREADS)
 // The largest tile that leaves room for several blocks, else the largest that fits at all.
 template <class Bytes>
 int choose_tile(int largest, int pixels, Bytes bytes) {
-  while (largest > WARP && largest / 2 >= pixels) largest /= 2;
-  for (int tile = largest; tile >= WARP; tile /= 2) {
-    if (bytes(tile) <= GOOD_SHARED) return tile;
+  while (largest > kWarp && largest / 2 >= pixels) largest /= 2;
+  for (int tile = largest; tile >= kWarp; tile /= 2) {
+    if (bytes(tile) <= kGoodShared) return tile;
   }
-  for (int tile = WARP; tile >= LEAST_PIXELS; tile /= 2) {
+  for (int tile = kWarp; tile >= kLeastPixels; tile /= 2) {
     if (bytes(tile) <= shared_limit()) return tile;
   }
-  throw std::runtime_error("memory_read: needs " + std::to_string(bytes(LEAST_PIXELS)) +
+  throw std::runtime_error("memory_read: needs " + std::to_string(bytes(kLeastPixels)) +
                            " bytes of shared memory, the device has " + std::to_string(shared_limit()));
 }
 
-// Equal chunks of at most CHUNK channels.
-inline int choose_chunk(int channels) { return divide_up(channels, divide_up(channels, CHUNK)); }
+// Equal panels of at most kPanelChannels channels.
+inline int choose_panel(int channels) { return divide_up(channels, divide_up(channels, kPanelChannels)); }
 
 // How the backward pass cuts samples: depends on the sizes only, so that results do.
 struct MemoryReadSlices {
   int tile, slices, tiles_per_slice;
 };
 
-template <class S, int WORDS, bool STREAM>
+template <class S, int kWords, bool kStream>
 size_t memory_read_backward_shared(int channels, int tile) {
   const int word_row = tile_row<float>(tile);
-  return 2 * shared_bytes<S>(channels * tile_row<S>(tile)) + Chunk<WORDS>::bytes(choose_chunk(channels)) +
-         2 * shared_bytes<float>(WORDS * word_row) + 3 * shared_bytes<float>(tile) +
-         (STREAM ? shared_bytes<float>(channels * word_row) : 0);
+  return 2 * shared_bytes<S>(channels * tile_row<S>(tile)) + Panel<kWords>::bytes(choose_panel(channels)) +
+         2 * shared_bytes<float>(kWords * word_row) + 3 * shared_bytes<float>(tile) +
+         (kStream ? shared_bytes<float>(channels * word_row) : 0);
 }
 
-// Calls run<WORDS, STREAM>() with the shortest register row that holds the caption. 20 words: the authors' captions.
+// Calls run<kWords, kStream>() with the shortest register row that holds the caption. 20 words: the authors' captions.
 template <class Run>
 auto with_row(int words, Run run) {
   if (words <= 8) return run.template operator()<8, false>();
   if (words <= 16) return run.template operator()<16, false>();
   if (words <= 20) return run.template operator()<20, false>();
-  if (words <= LONGEST_ROW) return run.template operator()<LONGEST_ROW, false>();
-  return run.template operator()<LONGEST_ROW, true>();
+  if (words <= kLongestRow) return run.template operator()<kLongestRow, false>();
+  return run.template operator()<kLongestRow, true>();
 }
 
 template <class S>
 MemoryReadSlices memory_read_slices(int64_t batch, int channels, int pixels, int words, int blocks) {
-  const int tile = with_row(words, [&]<int WORDS, bool STREAM>() {
-    return choose_tile(BACKWARD_PIXELS, pixels,
-                       [&](int size) { return memory_read_backward_shared<S, WORDS, STREAM>(channels, size); });
+  const int tile = with_row(words, [&]<int kWords, bool kStream>() {
+    return choose_tile(kBackwardPixels, pixels,
+                       [&](int size) { return memory_read_backward_shared<S, kWords, kStream>(channels, size); });
   });
   const int tiles = divide_up(pixels, tile);
   const int wanted = static_cast<int>(divide_up<int64_t>(blocks, std::max(batch, int64_t{1})));
@@ -663,43 +664,43 @@ MemoryReadSlices memory_read_slices(int64_t batch, int channels, int pixels, int
 
 // Floats of the backward pass's work buffer: the sums of each slice, then of each sample.
 template <class S>
-int64_t memory_read_work_floats(int64_t batch, int channels, int pixels, int words, int blocks = SLICE_BLOCKS) {
+int64_t memory_read_work_floats(int64_t batch, int channels, int pixels, int words, int blocks = kSliceBlocks) {
   const int slices = memory_read_slices<S>(batch, channels, pixels, words, blocks).slices;
   return batch * (slices + 1) * MemoryReadSums{channels, words}.size();
 }
 
 template <class S>
 void launch_memory_read_forward(const MemoryReadForward<S>& a, Stream stream) {
-  with_row(a.words, [&]<int WORDS, bool STREAM>() {
-    const int chunk = choose_chunk(a.channels);
+  with_row(a.words, [&]<int kWords, bool kStream>() {
+    const int panel = choose_panel(a.channels);
     const auto bytes = [&](int tile) {
-      return shared_bytes<S>(a.channels * tile_row<S>(tile)) + Chunk<WORDS>::bytes(chunk) +
-             (STREAM ? shared_bytes<float>(a.channels * tile_row<float>(tile)) : 0);
+      return shared_bytes<S>(a.channels * tile_row<S>(tile)) + Panel<kWords>::bytes(panel) +
+             (kStream ? shared_bytes<float>(a.channels * tile_row<float>(tile)) : 0);
     };
-    const int tile = choose_tile(FORWARD_PIXELS, a.pixels, bytes);
-    launch(memory_read_forward_kernel<S, WORDS, STREAM>, a.batch * divide_up(a.pixels, tile), std::max(tile, WARP),
-           bytes(tile), stream, a, tile, chunk);
+    const int tile = choose_tile(kForwardPixels, a.pixels, bytes);
+    launch(memory_read_forward_kernel<S, kWords, kStream>, a.batch * divide_up(a.pixels, tile), std::max(tile, kWarp),
+           bytes(tile), stream, a, tile, panel);
   });
 }
 
 template <class S>
-void launch_memory_read_backward(const MemoryReadBackward<S>& a, Stream stream, int blocks = SLICE_BLOCKS) {
+void launch_memory_read_backward(const MemoryReadBackward<S>& a, Stream stream, int blocks = kSliceBlocks) {
   const auto [tile, slices, tiles_per_slice] = memory_read_slices<S>(a.batch, a.channels, a.pixels, a.words, blocks);
   const MemoryReadSums at{a.channels, a.words};
   float* samples = a.work + a.batch * slices * at.size();
-  with_row(a.words, [&, tile = tile, slices = slices, tiles_per_slice = tiles_per_slice]<int WORDS, bool STREAM>() {
-    launch(memory_read_backward_kernel<S, WORDS, STREAM>, a.batch * slices, std::max(2 * tile, WARP),
-           memory_read_backward_shared<S, WORDS, STREAM>(a.channels, tile), stream, a, tile, choose_chunk(a.channels),
+  with_row(a.words, [&, tile = tile, slices = slices, tiles_per_slice = tiles_per_slice]<int kWords, bool kStream>() {
+    launch(memory_read_backward_kernel<S, kWords, kStream>, a.batch * slices, std::max(2 * tile, kWarp),
+           memory_read_backward_shared<S, kWords, kStream>(a.channels, tile), stream, a, tile, choose_panel(a.channels),
            slices, tiles_per_slice);
   });
-  const int64_t sum_blocks = divide_up<int64_t>(a.batch * at.size(), REDUCE_THREADS);
+  const int64_t sum_blocks = divide_up<int64_t>(a.batch * at.size(), kReduceThreads);
   const int64_t used = a.gate_weight ? at.bias() + 1 : at.gate_h();
-  launch(memory_read_sum_slices_kernel, sum_blocks, REDUCE_THREADS, 0, stream, static_cast<const float*>(a.work),
+  launch(memory_read_sum_slices_kernel, sum_blocks, kReduceThreads, 0, stream, static_cast<const float*>(a.work),
          samples, a.batch, slices, at.size(), used);
-  const int64_t word_blocks = a.batch * divide_up(a.channels, WARP);
-  const int64_t gate_blocks = a.gate_weight ? divide_up(a.channels + 1, REDUCE_THREADS / WARP) : 0;
-  launch(memory_read_finish_kernel<S>, word_blocks + gate_blocks, REDUCE_THREADS,
-         2 * shared_bytes<float>(WARP * (WARP + 1)), stream, a, static_cast<const float*>(samples), word_blocks);
+  const int64_t word_blocks = a.batch * divide_up(a.channels, kWarp);
+  const int64_t gate_blocks = a.gate_weight ? divide_up(a.channels + 1, kReduceThreads / kWarp) : 0;
+  launch(memory_read_finish_kernel<S>, word_blocks + gate_blocks, kReduceThreads,
+         2 * shared_bytes<float>(kWarp * (kWarp + 1)), stream, a, static_cast<const float*>(samples), word_blocks);
 }
 
 }  // namespace dmgan

@@ -1,21 +1,17 @@
-"""Writes the tables and figures of docs/memory.md from committed results: ``python -m benchmarks.memory_report``."""
+"""Writes the tables and figures of docs/memory.md from committed results: ``python -m benchmarks.report.memory``."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.harness import RESULTS
+from benchmarks.common import RESULTS, Row, Table, mib, spread_of
 from benchmarks.memory import AUTHORS, CARDS, COMPILED, POLICIES
-from benchmarks.report import markdown, replace_text
-from dmgan_fast.files import replace_file
+from benchmarks.report import DOCS, replace_after, save
 
-ROOT = Path(__file__).parents[1]
-PAGE, FIGURES = ROOT / "docs" / "memory.md", ROOT / "docs" / "figures"
-MARKER = "<!-- results: written by `python -m benchmarks.memory_report` -->\n"
+MARKER = "<!-- results: written by `python -m benchmarks.report.memory` -->\n"
 MIB = 1 << 20
 COLOURS = {
     AUTHORS: "#666666",
@@ -25,7 +21,6 @@ COLOURS = {
     "block": "#2e8b57",
     "tile": "#b03a75",
 }
-Row = dict[str, Any]
 
 
 def where(part: dict[str, Any]) -> str:
@@ -34,20 +29,16 @@ def where(part: dict[str, Any]) -> str:
     return f"{found['threads']} threads of an {found['device']}; {versions}."
 
 
-def mib(size: int | None) -> str:
-    return "" if size is None else f"{size / MIB:.0f}"
-
-
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
 def per_picture(rows: list[Row]) -> str:
-    """MiB of one more picture, by side."""
+    """MiB of one more image, by side."""
     sides = sorted({row["side"] for row in rows})
     found = {(r["policy"], r["precision"], r["side"]): r["bytes_per_picture"] for r in rows}
     kinds = [(AUTHORS, "fp32"), *((name, precision) for precision in ("fp32", "bf16") for name in POLICIES)]
-    body = [[name, precision, *(mib(found[name, precision, side]) for side in sides)] for name, precision in kinds]
-    return markdown(["policy", "dtype", *(f"{side}²" for side in sides)], body)
+    body = [[name, precision, *(mib(found[name, precision, side], 0) for side in sides)] for name, precision in kinds]
+    return Table(["policy", "dtype", *(f"{side}²" for side in sides)], body).markdown()
 
 
 def forecasts(rows: list[Row]) -> str:
@@ -55,9 +46,9 @@ def forecasts(rows: list[Row]) -> str:
     for r in rows:
         size, forecast = r["measured_bytes"], r["predicted_bytes"]
         error = f"{100 * (forecast / size - 1):+.2f} %" if size and forecast else ""
-        measured = mib(size) or "out of memory"
-        body.append([r["policy"], r["precision"], f"{r['side']}²", r["batch_size"], measured, mib(forecast), error])
-    return markdown(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body)
+        measured = mib(size, 0) or "out of memory"
+        body.append([r["policy"], r["precision"], f"{r['side']}²", r["batch_size"], measured, mib(forecast, 0), error])
+    return Table(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body).markdown()
 
 
 def fitting(rows: list[Row]) -> str:
@@ -69,7 +60,7 @@ def fitting(rows: list[Row]) -> str:
             row = next(r for r in rows if (r["side"], r["policy"], r["precision"]) == (side, name, precision))
             sizes = [row["largest_batch"][str(card)] or "–" for card in CARDS]
             body.append([f"{side}²", name, precision, *sizes])
-    return markdown(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body)
+    return Table(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body).markdown()
 
 
 def times(rows: list[Row]) -> str:
@@ -77,42 +68,30 @@ def times(rows: list[Row]) -> str:
     body = [
         [
             name,
-            f"{row['median_ms'] / 1e3:.2f} ({row['p20_ms'] / 1e3:.2f}–{row['p80_ms'] / 1e3:.2f})",
+            spread_of(row, 1e3),
             f"{row['ratio_to_none']:.2f}",
             f"{by[AUTHORS]['median_ms'] / row['median_ms']:.2f}",
         ]
         for name, row in by.items()
     ]
-    return markdown(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body)
+    return Table(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body).markdown()
 
 
 def training(rows: list[Row]) -> str:
     steps = rows[0]["steps"]
-    body = [
-        [
-            row["dtype"],
-            row["policy"],
-            "bit for bit" if row["identical"] else f"{row['apart_after_1']:.0e}",
-            "bit for bit" if row["identical"] else f"{row['apart_after_10']:.0e}",
-            "bit for bit" if row["identical"] else f"{row[f'apart_after_{steps}']:.0e}",
-        ]
-        for row in rows
-    ]
-    return markdown(["dtype", "policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body)
+    body = []
+    for row in rows:
+        apart = [f"{row[f'apart_after_{n}']:.0e}" for n in (1, 10, steps)]
+        body.append([row["dtype"], row["policy"], *(["bit for bit"] * 3 if row["identical"] else apart)])
+    return Table(["dtype", "policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body).markdown()
 
 
 def drawing(rows: list[Row]) -> str:
-    body = [[f"{r['side']}²", r["tile"] or "whole", mib(r["measured_bytes"]) or "out of memory"] for r in rows]
-    return markdown(["side", "tile", "peak MiB"], body)
+    body = [[f"{r['side']}²", r["tile"] or "whole", mib(r["measured_bytes"], 0) or "out of memory"] for r in rows]
+    return Table(["side", "tile", "peak MiB"], body).markdown()
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
-
-
-def save(figure: Figure, name: str) -> None:
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    with replace_file(FIGURES / name) as file:
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
 
 
 def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
@@ -120,12 +99,11 @@ def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
     ax = figure.subplots()
     ax.set(**labels)
     ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
     return figure, ax
 
 
 def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
-    figure, ax = axes(7.2, 4.4, xlabel="side of the largest picture", ylabel="MiB of one more picture in a batch")
+    figure, ax = axes(7.2, 4.4, xlabel="side of the largest image", ylabel="MiB of one more image in a batch")
     for name in (AUTHORS, *POLICIES):
         for precision, style in (("fp32", "-"), ("bf16", "--")):
             rows = [r for r in computed if r["policy"] == name and r["precision"] == precision]
@@ -193,9 +171,7 @@ def figure_fitting(computed: list[Row]) -> None:
         ax.set_yscale("log")
         ax.set_title(f"{card} GiB", fontsize=10)
         ax.set_xticks(range(len(sides)), [f"{side}²" for side in sides], fontsize=7, rotation=45)
-        ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, axis="y", color="#dddddd", linewidth=0.6)
-        ax.set_axisbelow(True)
     panels[0].set_ylabel("largest batch that fits")
     panels[0].set_ylim(1, 2 * max(size for r in computed for size in r["largest_batch"].values()))
     handles, labels = panels[0].get_legend_handles_labels()
@@ -207,10 +183,10 @@ def main() -> None:
     results = json.loads((RESULTS / "memory.json").read_text())
     rows = {name: part["rows"] for name, part in results.items()}
     text = [
-        "### One more picture in a batch, MiB",
+        "### One more image in a batch, MiB",
         "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
         per_picture(rows["computed"]),
-        "![MiB of one more picture by side](figures/memory_by_side.svg)",
+        "![MiB of one more image by side](figures/memory_by_side.svg)",
         "### Measured and forecast peaks",
         "Above weights, optimiser states and the batch. " + where(results["measured"]),
         forecasts(rows["measured"]),
@@ -230,15 +206,14 @@ def main() -> None:
         text += ["### Four stages trained under every policy"]
         text += [
             "The largest relative difference of any loss from those without a policy, 64² to 512², a narrow model. "
-            "Policies that sum in another order are shown in float64. Training amplifies the last bit: they part as "
-            "fast as a run without a policy parts from itself when its weights are a last bit off."
+            "Policies that sum in another order are shown in float64. Training amplifies the last bit: they diverge no "
+            "faster than two runs without a policy whose initial weights differ by one ulp."
         ]
         text += [training(rows["training"])]
     if "sampling" in rows:
-        text += ["### Drawing one picture"]
-        text += ["Above the weights, the picture included. " + where(results["sampling"]), drawing(rows["sampling"])]
-    head, _, _ = PAGE.read_text().partition(MARKER)
-    replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(text) + "\n")
+        text += ["### Drawing one image"]
+        text += ["Above the weights, the image included. " + where(results["sampling"]), drawing(rows["sampling"])]
+    replace_after(DOCS / "memory.md", MARKER, "\n" + "\n\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,26 +5,26 @@
 // parts in a fixed order, so there are no atomics.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #ifdef __CUDACC__
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #else
-#include "simt/simt.h"
+#include "../simt/simt.h"
 #endif
 
 namespace dmgan {
 
-constexpr int WARP = 32;
-constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
 
 // ------------------------------------------------------------------------------------------------- global memory
 #ifdef __CUDACC__
@@ -77,19 +77,19 @@ void store(S* address, float value, simt::Site site = simt::Site::current()) {
 
 #endif
 
-constexpr int PACK_BYTES = 16;  // of the widest load or copy
+constexpr int kPackBytes = 16;  // of the widest load or copy
 template <class S>
-constexpr int PACK_SIZE = PACK_BYTES / static_cast<int>(sizeof(S));  // elements
+constexpr int kPackSize = kPackBytes / static_cast<int>(sizeof(S));  // elements
 
 // What one instruction moves.
-template <class S, int COUNT>
-struct alignas(COUNT * sizeof(S)) Packed {
-  S elements[COUNT];
+template <class S, int kCount>
+struct alignas(kCount * sizeof(S)) Packed {
+  S elements[kCount];
 };
 
 // Feature maps [B, C, H, W] seen as [B, C, N], N = H * W, with any strides, in elements.
 template <class S>
-struct Picture {
+struct FeatureMap {
   S* data;
   int64_t sample, channel, pixel;
 
@@ -100,12 +100,12 @@ struct Picture {
 };
 
 // ------------------------------------------------------------------------------------------------- shared memory
-constexpr size_t SHARED_ALIGNMENT = 32;  // bytes: what a tile for tensor cores must start at
+constexpr size_t kSharedAlignment = 32;  // bytes: what a tile for tensor cores must start at
 
 // Bytes which an array of `count` takes in an arena; a launch asks for the sum over its arrays.
 template <class T>
 __host__ __device__ constexpr size_t shared_bytes(size_t count) {
-  return (count * sizeof(T) + SHARED_ALIGNMENT - 1) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
+  return (count * sizeof(T) + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
 }
 
 // Hands out the block's shared memory, array after array. On the CPU each array is a block of its own, so an overrun
@@ -115,7 +115,7 @@ class SharedArena {
   template <class T>
   __device__ __forceinline__ T* take(size_t count) {
 #ifdef __CUDACC__
-    extern __shared__ __align__(SHARED_ALIGNMENT) unsigned char memory[];
+    extern __shared__ __align__(kSharedAlignment) unsigned char memory[];
     T* array = reinterpret_cast<T*>(memory + used_);
 #else
     T* array = static_cast<T*>(simt::shared_memory.array(index_++, count * sizeof(T), used_));
@@ -135,12 +135,12 @@ class SharedArena {
 template <class S>
 __device__ __forceinline__ void copy_async_if(bool inside, S* to, const S* from) {
 #ifndef __CUDACC__
-  simt::probe.record(false, from, inside ? PACK_BYTES : 0, simt::Site::current());
+  simt::probe.record(false, from, inside ? kPackBytes : 0, simt::Site::current());
 #endif
   if (inside) {
-    __pipeline_memcpy_async(to, from, PACK_BYTES);
+    __pipeline_memcpy_async(to, from, kPackBytes);
   } else {
-    *reinterpret_cast<Packed<S, PACK_SIZE<S>>*>(to) = {};
+    *reinterpret_cast<Packed<S, kPackSize<S>>*>(to) = {};
   }
 }
 
@@ -153,7 +153,7 @@ __device__ __forceinline__ void wait_for_copies() {
 // ---------------------------------------------------------------------------------------------------------- warps
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
-  for (int bits = WARP / 2; bits > 0; bits /= 2) value += __shfl_xor_sync(ALL_LANES, value, bits);
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value += __shfl_xor_sync(kAllLanes, value, bits);
   return value;
 }
 
@@ -186,9 +186,9 @@ inline size_t shared_limit() {
 template <class... P>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, Stream stream,
             std::type_identity_t<P>... arguments) {
-  constexpr size_t UNASKED = 48 * 1024;  // a block has this much without asking
+  constexpr size_t kUnasked = 48 * 1024;  // a block has this much without asking
   if (blocks == 0) return;
-  if (shared > UNASKED) {
+  if (shared > kUnasked) {
     if (shared > shared_limit()) {
       throw std::runtime_error("a kernel needs " + std::to_string(shared) + " bytes of shared memory, the device has " +
                                std::to_string(shared_limit()) + "; another backend can run this");
@@ -204,7 +204,7 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, St
 
 using Stream = void*;  // kernels run at once
 
-inline size_t shared_limit() { return simt::SHARED_LIMIT; }
+inline size_t shared_limit() { return simt::kSharedLimit; }
 
 template <class... P>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, Stream,

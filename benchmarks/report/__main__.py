@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from benchmarks import roofline
-from benchmarks.harness import FILES, RESULTS, baseline, load_rows, results_of
+from benchmarks.common import (
+    FILES,
+    RESULTS,
+    ROOT,
+    Row,
+    Table,
+    baseline,
+    by_case,
+    case_table,
+    load_rows,
+    mib,
+    results_of,
+)
+from benchmarks.report import DOCS, replace_after
 from dmgan_fast import native
-from dmgan_fast.files import replace_file
 from dmgan_fast.info import LEVEL_NAMES
 
-ROOT = Path(__file__).parents[1]
-PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!-- end of summary -->\n")
 MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
 
-
-Implementations = dict[str, dict[str, Any]]
+Implementations = dict[str, Row]
 
 
 def levels(part: str | None = None) -> list[str]:
@@ -29,48 +35,8 @@ def levels(part: str | None = None) -> list[str]:
     return [level for level in native.LEVELS if any((results_of(level) / file).exists() for file in files)]
 
 
-def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; short rows are filled up."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    filled = ([*row, *[""] * (len(heads) - len(row))] for row in rows)
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in filled])
-
-
-def mib(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:.1f}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """One case: a line for each implementation; of an op forward + backward, with forward alone beside it."""
-    reference = baseline(rows)
-    main = rows[-1]["direction"]
-    both = len({row["direction"] for row in rows}) == 2
-    heads = ["implementation", *(["forward ms"] if both else []), f"{main.replace('+', ' + ')} ms (p20–p80)"]
-    heads += ["× authors", "saved MiB", "peak MiB"]
-    lines = []
-    times = {(row["implementation"], row["direction"]): row.get("median_ms") for row in rows}
-    for row in rows:
-        name = row["implementation"]
-        if row["direction"] != main:
-            continue
-        cells = [name]
-        if row.get("out_of_memory"):
-            cells += ["out of memory"]
-        elif not row["correct"]:
-            cells += ["wrong result: not timed"]
-        else:
-            cells += [f"{times[name, 'forward']:.2f}"] if both else []
-            cells += [f"{row['median_ms']:.2f} ({row['p20_ms']:.2f}–{row['p80_ms']:.2f})"]
-            against = times.get((reference, main))
-            cells += [f"{against / row['median_ms']:.2f}" if against else ""]
-            cells += [mib(row.get("saved_bytes")), mib(row.get("peak_bytes"))]
-        lines.append(cells)
-    return markdown(heads, lines)
-
-
-def cases(file: Path) -> list[list[dict[str, Any]]]:
-    rows = json.loads(file.read_text())
-    return [list(group) for _, group in groupby(rows, key=lambda row: (row["op"], row["case"]))]
+def cases(file: Path) -> list[list[Row]]:
+    return by_case(json.loads(file.read_text()))
 
 
 def section(file: Path) -> str:
@@ -81,11 +47,11 @@ def section(file: Path) -> str:
     made = f"{first['compiler']}; commit {first['commit']}"
     parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {made}; {versions}.")
     for rows in cases(file):
-        parts += [f"### {rows[0]['op']}: {rows[0]['case']}", table(rows)]
+        parts += [f"### {rows[0]['op']}: {rows[0]['case']}", case_table(rows).markdown()]
     return "\n\n".join(parts)
 
 
-def by_case(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implementations]]:
+def at_levels(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implementations]]:
     """Op and case → level → implementation → row, of one part at all levels that were measured."""
     found: dict[tuple[str, str], dict[str, Implementations]] = {}
     for level in levels(part):
@@ -96,6 +62,11 @@ def by_case(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implem
             if "dmgan_fast" in timed and any(name.startswith("authors") for name in timed):
                 found.setdefault((rows[0]["op"], rows[0]["case"]), {})[level] = timed
     return found
+
+
+def _authors(rows: Implementations) -> str:
+    """The authors' form among ours and others', which is there."""
+    return baseline(rows.values()) or ""
 
 
 def _ratio(rows: Implementations, name: str) -> str:
@@ -117,7 +88,7 @@ def whole() -> str:
         heads += [f"{LEVEL_NAMES[level]}, s", "eager", "compiled"]
     lines = []
     for part, direction in (("step", "step"), ("sampling", "forward")):
-        for (op, case), of_level in by_case(part, direction).items():
+        for (op, case), of_level in at_levels(part, direction).items():
             if op not in ("step", "sampling"):
                 continue
             cells = [f"{op}: {case}"]
@@ -129,7 +100,7 @@ def whole() -> str:
             cells += [mib(rows[name].get("peak_bytes")) for name in ("dmgan_fast", "authors")]
             lines.append(cells)
     note = f"Steps in float32, PyTorch's kernels limited to the same level. {_measured_on('step')}."
-    return f"{note}\n\n{markdown([*heads, 'peak MiB', 'authors'], lines)}\n"
+    return f"{note}\n\n{Table([*heads, 'peak MiB', 'authors'], lines).markdown()}\n"
 
 
 def summary() -> str:
@@ -138,38 +109,28 @@ def summary() -> str:
     for level in levels("ops"):
         heads += [f"{LEVEL_NAMES[level]}, ms", "× authors"]
     lines = []
-    for (op, case), of_level in by_case("ops", "forward+backward").items():
+    for (op, case), of_level in at_levels("ops", "forward+backward").items():
         cells = [op, case]
         for level in levels("ops"):
             rows = of_level.get(level)
-            cells += (
-                [f"{rows['dmgan_fast']['median_ms']:.1f}", _ratio(rows, baseline([*rows.values()]))]
-                if rows
-                else ["", ""]
-            )
+            ratio = _ratio(rows, _authors(rows)) if rows else ""
+            cells += [f"{rows['dmgan_fast']['median_ms']:.1f}" if rows else "", ratio]
         rows = next(iter(of_level.values()))
-        lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", baseline([*rows.values()])))])
+        lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", _authors(rows)))])
     note = "Forward + backward in float32; where PyTorch's kernels are the rivals they are limited to the same level. "
-    return f"{note}{_measured_on('ops')}.\n\n{markdown([*heads, 'saved MiB', 'authors'], lines)}\n"
-
-
-def replace_text(path: Path, text: str) -> None:
-    with replace_file(path) as file:
-        file.write_text(text)
+    return f"{note}{_measured_on('ops')}.\n\n{Table([*heads, 'saved MiB', 'authors'], lines).markdown()}\n"
 
 
 def main() -> None:
-    head, _, _ = PAGE.read_text().partition(MARKER)
     parts = [FILES[part] for part in ("step", "sampling", "ops")]
     files = [file for level in levels() for part in parts if (file := results_of(level) / part).exists()]
     sections = [section(file) for file in files + sorted(RESULTS.glob("gpu_*.json"))]
     bounds = roofline.bounds_of_step(load_rows(results_of(levels()[0])))
     if bounds:
-        sections.append("\n\n".join(["## what bounds a step", bounds.note, markdown(bounds.heads, bounds.body)]))
-    replace_text(PAGE, head + MARKER + "\n" + "\n\n".join(sections) + "\n")
-    before, _, rest = README.read_text().partition(SUMMARY[0])
-    _, _, after = rest.partition(SUMMARY[1])
-    replace_text(README, before + SUMMARY[0] + whole() + "\n" + summary() + SUMMARY[1] + after)
+        note, table = bounds
+        sections.append("\n\n".join(["## what bounds a step", note, table.markdown()]))
+    replace_after(DOCS / "benchmarks.md", MARKER, "\n" + "\n\n".join(sections) + "\n")
+    replace_after(ROOT / "README.md", SUMMARY[0], whole() + "\n" + summary(), SUMMARY[1])
 
 
 if __name__ == "__main__":

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import authors, work
-from benchmarks.harness import Case, Target, run
+from benchmarks import authors
+from benchmarks.common import Target
+from benchmarks.harness import Case, ours
+from benchmarks.ops import work
 from dmgan_fast import functional
 from dmgan_fast.ops.memory_write import PARAMETERS
 
 BATCH, CHANNELS, WORD_CHANNELS, WORDS = 4, 64, 256, 18
 
+attention_read = partial(functional.memory_read, gate_weight=None, gate_bias=None)
 
-def path(backend: str, h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> Tensor:
+
+def path(h: Tensor, words: Tensor, padding_mask: Tensor, *, backend: str, **weights: Any) -> Any:
     response = weights.pop("response_weight"), weights.pop("response_bias")
     image_mean = h.detach().mean((2, 3))
     key, value = functional.memory_write(words, image_mean, **weights, backend=backend)
-    read = functional.memory_read(h, key, value, *response, padding_mask, backend=backend)
-    assert isinstance(read, Tensor)
-    return read
+    return functional.memory_read(h, key, value, *response, padding_mask, backend=backend)
 
 
-def reference(**inputs: Tensor) -> Tensor:
-    return path("reference", **inputs)
+reference = partial(path, backend="reference")
 
 
 def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> Tensor:
@@ -54,50 +56,32 @@ def attention_sdpa(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) 
     return F.scaled_dot_product_attention(*inputs, ~padding_mask[:, None], scale=1.0).transpose(1, 2).reshape(h.shape)
 
 
-def attention_read(backend: str, h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
-    read = functional.memory_read(h, key, value, None, None, padding_mask, backend=backend)
-    assert isinstance(read, Tensor)
-    return read
-
-
 def _mask(batch: int, words: int, target: Target) -> Tensor:
     lengths = words - torch.arange(batch) * 3 % (words // 2 + 1)
     return (torch.arange(words) >= lengths[:, None]).to(target.device)
 
 
 def case(target: Target, *, batch: int = BATCH, side: int = 64, words: int = WORDS) -> Case:
-    """Writing and reading ``words`` for a picture of ``side``."""
-    sizes = dict(
-        zip(
-            PARAMETERS,
-            [
-                (WORD_CHANNELS,),
-                (CHANNELS,),
-                (2 * CHANNELS, WORD_CHANNELS),
-                (2 * CHANNELS,),
-                (2 * CHANNELS, CHANNELS),
-                (2 * CHANNELS,),
-                *[(CHANNELS, 2 * CHANNELS), (CHANNELS,)] * 2,
-            ],
-            strict=True,
-        )
-    )
-    sizes |= {"response_weight": (2 * CHANNELS,), "response_bias": (1,)}
+    """Writing and reading ``words`` for an image of ``side``."""
+    wide = 2 * CHANNELS
+    sizes: list[tuple[int, ...]] = [(WORD_CHANNELS,), (CHANNELS,), (wide, WORD_CHANNELS), (wide,), (wide, CHANNELS)]
+    sizes += [(wide,), *[(CHANNELS, wide), (CHANNELS,)] * 2, (wide,), (1,)]
+    weights = dict(zip((*PARAMETERS, "response_weight", "response_bias"), sizes, strict=True))
     inputs = {"h": torch.randn(batch, CHANNELS, side, side), "words": torch.randn(batch, WORD_CHANNELS, words)}
-    inputs |= {name: torch.randn(size) * size[-1] ** -0.5 for name, size in sizes.items()}
+    inputs |= {name: torch.randn(size) * size[-1] ** -0.5 for name, size in weights.items()}
     return Case(
         "memory_path",
         f"B{batch} C{CHANNELS} T{words} {side}x{side}",
         target.place(inputs),
         {"padding_mask": _mask(batch, words, target)},
-        tuple(sizes),
+        tuple(weights),
         reference,
         {
             "authors": authors.memory_path,
             "authors+compile": torch.compile(authors.memory_path),
             "sdpa": sdpa,
             "reference": reference,
-            **{name: partial(path, backend) for name, backend in target.backends().items()},
+            **ours(target, path),
         },
         work.memory_path(batch, CHANNELS, words, side**2, target.dtype.itemsize),
     )
@@ -112,12 +96,12 @@ def attention_case(target: Target, *, batch: int = BATCH, side: int = 128, words
         target.place({name: torch.randn(shape) * CHANNELS**-0.25 for name, shape in shapes.items()}),
         {"padding_mask": _mask(batch, words, target)},
         (),
-        partial(attention_read, "reference"),
+        partial(attention_read, backend="reference"),
         {
             "authors": attention,
             "authors+compile": torch.compile(attention),
             "sdpa": attention_sdpa,
-            **{name: partial(attention_read, backend) for name, backend in target.backends().items()},
+            **ours(target, attention_read),
         },
         work.memory_path(batch, CHANNELS, words, side**2, target.dtype.itemsize),
     )
@@ -127,7 +111,3 @@ def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
         yield case(target, side=side)
     yield attention_case(target)
-
-
-if __name__ == "__main__":
-    run({"memory_path": cases}, __doc__ or "")

@@ -32,30 +32,30 @@ struct WordsSimilarityInputs {
   __device__ bool is_padding(int m) const { return m % words >= length(m / words); }
 };
 
-constexpr int GROUP = 16;            // captions: their maps are about as large as the regions, and fill a large card
-constexpr int WORD_SLICES = 16;      // of pictures: each sums its gradients of the words, to fill the card
-constexpr float COSINE_EPS = 1e-8f;  // the authors' clamp of the product of norms
-constexpr int SIMILARITY_THREADS = 128;
-constexpr int SIMILARITY_WARPS = SIMILARITY_THREADS / WARP;
+constexpr int kGroup = 16;           // captions: their maps are about as large as the regions, and fill a large card
+constexpr int kWordSlices = 16;      // of pictures: each sums its gradients of the words, to fill the card
+constexpr float kCosineEps = 1e-8f;  // the authors' clamp of the product of norms
+constexpr int kSimilarityThreads = 128;
+constexpr int kSimilarityWarps = kSimilarityThreads / kWarp;
 
 // --------------------------------------------------------------------------------------------------------- products
-constexpr int PRODUCT_TILE = 64;   // rows and columns of a block
-constexpr int PRODUCT_DEPTH = 16;  // terms of the sum that are in shared memory at a time: two sectors of floats
-constexpr int PRODUCT_ROWS = 8, PRODUCT_COLUMNS = 4;  // of a thread
-constexpr int PRODUCT_BLOCKS = 4;                     // per multiprocessor: up to 128 registers a thread, so no spills
-constexpr int PRODUCT_STAGE_ROW = PRODUCT_TILE + 4;   // rows start at a float4, four banks further each
-constexpr int COLUMN_THREADS = PRODUCT_TILE / PRODUCT_COLUMNS;
-static_assert(COLUMN_THREADS * (PRODUCT_TILE / PRODUCT_ROWS) == SIMILARITY_THREADS);
+constexpr int kProductTile = 64;   // rows and columns of a block
+constexpr int kProductDepth = 16;  // terms of the sum that are in shared memory at a time: two sectors of floats
+constexpr int kProductRows = 8, kProductColumns = 4;  // of a thread
+constexpr int kProductBlocks = 4;                     // per multiprocessor: up to 128 registers a thread, so no spills
+constexpr int kProductStageRow = kProductTile + 4;    // rows start at a float4, four banks further each
+constexpr int kColumnThreads = kProductTile / kProductColumns;
+static_assert(kColumnThreads * (kProductTile / kProductRows) == kSimilarityThreads);
 
-// One side of a product: rows of the left, columns of the right. Its memory is dense along the sum (DEPTH_DENSE) or
+// One side of a product: rows of the left, columns of the right. Its memory is dense along the sum (kDepthDense) or
 // along those lines.
-template <class T, bool DEPTH_DENSE>
+template <class T, bool kDepthDense>
 struct Factor {
   const T* data;
   int64_t stride;  // of the other axis
 
   __device__ const T* at(int line, int depth) const {
-    return data + (DEPTH_DENSE ? line * stride + depth : depth * stride + line);
+    return data + (kDepthDense ? line * stride + depth : depth * stride + line);
   }
 };
 
@@ -67,46 +67,46 @@ class ProductTile {
   __device__ __forceinline__ ProductTile(SharedArena& arena, int rows, int columns)
       : rows_(rows),
         columns_(columns),
-        left_(arena.take<float>(PRODUCT_DEPTH * PRODUCT_STAGE_ROW)),
-        right_(arena.take<float>(PRODUCT_DEPTH * PRODUCT_STAGE_ROW)) {
-    const int down = divide_up(rows, PRODUCT_TILE), across = divide_up(columns, PRODUCT_TILE);
+        left_(arena.take<float>(kProductDepth * kProductStageRow)),
+        right_(arena.take<float>(kProductDepth * kProductStageRow)) {
+    const int down = divide_up(rows, kProductTile), across = divide_up(columns, kProductTile);
     const int tile = blockIdx.x % (down * across);
     batch = blockIdx.x / (down * across);
-    first_row_ = tile / across * PRODUCT_TILE;
-    first_column_ = tile % across * PRODUCT_TILE;
+    first_row_ = tile / across * kProductTile;
+    first_column_ = tile % across * kProductTile;
   }
 
   static int64_t blocks(int64_t batch, int rows, int columns) {
-    return batch * divide_up(rows, PRODUCT_TILE) * divide_up(columns, PRODUCT_TILE);
+    return batch * divide_up(rows, kProductTile) * divide_up(columns, kProductTile);
   }
-  static constexpr size_t SHARED = 2 * shared_bytes<float>(PRODUCT_DEPTH * PRODUCT_STAGE_ROW);
+  static constexpr size_t kShared = 2 * shared_bytes<float>(kProductDepth * kProductStageRow);
 
   // Adds the product of `left` and `right`, a sum of `depth` terms.
   template <class Left, class Right>
   __device__ __forceinline__ void add(const Left& left, const Right& right, int depth) {
-    const int row = threadIdx.x / COLUMN_THREADS * PRODUCT_ROWS, column = threadIdx.x % COLUMN_THREADS;
-    for (int k0 = 0; k0 < depth; k0 += PRODUCT_DEPTH) {
+    const int row = threadIdx.x / kColumnThreads * kProductRows, column = threadIdx.x % kColumnThreads;
+    for (int k0 = 0; k0 < depth; k0 += kProductDepth) {
       __syncthreads();  // the stage before has been read
       stage(left_, left, first_row_, rows_, k0, depth);
       stage(right_, right, first_column_, columns_, k0, depth);
       __syncthreads();
 #pragma unroll
-      for (int k = 0; k < PRODUCT_DEPTH; ++k) {
-        float x[PRODUCT_ROWS], y[PRODUCT_COLUMNS];
+      for (int k = 0; k < kProductDepth; ++k) {
+        float x[kProductRows], y[kProductColumns];
 #pragma unroll
-        for (int i = 0; i < PRODUCT_ROWS; i += 4) {
-          const float4 four = *reinterpret_cast<const float4*>(left_ + k * PRODUCT_STAGE_ROW + row + i);
+        for (int i = 0; i < kProductRows; i += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(left_ + k * kProductStageRow + row + i);
           x[i] = four.x;
           x[i + 1] = four.y;
           x[i + 2] = four.z;
           x[i + 3] = four.w;
         }
 #pragma unroll
-        for (int j = 0; j < PRODUCT_COLUMNS; ++j) y[j] = right_[k * PRODUCT_STAGE_ROW + column + j * COLUMN_THREADS];
+        for (int j = 0; j < kProductColumns; ++j) y[j] = right_[k * kProductStageRow + column + j * kColumnThreads];
 #pragma unroll
-        for (int i = 0; i < PRODUCT_ROWS; ++i) {
+        for (int i = 0; i < kProductRows; ++i) {
 #pragma unroll
-          for (int j = 0; j < PRODUCT_COLUMNS; ++j) sum_[i][j] += x[i] * y[j];
+          for (int j = 0; j < kProductColumns; ++j) sum_[i][j] += x[i] * y[j];
         }
       }
     }
@@ -115,42 +115,42 @@ class ProductTile {
   // use(row, column, sum) for the thread's results; neighbouring threads have neighbouring columns.
   template <class Use>
   __device__ __forceinline__ void for_each(Use use) const {
-    const int row = first_row_ + static_cast<int>(threadIdx.x) / COLUMN_THREADS * PRODUCT_ROWS;
-    const int column = first_column_ + static_cast<int>(threadIdx.x) % COLUMN_THREADS;
+    const int row = first_row_ + static_cast<int>(threadIdx.x) / kColumnThreads * kProductRows;
+    const int column = first_column_ + static_cast<int>(threadIdx.x) % kColumnThreads;
 #pragma unroll
-    for (int i = 0; i < PRODUCT_ROWS; ++i) {
+    for (int i = 0; i < kProductRows; ++i) {
 #pragma unroll
-      for (int j = 0; j < PRODUCT_COLUMNS; ++j) {
-        const int r = row + i, c = column + j * COLUMN_THREADS;
+      for (int j = 0; j < kProductColumns; ++j) {
+        const int r = row + i, c = column + j * kColumnThreads;
         if (r < rows_ && c < columns_) use(r, c, sum_[i][j]);
       }
     }
   }
 
  private:
-  // [PRODUCT_DEPTH][PRODUCT_STAGE_ROW] <- terms k0 ... of lines line0 ..., zeros outside. Lanes take the dense axis.
-  template <class T, bool DEPTH_DENSE>
-  __device__ __forceinline__ static void stage(float* to, const Factor<T, DEPTH_DENSE>& factor, int line0, int lines,
+  // [kProductDepth][kProductStageRow] <- terms k0 ... of lines line0 ..., zeros outside. Lanes take the dense axis.
+  template <class T, bool kDepthDense>
+  __device__ __forceinline__ static void stage(float* to, const Factor<T, kDepthDense>& factor, int line0, int lines,
                                                int k0, int depth) {
-    constexpr int ACROSS = DEPTH_DENSE ? PRODUCT_DEPTH : PRODUCT_TILE, STEP = SIMILARITY_THREADS / ACROSS;
-    constexpr int COUNT = PRODUCT_DEPTH * PRODUCT_TILE / SIMILARITY_THREADS;
-    const int dense = threadIdx.x % ACROSS, other = threadIdx.x / ACROSS;
+    constexpr int kAcross = kDepthDense ? kProductDepth : kProductTile, kStep = kSimilarityThreads / kAcross;
+    constexpr int kCount = kProductDepth * kProductTile / kSimilarityThreads;
+    const int dense = threadIdx.x % kAcross, other = threadIdx.x / kAcross;
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const int line = DEPTH_DENSE ? other + i * STEP : dense, k = DEPTH_DENSE ? dense : other + i * STEP;
+    for (int i = 0; i < kCount; ++i) {
+      const int line = kDepthDense ? other + i * kStep : dense, k = kDepthDense ? dense : other + i * kStep;
       const bool inside = line0 + line < lines && k0 + k < depth;
-      to[k * PRODUCT_STAGE_ROW + line] = inside ? load(factor.at(line0 + line, k0 + k)) : 0.0f;
+      to[k * kProductStageRow + line] = inside ? load(factor.at(line0 + line, k0 + k)) : 0.0f;
     }
   }
 
   int rows_, columns_, first_row_, first_column_;
-  float *left_, *right_;  // [PRODUCT_DEPTH][PRODUCT_STAGE_ROW]
-  float sum_[PRODUCT_ROWS][PRODUCT_COLUMNS] = {};
+  float *left_, *right_;  // [kProductDepth][kProductStageRow]
+  float sum_[kProductRows][kProductColumns] = {};
 };
 
 // maps [B, M, N] = sum over d of rows [M, D] and the regions. `step`: from a picture's rows to the next one's.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS, PRODUCT_BLOCKS)
+__global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
     words_similarity_project_kernel(WordsSimilarityInputs<S> a, const float* rows, int64_t step, float* maps) {
   SharedArena arena;
   ProductTile tile(arena, a.rows(), a.regions);
@@ -162,44 +162,43 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS, PRODUCT_BLOCKS)
 
 // rows [slices, M, D] = sum over n and a slice's pictures of maps [B, M, N] and the regions.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS, PRODUCT_BLOCKS)
+__global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
     words_similarity_gather_kernel(WordsSimilarityInputs<S> a, const float* maps, int64_t pictures_per_slice,
                                    float* rows) {
   SharedArena arena;
   ProductTile tile(arena, a.rows(), a.dimensions);
   const int64_t slice = tile.batch, first = slice * pictures_per_slice;
   for (int64_t b = first; b < min(first + pictures_per_slice, a.pictures); ++b) {
-    tile.add(Factor<float, true>{maps + a.map_at(b * a.rows()), a.regions},
-             Factor<S, true>{a.region_of(b), a.regions}, a.regions);
+    tile.add(Factor<float, true>{maps + a.map_at(b * a.rows()), a.regions}, Factor<S, true>{a.region_of(b), a.regions},
+             a.regions);
   }
   tile.for_each([&](int m, int d, float sum) { store(rows + a.row_at(slice * a.rows() + m) + d, sum); });
 }
 
 // ---------------------------------------------------------------------------------------------- words as a matrix
-constexpr int TRANSPOSE_ROW = WARP + 1;  // no bank conflicts either way
+constexpr int kTransposeRow = kWarp + 1;  // no bank conflicts either way
 
-// visit(x, y) for a tile of at most WARP by WARP elements; lanes run along x.
+// visit(x, y) for a tile of at most kWarp by kWarp elements; lanes run along x.
 template <class Visit>
 __device__ __forceinline__ void for_square(int columns, int rows, Visit visit) {
-  const int x = threadIdx.x % WARP;
-  for (int y = threadIdx.x / WARP; y < min(rows, WARP) && x < columns; y += SIMILARITY_WARPS) visit(x, y);
+  const int x = threadIdx.x % kWarp;
+  for (int y = threadIdx.x / kWarp; y < min(rows, kWarp) && x < columns; y += kSimilarityWarps) visit(x, y);
 }
 
-// rows [M, D] <- words [K, D, T], one block per caption and WARP dimensions.
+// rows [M, D] <- words [K, D, T], one block per caption and kWarp dimensions.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_rows_kernel(WordsSimilarityInputs<S> a, float* rows) {
   SharedArena arena;
-  float* square = arena.take<float>(WARP * TRANSPOSE_ROW);  // [d][t]
-  const int parts = divide_up(a.dimensions, WARP), k = blockIdx.x / parts, d0 = blockIdx.x % parts * WARP;
-  for (int t0 = 0; t0 < a.words; t0 += WARP) {
+  float* square = arena.take<float>(kWarp * kTransposeRow);  // [d][t]
+  const int parts = divide_up(a.dimensions, kWarp), k = blockIdx.x / parts, d0 = blockIdx.x % parts * kWarp;
+  for (int t0 = 0; t0 < a.words; t0 += kWarp) {
     __syncthreads();  // the square before has been read
-    for_square(a.words - t0, a.dimensions - d0, [&](int t, int d) {
-      square[d * TRANSPOSE_ROW + t] = load(a.word + a.word_at(k, d0 + d, t0 + t));
-    });
+    for_square(a.words - t0, a.dimensions - d0,
+               [&](int t, int d) { square[d * kTransposeRow + t] = load(a.word + a.word_at(k, d0 + d, t0 + t)); });
     __syncthreads();
     for_square(a.dimensions - d0, a.words - t0, [&](int d, int t) {
-      store(rows + a.row_at(k * a.words + t0 + t) + d0 + d, square[d * TRANSPOSE_ROW + t]);
+      store(rows + a.row_at(k * a.words + t0 + t) + d0 + d, square[d * kTransposeRow + t]);
     });
   }
 }
@@ -207,7 +206,7 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
 // --------------------------------------------------------------------------------------------------------- softmaxes
 __device__ __forceinline__ float warp_maximum(float value) {
 #pragma unroll
-  for (int bits = WARP / 2; bits > 0; bits /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, bits));
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, bits));
   return value;
 }
 
@@ -219,8 +218,8 @@ struct Column {
 
   template <class S>
   __device__ __forceinline__ explicit Column(const WordsSimilarityInputs<S>& a) : stride(a.regions) {
-    const int parts = divide_up(a.regions, SIMILARITY_THREADS), pair = blockIdx.x / parts;
-    const int n = blockIdx.x % parts * SIMILARITY_THREADS + threadIdx.x;
+    const int parts = divide_up(a.regions, kSimilarityThreads), pair = blockIdx.x / parts;
+    const int n = blockIdx.x % parts * kSimilarityThreads + threadIdx.x;
     b = pair / a.captions;
     k = pair % a.captions;
     first = static_cast<int64_t>(pair) * a.words * a.regions + n;
@@ -229,7 +228,7 @@ struct Column {
 
   template <class S>
   static int64_t blocks(const WordsSimilarityInputs<S>& a) {
-    return a.pictures * a.captions * divide_up(a.regions, SIMILARITY_THREADS);
+    return a.pictures * a.captions * divide_up(a.regions, kSimilarityThreads);
   }
 
   __device__ __forceinline__ int64_t at(int t) const { return first + static_cast<int64_t>(t) * stride; }
@@ -237,7 +236,7 @@ struct Column {
 
 // In place: logits become s, the softmax over the caption's words; zero for padding.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_over_words_kernel(WordsSimilarityInputs<S> a, float* maps) {
   const Column column(a);
   if (!column.exists) return;
@@ -258,19 +257,19 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
 
 // attention [B, M, N] <- softmax over regions of gamma1 s; zero for padding. One warp per row; may be in place.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_over_regions_kernel(WordsSimilarityInputs<S> a, const float* maps, float* attention) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * SIMILARITY_WARPS + threadIdx.x / WARP;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kSimilarityWarps + threadIdx.x / kWarp;
   if (row >= a.pictures * a.rows()) return;
   const bool padding = a.is_padding(static_cast<int>(row % a.rows()));
   const float* from = maps + a.map_at(row);
-  const int lane = threadIdx.x % WARP;
+  const int lane = threadIdx.x % kWarp;
   float highest = 0.0f, total = 0.0f;  // s is not negative
-  for (int n = lane; n < a.regions; n += WARP) highest = fmaxf(highest, load(from + n));
+  for (int n = lane; n < a.regions; n += kWarp) highest = fmaxf(highest, load(from + n));
   highest = warp_maximum(highest);
-  for (int n = lane; n < a.regions; n += WARP) total += expf(a.gamma1 * (load(from + n) - highest));
+  for (int n = lane; n < a.regions; n += kWarp) total += expf(a.gamma1 * (load(from + n) - highest));
   const float scale = 1.0f / warp_sum(total);
-  for (int n = lane; n < a.regions; n += WARP) {
+  for (int n = lane; n < a.regions; n += kWarp) {
     store(attention + a.map_at(row) + n, padding ? 0.0f : expf(a.gamma1 * (load(from + n) - highest)) * scale);
   }
 }
@@ -283,7 +282,7 @@ struct Match {
   __device__ __forceinline__ Match(const float* context, const float* word, int dimensions)
       : product(0.0f), context_square(0.0f), word_square(0.0f) {
 #pragma unroll 4
-    for (int d = threadIdx.x % WARP; d < dimensions; d += WARP) {
+    for (int d = threadIdx.x % kWarp; d < dimensions; d += kWarp) {
       const float c = load(context + d), w = load(word + d);
       product += c * w;
       context_square += c * c;
@@ -295,30 +294,30 @@ struct Match {
   }
 
   __device__ __forceinline__ float norms() const { return sqrtf(context_square) * sqrtf(word_square); }
-  __device__ __forceinline__ float clamped_norms() const { return fmaxf(norms(), COSINE_EPS); }
+  __device__ __forceinline__ float clamped_norms() const { return fmaxf(norms(), kCosineEps); }
   __device__ __forceinline__ float cosine() const { return product / clamped_norms(); }
 };
 
 // Scores of a group; those of a picture are `stride` apart. One block per pair. A caption of padding scores -infinity.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_score_kernel(WordsSimilarityInputs<S> a, const float* rows, const float* context, float* scores,
                                   int stride) {
   SharedArena arena;
   float* matched = arena.take<float>(a.words);  // gamma2 cos
   const int64_t b = blockIdx.x / a.captions;
-  const int k = blockIdx.x % a.captions, length = a.length(k), lane = threadIdx.x % WARP;
-  for (int t = threadIdx.x / WARP; t < length; t += SIMILARITY_WARPS) {
+  const int k = blockIdx.x % a.captions, length = a.length(k), lane = threadIdx.x % kWarp;
+  for (int t = threadIdx.x / kWarp; t < length; t += kSimilarityWarps) {
     const int m = k * a.words + t;
     const Match match(context + a.row_at(b * a.rows() + m), rows + a.row_at(m), a.dimensions);
     if (lane == 0) matched[t] = a.gamma2 * match.cosine();
   }
   __syncthreads();  // every match is there
-  if (threadIdx.x >= WARP) return;
+  if (threadIdx.x >= kWarp) return;
   float highest = -INFINITY, total = 0.0f;
-  for (int t = lane; t < length; t += WARP) highest = fmaxf(highest, matched[t]);
+  for (int t = lane; t < length; t += kWarp) highest = fmaxf(highest, matched[t]);
   highest = warp_maximum(highest);
-  for (int t = lane; t < length; t += WARP) total += expf(matched[t] - highest);
+  for (int t = lane; t < length; t += kWarp) total += expf(matched[t] - highest);
   total = warp_sum(total);
   if (lane == 0) store(scores + b * stride + k, highest + logf(total));
 }
@@ -333,13 +332,13 @@ struct Slopes {
 
 // dc [B, M, D] and slopes, one warp per row; zero for padding. Where the clamp holds, norms pass no gradient.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_cosine_backward_kernel(WordsSimilarityInputs<S> a, const float* grad, const float* scores,
                                             int stride, const float* rows, const float* context, float* grad_context,
                                             Slopes slopes) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * SIMILARITY_WARPS + threadIdx.x / WARP;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kSimilarityWarps + threadIdx.x / kWarp;
   if (row >= a.pictures * a.rows()) return;
-  const int m = static_cast<int>(row % a.rows()), lane = threadIdx.x % WARP;
+  const int m = static_cast<int>(row % a.rows()), lane = threadIdx.x % kWarp;
   const int64_t pair = row / a.rows() * stride + m / a.words;
   const float *c = context + a.row_at(row), *w = rows + a.row_at(m);
   const Match match(c, w, a.dimensions);
@@ -347,10 +346,10 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
   if (!a.is_padding(m)) {
     grad_cosine = load(grad + pair) * a.gamma2 * expf(a.gamma2 * match.cosine() - load(scores + pair));
   }
-  const bool normalised = match.norms() >= COSINE_EPS;
+  const bool normalised = match.norms() >= kCosineEps;
   const float cross = grad_cosine / match.clamped_norms(), through_norms = grad_cosine * match.cosine();
   const float along_context = normalised ? -through_norms / match.context_square : 0.0f;
-  for (int d = lane; d < a.dimensions; d += WARP) {
+  for (int d = lane; d < a.dimensions; d += kWarp) {
     store(grad_context + a.row_at(row) + d, cross * load(w + d) + along_context * load(c + d));
   }
   if (lane == 0) {
@@ -362,7 +361,7 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
 
 // In place: da becomes the gradient of the logits. ds = gamma1 a (da - sum over n of a da).
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_softmax_backward_kernel(WordsSimilarityInputs<S> a, const float* maps, const float* attention,
                                              const float* pulled, float* grad) {
   const Column column(a);
@@ -383,15 +382,15 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
 
 // dr [B, D, N] = sum over m of w dlogits + dc a, added to the sums of the groups before.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS, PRODUCT_BLOCKS)
+__global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
     words_similarity_grad_regions_kernel(WordsSimilarityInputs<S> a, const float* rows, const float* grad_logits,
                                          const float* grad_context, const float* attention, float* sums, bool first,
                                          bool last, S* grad_region) {
   SharedArena arena;
   ProductTile tile(arena, a.dimensions, a.regions);
   const int64_t b = tile.batch, first_row = b * a.rows();
-  tile.add(Factor<float, false>{rows, a.dimensions},
-           Factor<float, false>{grad_logits + a.map_at(first_row), a.regions}, a.rows());
+  tile.add(Factor<float, false>{rows, a.dimensions}, Factor<float, false>{grad_logits + a.map_at(first_row), a.regions},
+           a.rows());
   tile.add(Factor<float, false>{grad_context + a.row_at(first_row), a.dimensions},
            Factor<float, false>{attention + a.map_at(first_row), a.regions}, a.rows());
   tile.for_each([&](int d, int n, float sum) {
@@ -406,16 +405,16 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS, PRODUCT_BLOCKS)
 }
 
 // dw [K, D, T]: parts [slices, M, D], which are sums of dlogits r, and the cosines' own gradient, summed over pictures.
-// One block per caption and WARP dimensions.
+// One block per caption and kWarp dimensions.
 template <class S>
-__global__ void __launch_bounds__(SIMILARITY_THREADS)
+__global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_grad_words_kernel(WordsSimilarityInputs<S> a, const float* rows, const float* context,
                                        Slopes slopes, const float* parts, int slices, S* grad_word) {
   SharedArena arena;
-  float* square = arena.take<float>(WARP * TRANSPOSE_ROW);  // [t][d]
-  const int blocks = divide_up(a.dimensions, WARP), k = blockIdx.x / blocks, d0 = blockIdx.x % blocks * WARP;
+  float* square = arena.take<float>(kWarp * kTransposeRow);  // [t][d]
+  const int blocks = divide_up(a.dimensions, kWarp), k = blockIdx.x / blocks, d0 = blockIdx.x % blocks * kWarp;
   const int64_t size = a.row_at(a.rows());
-  for (int t0 = 0; t0 < a.words; t0 += WARP) {
+  for (int t0 = 0; t0 < a.words; t0 += kWarp) {
     __syncthreads();  // the square before has been read
     for_square(a.dimensions - d0, a.words - t0, [&](int d, int t) {
       const int m = k * a.words + t0 + t;
@@ -428,12 +427,11 @@ __global__ void __launch_bounds__(SIMILARITY_THREADS)
         sum += load(slopes.cross + b * a.rows() + m) * load(context + b * size + i);
         along += load(slopes.along + b * a.rows() + m);
       }
-      square[t * TRANSPOSE_ROW + d] = sum + along * load(rows + i);
+      square[t * kTransposeRow + d] = sum + along * load(rows + i);
     });
     __syncthreads();
-    for_square(a.words - t0, a.dimensions - d0, [&](int t, int d) {
-      store(grad_word + a.word_at(k, d0 + d, t0 + t), square[t * TRANSPOSE_ROW + d]);
-    });
+    for_square(a.words - t0, a.dimensions - d0,
+               [&](int t, int d) { store(grad_word + a.word_at(k, d0 + d, t0 + t), square[t * kTransposeRow + d]); });
   }
 }
 
@@ -443,8 +441,8 @@ struct WordsSimilarityWork {
   int64_t pictures, captions, dimensions, regions, words;
 
   static int64_t aligned(int64_t floats) { return divide_up(floats, int64_t{8}) * 8; }
-  int64_t group() const { return std::min(captions, int64_t{GROUP}); }
-  int64_t pictures_per_slice() const { return divide_up(pictures, int64_t{WORD_SLICES}); }
+  int64_t group() const { return std::min(captions, int64_t{kGroup}); }
+  int64_t pictures_per_slice() const { return divide_up(pictures, int64_t{kWordSlices}); }
   int64_t slices() const { return divide_up(pictures, pictures_per_slice()); }
 
   int64_t row_floats() const { return aligned(group() * words * dimensions); }                 // [M, D]
@@ -462,7 +460,7 @@ struct WordsSimilarityWork {
   int64_t slopes() const { return grad_context() + context_floats(); }
   int64_t parts() const { return slopes() + 3 * slope_floats(); }     // [slices, M, D]
   int64_t sums() const { return parts() + slices() * row_floats(); }  // [B, D, N], if there are several groups
-  int64_t backward_size() const { return sums() + (captions > GROUP ? pictures * dimensions * regions : 0); }
+  int64_t backward_size() const { return sums() + (captions > kGroup ? pictures * dimensions * regions : 0); }
 };
 
 template <class S>
@@ -473,16 +471,16 @@ WordsSimilarityWork words_similarity_work(const WordsSimilarityInputs<S>& a) {
 // Calls run(group, first) for each group of captions: the inputs of captions first ...
 template <class S, class Run>
 void for_each_group(const WordsSimilarityInputs<S>& a, Run run) {
-  for (int first = 0; first < a.captions; first += GROUP) {
+  for (int first = 0; first < a.captions; first += kGroup) {
     WordsSimilarityInputs<S> group = a;
-    group.captions = std::min(GROUP, a.captions - first);
+    group.captions = std::min(kGroup, a.captions - first);
     group.word += a.word_at(first, 0, 0);
     group.lengths += first;
     run(group, first);
   }
 }
 
-constexpr size_t TRANSPOSE_SHARED = shared_bytes<float>(WARP * TRANSPOSE_ROW);
+constexpr size_t kTransposeShared = shared_bytes<float>(kWarp * kTransposeRow);
 
 // Starts the kernels of one group.
 template <class S>
@@ -493,35 +491,35 @@ struct WordsSimilarityLaunches {
   Stream stream;
 
   int64_t map_rows() const { return a.pictures * a.rows(); }
-  int64_t row_blocks() const { return divide_up(map_rows(), int64_t{SIMILARITY_WARPS}); }
-  int64_t transpose_blocks() const { return a.captions * divide_up(a.dimensions, WARP); }
+  int64_t row_blocks() const { return divide_up(map_rows(), int64_t{kSimilarityWarps}); }
+  int64_t transpose_blocks() const { return a.captions * divide_up(a.dimensions, kWarp); }
   float* rows() const { return work + at.rows(); }
   float* maps() const { return work + at.maps(); }
   float* context() const { return work + at.context(); }
 
   void project(const float* factor, int64_t step, float* to) const {
-    launch(words_similarity_project_kernel<S>, ProductTile::blocks(a.pictures, a.rows(), a.regions),
-           SIMILARITY_THREADS, ProductTile::SHARED, stream, a, factor, step, to);
+    launch(words_similarity_project_kernel<S>, ProductTile::blocks(a.pictures, a.rows(), a.regions), kSimilarityThreads,
+           ProductTile::kShared, stream, a, factor, step, to);
   }
   void gather(const float* from, int64_t slices, int64_t pictures_per_slice, float* to) const {
-    launch(words_similarity_gather_kernel<S>, ProductTile::blocks(slices, a.rows(), a.dimensions), SIMILARITY_THREADS,
-           ProductTile::SHARED, stream, a, from, pictures_per_slice, to);
+    launch(words_similarity_gather_kernel<S>, ProductTile::blocks(slices, a.rows(), a.dimensions), kSimilarityThreads,
+           ProductTile::kShared, stream, a, from, pictures_per_slice, to);
   }
 
   // rows, s in maps(), a in `attention` (which may be maps() too), context.
   void attend(float* attention) const {
-    launch(words_similarity_rows_kernel<S>, transpose_blocks(), SIMILARITY_THREADS, TRANSPOSE_SHARED, stream, a,
+    launch(words_similarity_rows_kernel<S>, transpose_blocks(), kSimilarityThreads, kTransposeShared, stream, a,
            rows());
     project(rows(), 0, maps());
-    launch(words_similarity_over_words_kernel<S>, Column::blocks(a), SIMILARITY_THREADS, 0, stream, a, maps());
-    launch(words_similarity_over_regions_kernel<S>, row_blocks(), SIMILARITY_THREADS, 0, stream, a, maps(), attention);
+    launch(words_similarity_over_words_kernel<S>, Column::blocks(a), kSimilarityThreads, 0, stream, a, maps());
+    launch(words_similarity_over_regions_kernel<S>, row_blocks(), kSimilarityThreads, 0, stream, a, maps(), attention);
     gather(attention, a.pictures, 1, context());
   }
 
   void score(float* scores) const {
     attend(maps());
-    launch(words_similarity_score_kernel<S>, a.pictures * a.captions, SIMILARITY_THREADS,
-           shared_bytes<float>(a.words), stream, a, rows(), context(), scores, static_cast<int>(at.captions));
+    launch(words_similarity_score_kernel<S>, a.pictures * a.captions, kSimilarityThreads, shared_bytes<float>(a.words),
+           stream, a, rows(), context(), scores, static_cast<int>(at.captions));
   }
 
   void backward(const float* grad, const float* scores, bool first, bool last, S* grad_region, S* grad_word) const {
@@ -529,16 +527,16 @@ struct WordsSimilarityLaunches {
     float *grad_context = work + at.grad_context(), *parts = work + at.parts(), *slope = work + at.slopes();
     const Slopes slopes{slope, slope + at.slope_floats(), slope + 2 * at.slope_floats()};
     attend(attention);
-    launch(words_similarity_cosine_backward_kernel<S>, row_blocks(), SIMILARITY_THREADS, 0, stream, a, grad, scores,
+    launch(words_similarity_cosine_backward_kernel<S>, row_blocks(), kSimilarityThreads, 0, stream, a, grad, scores,
            static_cast<int>(at.captions), rows(), context(), grad_context, slopes);
     project(grad_context, a.row_at(a.rows()), grad_maps);
-    launch(words_similarity_softmax_backward_kernel<S>, Column::blocks(a), SIMILARITY_THREADS, 0, stream, a, maps(),
+    launch(words_similarity_softmax_backward_kernel<S>, Column::blocks(a), kSimilarityThreads, 0, stream, a, maps(),
            attention, slopes.pulled, grad_maps);
     launch(words_similarity_grad_regions_kernel<S>, ProductTile::blocks(a.pictures, a.dimensions, a.regions),
-           SIMILARITY_THREADS, ProductTile::SHARED, stream, a, rows(), grad_maps, grad_context, attention,
+           kSimilarityThreads, ProductTile::kShared, stream, a, rows(), grad_maps, grad_context, attention,
            work + at.sums(), first, last, grad_region);
     gather(grad_maps, at.slices(), at.pictures_per_slice(), parts);
-    launch(words_similarity_grad_words_kernel<S>, transpose_blocks(), SIMILARITY_THREADS, TRANSPOSE_SHARED, stream, a,
+    launch(words_similarity_grad_words_kernel<S>, transpose_blocks(), kSimilarityThreads, kTransposeShared, stream, a,
            rows(), context(), slopes, parts, static_cast<int>(at.slices()), grad_word);
   }
 };

@@ -1,0 +1,229 @@
+"""What all benchmarks share: the command line, rows and where they are kept, the machine, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table as RichTable
+from torch import Tensor
+
+from dmgan_fast import __version__, native
+from dmgan_fast.files import replace_file
+from dmgan_fast.training import allocator
+
+Row = dict[str, Any]
+Rows = list[Row]
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+FILES = {  # part of `benchmarks.all` → its committed rows
+    "roofline": "roofline.json",
+    "ops": "cpu_float32.json",
+    "step": "step.json",
+    "sampling": "sampling.json",
+    "components": "components.json",
+    "scaling": "scaling.json",
+}
+
+
+# --------------------------------------------------------------------------------------------------------- the machine
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and in which dtype a benchmark runs."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def place(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs there, as leaves."""
+        return {name: x.to(self.device, self.dtype).requires_grad_() for name, x in inputs.items()}
+
+    def backends(self) -> dict[str, str]:
+        """Names of our implementations → backends."""
+        if self.device == "cpu":
+            return {"dmgan_fast": "auto"}
+        return {"dmgan_fast, cuda": "cuda", "dmgan_fast, triton": "triton"}
+
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def environment(target: Target | None = None) -> Row:
+    """What every row says about where it was measured."""
+    target = target or Target()
+    return {
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "level": native.cpu_level(),
+        "compiler": native.compiler(),
+        "commit": commit(),
+        "threads": torch.get_num_threads(),
+        "allocator": keep_freed_memory() if target.device == "cpu" else "CUDA caching allocator",
+        "versions": {"dmgan_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def keep_freed_memory() -> str:
+    """Let glibc keep freed memory, as training does: its default maps every large tensor anew. Same for all."""
+    return "glibc, freed memory kept" if allocator.keep_freed_memory() else "system"
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def commit() -> str:
+    """The commit that is measured; with ``+`` where files differ from it."""
+    try:
+        told = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, cwd=ROOT)
+    except FileNotFoundError:
+        return "unknown"
+    return told.stdout.strip() or "unknown"
+
+
+def limited_to(level: str) -> dict[str, str]:
+    """Environment variables that limit us and PyTorch's own kernels alike to a CPU level."""
+    limits = {"avx2": ("avx2", "AVX2", "AVX2"), "sse2": ("default", "SSE41", "SSE4_2")}
+    variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    return {native.LEVEL_VARIABLE: level} | dict(zip(variables, limits.get(level, ()), strict=False))
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def results_of(level: str | None = None) -> Path:
+    """The folder of committed results of a CPU level; of the one in use by default."""
+    return RESULTS / (level or native.cpu_level())
+
+
+def load_rows(folder: Path) -> Rows:
+    """Rows of all parts that have been measured."""
+    files = [folder / name for name in FILES.values()]
+    return [row for file in files if file.exists() for row in json.loads(file.read_text())]
+
+
+def write_json(file: Path, content: Any) -> None:
+    with replace_file(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def by_case(rows: Iterable[Row]) -> list[Rows]:
+    """Neighbouring rows of one op and case."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: (row["op"], row["case"]))]
+
+
+def baseline(rows: Iterable[Row]) -> str | None:
+    """The implementation the others are compared with: the authors' form, in the layout of the inputs."""
+    return next((row["implementation"] for row in rows if row["implementation"].startswith("authors")), None)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def parser_of(description: str | None, repeats: int | None = None) -> argparse.ArgumentParser:
+    """With ``--json`` and, for what is timed, ``--repeats``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    if repeats:
+        parser.add_argument("--repeats", type=int, default=repeats, help=f"runs of each (default {repeats})")
+    return parser
+
+
+def some_of(known: Iterable[str]) -> Any:
+    """An argument's type: names among ``known``, with commas between."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no part {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def save(rows: Rows, file: Path | None) -> None:
+    """Write the rows; those of other cases in the file stay."""
+    if file:
+        measured = {(row["op"], row["case"]) for row in rows}
+        before = json.loads(file.read_text()) if file.exists() else []
+        write_json(file, [row for row in before if (row["op"], row["case"]) not in measured] + rows)
+
+
+def finish(rows: Rows, file: Path | None = None) -> None:
+    """Write the rows; exit with an error if one is wrong."""
+    if file:
+        write_json(file, rows)
+    if not all(row["correct"] for row in rows):
+        sys.exit("a result is wrong: its time is not reported")
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and lines, which may be shorter; for the terminal, for Markdown, and for templates of pages."""
+
+    heads: Sequence[str]
+    lines: Sequence[Sequence[Any]]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """As strings, filled up."""
+        return [[*map(str, line), *[""] * (len(self.heads) - len(line))] for line in self.lines]
+
+    def markdown(self) -> str:
+        lines = [f"| {' | '.join(line)} |" for line in (self.heads, *self.cells)]
+        return "\n".join([lines[0], "|" + "---|" * len(self.heads), *lines[1:]])
+
+    def print(self, title: str = "") -> None:
+        table = RichTable(*self.heads, title=title)
+        for line in self.cells:
+            table.add_row(*line)
+        Console(width=120).print(table)
+
+
+def mib(size: int | None, digits: int = 1) -> str:
+    return "" if size is None else f"{size / 2**20:.{digits}f}"
+
+
+def spread_of(row: Row, unit: float = 1.0) -> str:
+    """The median with percentiles, in milliseconds or ``unit`` of them."""
+    median, low, high = (row[f"{name}_ms"] / unit for name in ("median", "p20", "p80"))
+    return f"{median:.2f} ({low:.2f}–{high:.2f})"
+
+
+def case_table(rows: Rows) -> Table:
+    """One case: a line for each implementation; of an op forward + backward, with forward alone beside it."""
+    main = rows[-1]["direction"]
+    both = len({row["direction"] for row in rows}) == 2
+    heads = ["implementation", *(["forward ms"] if both else []), f"{main.replace('+', ' + ')} ms (p20–p80)"]
+    times = {(row["implementation"], row["direction"]): row.get("median_ms") for row in rows}
+    against = times.get((baseline(rows), main))
+    lines = []
+    for row in (row for row in rows if row["direction"] == main):
+        cells = [row["implementation"]]
+        if row.get("median_ms"):
+            cells += [f"{times[row['implementation'], 'forward']:.2f}"] if both else []
+            cells += [spread_of(row), f"{against / row['median_ms']:.2f}" if against else ""]
+            cells += [mib(row.get("saved_bytes")), mib(row.get("peak_bytes"))]
+        else:
+            cells += ["out of memory" if row.get("out_of_memory") else "wrong result: not timed"]
+        lines.append(cells)
+    return Table([*heads, "× authors", "saved MiB", "peak MiB"], lines)

@@ -1,0 +1,20 @@
+"""One benchmark a file: ``cases(target)`` gives those of the op, ``case`` makes one of other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.common import Target
+from benchmarks.harness import Case
+from benchmarks.ops import batch_norm_glu, conv3x3, memory_path, upsample_conv3x3, words_similarity
+
+BENCHMARKS: dict[str, Callable[[Target], Iterator[Case]]] = {
+    module.__name__.rpartition(".")[2]: module.cases
+    for module in (memory_path, batch_norm_glu, conv3x3, upsample_conv3x3, words_similarity)
+}
+
+
+def all_cases(target: Target) -> Iterator[Case]:
+    """The cases of every benchmark, one at a time: their tensors are large."""
+    for cases in BENCHMARKS.values():
+        yield from cases(target)

@@ -1,0 +1,35 @@
+"""Pages and tables of the committed results; ``python -m benchmarks.report`` writes those of docs and README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.common import ROOT
+from dmgan_fast.files import replace_file
+from dmgan_fast.pages import inline_svg
+
+DOCS = ROOT / "docs"
+
+matplotlib.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True})
+matplotlib.rcParams.update({"svg.hashsalt": "dmgan_fast"})  # the same figure gives the same file
+
+
+def replace_text(path: Path, text: str) -> None:
+    with replace_file(path) as file:
+        file.write_text(text, encoding="utf-8")
+
+
+def replace_after(path: Path, marker: str, text: str, end: str = "") -> None:
+    """Write ``text`` between the markers; without ``end``, up to the end of the file."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(marker)
+    after = end + rest.partition(end)[2] if end else ""
+    replace_text(path, before + marker + text + after)
+
+
+def save(figure: Figure, name: str) -> None:
+    """As ``docs/figures/name``."""
+    replace_text(DOCS / "figures" / name, inline_svg(figure))

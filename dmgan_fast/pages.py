@@ -1,0 +1,52 @@
+"""Self-contained HTML pages from jinja2 templates with one style sheet; values are escaped, figures are inline SVG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dmgan_fast.files import replace_file
+from dmgan_fast.pictures import picture_of
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(file: Path, template: Path, **values: Any) -> Path:
+    """Write ``template``, which may extend ``base.html`` of this package, with ``values`` filled in.
+
+    Strings are escaped; ``inline_svg`` makes what is not. Templates may pass ``[3, H, W]`` tensors through the filter
+    ``picture`` and PIL images through ``data_url``.
+    """
+    environment = Environment(
+        loader=FileSystemLoader((template.parent, TEMPLATES)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_url": data_url, "picture": picture_of}
+    text = environment.get_template(template.name).render(values)
+    with replace_file(file) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return file
+
+
+def data_url(picture: Image.Image) -> str:
+    """The picture as PNG inside the page."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def inline_svg(figure: Figure) -> Markup:
+    """The ``<svg>`` element of a figure, without the date, for a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return Markup(buffer.getvalue()[buffer.getvalue().index("<svg") :])
