@@ -13,7 +13,7 @@ import logging
 import os
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +27,7 @@ from dmgan_fast.files import replace_file
 
 VARIABLE = "DMGAN_FAST_SELFCHECK"
 AUTOMATIC = ("cuda",)  # types of device whose kernels are checked before their first use
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FACTOR = 10  # times the error of eager PyTorch in the same dtype: rounding stays well below, faults far above
 
 _log = logging.getLogger("dmgan_fast")
@@ -328,23 +329,28 @@ class Row:
     fault: str | None
 
 
-def check_all(kernels: Mapping[str, Any], names: Iterable[str], dtypes: Iterable[torch.dtype]) -> Iterator[Row]:
-    """Check anew all ops on the backends of those names, wherever they run here; ``kernels``: the backends by name."""
-    for name in names:
-        for place in kernels[name].devices():
-            for op in CASES:
-                reason = kernels[name].why_not(op)
-                if reason or (place == "cuda" and not torch.cuda.is_available()):
-                    yield Row(name, place, op, "", None, reason or "PyTorch sees no CUDA device")
-                    continue
-                device = torch.device(place, torch.cuda.current_device()) if place == "cuda" else torch.device(place)
-                for dtype in dtypes:
-                    fault = (
-                        Verdicts(device).renew(op, name, dtype)
-                        if place in AUTOMATIC
-                        else check(op, name, device, dtype)
-                    )
-                    yield Row(name, place, op, _name(dtype), fault is None, fault)
+def check_all(places: Iterable[tuple[str, str]], why_not: Callable[[str, str], str | None]) -> Iterator[Row]:
+    """Check all ops anew on backends and types of device; ``why_not(op, backend)``: why it can't run here, or None."""
+    for backend, place in places:
+        for op in CASES:
+            reason = why_not(op, backend)
+            if reason or (place == "cuda" and not torch.cuda.is_available()):
+                yield Row(backend, place, op, "", None, reason or "PyTorch sees no CUDA device")
+                continue
+            device = torch.device(place, torch.cuda.current_device()) if place == "cuda" else torch.device(place)
+            for dtype in DTYPES:
+                kept = place in AUTOMATIC
+                fault = Verdicts(device).renew(op, backend, dtype) if kept else check(op, backend, device, dtype)
+                yield Row(backend, place, op, _name(dtype), fault is None, fault)
+
+
+def known_faults() -> dict[str, str]:
+    """What earlier checks found wrong on the GPUs here: backend/op/dtype → what."""
+    faults: dict[str, str] = {}
+    for index in range(torch.cuda.device_count()):
+        found = Verdicts(torch.device("cuda", index)).found
+        faults |= {f"{name} on GPU {index}": fault for name, fault in found.items() if fault}
+    return faults
 
 
 def _entry(op: str, backend: str, dtype: torch.dtype) -> str:
