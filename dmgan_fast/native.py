@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from dmgan_fast.errors import BackendError, InputError
 LEVELS = ("avx512", "avx2", "sse2", "neon", "portable")  # a CPU runs one and those after it of its kind
 LEVEL_VARIABLE = "DMGAN_FAST_CPU"
 OLDEST_TORCH = (2, 11)
+_log = logging.getLogger("dmgan_fast")
 BUILD = {
     "cpu": "with a C++20 compiler and Python's headers (Debian: `apt install g++ python3-dev`), build it by `make "
     "build` in a checkout, or `pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir` the sdist",
@@ -60,7 +61,7 @@ def warn_if_missing() -> None:
     try:
         load("cpu")
     except BackendError as error:
-        warnings.warn(f"dmgan_fast runs on its slow reference: {error}", RuntimeWarning, stacklevel=2)
+        _log.warning("dmgan_fast runs on its slow reference: %s", error)
 
 
 def compiler() -> str:

@@ -173,8 +173,9 @@ def check_release(folder: Path, found: dict[int, Path]) -> None:
         not_run.append(f"Python 3.{RECENT} or newer, which is not here; 3.{max(found)} stands in")
     first, last = found[min(found)], found[max(found)]
     newest = environment(folder / "newest", last, NEWEST, "dev")
-    sdist, wheel = build(newest, copied(folder / "release-tree"), folder / "dist", not_run)
-    check_sdist(sdist)
+    tree = copied(folder / "release-tree")
+    sdist, wheel = build(newest, tree, folder / "dist", not_run)
+    check_sdist(sdist, tree)
     check_wheel(wheel)
     suite = copied_tests(folder / "suite")
     for each in (environment(folder / "oldest", first, OLDEST, "dev"), newest):
@@ -202,11 +203,11 @@ def build(maker: Environment, tree: Path, dist: Path, not_run: list[str]) -> tup
     return sdist, wheel
 
 
-def check_sdist(sdist: Path) -> None:
+def check_sdist(sdist: Path, tree: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = output("git", "-C", ROOT, "ls-files", "csrc", "kernels", "dmgan_fast").split()
-    missing = set(tracked) - names
+    files = (file for folder in ("csrc", "kernels", "dmgan_fast") for file in (tree / folder).rglob("*"))
+    missing = {str(file.relative_to(tree)) for file in files if file.is_file()} - names
     require(not missing, f"{sdist.name} lacks {', '.join(sorted(missing))}")
     say(f"{sdist.name}: {sdist.stat().st_size:,} bytes")
 
