@@ -1,4 +1,4 @@
-"""``info`` holds what a bug report needs; ``selfcheck`` tells right kernels from wrong ones; reports are asked for both."""
+"""``info`` holds what a bug report needs; ``selfcheck`` tells right kernels from wrong ones."""
 
 import json
 import platform
