@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.common import Rows, Table, environment, finish, parser_of
 from benchmarks.harness import spread, take_turns
 from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
-from dmgan_fast import native
+from dmgan_fast import contract
 from dmgan_fast.training.dataless import Dataless
 from dmgan_fast.training.meter import Meter
 from dmgan_fast.training.step import TrainStep
@@ -64,7 +64,7 @@ def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dic
 # Products of the cheapest exact form that PyTorch's own convolutions offer, over those our kernels do: the mean of the
 # result and both gradients.
 DIRECT = {"conv3x3": 9, "conv4x4_stride2": 16, "upsample_conv3x3": 16}
-SAVED = {op: 3 * products / sum(native.PRODUCTS[op]) for op, products in DIRECT.items()}
+SAVED = {op: 3 * products / sum(contract.PRODUCTS[op]) for op, products in DIRECT.items()}
 
 
 def saved(operator: str) -> float:

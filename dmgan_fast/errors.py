@@ -1,5 +1,7 @@
 """Errors a user can act on. Each message names what was given and what is allowed."""
 
+from collections.abc import Callable
+
 
 class DMGANError(Exception):
     """Base of every error the library raises on purpose; the command line prints it as one paragraph."""
@@ -31,3 +33,9 @@ class BackendError(DMGANError, RuntimeError):
 
 class OutOfMemory(DMGANError, MemoryError):
     """Memory ran out; the message says what was being done, what it needs, and what would fit."""
+
+
+def require(condition: bool, message: Callable[[], str] | str) -> None:
+    """Raise ``InputError`` unless the condition holds; a message with numbers in it is only then asked for."""
+    if not condition:
+        raise InputError(message if isinstance(message, str) else message())

@@ -10,21 +10,20 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from dmgan_fast import layouts
+from dmgan_fast import contract
 from dmgan_fast.errors import BackendError, InputError
 
 LEVELS = ("avx512", "avx2", "sse2", "neon", "portable")  # a CPU runs one and those after it of its kind
 LEVEL_VARIABLE = "DMGAN_FAST_CPU"
 OLDEST_TORCH = (2, 11)
 _log = logging.getLogger("dmgan_fast")
+_described: set[str] = set()  # libraries that have what the contract says of their operators
 BUILD = {
     "cpu": "with a C++20 compiler and Python's headers (Debian: `apt install g++ python3-dev`), build it by `make "
     "build` in a checkout, or `pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir` the sdist",
@@ -110,107 +109,14 @@ def _load(library: str) -> Any:
         operators = getattr(torch.ops, f"dmgan_fast_{library}")
         target = operators.target_version()
     except (OSError, RuntimeError, AttributeError) as error:
-        raise BackendError(f"{file.name} does not load with torch {torch.__version__}: {error}; {how}") from error
+        said = " ".join(str(error).split())
+        raise BackendError(f"{file.name} does not load with torch {torch.__version__}: {said}; {how}") from error
     if target != 2011:
         raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {how}")
-    if library not in _with_shapes:
-        for name, shapes in SHAPES.items():
-            if hasattr(operators, name):  # convolutions and layouts are the CPU libraries' alone
-                torch.library.register_fake(f"dmgan_fast_{library}::{name}", shapes)
-        _with_shapes.add(library)
-        if library != "cuda":
-            from torch.utils.flop_counter import register_flop_formula  # which imports Triton
-
-            for name, flops in FLOPS.items():
-                register_flop_formula(getattr(operators, name))(flops)
+    lacks = [each.name for each in contract.functions() if library != "cuda" and not hasattr(operators, each.name)]
+    if lacks:
+        raise BackendError(f"{file.name} is from another version of dmgan_fast (it lacks {', '.join(lacks)}); {how}")
+    if library not in _described:
+        contract.describe(f"dmgan_fast_{library}", flops=library != "cuda")
+        _described.add(library)
     return operators
-
-
-# ------------------------------------------------------------------ results of tensors without data (docs/backends.md)
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    return _per_channel(x), _per_channel(x)
-
-
-def _forward(
-    x: Tensor, weight: Any, bias: Any, skip: Tensor | None, mean: Any, var: Any, eps: float, want_mean: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels = x.shape[1] if skip is not None else x.shape[1] // 2
-    spatial_mean = x.new_empty((x.shape[0], channels) if want_mean else (0,), dtype=torch.float32)
-    y = layouts.empty_picture(x, channels, *x.shape[2:])
-    return y, _per_channel(x), _per_channel(x), _per_channel(x), spatial_mean
-
-
-def _reduce(grad: Tensor, grad_mean: Any, x: Tensor, *others: Any) -> Tensor:
-    return x.new_empty((2, x.shape[1]), dtype=torch.float32)
-
-
-def _backward(grad: Tensor, grad_mean: Any, x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return layouts.empty_picture(x, *x.shape[1:]), _per_channel(x), _per_channel(x)
-
-
-def _relayout(x: Tensor) -> Tensor:
-    back = layouts.is_channels_last(x)
-    return torch.empty_like(x, memory_format=torch.contiguous_format if back else torch.channels_last)
-
-
-def _conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return layouts.empty_picture(x, weight.shape[0], *x.shape[2:])
-
-
-def _conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return layouts.empty_picture(x, weight.shape[0], x.shape[2] // 2, x.shape[3] // 2)
-
-
-def _upsample_conv3x3(x: Tensor, weight: Tensor) -> Tensor:
-    return layouts.empty_picture(x, weight.shape[0], 2 * x.shape[2], 2 * x.shape[3])
-
-
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool) -> tuple[Tensor, Tensor]:
-    grad_x = layouts.empty_picture(x, *x.shape[1:]) if want_x else x.new_empty(0)
-    return grad_x, weight.new_empty(weight.shape if want_weight else 0)
-
-
-def _per_channel(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1], dtype=torch.float32)
-
-
-SHAPES: dict[str, Callable[..., Any]] = {
-    "batch_norm_glu_statistics": _statistics,
-    "batch_norm_glu_forward": _forward,
-    "batch_norm_glu_reduce": _reduce,
-    "batch_norm_glu_backward": _backward,
-    "conv3x3_forward": _conv3x3,
-    "conv3x3_backward": _conv_backward,
-    "conv4x4_stride2_forward": _conv4x4_stride2,
-    "conv4x4_stride2_backward": _conv_backward,
-    "relayout": _relayout,
-    "upsample_conv3x3_forward": _upsample_conv3x3,
-    "upsample_conv3x3_backward": _conv_backward,
-}
-
-
-# Floating point operations as they are done: products for a pixel of the smaller map and a pair of channels.
-PRODUCTS = {"conv3x3": (3, 2.25, 3), "conv4x4_stride2": (9, 9, 9), "upsample_conv3x3": (9, 9, 9)}
-
-
-def _conv_flops(op: str) -> dict[str, Callable[..., int]]:
-    forward_products, x_products, weight_products = PRODUCTS[op]
-
-    def work(a: tuple[int, ...], b: tuple[int, ...], weight: tuple[int, ...]) -> int:
-        return 2 * a[0] * min(a[2] * a[3], b[2] * b[3]) * weight[0] * weight[1]
-
-    def forward(x: tuple[int, ...], weight: tuple[int, ...], *_: Any, out_shape: Any, **__: Any) -> int:
-        return int(forward_products * work(x, out_shape, weight))
-
-    def backward(
-        grad: tuple[int, ...], x: tuple[int, ...], weight: tuple[int, ...], want_x: bool, want_weight: bool, **_: Any
-    ) -> int:
-        return int((want_x * x_products + want_weight * weight_products) * work(grad, x, weight))
-
-    return {f"{op}_forward": forward, f"{op}_backward": backward}
-
-
-FLOPS = {name: flops for op in PRODUCTS for name, flops in _conv_flops(op).items()}
-_with_shapes: set[str] = set()

@@ -16,9 +16,7 @@ def _read(
 ) -> tuple[Tensor, ...]:
     """h', the attention map and, with a gate's weight and bias, the gate."""
     mode = "official" if official else "paper"
-    read, attention = reference.memory_read(
-        h, key, value, None, None, padding_mask, mask_mode=mode, return_attention=True
-    )
+    read, attention, _ = reference.memory_read(h, key, value, None, None, padding_mask, mode)
     if not gate:
         return read, attention
     weight_h, weight_read = gate[0].chunk(2)

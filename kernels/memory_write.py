@@ -161,26 +161,12 @@ def _summed_channels(words: Tensor) -> int:
     return 16 if words.dtype == torch.float32 else 32
 
 
-def memory_write_forward(
-    words: Tensor,
-    image_mean: Tensor,
-    gate_word: Tensor,
-    gate_image: Tensor,
-    word_weight: Tensor,
-    word_bias: Tensor,
-    image_weight: Tensor,
-    image_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
-) -> tuple[Tensor, Tensor]:
+def memory_write_forward(words: Tensor, image_mean: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     """Key and value."""
     (batch, word_channels, length), channels = words.shape, image_mean.shape[1]
     key, value = (words.new_empty((batch, channels, length)) for _ in range(2))
     _forward_kernel[(triton.cdiv(length, BT), triton.cdiv(channels, BO), batch)](
-        words, image_mean, gate_word, gate_image, word_weight, word_bias, image_weight, image_bias,
-        key_weight, key_bias, value_weight, value_bias, key, value, length, channels,
+        words, image_mean, *weights, key, value, length, channels,
         D=word_channels, BT=BT, BD=_summed_channels(words), BJ=BJ, BO=BO, PRECISION=dot_precision(),
     )  # fmt: skip
     return key, value
@@ -193,18 +179,10 @@ def memory_write_backward(
     value: Tensor,
     words: Tensor,
     image_mean: Tensor,
-    gate_word: Tensor,
-    gate_image: Tensor,
-    word_weight: Tensor,
-    word_bias: Tensor,
-    image_weight: Tensor,
-    image_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
+    *weights: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of the twelve inputs, in their order."""
+    gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, _, value_weight, _ = weights
     (batch, word_channels, length), channels = words.shape, image_mean.shape[1]
     hidden, blocks = 2 * channels, triton.cdiv(2 * channels, BJ)
     grad_key, grad_value = grad_key * (key > 0), grad_value * (value > 0)

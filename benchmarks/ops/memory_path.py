@@ -15,7 +15,7 @@ from benchmarks.common import Target
 from benchmarks.harness import Case, ours
 from benchmarks.ops import work
 from dmgan_fast import functional
-from dmgan_fast.ops.memory_write import PARAMETERS
+from dmgan_fast.reference import MemoryWeights
 
 BATCH, CHANNELS, WORD_CHANNELS, WORDS = 4, 64, 256, 18
 
@@ -66,7 +66,7 @@ def case(target: Target, *, batch: int = BATCH, side: int = 64, words: int = WOR
     wide = 2 * CHANNELS
     sizes: list[tuple[int, ...]] = [(WORD_CHANNELS,), (CHANNELS,), (wide, WORD_CHANNELS), (wide,), (wide, CHANNELS)]
     sizes += [(wide,), *[(CHANNELS, wide), (CHANNELS,)] * 2, (wide,), (1,)]
-    weights = dict(zip((*PARAMETERS, "response_weight", "response_bias"), sizes, strict=True))
+    weights = dict(zip((*MemoryWeights._fields, "response_weight", "response_bias"), sizes, strict=True))
     inputs = {"h": torch.randn(batch, CHANNELS, side, side), "words": torch.randn(batch, WORD_CHANNELS, words)}
     inputs |= {name: torch.randn(size) * size[-1] ** -0.5 for name, size in weights.items()}
     return Case(

@@ -28,7 +28,7 @@ struct Convolution {
   int64_t tiles() const {
     constexpr int64_t kLeast = kColumns * kLanes, kMost = 64;
     int64_t tiles = kMost;
-    while (tiles > kLeast && tiles * inputs() * F::kProducts > kCacheFloats) tiles /= 2;
+    while (tiles > kLeast && tiles * inputs() * F::kValues > kCacheFloats) tiles /= 2;
     return tiles;
   }
   int64_t blocks() const { return (tiling.count() + tiles() - 1) / tiles(); }
@@ -64,7 +64,7 @@ DMGAN_INLINE void windows_of(const Group& group, const float* row, Vec* d) {
   static_assert(H::kWindow <= H::kStep + 2);
 }
 
-// V of one group and channel: values[p * step + part * part_step], p = vertical * kProducts + horizontal.
+// V of one group and channel: values[value * step + part * part_step], value = vertical * kAcross + horizontal.
 template <class F>
 DMGAN_INLINE void transform_window(const Group& group, const FeatureMap& map, const float* plane, float* strips,
                                    float* staged, float* values, int64_t step, int64_t part_step) {
@@ -92,14 +92,13 @@ DMGAN_INLINE void transform_window(const Group& group, const FeatureMap& map, co
     V::from(d, v);
     for (int i = 0; i < V::kValues; ++i) strips[i * kStripFloats + kLanes + at] = v[i];
   }
-  constexpr int kAcross = H::kValues / H::kProducts;
   for (int i = 0; i < V::kValues; ++i) {
     Vec d[H::kWindow], v[H::kValues];
     windows_of<H>(group, strips + i * kStripFloats + kLanes, d);
     H::from(d, v);
-    float* to = values + i % V::kProducts * H::kProducts * step + i / V::kProducts * kAcross * part_step;
+    float* to = values + i % F::kDown * F::kAcross * step + i / F::kDown * F::kAcrossParts * part_step;
     DMGAN_UNROLL
-    for (int j = 0; j < H::kValues; ++j) store(to + j % H::kProducts * step + j / H::kProducts * part_step, v[j]);
+    for (int j = 0; j < H::kValues; ++j) store(to + j % F::kAcross * step + j / F::kAcross * part_step, v[j]);
   }
 }
 
@@ -145,7 +144,7 @@ DMGAN_HOT void multiply_products(const Convolution<F>& call, const float* u, int
     const float* of_p = u + (p * call.y.channels + first) * inputs;
     float* result = products + (kSum ? 0 : p * call.result_step());
     for (int64_t c = 0; c < inputs; c += F::kDepth) {
-      const float* windows = values + p * call.value_step() + c * tiles;
+      const float* windows = values + F::values_of(p) * call.value_step() + c * tiles;
       const int64_t depth = std::min(F::kDepth, inputs - c);
       if (c || (kSum && p)) {
         multiply_panels<true>(of_p, inputs, c, count, depth, windows, tiles, result);
@@ -215,58 +214,78 @@ int64_t weight_floats(const Convolution<F>& call) {
   return F::kProducts * call.y.channels * call.inputs();
 }
 
+// To [kTerms<V>, kTerms<H>] = G w G^T of w [taps, taps], kCount of each side by side.
+template <class F, int kCount>
+DMGAN_INLINE void transform_weight(const double (*w)[kCount], float (*to)[kCount]) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  double half[kTerms<V>][H::kTaps][kCount] = {};
+  DMGAN_UNROLL
+  for (int i = 0; i < kTerms<V>; ++i) {
+    DMGAN_UNROLL
+    for (int a = 0; a < V::kTaps; ++a) {
+      if (V::kWeights[i][a] == 0.0) continue;
+      for (int b = 0; b < H::kTaps; ++b) {
+        for (int n = 0; n < kCount; ++n) half[i][b][n] += V::kWeights[i][a] * w[a * H::kTaps + b][n];
+      }
+    }
+  }
+  for (int i = 0; i < kTerms<V>; ++i) {
+    DMGAN_UNROLL
+    for (int j = 0; j < kTerms<H>; ++j) {
+      double total[kCount] = {};
+      DMGAN_UNROLL
+      for (int b = 0; b < H::kTaps; ++b) {
+        if (H::kWeights[j][b] == 0.0) continue;
+        for (int n = 0; n < kCount; ++n) total[n] += H::kWeights[j][b] * half[i][b][n];
+      }
+      for (int n = 0; n < kCount; ++n) to[i * kTerms<H> + j][n] = static_cast<float>(total[n]);
+    }
+  }
+}
+
 // G w G^T of weight [O, I, taps, taps] for each p: panels of kPanel rows of each chunk of result channels, each panel
 // [inputs, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees.
 template <class F>
 void transform_weights(const Convolution<F>& call, const float* weight, bool transposed, bool flipped, float* u) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
-  constexpr int kTogether = 16, kAcross = H::kValues / H::kProducts;
+  constexpr int kTogether = 16, kAcrossTerms = kTerms<H>, kAll = kTerms<V> * kAcrossTerms;
+  constexpr int kRows = static_cast<int>(round_up(kPanel, 4));
   const int64_t rows = call.y.channels, columns = call.x.channels, inputs = call.inputs(), chunk = call.chunk();
   const int64_t chunk_panels = chunk / kPanel, chunks = (rows + chunk - 1) / chunk;
   torch::stable::parallel_for(0, chunks * chunk_panels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> all(F::kValues * kTogether * kPanel);  // [value][column][row] of a panel
+    std::vector<float> all(kAll * kTogether * kPanel);  // [term][column][row] of a panel
     for (int64_t k = begin; k < end; ++k) {
       const int64_t start = k / chunk_panels * chunk, panel = start + k % chunk_panels * kPanel;
       const int64_t width = std::min({kPanel, start + chunk - panel, rows - panel});
       for (int64_t c = 0; width > 0 && c < columns; c += kTogether) {
         const int64_t count = std::min<int64_t>(kTogether, columns - c);
+        double w[kTogether][F::kTaps][kRows] = {};
         for (int64_t r = 0; r < width; ++r) {
-          double w[F::kTaps][kTogether] = {}, half[V::kValues][H::kTaps][kTogether] = {};
           for (int64_t i = 0; i < count; ++i) {
             const int64_t pair = transposed ? (c + i) * rows + panel + r : (panel + r) * columns + c + i;
             const float* from = weight + pair * F::kTaps;
-            for (int tap = 0; tap < F::kTaps; ++tap) w[flipped ? F::kTaps - 1 - tap : tap][i] = from[tap];
+            for (int tap = 0; tap < F::kTaps; ++tap) w[i][flipped ? F::kTaps - 1 - tap : tap][r] = from[tap];
           }
-          DMGAN_UNROLL
-          for (int i = 0; i < V::kValues; ++i) {
-            DMGAN_UNROLL
-            for (int a = 0; a < V::kTaps; ++a) {
-              if (V::kWeights[i][a] == 0.0) continue;
-              for (int b = 0; b < H::kTaps; ++b) {
-                for (int n = 0; n < kTogether; ++n) half[i][b][n] += V::kWeights[i][a] * w[a * H::kTaps + b][n];
-              }
-            }
-          }
-          for (int i = 0; i < V::kValues; ++i) {
-            DMGAN_UNROLL
-            for (int j = 0; j < H::kValues; ++j) {
-              double total[kTogether] = {};
-              DMGAN_UNROLL
-              for (int b = 0; b < H::kTaps; ++b) {
-                if (H::kWeights[j][b] == 0.0) continue;
-                for (int n = 0; n < kTogether; ++n) total[n] += H::kWeights[j][b] * half[i][b][n];
-              }
-              float* to = all.data() + (i * H::kValues + j) * kTogether * kPanel + r;
-              for (int n = 0; n < kTogether; ++n) to[n * width] = static_cast<float>(total[n]);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          float terms[kAll][kRows];
+          transform_weight<F, kRows>(w[i], terms);
+          for (int term = 0; term < kAll; ++term) {
+            float* to = all.data() + (term * kTogether + i) * width;
+            if (width == kPanel) {
+              std::copy_n(terms[term], kPanel, to);
+            } else {
+              std::copy_n(terms[term], width, to);
             }
           }
         }
-        for (int value = 0; value < F::kValues; ++value) {
-          const int i = value / H::kValues, j = value % H::kValues;
+        for (int term = 0; term < kAll; ++term) {
+          const int i = term / kAcrossTerms, j = term % kAcrossTerms;
           const int p = i % V::kProducts * H::kProducts + j % H::kProducts;
-          const int part = i / V::kProducts * kAcross + j / H::kProducts;
-          std::copy_n(all.data() + value * kTogether * kPanel, count * width,
+          const int part = i / V::kProducts * F::kAcrossParts + j / H::kProducts;
+          std::copy_n(all.data() + term * kTogether * width, count * width,
                       u + (p * rows + panel) * inputs + (part * columns + c) * width);
         }
       }
@@ -282,7 +301,7 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
   const int64_t blocks = call.blocks();
   // Where blocks are few, their chunks of channels are shared out too, each with windows of its own: the same sums.
   const int64_t shares = blocks < 8 ? chunks : 1, of_share = chunks / shares;
-  const int64_t value_floats = round_up(F::kProducts * call.value_step(), 16);
+  const int64_t value_floats = round_up(F::kValues * call.value_step(), 16);
   const int64_t product_floats = round_up((kSum ? 1 : F::kProducts) * call.result_step(), 16);
   torch::stable::parallel_for(0, blocks * shares, 1, [&](int64_t begin, int64_t end) {
     float* values = scratch(value_floats + product_floats + kStrips<F> * kStripFloats + kStagedFloats);
@@ -304,8 +323,9 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
 }
 
 // --------------------------------------------------------------------------------------------- gradient of the weight
-// dU_v = sum over tiles of (To^T grad_y To)_p V_v^T of each value v of product p, for a fixed part of the tiles, a chunk
-// of result channels and half of the vertical values, one after the other: the maps of a block are read while they are in cache.
+// dU_t = sum over tiles of (To^T grad_y To)_p V_v^T of each term t of product p with value v, for a fixed part of the
+// tiles, a chunk of result channels and half of the vertical terms, one after the other: the maps of a block are read
+// while they are in cache.
 
 constexpr int64_t kGradTiles = 64;      // of a block
 constexpr int64_t kGradChannels = 128;  // result channels at once, about: they share the windows
@@ -323,28 +343,42 @@ struct WeightGradient {
   int64_t parts() const {
     return std::clamp<int64_t>(blocks() / kPartBlocks, 1, std::max<int64_t>(kTasks / (chunks() * kHalves), 1));
   }
-  int64_t sums() const { return F::Horizontal::kValues * y.channels * width(); }  // of one vertical value
-  int64_t floats() const { return F::Vertical::kValues * parts() * sums(); }        // of all parts
+  int64_t sums() const { return kTerms<typename F::Horizontal> * y.channels * width(); }  // of one vertical term
+  int64_t floats() const { return kDownTerms * parts() * sums(); }                          // of all parts
   int64_t chunks() const { return (y.channels + kGradChannels - 1) / kGradChannels; }
-  static constexpr int kHalf = F::Vertical::kValues < 4 ? F::Vertical::kValues : F::Vertical::kValues / 2;
-  static constexpr int kHalves = F::Vertical::kValues / kHalf;
+  static constexpr int kDownTerms = kTerms<typename F::Vertical>;
+  static constexpr int kHalves = kDownTerms < 4 ? 1 : 2;
+  static constexpr int kMostTerms = (kDownTerms + kHalves - 1) / kHalves;  // of a half
+  static constexpr int half_begin(int half) { return half * kDownTerms / kHalves; }
 };
 
-// The sum of coefficient r times row r of a group: a strip of kStep floats for each lane, and a pixel on either side.
+// sums [kStep] = the sum of coefficient r times row r of a group.
 template <int kRows, int kStep>
-DMGAN_INLINE void combine_rows(const Group& group, const float* coefficients, const float* const* rows, float* strip) {
-  Vec sums[kStep] = {};
-  float before = 0.0f, after = 0.0f;
+DMGAN_INLINE void combine_rows(const float* coefficients, const float* const* rows, Vec* sums) {
+  DMGAN_UNROLL
+  for (int q = 0; q < kStep; ++q) sums[q] = Vec{};
   for (int r = 0; r < kRows; ++r) {
     const float coefficient = coefficients[r];
     if (coefficient == 0.0f) continue;
     DMGAN_UNROLL
     for (int q = 0; q < kStep; ++q) sums[q] += coefficient * load(rows[r] + q * kLanes);
-    if (group.before[0]) before += coefficient * rows[r][-1];
-    if (group.after[kLanes - 1]) after += coefficient * rows[r][kStep * kLanes];
   }
+}
+
+// The same as a strip of kStep floats for each lane, with a pixel on either side.
+template <int kRows, int kStep>
+DMGAN_INLINE void combine_windows(const Group& group, const float* coefficients, const float* const* rows,
+                                  float* strip) {
+  Vec sums[kStep];
+  combine_rows<kRows, kStep>(coefficients, rows, sums);
   DMGAN_UNROLL
   for (int q = 0; q < kStep; ++q) store(strip + q * kLanes, sums[q]);
+  float before = 0.0f, after = 0.0f;
+  for (int r = 0; r < kRows; ++r) {
+    if (coefficients[r] == 0.0f) continue;
+    if (group.before[0]) before += coefficients[r] * rows[r][-1];
+    if (group.after[kLanes - 1]) after += coefficients[r] * rows[r][kStep * kLanes];
+  }
   strip[-1] = before;
   strip[kStep * kLanes] = after;
 }
@@ -386,7 +420,7 @@ DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x,
             rows[r] = row_of<H::kStep, V::kStep, -1>(group, plane, map.channels * map.pixels(), map.height, map.width,
                                                      r, whole, staged + r * kRowFloats<H::kStep>);
           }
-          combine_rows<V::kWindow, H::kStep>(group, coefficients, rows, strip + kLanes);
+          combine_windows<V::kWindow, H::kStep>(group, coefficients, rows, strip + kLanes);
           Vec d[H::kWindow];
           windows_of<H>(group, strip + kLanes, d);
           H::from(d, v);
@@ -407,14 +441,19 @@ DMGAN_HOT void transposed_windows(const WeightGradient<F>& call, const float* x,
   }
 }
 
-// To^T grad_y To of one vertical product: spread [j][channel][tile], zero past the tiles.
+// To^T grad_y To of all vertical terms of a half: spread [term][j][channel][tile], zero past the tiles. All terms of a
+// channel in turn, as rows of many channels may share cache sets.
 template <class F>
-DMGAN_HOT void spread_gradients(const WeightGradient<F>& call, const float* grad_y, const Group* groups, int vertical,
-                                int64_t first, int64_t count, float* strip, float* staged, float* spread) {
+DMGAN_HOT void spread_gradients(const WeightGradient<F>& call, const float* grad_y, const Group* groups, int half,
+                                int64_t first, int64_t count, float* staged, float* spread) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
-  float coefficients[V::kResults];
-  coefficients_of<V::kResults, V::kProducts>(vertical, [](auto* y, auto* m) { V::spread(y, m); }, coefficients);
+  const int begin = call.half_begin(half), terms = call.half_begin(half + 1) - begin;
+  float coefficients[WeightGradient<F>::kMostTerms][V::kResults];
+  for (int i = 0; i < terms; ++i) {
+    coefficients_of<V::kResults, V::kProducts>((begin + i) % V::kProducts,
+                                               [](auto* y, auto* m) { V::spread(y, m); }, coefficients[i]);
+  }
   const FeatureMap& map = call.y;
   for (int64_t c = 0; c < count; ++c) {
     const float* plane = grad_y + (first + c) * map.pixels();
@@ -426,12 +465,15 @@ DMGAN_HOT void spread_gradients(const WeightGradient<F>& call, const float* grad
         rows[r] = row_of<H::kResults, V::kResults, 0>(group, plane, map.channels * map.pixels(), map.height, map.width,
                                                       r, whole, staged + r * kRowFloats<H::kResults>);
       }
-      combine_rows<V::kResults, H::kResults>(group, coefficients, rows, strip + kLanes);
-      Vec s[H::kResults], m[H::kProducts];
-      deinterleave<H::kResults>(strip + kLanes, s);
-      H::spread(s, m);
-      DMGAN_UNROLL
-      for (int j = 0; j < H::kProducts; ++j) store(spread + (j * count + c) * kGradTiles + g * kLanes, m[j]);
+      for (int i = 0; i < terms; ++i) {
+        Vec sums[H::kResults], s[H::kResults], m[H::kProducts];
+        combine_rows<V::kResults, H::kResults>(coefficients[i], rows, sums);
+        deinterleave<H::kResults>(sums, s);
+        H::spread(s, m);
+        float* to = spread + (i * H::kProducts * count + c) * kGradTiles + g * kLanes;
+        DMGAN_UNROLL
+        for (int j = 0; j < H::kProducts; ++j) store(to + j * count * kGradTiles, m[j]);
+      }
     }
   }
 }
@@ -441,12 +483,40 @@ template <class F>
 DMGAN_HOT void add_products(const WeightGradient<F>& call, const float* values, const float* spread, int64_t first,
                             int64_t count, float* sums) {
   const int64_t width = call.width();
-  for (int64_t j = 0; j < F::Horizontal::kValues; ++j) {
-    const Scalars of_y{spread + j % F::Horizontal::kProducts * count * kGradTiles, kGradTiles, 1};
+  using H = typename F::Horizontal;
+  for (int j = 0; j < kTerms<H>; ++j) {
+    const Scalars of_y{spread + j % H::kProducts * count * kGradTiles, kGradTiles, 1};
     for (int64_t c = 0; c < width; c += kGradColumns) {
       const int64_t columns = call.panel(c);
-      multiply<true>(count, columns, kGradTiles, of_y, values + (j * width + c) * kGradTiles, columns,
+      multiply<true>(count, columns, kGradTiles, of_y, values + (value_of<H>(j) * width + c) * kGradTiles, columns,
                      sums + (j * call.y.channels + first) * width + c, width);
+    }
+  }
+}
+
+// G^T dU G of dU [kTerms<V>, kTerms<H>], kCount of each side by side.
+template <class F, int kCount>
+DMGAN_INLINE void gather_weight(const double (*of_terms)[kCount], double (*taps)[kCount]) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  for (int a = 0; a < V::kTaps; ++a) {
+    double half[kTerms<H>][kCount] = {};
+    for (int i = 0; i < kTerms<V>; ++i) {
+      const double coefficient = V::kWeights[i][a];
+      if (coefficient == 0.0) continue;
+      for (int j = 0; j < kTerms<H>; ++j) {
+        for (int n = 0; n < kCount; ++n) half[j][n] += coefficient * of_terms[i * kTerms<H> + j][n];
+      }
+    }
+    DMGAN_UNROLL
+    for (int b = 0; b < H::kTaps; ++b) {
+      double total[kCount] = {};
+      DMGAN_UNROLL
+      for (int j = 0; j < kTerms<H>; ++j) {
+        if (H::kWeights[j][b] == 0.0) continue;
+        for (int n = 0; n < kCount; ++n) total[n] += H::kWeights[j][b] * half[j][n];
+      }
+      std::copy_n(total, kCount, taps[a * H::kTaps + b]);
     }
   }
 }
@@ -454,31 +524,28 @@ DMGAN_HOT void add_products(const WeightGradient<F>& call, const float* values, 
 // grad_w = G^T dU G; parts [vertical, part, j, outputs, width] are added up in order.
 template <class F>
 void finish_weight_gradient(const WeightGradient<F>& call, const float* parts, float* grad_weight) {
-  using V = typename F::Vertical;
-  using H = typename F::Horizontal;
+  constexpr int kDown = kTerms<typename F::Vertical>, kAcross = kTerms<typename F::Horizontal>, kCount = 16;
   const int64_t inputs = call.x.channels, outputs = call.y.channels, width = call.width();
   torch::stable::parallel_for(0, outputs, 4, [&](int64_t begin, int64_t end) {
-    std::vector<double> totals(F::kTaps * width), sum(width);
     for (int64_t o = begin; o < end; ++o) {
-      std::fill(totals.begin(), totals.end(), 0.0);
-      for (int i = 0; i < V::kValues; ++i) {
-        for (int j = 0; j < H::kValues; ++j) {
-          std::fill(sum.begin(), sum.end(), 0.0);
+      for (int64_t c = 0; c < inputs; c += kCount) {
+        const int64_t count = std::min<int64_t>(kCount, inputs - c), read = std::min<int64_t>(kCount, width - c);
+        double sums[kDown * kAcross][kCount] = {}, taps[F::kTaps][kCount];
+        for (int term = 0; term < kDown * kAcross; ++term) {
           for (int64_t part = 0; part < call.parts(); ++part) {
-            const float* from = parts + (i * call.parts() + part) * call.sums() + (j * outputs + o) * width;
-            for (int64_t c = 0; c < width; ++c) sum[c] += from[c];
-          }
-          for (int tap = 0; tap < F::kTaps; ++tap) {
-            const double coefficient = V::kWeights[i][tap / H::kTaps] * H::kWeights[j][tap % H::kTaps];
-            if (coefficient == 0.0) continue;
-            double* total = totals.data() + tap * width;
-            for (int64_t c = 0; c < width; ++c) total[c] += coefficient * sum[c];
+            const int64_t i = term / kAcross, j = term % kAcross;
+            const float* from = parts + (i * call.parts() + part) * call.sums() + (j * outputs + o) * width + c;
+            if (read == kCount) {
+              for (int n = 0; n < kCount; ++n) sums[term][n] += from[n];
+            } else {
+              for (int64_t n = 0; n < read; ++n) sums[term][n] += from[n];
+            }
           }
         }
-      }
-      for (int64_t c = 0; c < inputs; ++c) {
-        for (int tap = 0; tap < F::kTaps; ++tap) {
-          grad_weight[(o * inputs + c) * F::kTaps + tap] = static_cast<float>(totals[tap * width + c]);
+        gather_weight<F, kCount>(sums, taps);
+        float* to = grad_weight + (o * inputs + c) * F::kTaps;
+        for (int64_t n = 0; n < count; ++n) {
+          for (int tap = 0; tap < F::kTaps; ++tap) to[n * F::kTaps + tap] = static_cast<float>(taps[tap][n]);
         }
       }
     }
@@ -492,8 +559,10 @@ void weight_gradient(const WeightGradient<F>& call, const float* x, const float*
   using H = typename F::Horizontal;
   const int64_t count = call.parts(), blocks = call.blocks(), chunks = call.chunks();
   const int64_t chunk = (call.y.channels + chunks - 1) / chunks, width = call.width();
-  const int64_t value_floats = H::kValues * width * kGradTiles, spread_floats = H::kProducts * chunk * kGradTiles;
-  constexpr int kHalf = WeightGradient<F>::kHalf, kHalves = WeightGradient<F>::kHalves;
+  const int64_t value_floats = H::kValues * width * kGradTiles;
+  const int64_t term_floats = H::kProducts * kGradTiles;  // of a term and channel
+  const int64_t spread_floats = WeightGradient<F>::kMostTerms * term_floats * chunk;
+  constexpr int kHalves = WeightGradient<F>::kHalves;
   torch::stable::parallel_for(0, count * kHalves * chunks, 1, [&](int64_t begin, int64_t end) {
     float* values = scratch(value_floats + spread_floats + kStripFloats + kStagedFloats +
                             H::kValues * kLanes * kLanes);
@@ -505,18 +574,22 @@ void weight_gradient(const WeightGradient<F>& call, const float* x, const float*
       const int64_t part = task / chunks / kHalves;  // neighbours share feature maps
       const int half = static_cast<int>(task / chunks % kHalves);
       const int64_t first = task % chunks * chunk, channels = std::min(chunk, call.y.channels - first);
-      const auto sums_of_value = [&](int i) { return parts + (i * count + part) * call.sums(); };
-      for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
-        for (int j = 0; j < H::kValues; ++j) {
-          std::fill_n(sums_of_value(i) + (j * call.y.channels + first) * width, channels * width, 0.0f);
+      const auto sums_of_term = [&](int i) { return parts + (i * count + part) * call.sums(); };
+      const int first_term = call.half_begin(half), end_term = call.half_begin(half + 1);
+      for (int i = first_term; i < end_term; ++i) {
+        for (int j = 0; j < kTerms<H>; ++j) {
+          std::fill_n(sums_of_term(i) + (j * call.y.channels + first) * width, channels * width, 0.0f);
         }
       }
       for (int64_t block = part * blocks / count; block < (part + 1) * blocks / count; ++block) {
         for (int64_t g = 0; g < kGradTiles / kLanes; ++g) groups[g].find(call.tiling, block * kGradTiles + g * kLanes);
-        for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
-          transposed_windows<F>(call, x, groups.data(), i, strip, staged, values);
-          spread_gradients<F>(call, grad_y, groups.data(), i % F::Vertical::kProducts, first, channels, strip, staged, spread);
-          add_products<F>(call, values, spread, first, channels, sums_of_value(i));
+        spread_gradients<F>(call, grad_y, groups.data(), half, first, channels, staged, spread);
+        for (int i = first_term, before = -1; i < end_term; ++i) {
+          const int value = value_of<typename F::Vertical>(i);
+          if (value != before) transposed_windows<F>(call, x, groups.data(), value, strip, staged, values);
+          before = value;
+          const float* of_term = spread + (i - first_term) * term_floats * channels;
+          add_products<F>(call, values, of_term, first, channels, sums_of_term(i));
         }
       }
     }

@@ -1,12 +1,29 @@
 // One dimension of a convolution with fewer products (Toom-Cook; Winograd 1980, Lavin & Gray 2016):
 //   results = To (Weights w * From window),  * element by element.
 // A window of kWindow pixels begins every kStep pixels, one before its tile; kProducts products give kResults pixels.
-// There are kProducts values of a window, or some times as many: then product p sums values p, p + kProducts, ... .
-// kWeights: [kValues][kTaps]. `spread` is To transposed, for gradients. T: float, or a vector of tiles.
+// A product takes a row of kWeights [kProducts][kTaps] and the value of the same number, or number kValueOf[product]
+// where products share values. Where kWeights has some times as many rows, product p sums rows and values p,
+// p + kProducts, ... . `spread` is To transposed, for gradients. T: float, or a vector of tiles.
 #pragma once
+#include <type_traits>
+
 #include "simd.h"
 
 namespace dmgan {
+
+// Multiplications in one dimension: rows of weights.
+template <class H>
+constexpr int kTerms = static_cast<int>(std::extent_v<decltype(H::kWeights)>);
+
+// The value of a window that a term multiplies.
+template <class H>
+constexpr int value_of(int term) {
+  if constexpr (requires { H::kValueOf; }) {
+    return H::kValueOf[term];
+  } else {
+    return term;
+  }
+}
 
 // F(2, 3), points 0, 1, -1, infinity: y0 = w0 d0 + w1 d1 + w2 d2, y1 = w0 d1 + w1 d2 + w2 d3.
 struct Two {
@@ -111,6 +128,58 @@ struct UpGradient {
   }
 };
 
+// Two pixels of it: y[2i] and y[2i + 2] by F(2, 2) with weights w0, w1 + w2 and points 0, 1, -1, y[2i + 1] and y[2i + 3]
+// with w0 + w1, w2 and points 1, -1, infinity. At 1 both are the same product, at -1 both take the same value.
+struct UpPair {
+  static constexpr int kTaps = 3, kValues = 4, kWindow = 4, kStep = 2, kProducts = 5, kResults = 4;
+  static constexpr int kValueOf[kProducts] = {0, 1, 2, 2, 3};
+  static constexpr double kWeights[kProducts][kTaps] = {
+      {1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, -0.5}, {0.5, 0.5, -0.5}, {0, 0, 1}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    v[0] = d[0] - d[2];
+    v[1] = d[1] + d[2];
+    v[2] = d[2] - d[1];
+    v[3] = d[3] - d[1];
+  }
+  template <class T>
+  DMGAN_INLINE static void to(const T* m, T* y) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[3];
+    y[2] = m[1] - m[2];
+    y[3] = m[1] + m[3] + m[4];
+  }
+  template <class T>
+  DMGAN_INLINE static void spread(const T* y, T* m) {
+    m[0] = y[0];
+    m[1] = (y[0] + y[1]) + (y[2] + y[3]);
+    m[2] = y[0] - y[2];
+    m[3] = y[3] - y[1];
+    m[4] = y[3];
+  }
+};
+
+// Its transpose, on the gradient of y from pixel 4i - 1: odd pixels take w2, w0 + w1, even ones w1 + w2, w0.
+struct UpPairGradient {
+  static constexpr int kTaps = 3, kValues = 5, kWindow = 6, kStep = 4, kProducts = 5, kResults = 2;
+  static constexpr double kWeights[kProducts][kTaps] = {
+      {0, 0, 1}, {0.5, 0.5, 0.5}, {-0.5, -0.5, 0.5}, {-0.5, 0.5, 0.5}, {1, 0, 0}};
+  template <class T>
+  DMGAN_INLINE static void from(const T* d, T* v) {
+    v[0] = d[0] - d[4];
+    v[1] = (d[1] + d[2]) + (d[3] + d[4]);
+    v[2] = d[4] - d[2];
+    v[3] = d[1] - d[3];
+    v[4] = d[5] - d[1];
+  }
+  template <class T>
+  DMGAN_INLINE static void to(const T* m, T* y) {
+    const T difference = m[2] + m[3];
+    y[0] = m[0] + m[1] + difference;
+    y[1] = m[1] - difference + m[4];
+  }
+};
+
 // Four taps every second pixel: y0 = w0 d0 + w1 d1 + w2 d2 + w3 d3, y1 = w0 d2 + w1 d3 + w2 d4 + w3 d5, as two
 // convolutions of two taps: of d0, d2, d4 with w0, w2, and of d1, d3, d5 with w1, w3.
 struct Down {
@@ -163,9 +232,16 @@ struct Form {
   using Vertical = V;
   using Horizontal = H;
   static constexpr int kTaps = V::kTaps * H::kTaps;
-  static constexpr int kProducts = V::kProducts * H::kProducts, kValues = V::kValues * H::kValues;
-  static constexpr int kParts = kValues / kProducts;  // values that a product sums
+  static constexpr int kProducts = V::kProducts * H::kProducts;
+  static constexpr int kDownParts = kTerms<V> / V::kProducts, kAcrossParts = kTerms<H> / H::kProducts;
+  static constexpr int kParts = kDownParts * kAcrossParts;  // terms that a product sums
+  static constexpr int kDown = V::kValues / kDownParts, kAcross = H::kValues / kAcrossParts, kValues = kDown * kAcross;
   static constexpr int64_t kDepth = kSteps;
+
+  // Which of kValues, each of kParts parts, a product takes.
+  static constexpr int values_of(int product) {
+    return value_of<V>(product / H::kProducts) * kAcross + value_of<H>(product % H::kProducts);
+  }
 };
 
 }  // namespace dmgan

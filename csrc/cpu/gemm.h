@@ -135,7 +135,12 @@ DMGAN_INLINE void dot_rows(int64_t columns, int64_t tiles, int64_t lanes, const 
 // c [rows, columns] = sum over tiles of a_tile [rows, lanes] b_tile [columns, lanes]^T; lanes: a multiple of kLanes.
 DMGAN_INLINE void dots(int64_t rows, int64_t columns, int64_t tiles, int64_t lanes, const float* a, int64_t a_tile,
                        const float* b, int64_t b_tile, float* c, int64_t c_step) {
-  constexpr int kRows = kRegisters == 32 ? 4 : 3, kColumns = kRegisters == 32 ? 6 : 3;
+#if defined(__FMA__)
+  constexpr int kRows = 4;
+#else
+  constexpr int kRows = kRegisters == 32 ? 4 : 3;  // products before they are added take registers too
+#endif
+  constexpr int kColumns = kRegisters == 32 ? 6 : 3;
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows) {
     dot_rows<kRows, kColumns>(columns, tiles, lanes, a + r * lanes, a_tile, b, b_tile, c + r * c_step, c_step);

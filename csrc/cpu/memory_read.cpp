@@ -1,6 +1,6 @@
 // Key addressing, value reading and response gate:
 //   alpha = softmax_t(h^T k), o = sum_t alpha v, g = sigmoid(w [h, o] + b), h' = g o + (1 - g) h.
-// Chunks of eight tiles of 64 pixels stay in L2 from their load to their store, and the products of a tile in L1;
+// Chunks of four tiles of 64 pixels stay in L2 from their load to their store, and the products of a tile in L1;
 // padded words are dropped before the products. Backward's sums over pixels run once per chunk, in registers.
 // o enters the gate only as w_o . o = sum_t alpha (w_o . v_t), and the gate's gradient as grad . o =
 // sum_t alpha (v_t . grad): with these T numbers of a pixel, backward needs no o.
@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../schemas.h"
@@ -21,12 +22,14 @@ namespace dmgan {
 namespace {
 
 constexpr int64_t kTile = 64;       // pixels, one row of four vectors
-constexpr int64_t kChunkTiles = 8;  // backward's intermediates of a chunk (about 0.6 MB at C = 64) stay in L2
-constexpr int64_t kChunk = kChunkTiles * kTile;  // 2 kB of each channel's pixels: runs that prefetchers follow
+constexpr int64_t kChunkTiles = 4;  // backward's intermediates of a chunk (about 0.3 MB at C = 64) stay in L2
+constexpr int64_t kChunk = kChunkTiles * kTile;  // 1 kB of each channel's pixels: runs that prefetchers follow
+
+constexpr int64_t kLarge = 8 << 20;  // bytes of a result of which little is in cache when its reader comes
 
 constexpr int64_t kAhead = 2;  // channels fetched ahead: runs are too short for hardware to guess the next
 
-// Pixels first ... first + count - 1 of a sample: a tile or a chunk.
+// SampleMap first ... first + count - 1 of a sample: a tile or a chunk.
 struct Span {
   int64_t sample, first, count;
   Span tile(int64_t k) const { return {sample, first + k * kTile, std::min(kTile, count - k * kTile)}; }
@@ -38,13 +41,15 @@ template <class S>
 struct SampleMap {
   S* data;
   int64_t channel_step, pixel_step;
+  bool past_caches = false;  // results too large for any cache to hold until they are read
 };
 
 template <class S>
 struct FeatureMap {  // [B, C, N]
   S* data;
   int64_t batch_step, channel_step, pixel_step;
-  SampleMap<S> sample(int64_t b) const { return {data + b * batch_step, channel_step, pixel_step}; }
+  bool past_caches = false;
+  SampleMap<S> sample(int64_t b) const { return {data + b * batch_step, channel_step, pixel_step, past_caches}; }
 };
 
 template <class S>
@@ -54,49 +59,76 @@ FeatureMap<const S> input_map(const Tensor& x) {
 
 template <class S>
 FeatureMap<S> output_map(Tensor& x) {
-  return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x)};
+  const bool past_caches = x.numel() * static_cast<int64_t>(sizeof(S)) >= kLarge;
+  return {mutable_data<S>(x), x.stride(0), x.stride(1), pixel_stride(x), past_caches};
+}
+
+// Starts a tile's trip to memory.
+template <bool kWrite, class S>
+DMGAN_INLINE void fetch(const S* row) {
+  constexpr int64_t kLine = 64 / sizeof(S);
+  DMGAN_UNROLL
+  for (int64_t p = 0; p < kTile; p += kLine) __builtin_prefetch(row + p, kWrite);
 }
 
 // tiles [tiles, channels, kTile] of the pixels `which`, `step` floats from tile to tile; pixels beyond are zero.
 template <class S>
 DMGAN_HOT void load_tiles(float* tiles, int64_t step, SampleMap<const S> from, int64_t channels, Span which) {
-  const int64_t count = which.count, end = which.tiles() * kTile;
-  const S* base = from.data + which.first * from.pixel_step;
-  if (from.pixel_step == 1) {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t p = 0; p < end; p += kLanes) {
-        __builtin_prefetch(base + (c + kAhead) * from.channel_step + p);
-        store(tiles + p / kTile * step + c * kTile + p % kTile, load_some(base + c * from.channel_step + p, count - p));
-      }
+  const int64_t whole = which.count / kTile;
+  for (int64_t c = 0; from.pixel_step == 1 && c < channels; ++c) {
+    const S* row = from.data + which.first + c * from.channel_step;
+    float* to = tiles + c * kTile;
+    for (int64_t k = 0; k < whole; ++k, row += kTile, to += step) {
+      fetch<false>(row + kAhead * from.channel_step);
+      DMGAN_UNROLL
+      for (int64_t p = 0; p < kTile; p += kLanes) store(to + p, load(row + p));
     }
-    return;
   }
-  for (int64_t p = 0; p < end; ++p) {
+  const int64_t first = from.pixel_step == 1 ? whole * kTile : 0;  // what is left, pixel by pixel
+  for (int64_t p = first; p < which.tiles() * kTile; ++p) {
     float* to = tiles + p / kTile * step + p % kTile;
+    const S* pixel = from.data + (which.first + p) * from.pixel_step;
     for (int64_t c = 0; c < channels; ++c) {
-      to[c * kTile] = p < count ? static_cast<float>(base[p * from.pixel_step + c * from.channel_step]) : 0.0f;
+      to[c * kTile] = p < which.count ? static_cast<float>(pixel[c * from.channel_step]) : 0.0f;
     }
+  }
+}
+
+// Starts the trips to memory that the chunk after this one would wait for, a tile at a time beside the products.
+template <bool kWrite, class S>
+DMGAN_INLINE void fetch_tile(SampleMap<S> from, int64_t channels, Span tile) {
+  if (from.pixel_step != 1) return;  // one long run: hardware sees it coming
+  constexpr int64_t kLine = 64 / sizeof(S);
+  const S* base = from.data + tile.first;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t p = 0; p < tile.count; p += kLine) __builtin_prefetch(base + c * from.channel_step + p, kWrite, 2);
   }
 }
 
 template <class S>
 DMGAN_HOT void store_tiles(const float* tiles, int64_t step, SampleMap<S> to, int64_t channels, Span which) {
-  S* base = to.data + which.first * to.pixel_step;
-  if (to.pixel_step == 1) {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t p = 0; p < which.count; p += kLanes) {
-        __builtin_prefetch(base + (c + kAhead) * to.channel_step + p, 1);
-        const Vec x = load(tiles + p / kTile * step + c * kTile + p % kTile);
-        store_some(base + c * to.channel_step + p, x, which.count - p);
+  const int64_t whole = which.count / kTile;
+  for (int64_t c = 0; to.pixel_step == 1 && c < channels; ++c) {
+    S* row = to.data + which.first + c * to.channel_step;
+    const float* from = tiles + c * kTile;
+    for (int64_t k = 0; k < whole; ++k, row += kTile, from += step) {
+      if constexpr (std::is_same_v<S, float>) {
+        if (to.past_caches && reinterpret_cast<uintptr_t>(row) % sizeof(Vec) == 0) {
+          DMGAN_UNROLL
+          for (int64_t p = 0; p < kTile; p += kLanes) stream(row + p, load(from + p));
+          continue;
+        }
       }
+      fetch<true>(row + kAhead * to.channel_step);
+      DMGAN_UNROLL
+      for (int64_t p = 0; p < kTile; p += kLanes) store(row + p, load(from + p));
     }
-    return;
   }
-  for (int64_t p = 0; p < which.count; ++p) {
+  const int64_t first = to.pixel_step == 1 ? whole * kTile : 0;  // what is left, pixel by pixel
+  for (int64_t p = first; p < which.count; ++p) {
     const float* from = tiles + p / kTile * step + p % kTile;
-    for (int64_t c = 0; c < channels; ++c) {
-      base[p * to.pixel_step + c * to.channel_step] = static_cast<S>(from[c * kTile]);
-    }
+    S* pixel = to.data + (which.first + p) * to.pixel_step;
+    for (int64_t c = 0; c < channels; ++c) pixel[c * to.channel_step] = static_cast<S>(from[c * kTile]);
   }
 }
 
@@ -150,6 +182,12 @@ struct Call {
   const bool* official_mask;  // [B, T], only in "official" mode
   int64_t rows() const { return words + (gate_weight ? 1 : 0); }  // of any sample's memory, at most
 };
+
+// Chunk i of a call. Samples take turns: one may have many more words than another, and threads get equal shares.
+Span chunk_of(const Call& call, int64_t i) {
+  const int64_t first = i / call.batch * kChunk;
+  return {i % call.batch, first, std::min(kChunk, call.pixels - first)};
+}
 
 DMGAN_INLINE void mask_officially(const Call& call, const Span& tile, float* logits) {
   for (int64_t p = 0; p < tile.count; ++p) {
@@ -364,10 +402,13 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     const ForwardChunk chunk(scratch(ForwardChunk::floats(call)), call);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / chunks, first = i % chunks * kChunk, words = memory[b].count();
-      const Span span{b, first, std::min(kChunk, call.pixels - first)};
+      const Span span = chunk_of(call, i);
+      const int64_t b = span.sample, first = span.first, words = memory[b].count();
       load_tiles<S>(chunk.h, call.channels * kTile, h_map.sample(b), call.channels, span);
+      const Span next = chunk_of(call, std::min(i + 1, end - 1));
       for (int64_t k = 0; k < span.tiles(); ++k) {
+        fetch_tile<false>(h_map.sample(next.sample), call.channels, next.tile(k));
+        if (!out_map.past_caches) fetch_tile<true>(out_map.sample(b), call.channels, span.tile(k));
         forward_tile(call, memory[b], span.tile(k), k, chunk);
       }
       store_tiles<S>(chunk.h, call.channels * kTile, out_map.sample(b), call.channels, span);
@@ -384,6 +425,7 @@ void forward(const Call& call, const Tensor& h, const std::vector<Memory>& memor
         }
       }
     }
+    end_stream();
   });
 }
 
@@ -419,9 +461,9 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     float* work = scratch(Chunk::floats(call));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = i / chunks, first = i % chunks * kChunk;
+      const Span span = chunk_of(call, i), next = chunk_of(call, std::min(i + 1, end - 1));
+      const int64_t b = span.sample;
       const Memory& m = memory[b];
-      const Span span{b, first, std::min(kChunk, call.pixels - first)};
       const Chunk chunk(work, call);
       load_tiles<S>(chunk.h, channels * kTile, h_map.sample(b), channels, span);
       load_tiles<S>(chunk.grad_out, channels * kTile, grad_map.sample(b), channels, span);
@@ -436,11 +478,15 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
         load_tiles<S>(chunk.grad_attention + k * kTile, m.rows * kTile, {of_word, call.pixels, 1}, 1, span);
       }
       for (int64_t k = 0; k < span.tiles(); ++k) {
+        fetch_tile<false>(h_map.sample(next.sample), channels, next.tile(k));
+        fetch_tile<false>(grad_map.sample(next.sample), channels, next.tile(k));
+        if (!grad_h_map.past_caches) fetch_tile<true>(grad_h_map.sample(b), channels, span.tile(k));
         backward_tile(call, m, span.tile(k), chunk, k, grad_attention != nullptr);
       }
       store_tiles<S>(chunk.grad_h, channels * kTile, grad_h_map.sample(b), channels, span);
-      reduce_chunk(call, m, chunk, span.tiles(), Sums(parts_data + i * row, call, m));
+      reduce_chunk(call, m, chunk, span.tiles(), Sums(parts_data + (b * chunks + span.first / kChunk) * row, call, m));
     }
+    end_stream();
   });
 
   // Chunks in order, so that the bits do not depend on who computed which.

@@ -99,6 +99,24 @@ DMGAN_INLINE void store(Half* p, Vec x) {
 #endif
 }
 
+// Stores past the caches, where the level can: for results that no cache would hold until they are read. `p` lies at a
+// multiple of a vector's bytes. end_stream() before another thread may read them.
+DMGAN_INLINE void stream(float* p, Vec x) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, bits<__m512>(x));
+#elif defined(__F16C__)
+  _mm256_stream_ps(p, bits<__m256>(x));
+#else
+  store(p, x);
+#endif
+}
+
+DMGAN_INLINE void end_stream() {
+#if defined(__F16C__)
+  _mm_sfence();
+#endif
+}
+
 // The first `n` elements `step` apart, zeros after them.
 template <class S>
 DMGAN_INLINE Vec load_some(const S* p, int64_t n, int64_t step = 1) {

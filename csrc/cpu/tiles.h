@@ -75,25 +75,32 @@ struct ExchangedHigh {
   static constexpr int from(int lane) { return lane & kBit ? kWidth + lane : lane + kBit; }
 };
 
-// s[k][i] = x[kStep i + k]
+// s[k][i] = element kStep i + k of all of x [kStep]
 template <int kStep>
-DMGAN_INLINE void deinterleave(const float* x, Vec* s) {
+DMGAN_INLINE void deinterleave(const Vec* x, Vec* s) {
   static_assert(kStep == 1 || kStep == 2 || kStep == 4);
   if constexpr (kStep == 1) {
-    s[0] = load(x);
+    s[0] = x[0];
   } else if constexpr (kStep == 2) {
-    const Vec a = load(x), b = load(x + kLanes);
+    const Vec a = x[0], b = x[1];
     s[0] = chosen<Evens>(a, b);
     s[1] = chosen<Odds>(a, b);
   } else {
-    const Vec a = load(x), b = load(x + kLanes), c = load(x + 2 * kLanes), d = load(x + 3 * kLanes);
-    const Vec evens = chosen<Evens>(a, b), evens2 = chosen<Evens>(c, d);
-    const Vec odds = chosen<Odds>(a, b), odds2 = chosen<Odds>(c, d);
+    const Vec evens = chosen<Evens>(x[0], x[1]), evens2 = chosen<Evens>(x[2], x[3]);
+    const Vec odds = chosen<Odds>(x[0], x[1]), odds2 = chosen<Odds>(x[2], x[3]);
     s[0] = chosen<Evens>(evens, evens2);
     s[1] = chosen<Evens>(odds, odds2);
     s[2] = chosen<Odds>(evens, evens2);
     s[3] = chosen<Odds>(odds, odds2);
   }
+}
+
+template <int kStep>
+DMGAN_INLINE void deinterleave(const float* x, Vec* s) {
+  Vec loaded[kStep];
+  DMGAN_UNROLL
+  for (int k = 0; k < kStep; ++k) loaded[k] = load(x + k * kLanes);
+  deinterleave<kStep>(loaded, s);
 }
 
 // x[kStep i + k] = s[k][i]

@@ -2,7 +2,8 @@
 //   p = softmax over words (r . w);  a = softmax over regions (gamma1 p);  c = sum_n a r_n;
 //   score = log sum_t exp(gamma2 cos(c_t, w_t)).
 // A thread takes pictures one by one and meets the captions in tiles that stay in its L2; nothing of size B B' N T is
-// ever stored. Backward computes a tile again. Words beyond a caption's length are dropped before the products.
+// ever stored. Backward computes a tile again, and where a picture meets many words, without c: by_gram. Words beyond a
+// caption's length are dropped before the products.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -20,6 +21,8 @@ namespace {
 constexpr float kCosineEps = 1e-8f;  // the authors' clamp of the product of norms
 constexpr int64_t kTileRows = 96;    // words of a tile of captions, unless one caption has more
 constexpr int64_t kGroups = 16;      // groups of pictures that sum their gradients of the words separately
+constexpr int64_t kBand = 64;        // columns of a symmetric product computed down to the diagonal at once
+constexpr int64_t kRun = 16;         // regions that change between rows and columns at a time
 
 // All captions' words without padding, one row of `width` floats each.
 struct Captions {
@@ -33,6 +36,7 @@ struct Call {
   int64_t pictures, captions, channels, regions, words;
   int64_t width, lanes;  // channels and regions, rounded up to whole vectors
   float gamma1, gamma2;
+  bool by_gram = false;  // backward has so many words for a picture that its products of regions pay
 };
 
 template <class S>
@@ -65,11 +69,13 @@ Captions gather_captions(const Call& call, const Tensor& words, const int64_t* l
 // One picture's regions as rows of channels and as rows of regions, and a tile's maps.
 struct Work {
   float *regions, *by_region;                          // [channels, lanes], [regions, width]
-  float *weights, *attention, *grad;                   // [rows, lanes]: p, a, and gradients in backward
+  float *weights, *attention, *grad, *logits;          // [rows, lanes]: p, a, gradients in backward, r . w
   float *context, *grad_context;                       // [rows, width]
   float *grad_by_region;                               // [regions, width]
+  float *gram, *outer;                                 // [regions, lanes]: r . r, and what by_gram sums
   static int64_t floats(const Call& call, int64_t rows) {
-    return call.channels * call.lanes + 2 * call.regions * call.width + rows * (3 * call.lanes + 2 * call.width);
+    const int64_t maps = call.by_gram ? 4 * call.lanes : 3 * call.lanes + 2 * call.width;
+    return call.channels * call.lanes + 2 * call.regions * (call.width + (call.by_gram ? call.lanes : 0)) + rows * maps;
   }
   Work(float* memory, const Call& call, int64_t rows) {
     regions = memory;
@@ -77,9 +83,19 @@ struct Work {
     weights = by_region + call.regions * call.width;
     attention = weights + rows * call.lanes;
     grad = attention + rows * call.lanes;
-    context = grad + rows * call.lanes;
-    grad_context = context + rows * call.width;
-    grad_by_region = grad_context + rows * call.width;
+    grad_by_region = grad + rows * call.lanes;
+    float* rest = grad_by_region + call.regions * call.width;
+    if (call.by_gram) {
+      context = grad_context = nullptr;
+      logits = rest;
+      gram = logits + rows * call.lanes;
+      outer = gram + call.regions * call.lanes;
+    } else {
+      logits = weights;
+      gram = outer = nullptr;
+      context = rest;
+      grad_context = context + rows * call.width;
+    }
   }
 };
 
@@ -87,11 +103,26 @@ template <class S>
 void load_picture(const Call& call, const S* from, const Work& w) {
   std::fill_n(w.regions, call.channels * call.lanes, 0.0f);
   std::fill_n(w.by_region, call.regions * call.width, 0.0f);
-  for (int64_t d = 0; d < call.channels; ++d) {
-    for (int64_t n = 0; n < call.regions; ++n) {
-      const float x = static_cast<float>(from[d * call.regions + n]);
-      w.regions[d * call.lanes + n] = x;
-      w.by_region[n * call.width + d] = x;
+  for (int64_t first = 0; first < call.regions; first += kRun) {
+    const int64_t end = std::min(first + kRun, call.regions);
+    for (int64_t d = 0; d < call.channels; ++d) {
+      for (int64_t n = first; n < end; ++n) {
+        const float x = static_cast<float>(from[d * call.regions + n]);
+        w.regions[d * call.lanes + n] = x;
+        w.by_region[n * call.width + d] = x;
+      }
+    }
+  }
+}
+
+template <class S>
+void store_picture(const Call& call, const Work& w, S* to) {
+  for (int64_t first = 0; first < call.regions; first += kRun) {
+    const int64_t end = std::min(first + kRun, call.regions);
+    for (int64_t d = 0; d < call.channels; ++d) {
+      for (int64_t n = first; n < end; ++n) {
+        to[d * call.regions + n] = static_cast<S>(w.grad_by_region[n * call.width + d]);
+      }
     }
   }
 }
@@ -102,20 +133,21 @@ DMGAN_INLINE float largest(Vec x) {
   return result;
 }
 
-// p, a and c of the tile of captions first ... last - 1.
+// p and a of the tile of captions first ... last - 1; the logits stay where they have a place of their own.
 DMGAN_HOT void attend(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w) {
   const int64_t start = all.first[first], rows = all.first[last] - start;
   multiply<false>(rows, call.lanes, call.channels, {all.words.data() + start * call.width, call.width, 1}, w.regions,
-                  call.lanes, w.weights, call.lanes);
+                  call.lanes, w.logits, call.lanes);
   for (int64_t k = first; k < last; ++k) {
+    const float* logits = w.logits + (all.first[k] - start) * call.lanes;
     float* weights = w.weights + (all.first[k] - start) * call.lanes;
     const int64_t end = (all.first[k + 1] - all.first[k]) * call.lanes;
     for (int64_t v = 0; v < call.lanes; v += kLanes) {
       if (end == 0) break;
-      Vec most = load(weights + v), total{};
-      for (int64_t at = v; at < end; at += call.lanes) most = max(most, load(weights + at));
+      Vec most = load(logits + v), total{};
+      for (int64_t at = v; at < end; at += call.lanes) most = max(most, load(logits + at));
       for (int64_t at = v; at < end; at += call.lanes) {
-        const Vec e = exp(load(weights + at) - most);
+        const Vec e = exp(load(logits + at) - most);
         store(weights + at, e);
         total += e;
       }
@@ -137,6 +169,10 @@ DMGAN_HOT void attend(const Call& call, const Captions& all, int64_t first, int6
     const Vec scale = splat(1.0f / sum(total));
     for (int64_t v = 0; v < call.lanes; v += kLanes) store(attention + v, load(attention + v) * scale);
   }
+}
+
+// c of an attended tile.
+DMGAN_HOT void read_context(const Call& call, int64_t rows, const Work& w) {
   multiply<false>(rows, call.width, call.regions, {w.attention, call.lanes, 1}, w.by_region, call.width, w.context,
                   call.width);
 }
@@ -155,6 +191,7 @@ DMGAN_INLINE Match match(const Call& call, const Captions& all, int64_t row, con
 DMGAN_HOT void score_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
                              float* scores) {
   attend(call, all, first, last, w);
+  read_context(call, all.first[last] - all.first[first], w);
   for (int64_t k = first; k < last; ++k) {
     std::vector<float> logits;
     float most = -std::numeric_limits<float>::infinity(), total = 0;
@@ -168,11 +205,38 @@ DMGAN_HOT void score_tile(const Call& call, const Captions& all, int64_t first, 
   }
 }
 
+// Gradients of p to gradients of r . w.
+DMGAN_INLINE void through_words(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w) {
+  const int64_t start = all.first[first];
+  for (int64_t k = first; k < last; ++k) {
+    const int64_t begin = (all.first[k] - start) * call.lanes, end = (all.first[k + 1] - start) * call.lanes;
+    for (int64_t v = 0; v < call.lanes; v += kLanes) {
+      Vec mean{};
+      for (int64_t at = begin + v; at < end; at += call.lanes) mean += load(w.weights + at) * load(w.grad + at);
+      for (int64_t at = begin + v; at < end; at += call.lanes) {
+        store(w.grad + at, load(w.weights + at) * (load(w.grad + at) - mean));
+      }
+    }
+  }
+}
+
+struct CosineGrad {
+  float of_product, to_context, to_word;  // dc = of_product w - to_context c;  dw = of_product c - to_word w
+};
+
+DMGAN_INLINE CosineGrad cosine_grad(const Call& call, const Match& m, float word_norm, float grad, float score) {
+  const float of_cosine = grad * call.gamma2 * std::exp(call.gamma2 * m.cosine() - score);
+  const bool free = m.clamped > kCosineEps;  // the clamp passes no gradient to the norms
+  return {of_cosine / m.clamped, free ? of_cosine * m.cosine() / (m.context_norm * m.context_norm) : 0.0f,
+          free ? of_cosine * m.cosine() / (word_norm * word_norm) : 0.0f};
+}
+
 // Adds a tile's gradients to grad_by_region and to grad_words [rows, width].
 DMGAN_HOT void backward_tile(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
                                 const float* grad, const float* scores, float* grad_words) {
   attend(call, all, first, last, w);
   const int64_t start = all.first[first], rows = all.first[last] - start;
+  read_context(call, rows, w);
   for (int64_t k = first; k < last; ++k) {
     for (int64_t row = all.first[k]; row < all.first[k + 1]; ++row) {
       const float* context = w.context + (row - start) * call.width;
@@ -180,11 +244,7 @@ DMGAN_HOT void backward_tile(const Call& call, const Captions& all, int64_t firs
       float* grad_context = w.grad_context + (row - start) * call.width;
       float* grad_word = grad_words + (row - start) * call.width;
       const Match m = match(call, all, row, context);
-      const float of_cosine = grad[k] * call.gamma2 * std::exp(call.gamma2 * m.cosine() - scores[k]);
-      const float of_product = of_cosine / m.clamped;
-      const bool free = m.clamped > kCosineEps;  // the clamp passes no gradient to the norms
-      const float to_context = free ? of_cosine * m.cosine() / (m.context_norm * m.context_norm) : 0.0f;
-      const float to_word = free ? of_cosine * m.cosine() / (all.norms[row] * all.norms[row]) : 0.0f;
+      const auto [of_product, to_context, to_word] = cosine_grad(call, m, all.norms[row], grad[k], scores[k]);
       for (int64_t d = 0; d < call.width; d += kLanes) {
         const Vec c = load(context + d), x = load(word + d);
         store(grad_context + d, of_product * x - to_context * c);
@@ -203,20 +263,83 @@ DMGAN_HOT void backward_tile(const Call& call, const Captions& all, int64_t firs
       store(w.grad + at, call.gamma1 * load(w.attention + at) * (load(w.grad + at) - mean));
     }
   }
-  for (int64_t k = first; k < last; ++k) {
-    const int64_t begin = (all.first[k] - start) * call.lanes, end = (all.first[k + 1] - start) * call.lanes;
-    for (int64_t v = 0; v < call.lanes; v += kLanes) {
-      Vec mean{};
-      for (int64_t at = begin + v; at < end; at += call.lanes) mean += load(w.weights + at) * load(w.grad + at);
-      for (int64_t at = begin + v; at < end; at += call.lanes) {
-        store(w.grad + at, load(w.weights + at) * (load(w.grad + at) - mean));
-      }
-    }
-  }
+  through_words(call, all, first, last, w);
   multiply<true>(call.regions, call.width, rows, {w.grad, 1, call.lanes}, all.words.data() + start * call.width,
                  call.width, w.grad_by_region, call.width);
   multiply<true>(rows, call.width, call.regions, {w.grad, call.lanes, 1}, w.by_region, call.width, grad_words,
                  call.width);
+}
+
+// Adds a b, which is symmetric, to c [regions, lanes], on the diagonal and above.
+DMGAN_INLINE void symmetric(const Call& call, int64_t depth, Scalars a, const float* b, float* c) {
+  for (int64_t n = 0; n < call.lanes; n += kBand) {
+    multiply<true>(std::min(n + kBand, call.regions), std::min(kBand, call.lanes - n), depth, a, b + n, call.lanes, c + n,
+                   call.lanes);
+  }
+}
+
+DMGAN_INLINE void mirror(const Call& call, float* c) {
+  for (int64_t i = 0; i < call.regions; ++i) {
+    for (int64_t j = 0; j < i; ++j) c[i * call.lanes + j] = c[j * call.lanes + i];
+  }
+}
+
+// The same without c, for a picture that meets many words: with the products of its regions G = r r^T, c . w = a . (r w)
+// and |c|^2 = a G a^T; da = of_product r w - to_context a G; and the gradient of r, which has - to_context a^T c in it,
+// sums a^T to_context a, symmetric and thus half the work, over all tiles, and multiplies it by r once.
+DMGAN_HOT void backward_by_gram(const Call& call, const Captions& all, int64_t first, int64_t last, const Work& w,
+                                const float* grad, const float* scores, float* grad_words) {
+  attend(call, all, first, last, w);
+  const int64_t start = all.first[first], rows = all.first[last] - start, lanes = call.lanes;
+  const float* words = all.words.data() + start * call.width;
+  std::vector<float> of_products(rows);
+  multiply<false>(rows, lanes, call.regions, {w.attention, lanes, 1}, w.gram, lanes, w.grad, lanes);
+  for (int64_t k = first; k < last; ++k) {
+    for (int64_t r = all.first[k] - start; r < all.first[k + 1] - start; ++r) {
+      float *logits = w.logits + r * lanes, *of_attention = w.grad + r * lanes;
+      const float* attention = w.attention + r * lanes;
+      const float product = dot(attention, logits, lanes), square = std::max(dot(attention, of_attention, lanes), 0.0f);
+      const float norm = std::sqrt(square), word_norm = all.norms[start + r];
+      const Match m{product, norm, std::max(norm * word_norm, kCosineEps)};
+      const auto [of_product, to_context, to_word] = cosine_grad(call, m, word_norm, grad[k], scores[k]);
+      const float mean = of_product * product - to_context * square;
+      of_products[r] = of_product;
+      for (int64_t n = 0; n < lanes; n += kLanes) {
+        const Vec a = load(attention + n);
+        const Vec of_a = of_product * load(logits + n) - to_context * load(of_attention + n);
+        store(of_attention + n, call.gamma1 * a * (of_a - mean));
+        store(logits + n, to_context * a);
+      }
+      for (int64_t d = 0; d < call.width; d += kLanes) {
+        float* to = grad_words + r * call.width + d;
+        store(to, load(to) - to_word * load(words + r * call.width + d));
+      }
+    }
+  }
+  through_words(call, all, first, last, w);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t at = r * lanes; at < (r + 1) * lanes; at += kLanes) {
+      store(w.grad + at, load(w.grad + at) + of_products[r] * load(w.attention + at));
+    }
+  }
+  multiply<true>(call.regions, call.width, rows, {w.grad, 1, lanes}, words, call.width, w.grad_by_region, call.width);
+  multiply<true>(rows, call.width, call.regions, {w.grad, lanes, 1}, w.by_region, call.width, grad_words, call.width);
+  symmetric(call, rows, {w.logits, 1, lanes}, w.attention, w.outer);
+}
+
+DMGAN_HOT void begin_gram(const Call& call, const Work& w) {
+  std::fill_n(w.gram, 2 * call.regions * call.lanes, 0.0f);
+  symmetric(call, call.channels, {w.by_region, call.width, 1}, w.regions, w.gram);
+  mirror(call, w.gram);
+}
+
+DMGAN_HOT void finish_gram(const Call& call, const Work& w) {
+  mirror(call, w.outer);
+  multiply_into(call.regions, call.width, call.regions, {w.outer, call.lanes, 1}, w.by_region, call.width,
+                [&](int64_t region, int64_t channel, Vec sum) DMGAN_INLINED {
+                  float* to = w.grad_by_region + region * call.width + channel;
+                  store(to, load(to) - sum);
+                });
 }
 
 Call describe(const Tensor& regions, const Tensor& words, double gamma1, double gamma2) {
@@ -255,9 +378,10 @@ Tensor words_similarity_forward(const Tensor& regions, const Tensor& words, cons
 }
 
 template <class S>
-void backward(const Call& call, const Captions& all, const float* grad, const float* scores, const Tensor& like,
+void backward(Call call, const Captions& all, const float* grad, const float* scores, const Tensor& like,
               S* grad_regions, S* grad_words) {
   const S* regions = data<S>(like);
+  call.by_gram = all.first.back() >= 2 * call.regions;
   const int64_t groups = std::min(kGroups, call.pictures), row_floats = all.first.back() * call.width;
   Tensor work = torch::stable::new_zeros(like, {groups, row_floats}, torch::headeronly::ScalarType::Float);
   float* of_words = mutable_data<float>(work);
@@ -267,17 +391,15 @@ void backward(const Call& call, const Captions& all, const float* grad, const fl
       for (int64_t b = group; b < call.pictures; b += groups) {
         load_picture(call, regions + b * call.channels * call.regions, w);
         std::fill_n(w.grad_by_region, call.regions * call.width, 0.0f);
+        if (call.by_gram) begin_gram(call, w);
         for (size_t tile = 0; tile + 1 < all.tiles.size(); ++tile) {
           const int64_t first = all.tiles[tile], last = all.tiles[tile + 1];
-          backward_tile(call, all, first, last, w, grad + b * call.captions, scores + b * call.captions,
-                        of_words + group * row_floats + all.first[first] * call.width);
+          (call.by_gram ? backward_by_gram : backward_tile)(call, all, first, last, w, grad + b * call.captions,
+                                                            scores + b * call.captions,
+                                                            of_words + group * row_floats + all.first[first] * call.width);
         }
-        S* to = grad_regions + b * call.channels * call.regions;
-        for (int64_t d = 0; d < call.channels; ++d) {
-          for (int64_t n = 0; n < call.regions; ++n) {
-            to[d * call.regions + n] = static_cast<S>(w.grad_by_region[n * call.width + d]);
-          }
-        }
+        if (call.by_gram) finish_gram(call, w);
+        store_picture(call, w, grad_regions + b * call.channels * call.regions);
       }
     }
   });

@@ -5,8 +5,6 @@
 namespace dmgan {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
-
 template <class S>
 BatchNormGluInputs<S> inputs(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, bool glu) {
   const int channels = static_cast<int>(x.size(1));
@@ -102,15 +100,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(dmgan::schemas::batch_norm_glu_statistics);
-  m.def(dmgan::schemas::batch_norm_glu_forward);
-  m.def(dmgan::schemas::batch_norm_glu_reduce);
-  m.def(dmgan::schemas::batch_norm_glu_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
-  m.impl("batch_norm_glu_statistics", TORCH_BOX(&dmgan::batch_norm_glu_statistics));
-  m.impl("batch_norm_glu_forward", TORCH_BOX(&dmgan::batch_norm_glu_forward));
-  m.impl("batch_norm_glu_reduce", TORCH_BOX(&dmgan::batch_norm_glu_reduce));
-  m.impl("batch_norm_glu_backward", TORCH_BOX(&dmgan::batch_norm_glu_backward));
-}
+DMGAN_OPERATOR(batch_norm_glu_statistics)
+DMGAN_OPERATOR(batch_norm_glu_forward)
+DMGAN_OPERATOR(batch_norm_glu_reduce)
+DMGAN_OPERATOR(batch_norm_glu_backward)

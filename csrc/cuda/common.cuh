@@ -196,6 +196,7 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, St
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
           "cudaFuncSetAttribute");
   }
+  check(cudaGetLastError(), "an error from before this kernel");  // else it would be taken for this launch's
   kernel<<<static_cast<unsigned>(blocks), threads, shared, stream>>>(arguments...);
   check(cudaGetLastError(), "kernel launch");
 }

@@ -6,9 +6,8 @@ namespace dmgan {
 namespace {
 
 template <class S>
-MemoryReadInputs<S> inputs(const Tensor& h, const Tensor& key, const Tensor& value,
-                           const std::optional<Tensor>& gate_weight, const std::optional<Tensor>& gate_bias,
-                           const std::optional<Tensor>& padding_mask, bool official) {
+MemoryReadInputs<S> inputs(const Tensor& h, const Tensor& key, const Tensor& value, const OptionalTensor& gate_weight,
+                           const OptionalTensor& gate_bias, const OptionalTensor& padding_mask, bool official) {
   return {h.size(0),
           static_cast<int>(h.size(1)),
           static_cast<int>(h.size(2) * h.size(3)),
@@ -23,9 +22,9 @@ MemoryReadInputs<S> inputs(const Tensor& h, const Tensor& key, const Tensor& val
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(const Tensor& h, const Tensor& key, const Tensor& value,
-                                                               const std::optional<Tensor>& gate_weight,
-                                                               const std::optional<Tensor>& gate_bias,
-                                                               const std::optional<Tensor>& padding_mask, bool official,
+                                                               const OptionalTensor& gate_weight,
+                                                               const OptionalTensor& gate_bias,
+                                                               const OptionalTensor& padding_mask, bool official,
                                                                bool want_attention, bool want_gate) {
   const OnDeviceOf device(h);
   const int64_t batch = h.size(0), channels = h.size(1), height = h.size(2), width = h.size(3), words = key.size(2);
@@ -44,10 +43,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> memory_read_forward(const Tensor& h, 
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
-    const Tensor& grad_out, const std::optional<Tensor>& grad_attention, const std::optional<Tensor>& grad_gate,
-    const Tensor& h, const Tensor& key, const Tensor& value, const std::optional<Tensor>& gate_weight,
-    const std::optional<Tensor>& gate_bias, const std::optional<Tensor>& padding_mask, const Tensor& lse,
-    bool official) {
+    const Tensor& grad_out, const OptionalTensor& grad_attention, const OptionalTensor& grad_gate, const Tensor& h,
+    const Tensor& key, const Tensor& value, const OptionalTensor& gate_weight, const OptionalTensor& gate_bias,
+    const OptionalTensor& padding_mask, const Tensor& lse, bool official) {
   const OnDeviceOf device(h);
   const int64_t channels = h.size(1);
   Tensor grad_h = empty_feature_map(h, channels, h.size(2), h.size(3));
@@ -71,11 +69,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(dmgan::schemas::memory_read_forward);
-  m.def(dmgan::schemas::memory_read_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
-  m.impl("memory_read_forward", TORCH_BOX(&dmgan::memory_read_forward));
-  m.impl("memory_read_backward", TORCH_BOX(&dmgan::memory_read_backward));
-}
+DMGAN_OPERATOR(memory_read_forward)
+DMGAN_OPERATOR(memory_read_backward)

@@ -370,6 +370,76 @@ __device__ __forceinline__ void multiply_over_pixels(float* sums, const float* f
   }
 }
 
+// What a block of the backward pass keeps of a tile of pixels.
+template <class S, int kWords>
+struct BackwardTile {
+  SharedArena& arena;
+  int channels, tile, panel_channels;
+  int row = tile_row<S>(tile), word_row = tile_row<float>(tile);
+  S* h = arena.take<S>(channels * row);     // [C][row]
+  S* grad = arena.take<S>(channels * row);  // [C][row]: dh', then dh in its place
+  Panel<kWords> panel{arena, panel_channels};
+  float* ds = arena.take<float>(kWords * word_row);     // [kWords][word_row]
+  float* gated = arena.take<float>(kWords * word_row);  // [kWords][word_row]: first dh' . v, then g alpha
+  float* gate = arena.take<float>(tile);                // g
+  float* dz = arena.take<float>(tile);                  // gradient of the gate's logit
+  float* dz_per_gate = arena.take<float>(tile);         // dz / g
+
+  static size_t bytes(int channels, int tile, int panel_channels) {
+    return 2 * shared_bytes<S>(channels * tile_row<S>(tile)) + Panel<kWords>::bytes(panel_channels) +
+           2 * shared_bytes<float>(kWords * tile_row<float>(tile)) + 3 * shared_bytes<float>(tile);
+  }
+
+  // For pixel n, which is p of the tile, and the words t0 ...: its leading thread gets alpha in `weight` and returns
+  // w_h . h; the other one writes dh' . v to `gated` and dh' . h to `dz`.
+  __device__ __forceinline__ float weigh(float (&weight)[kWords], const MemoryReadBackward<S>& a, int64_t b, int n,
+                                         int p, int t0, bool works, bool leads, bool live, float lse) {
+    const S* factor = leads ? h : grad;
+    float side = 0.0f;
+#pragma unroll
+    for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
+    panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
+      const float x = static_cast<float>(factor[c * row + p]);
+      multiply_add(weight, x, (leads ? panel.key : panel.value) + i * kWords);
+      side += x * (leads ? panel.gate_h[i] : static_cast<float>(h[c * row + p]));
+    });
+    if (works && !leads) {
+#pragma unroll
+      for (int t = 0; t < kWords; ++t) gated[t * word_row + p] = weight[t];
+      dz[p] = side;
+    }
+    const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
+#pragma unroll
+    for (int t = 0; t < kWords; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
+    __syncthreads();
+    return side;
+  }
+
+  // Adds the tile's part for the words t0 ... to the slice's sums; the first tile stores it.
+  __device__ __forceinline__ void add_to(float* sums, const MemoryReadBackward<S>& a, int t0, bool first) const {
+    const MemoryReadSums at{a.channels, a.words};
+    const int half = blockDim.x / 2;
+    multiply_over_pixels<kWords>(sums + at.key(), ds, h, a.channels, a.words, t0, tile, 0, first);
+    multiply_over_pixels<kWords>(sums + at.value(), gated, grad, a.channels, a.words, t0, tile, half, first);
+    if (!a.gate_weight) return;
+    const auto add = [&](int64_t where, auto product) {  // one factor per pixel: one thread for each sum
+      float total = 0.0f;
+      for (int q = 0; q < tile; ++q) total += product(q);
+      store(sums + where, first ? total : load(sums + where) + total);
+    };
+    for (int i = threadIdx.x; i < kWords && t0 + i < a.words; i += blockDim.x) {
+      add(at.read() + t0 + i, [&](int q) { return gated[i * word_row + q] * dz_per_gate[q]; });
+    }
+    for (int c = threadIdx.x; t0 == 0 && c <= a.channels; c += blockDim.x) {
+      if (c < a.channels) {
+        add(at.gate_h() + c, [&](int q) { return dz[q] * static_cast<float>(h[c * row + q]); });
+      } else {
+        add(at.bias(), [&](int q) { return dz[q]; });
+      }
+    }
+  }
+};
+
 // Gradient of h, and each slice's sums over its tiles. With da = g (dh' . v) + dz (w_o . v) + dL/dalpha, where
 // dz = dg g (1 - g) and dg = dh' . (o - h) + dL/dg:  ds = alpha (da - sum_i alpha da) and
 // dh = (1 - g) dh' + dz w_h + ds k.
@@ -378,152 +448,98 @@ template <class S, int kWords, bool kStream>
 __global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2 : 3)
     memory_read_backward_kernel(MemoryReadBackward<S> a, int tile, int panel_channels, int slices,
                                 int tiles_per_slice) {
-  const int channels = a.channels, row = tile_row<S>(tile), word_row = tile_row<float>(tile);
-  const int tiles = divide_up(a.pixels, tile);
   const int64_t b = blockIdx.x / slices;
   const int first_tile = static_cast<int>(blockIdx.x % slices) * tiles_per_slice;
-  const int last_tile = min(first_tile + tiles_per_slice, tiles) - 1;
-  const MemoryReadSums at{channels, a.words};
-  float* sums = a.work + blockIdx.x * at.size();
-
+  const int last_tile = min(first_tile + tiles_per_slice, divide_up(a.pixels, tile)) - 1;
+  float* sums = a.work + blockIdx.x * MemoryReadSums{a.channels, a.words}.size();
   SharedArena arena;
-  S* h = arena.take<S>(channels * row);     // [C][row]
-  S* grad = arena.take<S>(channels * row);  // [C][row]: dh'; dh takes its place
-  Panel<kWords> panel(arena, panel_channels);
-  float* ds = arena.take<float>(kWords * word_row);     // [kWords][word_row]
-  float* gated = arena.take<float>(kWords * word_row);  // [kWords][word_row]: first dh' . v, then g alpha
-  float* gate_of = arena.take<float>(tile);             // g
-  float* dz_of = arena.take<float>(tile);               // gradient of the gate's logit
-  float* dz_per_gate = arena.take<float>(tile);         // dz / g
-  float* sum = kStream ? arena.take<float>(channels * word_row) : nullptr;  // [C][word_row]: ds k so far
+  BackwardTile<S, kWords> block{arena, a.channels, tile, panel_channels};
+  const int row = block.row, word_row = block.word_row;
+  float* sum = kStream ? arena.take<float>(a.channels * word_row) : nullptr;  // [C][word_row]: ds k so far
 
   const int p = threadIdx.x % tile, part = threadIdx.x / tile;
   const bool works = part < 2, leads = part == 0;  // the leading thread of a pixel has its logits
-  const S* factor = leads ? h : grad;
   float weight[kWords];
-  float side = 0.0f;
 
   for (int tile_index = first_tile; tile_index <= last_tile; ++tile_index) {
     const int n0 = tile_index * tile, n = n0 + p;
     const bool live = leads && n < a.pixels, first = tile_index == first_tile;
     __syncthreads();  // the tile before has been stored, maybe in another layout
-    load_tile(h, a.h, b, channels, n0, a.pixels, tile);
-    load_tile(grad, a.grad_out, b, channels, n0, a.pixels, tile);
+    load_tile(block.h, a.h, b, a.channels, n0, a.pixels, tile);
+    load_tile(block.grad, a.grad_out, b, a.channels, n0, a.pixels, tile);
     const float lse = live ? load(a.lse + b * a.pixels + n) : -INFINITY;
-
+    const auto weigh = [&](int t0) { return block.weigh(weight, a, b, n, p, t0, works, leads, live, lse); };
     const auto grad_attention = [&](int t) {
       return a.grad_attention && live && t < a.words ? load(a.grad_attention + (b * a.words + t) * a.pixels + n) : 0.0f;
     };
-    // The leading thread gets alpha in `weight` and w_h . h in `side`; the other writes dh' . v and has dh' . h there.
-    const auto compute_weights = [&](int t0) {
-#pragma unroll
-      for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
-      side = 0.0f;
-      panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
-        const float x = static_cast<float>(factor[c * row + p]);
-        multiply_add(weight, x, (leads ? panel.key : panel.value) + i * kWords);
-        side += x * (leads ? panel.gate_h[i] : static_cast<float>(h[c * row + p]));
-      });
-      if (works && !leads) {
-#pragma unroll
-        for (int t = 0; t < kWords; ++t) gated[t * word_row + p] = weight[t];
-        dz_of[p] = side;
-      }
-      const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
-#pragma unroll
-      for (int t = 0; t < kWords; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
-      __syncthreads();
-    };
 
-    float pulled = 0.0f, gate_read = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, w_o . v, dL/dalpha)
+    float side = 0.0f, pulled = 0.0f, gate_read = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, w_o . v, dL/dalpha)
     for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-      compute_weights(t0);
+      side = weigh(t0);
       if (leads) {
 #pragma unroll
         for (int t = 0; t < kWords; ++t) {
-          pulled += weight[t] * gated[t * word_row + p];
+          pulled += weight[t] * block.gated[t * word_row + p];
           attended += weight[t] * grad_attention(t0 + t);
         }
-        gate_read += dot(weight, panel.gate_read);
+        gate_read += dot(weight, block.panel.gate_read);
       }
     }
     float gate = 1.0f, dz = 0.0f, mean = 0.0f;  // mean = sum_i alpha da
     if (leads) {
+      float dz_per_gate = 0.0f;
       if (a.gate_weight) {
         gate = sigmoid(side + gate_read + load(a.gate_bias));
-        float grad_gate = pulled - dz_of[p];
+        float grad_gate = pulled - block.dz[p];
         if (a.grad_gate && live) grad_gate += load(a.grad_gate + b * a.pixels + n);
-        dz_per_gate[p] = grad_gate * (1.0f - gate);
-        dz = dz_per_gate[p] * gate;
-      } else {
-        dz_per_gate[p] = 0.0f;
+        dz_per_gate = grad_gate * (1.0f - gate);
+        dz = dz_per_gate * gate;
       }
+      block.dz_per_gate[p] = dz_per_gate;
       mean = gate * pulled + dz * gate_read + attended;
     }
 
+    const auto finish = [&](int c, float pull) {  // dh of channel c
+      const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
+      S* grad = block.grad + c * row + p;
+      *grad = static_cast<S>((1.0f - gate) * static_cast<float>(*grad) + gate_h + pull);
+    };
     for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-      if constexpr (kStream) compute_weights(t0);
+      if constexpr (kStream) weigh(t0);
       if (leads) {
 #pragma unroll
         for (int t = 0; t < kWords; ++t) {
-          const float da = gate * gated[t * word_row + p] + dz * panel.gate_read[t] + grad_attention(t0 + t);
-          ds[t * word_row + p] = weight[t] * (da - mean);
-          gated[t * word_row + p] = weight[t] * gate;
+          float* gated = block.gated + t * word_row + p;
+          const float da = gate * *gated + dz * block.panel.gate_read[t] + grad_attention(t0 + t);
+          block.ds[t * word_row + p] = weight[t] * (da - mean);
+          *gated = weight[t] * gate;
         }
-        gate_of[p] = gate;
-        dz_of[p] = dz;
+        block.gate[p] = gate;
+        block.dz[p] = dz;
       }
       __syncthreads();
-
-      multiply_over_pixels<kWords>(sums + at.key(), ds, h, channels, a.words, t0, tile, 0, first);
-      multiply_over_pixels<kWords>(sums + at.value(), gated, grad, channels, a.words, t0, tile, blockDim.x / 2, first);
-      if (a.gate_weight) {  // the sums with one factor per pixel: one thread each
-        const auto add = [&](int64_t where, auto product) {
-          float total = 0.0f;
-          for (int q = 0; q < tile; ++q) total += product(q);
-          store(sums + where, first ? total : load(sums + where) + total);
-        };
-        for (int i = threadIdx.x; i < kWords && t0 + i < a.words; i += blockDim.x) {
-          add(at.read() + t0 + i, [&](int q) { return gated[i * word_row + q] * dz_per_gate[q]; });
-        }
-        for (int c = threadIdx.x; t0 == 0 && c <= channels; c += blockDim.x) {
-          if (c < channels) {
-            add(at.gate_h() + c, [&](int q) { return dz_of[q] * static_cast<float>(h[c * row + q]); });
-          } else {
-            add(at.bias(), [&](int q) { return dz_of[q]; });
-          }
-        }
-      }
+      block.add_to(sums, a, t0, first);
       __syncthreads();
-
       if (works) {
 #pragma unroll
-        for (int t = 0; t < kWords; ++t) weight[t] = ds[t * word_row + p];
-        gate = gate_of[p];
-        dz = dz_of[p];
+        for (int t = 0; t < kWords; ++t) weight[t] = block.ds[t * word_row + p];
+        gate = block.gate[p];
+        dz = block.dz[p];
       }
       // The two threads of a pixel take channels in turn.
-      panel.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
+      block.panel.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
         if (c % 2 != part) return;
         const float pull = dot(weight, key);
         if constexpr (kStream) {
           sum[c * word_row + p] = t0 == 0 ? pull : sum[c * word_row + p] + pull;
         } else {
-          const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
-          const float passed = (1.0f - gate) * static_cast<float>(grad[c * row + p]);
-          grad[c * row + p] = static_cast<S>(passed + gate_h + pull);
+          finish(c, pull);
         }
       });
     }
-    if (kStream && works) {
-      for (int c = part; c < channels; c += 2) {
-        const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
-        const float passed = (1.0f - gate) * static_cast<float>(grad[c * row + p]);
-        grad[c * row + p] = static_cast<S>(passed + gate_h + sum[c * word_row + p]);
-      }
-    }
+    for (int c = part; kStream && works && c < a.channels; c += 2) finish(c, sum[c * word_row + p]);
     __syncthreads();
-    store_tile(grad, a.grad_h, b, channels, n0, a.pixels, tile);
+    store_tile(block.grad, a.grad_h, b, a.channels, n0, a.pixels, tile);
   }
 }
 
@@ -634,10 +650,8 @@ struct MemoryReadSlices {
 
 template <class S, int kWords, bool kStream>
 size_t memory_read_backward_shared(int channels, int tile) {
-  const int word_row = tile_row<float>(tile);
-  return 2 * shared_bytes<S>(channels * tile_row<S>(tile)) + Panel<kWords>::bytes(choose_panel(channels)) +
-         2 * shared_bytes<float>(kWords * word_row) + 3 * shared_bytes<float>(tile) +
-         (kStream ? shared_bytes<float>(channels * word_row) : 0);
+  return BackwardTile<S, kWords>::bytes(channels, tile, choose_panel(channels)) +
+         (kStream ? shared_bytes<float>(channels * tile_row<float>(tile)) : 0);
 }
 
 // Calls run<kWords, kStream>() with the shortest register row that holds the caption. 20 words: the authors' captions.

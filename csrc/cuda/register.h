@@ -27,8 +27,14 @@
 #define DMGAN_DISPATCH_KEY CPU
 #endif
 
+// Registers dmgan::NAME as the operator whose schema has that name.
+#define DMGAN_OPERATOR(NAME)                                                       \
+  STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) { m.def(dmgan::schemas::NAME); } \
+  STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) { m.impl(#NAME, TORCH_BOX(&dmgan::NAME)); }
+
 namespace dmgan {
 
+using OptionalTensor = std::optional<Tensor>;
 constexpr auto kFloat = torch::headeronly::ScalarType::Float;
 
 // Makes x's device the current one as long as this lives, and knows the stream to launch on.
@@ -68,7 +74,7 @@ void with_element_type(const Tensor& x, Run run) {
 }
 
 template <class S>
-const S* data_or_null(const std::optional<Tensor>& x) {
+const S* data_or_null(const OptionalTensor& x) {
   return x ? data<S>(*x) : nullptr;
 }
 

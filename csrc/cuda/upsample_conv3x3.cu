@@ -50,11 +50,5 @@ std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(dmgan::schemas::upsample_conv3x3_forward);
-  m.def(dmgan::schemas::upsample_conv3x3_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
-  m.impl("upsample_conv3x3_forward", TORCH_BOX(&dmgan::upsample_conv3x3_forward));
-  m.impl("upsample_conv3x3_backward", TORCH_BOX(&dmgan::upsample_conv3x3_backward));
-}
+DMGAN_OPERATOR(upsample_conv3x3_forward)
+DMGAN_OPERATOR(upsample_conv3x3_backward)

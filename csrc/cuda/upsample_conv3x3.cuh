@@ -224,6 +224,47 @@ struct MapProduct {
   // Column c of those that a pixel reads lies under the taps (b, v): one, or with column parities up to two.
   static __device__ constexpr bool sees(int b, int c) { return kBackward ? b == 1 - c % 2 : c - b == 0 || c - b == 1; }
   static __device__ constexpr int v_of(int b, int c) { return kBackward ? 1 - c / 2 : c - b; }
+
+  // Starts to bring folded weights of row parity a, from channels o and i on; rows lie `row_size` apart.
+  static __device__ __forceinline__ void load_weights(S* weights, const S* folded, int a, int o, int i, int rows,
+                                                      int row_size) {
+    constexpr int kPacks = kWeightColumns / kPackSize<S>;
+#pragma unroll 1
+    for (int item = threadIdx.x; item < kRowTaps * kWeightRows * kPacks; item += kConvThreads) {
+      const int pack = item % kPacks * kPackSize<S>, row = item / kPacks % kWeightRows,
+                tap = item / kPacks / kWeightRows;
+      const int64_t line = (a * kRowTaps + tap) * static_cast<int64_t>(rows) + o + row;
+      copy_async_if(true, weights + (tap * kWeightRows + row) * kWeightRow + pack, folded + line * row_size + i + pack);
+    }
+  }
+
+  // A warp's results for tile n of its pixels, the first of which makes (row, column) of `to`, pass through shared
+  // memory to be written along the dense axis.
+  static __device__ __forceinline__ void store_results(float* results, const SumTile<S> (&sum)[kColumnParities][kM][kN],
+                                                       int n, const DenseFeatureMap<S>& to, int64_t b,
+                                                       int first_channel, int row, int column) {
+    constexpr int kChannels = kM * kTile, kWidth = kColumnParities * kTile;
+    const bool last = to.channels_last();
+    __syncwarp();  // the tile before has been written
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int parity = 0; parity < kColumnParities; ++parity) {
+        const int channel = m * kTile, place = parity * kTile;
+        sum[parity][m][n].store(results + (last ? place * kResultRow + channel : channel * kResultRow + place),
+                                kResultRow, !last);
+      }
+    }
+    __syncwarp();
+    for (int k = threadIdx.x % kWarp; k < kChannels * kWidth; k += kWarp) {
+      const int channel = last ? k % kChannels : k / kWidth, q = last ? k / kChannels : k % kWidth;
+      const int place = q % kColumnParities * kTile + q / kColumnParities, c = first_channel + channel;
+      const float value = results[last ? place * kResultRow + channel : channel * kResultRow + place];
+      if (c < to.channels && row < to.height && column + q < to.width) {
+        store(to.pixel_at(b, c, row, column + q), value);
+      }
+    }
+  }
 };
 
 // y from x, or kBackward x's gradient from y's: `to` <- folded taps times `from`.
@@ -248,19 +289,13 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
   const auto load_step = [&](int step) {
     const int a = kBackward ? step % 2 : block_a, c0 = (kBackward ? step / 2 : step) * kStage<S>;
     const int o = kBackward ? c0 : first_channel, i = kBackward ? first_channel : c0;
-    constexpr int kPacks = Product::kWeightColumns / kPackSize<S>;
-    for (int item = threadIdx.x; item < kRowTaps * Product::kWeightRows * kPacks; item += kConvThreads) {
-      const int pack = item % kPacks * kPackSize<S>, row = item / kPacks % Product::kWeightRows;
-      const int tap = item / kPacks / Product::kWeightRows;
-      const int64_t line = (a * kRowTaps + tap) * static_cast<int64_t>(padded(out_channels)) + o + row;
-      copy_async_if(true, weights + step % 2 * Product::kWeights + (tap * Product::kWeightRows + row) * kRow + pack,
-                    folded + line * padded(in_channels) + i + pack);
-    }
+    Product::load_weights(weights + step % 2 * Product::kWeights, folded, a, o, i, padded(out_channels),
+                          padded(in_channels));
     Product::window(tiles, tile.row, tile.column, a)
         .template load<kStage<S>>(pixels + step % 2 * span.slots() * kStage<S>, kStage<S>, from, tile.b, c0);
   };
 
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
   const int warp_channel = warp % 2 * kM * kTile;
   int tile_row[kN], tile_column[kN];  // of the pixels of tile n
 #pragma unroll
@@ -310,34 +345,12 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
     }
   }
 
-  // The results pass through shared memory, a tile's pixels at a time, to be written along the dense axis.
   __syncthreads();  // the weights have been read
   float* results = reinterpret_cast<float*>(weights) + warp * Product::kResults;
-  constexpr int kChannels = kM * kTile, kColumns = kParities * kTile, kResultRow = Product::kResultRow;
-  const bool last = to.channels_last();
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
-    __syncwarp();  // the tile before has been written
-#pragma unroll
-    for (int m = 0; m < kM; ++m) {
-#pragma unroll
-      for (int b = 0; b < kParities; ++b) {
-        const int channel = m * kTile, column = b * kTile;
-        sum[b][m][n].store(results + (last ? column * kResultRow + channel : channel * kResultRow + column), kResultRow,
-                           !last);
-      }
-    }
-    __syncwarp();
-    const int row = kParities * (tile.row + tile_row[n]) + block_a, column = kParities * (tile.column + tile_column[n]);
-    for (int k = lane; k < kChannels * kColumns; k += kWarp) {
-      const int channel = last ? k % kChannels : k / kColumns, q = last ? k / kChannels : k % kColumns;
-      const int place = q % kParities * kTile + q / kParities;
-      const float value = results[last ? place * kResultRow + channel : channel * kResultRow + place];
-      const int c = first_channel + warp_channel + channel;
-      if (c < to.channels && row < to.height && column + q < to.width) {
-        store(to.pixel_at(tile.b, c, row, column + q), value);
-      }
-    }
+    Product::store_results(results, sum, n, to, tile.b, first_channel + warp_channel,
+                           kParities * (tile.row + tile_row[n]) + block_a, kParities * (tile.column + tile_column[n]));
   }
 }
 

@@ -49,11 +49,5 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) {
-  m.def(dmgan::schemas::words_similarity_forward);
-  m.def(dmgan::schemas::words_similarity_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) {
-  m.impl("words_similarity_forward", TORCH_BOX(&dmgan::words_similarity_forward));
-  m.impl("words_similarity_backward", TORCH_BOX(&dmgan::words_similarity_backward));
-}
+DMGAN_OPERATOR(words_similarity_forward)
+DMGAN_OPERATOR(words_similarity_backward)

@@ -18,18 +18,10 @@ def memory_write_backward(
     value: Tensor,
     words: Tensor,
     image_mean: Tensor,
-    gate_word: Tensor,
-    gate_image: Tensor,
-    word_weight: Tensor,
-    word_bias: Tensor,
-    image_weight: Tensor,
-    image_bias: Tensor,
-    key_weight: Tensor,
-    key_bias: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
+    *weights: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of the twelve inputs, in their order; m and its parts are computed again."""
+    gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, _, value_weight, _ = weights
     batch, dimensions, length = words.shape
     rows = words.transpose(1, 2).flatten(0, 1)  # [B T, D], one for each word
     gate = torch.sigmoid((rows @ gate_word).view(batch, length) + (image_mean @ gate_image)[:, None])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmgan_fast.errors import InputError
+from dmgan_fast.errors import require
 
 
 class EvaluationWarning(UserWarning):
@@ -27,17 +27,14 @@ def matrix(what: str, values: Any, *, rows: int = 1) -> Tensor:
         InputError: naming ``what``, for another shape, fewer rows, or the first row that is not finite.
     """
     result = torch.as_tensor(values).detach().to("cpu", torch.float64)
-    if result.dim() != 2 or result.shape[1] == 0:
-        raise InputError(f"{what} must be [N, D], got {list(result.shape)}")
-    if result.shape[0] < rows:
-        raise InputError(f"{what} must have at least {rows} rows, got {result.shape[0]}")
+    require(result.dim() == 2 and result.shape[1] > 0, lambda: f"{what} must be [N, D], got {list(result.shape)}")
+    require(len(result) >= rows, lambda: f"{what} must have at least {rows} rows, got {len(result)}")
     finite = result.isfinite().all(1)
-    if not finite.all():
-        raise InputError(f"{what}: row {int(finite.int().argmin())} is not finite (NaN or infinite)")
+    first = int(finite.int().argmin())
+    require(bool(finite.all()), lambda: f"{what}: row {first} is not finite (NaN or infinite)")
     return result
 
 
 def at_least(what: str, value: int, least: int) -> None:
     """Raise ``InputError`` unless the whole number ``value`` is ``least`` or more."""
-    if value < least:
-        raise InputError(f"{what} must be at least {least}, got {value}")
+    require(value >= least, lambda: f"{what} must be at least {least}, got {value}")

@@ -105,7 +105,7 @@ def share_batch_statistics(module: nn.Module, process_group: ProcessGroup | None
 class UpBlock(FusedNorms):
     """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``.
 
-    ``tile_rows``: compute in tiles of so many rows (``functional.tiled_block``); None: all at once. ``recompute_glu``:
+    ``tile_rows``: compute in tiles of so many rows (``functional.tiled_glu``); None: all at once. ``recompute_glu``:
     for a picture, keep the GLU's input only, not its result.
     """
 
@@ -138,7 +138,7 @@ class UpBlock(FusedNorms):
         return head(self(x))
 
     def _tiled(self, x: Tensor, **options: Any) -> Any:
-        op = functional.tiled_block
+        op = functional.tiled_glu
         return self.norm.apply_to(op, x, self.conv.weight, upsample=True, rows=self.tile_rows, **options)
 
 
@@ -166,8 +166,8 @@ class ResidualBlock(FusedNorms):
         if x.shape[1] != weight.shape[1]:
             weight = weight.unflatten(1, (-1, x.shape[1])).sum(1)
         if self.tile_rows:
-            h = self.norm1.apply_to(functional.tiled_block, x, weight, rows=self.tile_rows)
-            y: Tensor = self.norm2.apply_to(functional.tiled_block, h, self.conv2.weight, skip=x, rows=self.tile_rows)
+            h = self.norm1.apply_to(functional.tiled_glu, x, weight, rows=self.tile_rows)
+            y: Tensor = self.norm2.apply_to(functional.tiled_skip, h, self.conv2.weight, skip=x, rows=self.tile_rows)
             return y
         z = functional.conv3x3(x, weight)
         if self.recompute_glu:  # PyTorch's own convolution is not run again: what it keeps is known before it starts

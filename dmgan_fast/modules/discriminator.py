@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
-from dmgan_fast.errors import InputError
+from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.blocks import init_weights
-from dmgan_fast.modules.pretrained import PretrainedModel, require
+from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
 
 MIN_SIDE = 64
@@ -80,11 +80,11 @@ class Discriminator(PretrainedModel):
         side, weight = self.config.image_size, self.conditional_head.weight
         require(
             images.dim() == 4 and tuple(images.shape[1:]) == (3, side, side),
-            f"Discriminator: images must be [B, 3, {side}, {side}], got {list(images.shape)}",
+            lambda: f"Discriminator: images must be [B, 3, {side}, {side}], got {list(images.shape)}",
         )
         require(
             images.device == weight.device,
-            f"Discriminator: images are on {images.device}, the weights are on {weight.device}",
+            lambda: f"Discriminator: images are on {images.device}, the weights are on {weight.device}",
         )
         x = images
         for conv in (*self.down, *self.narrow):
@@ -97,8 +97,10 @@ class Discriminator(PretrainedModel):
             return self.unconditional_head(features).flatten()
         require(
             tuple(sentence.shape) == (features.shape[0], self.config.sentence_channels),
-            f"Discriminator: sentence must be [{features.shape[0]}, {self.config.sentence_channels}], "
-            f"got {list(sentence.shape)}",
+            lambda: (
+                f"Discriminator: sentence must be [{features.shape[0]}, {self.config.sentence_channels}], "
+                f"got {list(sentence.shape)}"
+            ),
         )
         spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
         joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
-from dmgan_fast.errors import InputError
+from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.blocks import BatchNormGLU, FusedNorms, ImageHead, ResidualBlock, UpBlock, init_weights
 from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
-from dmgan_fast.modules.pretrained import PretrainedModel, require
+from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.rematerialise import rematerialise
-from dmgan_fast.ops.tiled_block import MIN_ROWS
+from dmgan_fast.ops._tiles import MIN_ROWS
 
 FIRST_SIDE = 64
 SEED_SIDE = 4  # the initial stage starts from 4 x 4 and doubles four times
@@ -279,7 +280,7 @@ class Generator(PretrainedModel):
         ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are computed again, no
         convolution is, but for the native ones of float32 on a CPU. ``"block"``: every block keeps its input only.
         ``"tile"``: that, and blocks run in tiles of ``tile_rows`` rows, so that nothing of a block's full size exists
-        at once (``functional.tiled_block``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
+        at once (``functional.tiled_glu``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
         keeps its input only. The initial stage knows ``"none"`` and ``"stage"``; ``"block"`` and ``"tile"`` are
         ``"stage"`` there.
 
@@ -290,11 +291,11 @@ class Generator(PretrainedModel):
         chosen: tuple[Level, ...] = tuple(levels for _ in range(sides)) if isinstance(levels, str) else tuple(levels)
         require(
             len(chosen) == sides and set(chosen) <= set(LEVELS),
-            f"set_checkpointing: levels must be one of {', '.join(LEVELS)}, or {sides} of them, got {levels!r}",
+            lambda: f"set_checkpointing: levels must be one of {', '.join(LEVELS)}, or {sides} of them, got {levels!r}",
         )
         require(
             tile_rows >= MIN_ROWS or "tile" not in chosen,
-            f"set_checkpointing: tile_rows must be at least {MIN_ROWS}, got {tile_rows}",
+            lambda: f"set_checkpointing: tile_rows must be at least {MIN_ROWS}, got {tile_rows}",
         )
         self.checkpointing = chosen
         for stage, level in zip(self.stages, chosen[1:], strict=True):
@@ -314,29 +315,29 @@ class Generator(PretrainedModel):
         if eps is not None:
             expected["eps"] = (eps, config.condition_channels)
         for name, (tensor, channels) in expected.items():
-            require(
-                tuple(tensor.shape) == (batch, channels),
-                f"Generator: {name} must be [{batch}, {channels}], got {list(tensor.shape)}",
-            )
+            size, wanted = list(tensor.shape), [batch, channels]
+            require(size == wanted, partial("Generator: {} must be {}, got {}".format, name, wanted, size))
         require(
             words.dim() == 3 and tuple(words.shape[:2]) == (batch, config.word_channels) and words.shape[2] > 0,
-            f"Generator: words must be [{batch}, {config.word_channels}, T >= 1], got {list(words.shape)}",
+            lambda: f"Generator: words must be [{batch}, {config.word_channels}, T >= 1], got {list(words.shape)}",
         )
         if padding_mask is not None:
             require(
                 padding_mask.dtype == torch.bool and tuple(padding_mask.shape) == (batch, words.shape[2]),
-                f"Generator: padding_mask must be bool [{batch}, {words.shape[2]}], "
-                f"got {padding_mask.dtype} {list(padding_mask.shape)}",
+                lambda: (
+                    f"Generator: padding_mask must be bool [{batch}, {words.shape[2]}], "
+                    f"got {padding_mask.dtype} {list(padding_mask.shape)}"
+                ),
             )
         weight = self.conditioning.projection.weight
         for name, tensor in (("noise", noise), ("sentence", sentence), ("words", words)):
             require(
                 tensor.device == weight.device,
-                f"Generator: {name} is on {tensor.device}, the weights are on {weight.device}",
+                partial("Generator: {} is on {}, the weights are on {}".format, name, tensor.device, weight.device),
             )
             require(
                 tensor.dtype == weight.dtype or torch.is_autocast_enabled(weight.device.type),
-                f"Generator: {name} is {tensor.dtype}, the weights are {weight.dtype}",
+                partial("Generator: {} is {}, the weights are {}".format, name, tensor.dtype, weight.dtype),
             )
         require(
             not self.training or batch > 1,

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dmgan_fast.config import config_dataclass
-from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.errors import CheckpointError, InputError, require
 from dmgan_fast.foreign import read_torch
-from dmgan_fast.modules.pretrained import PretrainedModel, load_weights, require
+from dmgan_fast.modules.pretrained import PretrainedModel, load_weights
 
 INCEPTION_SIDE = 299
 INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
@@ -78,7 +78,7 @@ class ImageEncoder(PretrainedModel):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         require(
             images.dim() == 4 and images.shape[1] == 3,
-            f"ImageEncoder: images must be [B, 3, H, W], got {list(images.shape)}",
+            lambda: f"ImageEncoder: images must be [B, 3, H, W], got {list(images.shape)}",
         )
         side = self.input_side
         if tuple(images.shape[2:]) != (side, side):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.reference import MemoryWeights
 
 
 class MemoryOutput(NamedTuple):
@@ -102,42 +103,17 @@ class DynamicMemory(nn.Module):
             memory = torch.relu(_project(words, self.word_weight, self.word_bias))
             key = torch.relu(_project(memory, self.key_weight, self.key_bias))
             value = torch.relu(_project(memory, self.value_weight, self.value_bias))
-        if not self.response_gate:
-            return _read(h, key, value, padding_mask, self.mask_mode, return_attention, self.backend)
-        result = functional.memory_read(
-            h,
-            key,
-            value,
-            self.response_weight,
-            self.response_bias,
-            padding_mask,
-            mask_mode=self.mask_mode,
-            return_attention=return_attention,
-            return_gate=return_attention,
-            backend=self.backend,
-        )
-        return MemoryOutput(result, None, None) if isinstance(result, Tensor) else MemoryOutput(*result)
+        gate = (self.response_weight, self.response_bias) if self.response_gate else (None, None)
+        return _read(self, h, key, value, gate, padding_mask, return_attention)
 
     def writing_gates(self, words: Tensor, image_mean: Tensor) -> Tensor:
         """``g_w [B, T]`` for ``words [B, D, T]`` and ``image_mean [B, C]``: how much of a word is written."""
         return torch.sigmoid(self.gate_word @ words + (image_mean @ self.gate_image)[:, None])
 
     def _write(self, words: Tensor, image_mean: Tensor) -> tuple[Tensor, Tensor]:
-        return functional.memory_write(
-            words,
-            image_mean.detach() if self.detach_image_mean else image_mean,
-            gate_word=self.gate_word,
-            gate_image=self.gate_image,
-            word_weight=self.word_weight,
-            word_bias=self.word_bias,
-            image_weight=self.image_weight,
-            image_bias=self.image_bias,
-            key_weight=self.key_weight,
-            key_bias=self.key_bias,
-            value_weight=self.value_weight,
-            value_bias=self.value_bias,
-            backend=self.backend,
-        )
+        weights = {name: getattr(self, name) for name in MemoryWeights._fields}
+        image_mean = image_mean.detach() if self.detach_image_mean else image_mean
+        return functional.memory_write(words, image_mean, **weights, backend=self.backend)
 
 
 class WordAttention(nn.Module):
@@ -165,7 +141,7 @@ class WordAttention(nn.Module):
     ) -> MemoryOutput:
         """``[h, o] [B, 2C, H, W]``; ``image_mean`` is not looked at."""
         context = _project(words, self.context_weight)
-        return _read(h, context, context, padding_mask, self.mask_mode, return_attention, self.backend)
+        return _read(self, h, context, context, (None, None), padding_mask, return_attention)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -174,25 +150,27 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _read(
+    memory: DynamicMemory | WordAttention,
     h: Tensor,
     key: Tensor,
     value: Tensor,
+    gate: tuple[Tensor | None, Tensor | None],
     padding_mask: Tensor | None,
-    mask_mode: str,
-    return_attention: bool,
-    backend: str | None,
+    maps: bool,
 ) -> MemoryOutput:
-    """``[h, o]``, where no gate blends them."""
+    """``h'``, or ``[h, o]`` where no gate, a weight and a bias, blends them."""
+    gated = gate[0] is not None
     result = functional.memory_read(
         h,
         key,
         value,
-        None,
-        None,
+        *gate,
         padding_mask,
-        mask_mode=mask_mode,
-        return_attention=return_attention,
-        backend=backend,
+        mask_mode=memory.mask_mode,
+        return_attention=maps,
+        return_gate=maps and gated,
+        backend=memory.backend,
     )
-    read, *maps = (result,) if isinstance(result, Tensor) else result
-    return MemoryOutput(torch.cat((h, read), 1), maps[0] if maps else None, None)
+    read, *found = (result,) if isinstance(result, Tensor) else result
+    attention, response_gate = (*found, None, None)[:2]
+    return MemoryOutput(read if gated else torch.cat((h, read), 1), attention, response_gate)

@@ -173,9 +173,3 @@ def check_shapes(expected: dict[str, list[int]], given: dict[str, list[int]], wh
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{where} does not fit {what}: {shown}")
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ``InputError(message)`` unless the condition holds."""
-    if not condition:
-        raise InputError(message)

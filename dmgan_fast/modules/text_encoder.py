@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dmgan_fast.config import config_dataclass
-from dmgan_fast.errors import InputError
-from dmgan_fast.modules.pretrained import PretrainedModel, require
+from dmgan_fast.errors import InputError, require
+from dmgan_fast.modules.pretrained import PretrainedModel
 
 EMBEDDING_RANGE = 0.1
 
@@ -71,23 +71,25 @@ class TextEncoder(PretrainedModel):
             InputError: for a caption without words, a length beyond ``T``, shapes that do not fit, or (on the CPU) an
                 index that is no word's.
         """
-        require(captions.dim() == 2, f"TextEncoder: captions must be [B, T], got {list(captions.shape)}")
+        require(captions.dim() == 2, lambda: f"TextEncoder: captions must be [B, T], got {list(captions.shape)}")
         require(
             tuple(lengths.shape) == (captions.shape[0],),
-            f"TextEncoder: lengths must be [{captions.shape[0]}], got {list(lengths.shape)}",
+            lambda: f"TextEncoder: lengths must be [{captions.shape[0]}], got {list(lengths.shape)}",
         )
         lengths = lengths.cpu()
         shortest, longest = int(lengths.min()), int(lengths.max())
         require(
             shortest >= 1 and longest <= captions.shape[1],
-            f"TextEncoder: lengths must lie in 1..{captions.shape[1]}, got {lengths.tolist()}",
+            lambda: f"TextEncoder: lengths must lie in 1..{captions.shape[1]}, got {lengths.tolist()}",
         )
         if captions.device.type == "cpu":  # elsewhere it would wait for the device
             known, largest = self.config.vocabulary_size, int(captions.max())
             require(
                 int(captions.min()) >= 0 and largest < known,
-                f"TextEncoder: captions must hold indices in 0..{known - 1}, its words, got {largest}; are they of the "
-                "vocabulary that it was trained with?",
+                lambda: (
+                    f"TextEncoder: captions must hold indices in 0..{known - 1}, its words, got {largest}; "
+                    "are they of the vocabulary that it was trained with?"
+                ),
             )
         embedded = self.dropout(self.embedding(captions))
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)

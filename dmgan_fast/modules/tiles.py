@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dmgan_fast.errors import require
 from dmgan_fast.modules.generator import Generator, GeneratorOutput, RefinementStage
-from dmgan_fast.modules.pretrained import require
 
 KEPT = 64 << 20  # bytes of one stage's features: 512² at 64 channels in float32
 MIN_TILE = 64
@@ -81,8 +81,10 @@ def draw_in_tiles(
         InputError: for a generator in training mode, a batch, a smaller tile, or tensors that do not fit.
     """
     require(not generator.training, "draw_in_tiles: the generator must be in evaluation mode; call .eval()")
-    require(tile >= MIN_TILE, f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}")
-    require(len(noise) == 1, f"draw_in_tiles: one picture at a time, got a batch of {len(noise)}")
+    require(
+        tile >= MIN_TILE, lambda: f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}"
+    )
+    require(len(noise) == 1, lambda: f"draw_in_tiles: one picture at a time, got a batch of {len(noise)}")
     return _Drawing(generator, words, padding_mask, tile, kept).draw(noise, sentence, eps)
 
 

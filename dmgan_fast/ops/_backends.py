@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from dmgan_fast import native
+from dmgan_fast import contract, native
 from dmgan_fast.aten import conv3x3, conv4x4_stride2, memory_write, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
 from dmgan_fast.ops import _dispatch, selfcheck
@@ -24,10 +24,8 @@ from dmgan_fast.ops import _dispatch, selfcheck
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 CONVOLUTIONS = {"conv3x3": conv3x3, "conv4x4_stride2": conv4x4_stride2, "upsample_conv3x3": upsample_conv3x3}
-OPS = ("memory_write", "memory_read", "batch_norm_glu", *CONVOLUTIONS, "words_similarity")
+OPS = tuple(op.name for op in contract.OPS.values() if op.functions)
 VARIABLE = "DMGAN_FAST_BACKEND"
-KERNEL_DTYPES = _dispatch.FLOATS
-MAX_CHANNELS = 512  # of the memory ops: a pixel's features stay on chip
 
 _log = logging.getLogger("dmgan_fast")
 _announced: set[tuple[str, str]] = set()
@@ -95,10 +93,6 @@ ATEN = {
 }
 
 
-def _aten_why_not(op: str) -> str | None:
-    return None if op in ATEN else "PyTorch's own kernels run it as the reference does"
-
-
 def _triton_interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -124,44 +118,51 @@ def _triton_load(op: str) -> Any:
 REGISTRY = {
     "cuda": Kernels(_native_why_not("cuda"), _cuda_load, lambda: ("cuda",)),
     "triton": Kernels(_triton_why_not, _triton_load, lambda: ("cpu",) if _triton_interprets() else ("cuda",)),
-    "aten": Kernels(_aten_why_not, ATEN.__getitem__, lambda: ("cpu", "cuda")),
+    "aten": Kernels(lambda op: None, ATEN.__getitem__, lambda: ("cpu", "cuda")),
     "cpu": Kernels(_native_why_not("cpu"), _cpu_load, lambda: ("cpu",)),
 }
 
 
 def why_not(op: str, backend: str) -> str | None:
     """None if this machine can run ``op`` on ``backend``, else the reason."""
-    return None if backend == "reference" else REGISTRY[backend].why_not(op)
+    if backend == "reference":
+        return None
+    if backend in contract.BACKENDS and backend not in contract.OPS[op].kernels:
+        return "it has no kernel of this op; the reference runs it"
+    return REGISTRY[backend].why_not(op)
 
 
-def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, channels: int) -> str | None:
-    """None if ``backend`` can run ``op`` on such tensors here, else the reason."""
+def _refuses(op: str, backend: str, device: str, dtype: torch.dtype, sizes: tuple[int, ...]) -> str | None:
+    """None if ``backend`` can run ``op`` on such tensors here, else the reason. ``sizes``: those that have limits."""
     if backend == "reference":
         return None
     devices = REGISTRY[backend].devices()
     if device not in (*devices, "meta"):
         return f"the tensors are on {device}, it runs on {' and '.join(devices)}"
-    if dtype not in KERNEL_DTYPES:
+    if dtype not in contract.FLOATS:
         return f"it takes float32, bfloat16 and float16, got {dtype}; {dtype} runs on the reference"
-    if op.startswith("memory") and channels > MAX_CHANNELS:
-        return f"it takes at most {MAX_CHANNELS} channels, got {channels}"
+    for (axis, limit), size in zip(contract.OPS[op].limits.items(), sizes, strict=True):
+        if size > limit:
+            return f"it takes at most {limit} {contract.AXES[axis]}, got {size}"
     return why_not(op, backend)
 
 
-def _choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, channels: int) -> str:
+def _choose(op: str, backend: str | None, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...]) -> str:
     wanted = backend or os.environ.get(VARIABLE) or "auto"
     if wanted not in BACKENDS and wanted not in REGISTRY:
         origin = "backend" if backend else VARIABLE
         raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
-    return _resolve(op, wanted, device, dtype, channels, _triton_interprets())
+    return _resolve(op, wanted, device, dtype, sizes, _triton_interprets())
 
 
 @cache
-def _resolve(op: str, wanted: str, device: torch.device, dtype: torch.dtype, channels: int, interprets: bool) -> str:
+def _resolve(
+    op: str, wanted: str, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], interprets: bool
+) -> str:
     """Remembered: asking the machine what it has costs more than launching a kernel."""
 
     def refuses(name: str) -> str | None:
-        found = _refuses(op, name, device.type, dtype, channels)
+        found = _refuses(op, name, device.type, dtype, sizes)
         return found or selfcheck.refusal(op, name, device, dtype)
 
     if wanted != "auto":
@@ -172,7 +173,7 @@ def _resolve(op: str, wanted: str, device: torch.device, dtype: torch.dtype, cha
     # The interpreter is for proofs: nobody wants it by default.
     names = [name for name in _order(op, device, dtype) if not (name == "triton" and interprets)]
     chosen = next(name for name in names if refuses(name) is None)
-    if chosen == "reference" and "cpu" in names and dtype in KERNEL_DTYPES:
+    if chosen == "reference" and "cpu" in names and dtype in contract.FLOATS:
         native.warn_if_missing()
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
@@ -197,8 +198,8 @@ def _order(op: str, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]
 _choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> str:
-    """The name of the backend that runs ``op`` on inputs like ``tensor``.
+def choose(op: contract.Op, backend: str | None, tensor: Tensor, sizes: contract.Sizes) -> str:
+    """The name of the backend that runs ``op`` on inputs like ``tensor``, whose ``sizes`` the contract has found.
 
     ``backend=None`` takes ``DMGAN_FAST_BACKEND`` or ``"auto"``. Under autocast the dtype is autocast's.
 
@@ -206,7 +207,8 @@ def choose(op: str, backend: str | None, tensor: Tensor, channels: int = 0) -> s
         InputError: for an unknown name.
         BackendError: if a backend was asked for by name and can't run.
     """
-    return _choose(op, backend, tensor.device, autocast_dtype(tensor), channels)
+    limited = tuple([sizes[axis] for axis in op.limits]) if op.limits else ()
+    return _choose(op.name, backend, tensor.device, autocast_dtype(tensor), limited)
 
 
 def function(backend: str, op: str, name: str) -> Callable[..., Any]:
@@ -224,7 +226,7 @@ def _on_device_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device, wherever the tensors are: here it is that of the first argument."""
 
     def run(first: Tensor, *others: Any) -> Any:
-        with torch.cuda.device_of(first):
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
             return function(first, *others)
 
     return run
@@ -241,8 +243,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 def _takes(op: str, backend: str) -> str:
     if backend == "reference":
         return "yes: every float type, second derivatives"
-    channels = f", at most {MAX_CHANNELS} channels" if op.startswith("memory") else ""
-    return f"yes: {', '.join(str(dtype).removeprefix('torch.') for dtype in KERNEL_DTYPES)}{channels}"
+    dtypes = (str(dtype).removeprefix("torch.") for dtype in contract.FLOATS)
+    limits = (f"at most {limit} {contract.AXES[axis]}" for axis, limit in contract.OPS[op].limits.items())
+    return f"yes: {', '.join((*dtypes, *limits))}"
 
 
 def table() -> dict[str, dict[str, str]]:

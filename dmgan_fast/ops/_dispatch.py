@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from dmgan_fast.contract import FLOATS, OPS
+
 Capability = tuple[int, int]
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 HALVES = FLOATS[1:]
 
 
@@ -68,6 +69,10 @@ RULES = (
 
 
 def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability) -> tuple[str, ...]:
-    """The backends for ``auto`` to try on such a card, best first; the reference is the last."""
+    """The backends for ``auto`` to try on such a card, best first; the reference is the last.
+
+    An op without a rule: its GPU kernels as the contract names them.
+    """
     fitting = (rule.order for rule in RULES if rule.op == op and dtype in rule.dtypes and capability >= rule.oldest)
-    return (*next(fitting, ()), "reference")
+    kernels = tuple(name for name in OPS[op].kernels if name != "cpu")
+    return (*next(fitting, kernels), "reference")

@@ -1,4 +1,4 @@
-"""Batch norm + GLU (or + skip): checks, custom ops with fake tensors and autograd, shared statistics.
+"""Batch norm + GLU (or + skip): checks, custom ops, statistics shared by processes.
 
 Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is computed again from x.
 """
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dmgan_fast import layouts, reference
-from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks, _custom_op
+from dmgan_fast import reference
+from dmgan_fast.contract import BATCH_NORM_GLU
+from dmgan_fast.errors import require
+from dmgan_fast.ops import _backends, _custom_op
+from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-OP = "batch_norm_glu"
 
 
 def batch_norm_glu(
@@ -35,27 +35,45 @@ def batch_norm_glu(
     process_group: ProcessGroup | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    statistics = {"running_mean": running_mean, "running_var": running_var}
-    _check(x, {"weight": weight, "bias": bias, **statistics}, skip, training, shared=process_group is not None)
-    chosen = _backends.choose(OP, backend, x)
+    """Batch norm, then a gated linear unit: ``y = a * sigmoid(b)`` for the halves ``[a, b]`` of ``z = BN(x)``.
+
+    With ``skip`` it is ``y = z + skip`` instead, the end of a residual block.
+
+    Args:
+        x: ``[B, 2C, H, W]``; with ``skip``, any number of channels.
+        weight, bias: ``[2C]`` each, or None.
+        running_mean, running_var: ``[2C]`` each; in training updated in place as ``nn.BatchNorm2d`` does (unbiased
+            variance), or None; needed in evaluation.
+        training: normalise by the batch's statistics.
+        momentum, eps: as in ``nn.BatchNorm2d``.
+        skip: ``[B, K, H, W]`` with K dividing the channels of x; channel c takes skip's channel ``c % K``, so that
+            ``z + cat(h, h)`` needs no copy of h.
+        return_mean: also return the mean of y over pixels, ``[B, C]``.
+        process_group: in training, statistics over the batches of all its processes, as ``nn.SyncBatchNorm``.
+        backend: see ``dmgan_fast.functional``.
+
+    Returns:
+        ``y [B, C, H, W]`` (with ``skip`` as many channels as x), or ``(y, mean)``.
+
+    Raises:
+        InputError: for shapes or devices that do not fit, or one value per channel in training.
+        BackendError: if the backend asked for can't run.
+    """
+    norm = BatchNorm(weight, bias, running_mean, running_var, training, momentum, eps, process_group)
+    sizes, channels = BATCH_NORM_GLU.check(x, *norm[:4], skip), x.shape[1]
+    require(
+        channels % 2 == 0 or skip is not None,
+        lambda: f"batch_norm_glu: x must have an even number of channels, got {channels}",
+    )
+    check_norm("batch_norm_glu", norm, x, channels, sizes.get("K", 1), x.numel() // channels)
+    chosen = _backends.choose(BATCH_NORM_GLU, backend, x, sizes)
     if chosen == "reference":
-        return reference.batch_norm_glu(
-            x,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            skip=skip,
-            return_mean=return_mean,
-            process_group=process_group,
-        )
+        y = reference.batch_norm_glu(x, norm, skip)
+        return (y, y.mean((2, 3))) if return_mean else y
     if skip is not None:
         skip = skip.to(x.dtype)
     mean, var, group = running_mean, running_var, ""
-    share = x.new_ones((), dtype=torch.float32)  # this process's part of all values
+    share: Tensor | None = None  # this process's part of all values; None: it has them all
     if training:
         mean = var = None
         if process_group is not None:
@@ -65,46 +83,30 @@ def batch_norm_glu(
         x, weight, bias, skip, mean, var, share, eps, training, return_mean, group, chosen
     )
     if training:
-        update_running(running_mean, running_var, mean, var, x.numel() / x.shape[1], share, momentum)
+        update_running(norm, mean, var, x.numel() / channels, share)
     return (y, spatial_mean.to(y.dtype)) if return_mean else y
 
 
+def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels: int, values: int) -> None:
+    """Of ``channels`` with ``values`` each in this process, normalised from x, with a skip that is repeated."""
+    require(channels % skip_channels == 0, lambda: f"{op}: skip's channels must divide {channels}, got {skip_channels}")
+    require(
+        norm.training or not (norm.running_mean is None or norm.running_var is None),
+        lambda: f"{op}: evaluation needs running_mean and running_var",
+    )
+    require(
+        not norm.training or values > 1 or norm.process_group is not None,
+        lambda: f"{op}: one value per channel has no variance to train with, got x {list(x.shape)}",
+    )
+
+
 @torch.no_grad()
-def update_running(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    count: float,
-    share: Tensor,
-    momentum: float,
-) -> None:
+def update_running(norm: BatchNorm, mean: Tensor, var: Tensor, count: float, share: Tensor | None) -> None:
     """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values."""
-    for running, value in ((running_mean, mean), (running_var, var * (count / (count - share)))):
+    unbiased = var * (count / (count - (1 if share is None else share)))
+    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
         if running is not None:
-            running.mul_(1 - momentum).add_(value.to(running.dtype), alpha=momentum)
-
-
-def _check(x: Tensor, per_channel: dict[str, Tensor | None], skip: Tensor | None, training: bool, shared: bool) -> None:
-    _checks.shape(OP, "x", x, ("B", "2C" if skip is None else "C", "H", "W"))
-    batch, channels, height, width = x.shape
-    if not x.is_floating_point():
-        raise InputError(f"{OP}: x must be floating point, got {x.dtype}")
-    if skip is None and channels % 2:
-        raise InputError(f"{OP}: x must have an even number of channels, got {channels}")
-    for name, tensor in per_channel.items():
-        if tensor is not None:
-            _checks.shape(OP, name, tensor, (channels,))
-            _checks.same_device(OP, name, tensor, "x", x)
-    if skip is not None:
-        _checks.shape(OP, "skip", skip, (batch, "K", height, width))
-        _checks.same_device(OP, "skip", skip, "x", x)
-        if channels % skip.shape[1]:
-            raise InputError(f"{OP}: skip's channels must divide x's {channels}, got {skip.shape[1]}")
-    if not training and (per_channel["running_mean"] is None or per_channel["running_var"] is None):
-        raise InputError(f"{OP}: evaluation needs running_mean and running_var")
-    if training and x.numel() == channels and not shared:
-        raise InputError(f"{OP}: one value per channel has no variance to train with, got x {list(x.shape)}")
+            running.mul_(1 - norm.momentum).add_(value.to(running.dtype), alpha=norm.momentum)
 
 
 def _process_group(name: str) -> ProcessGroup:
@@ -112,13 +114,6 @@ def _process_group(name: str) -> ProcessGroup:
 
     group: ProcessGroup = getattr(distributed_c10d, "_resolve_process_group")(name)  # noqa: B009, typed differently
     return group
-
-
-@_custom_op.define("batch_norm_glu_shared_statistics")
-def _shared_statistics(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance ``[C]`` over all processes of ``group``, and this process's part of the values."""
-    mean, var = _backends.function(backend, OP, "batch_norm_glu_statistics")(layouts.dense(x))
-    return share_statistics(mean, var, x.numel() / x.shape[1], group)
 
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,8 +124,9 @@ def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tup
     own = torch.cat((mean, var, torch.full_like(mean[:1], count)))
     gathered = own.new_empty(process_group.size() * own.numel())
     distributed.all_gather_into_tensor(gathered, own, group=process_group)
-    means, variances, counts = gathered.view(-1, own.numel()).split((mean.numel(), var.numel(), 1), dim=1)
-    mean, var = merge_statistics(means, variances, counts)
+    parts, channels = gathered.view(-1, own.numel()), mean.numel()
+    counts = parts[:, -1:]
+    mean, var = merge_statistics(parts[:, :channels], parts[:, channels:-1], counts)
     return mean, var, (own[-1] / counts.sum()).to(mean.dtype)
 
 
@@ -151,150 +147,44 @@ def share_sums(sums: Tensor, group: str) -> Tensor:
     return total
 
 
-@_shared_statistics.register_fake
-def _(x: Tensor, group: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    per_channel = x.new_empty(x.shape[1], dtype=torch.float32)
-    return per_channel, torch.empty_like(per_channel), x.new_empty((), dtype=torch.float32)
-
-
-@_custom_op.define("batch_norm_glu")
-def _forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    skip: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    share: Tensor,
-    eps: float,
-    training: bool,
-    want_mean: bool,
-    group: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Result, mean, biased variance, 1 / sqrt(var + eps), spatial mean of the result (size 0 if not wanted)."""
-    x = layouts.dense(x)
-    return _backends.function(backend, OP, "batch_norm_glu_forward")(
-        x,
-        layouts.wide(weight),
-        layouts.wide(bias),
-        None if skip is None else layouts.dense_like(skip, x),
-        layouts.wide(mean),
-        layouts.wide(var),
-        eps,
-        want_mean,
-    )
-
-
-@_forward.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    skip: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    share: Tensor,
-    eps: float,
-    training: bool,
-    want_mean: bool,
-    group: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, channels, height, width = x.shape
-    result_channels = channels // 2 if skip is None else channels
-    mean, new_var, rstd = (x.new_empty(channels, dtype=torch.float32) for _ in range(3))
-    y = layouts.empty_picture(x, result_channels, height, width)
-    spatial_mean = x.new_empty((batch, result_channels) if want_mean else (0,), dtype=torch.float32)
-    return y, mean, new_var, rstd, spatial_mean
-
-
-@_custom_op.define("batch_norm_glu_backward")
-def _backward(
-    grad: Tensor,
-    grad_mean: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    share: Tensor,
-    glu: bool,
-    training: bool,
-    group: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias."""
-    x = layouts.dense(x)
-    arguments = (
-        layouts.dense_like(grad, x),
-        None if grad_mean is None else grad_mean.contiguous(),
-        x,
-        layouts.wide(weight),
-        layouts.wide(bias),
-        mean,
-        rstd,
-        glu,
-    )
-    count = x.numel() / x.shape[1]
-    if group:
-        local = _backends.function(backend, OP, "batch_norm_glu_reduce")(*arguments)
-        grad_x, _, _ = _backends.function(backend, OP, "batch_norm_glu_backward")(
-            *arguments, training, share_sums(local, group) * share, count
-        )
-        return grad_x, local[1].clone(), local[0].clone()
-    return _backends.function(backend, OP, "batch_norm_glu_backward")(*arguments, training, None, count)
-
-
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_mean: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    share: Tensor,
-    glu: bool,
-    training: bool,
-    group: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return layouts.empty_picture(x, *x.shape[1:]), torch.empty_like(mean), torch.empty_like(mean)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, skip, _, _, share, _, ctx.training, _, ctx.group, ctx.backend = inputs
-    ctx.save_for_backward(x, weight, bias, output[1], output[3], share)
-    ctx.skip_channels = None if skip is None else skip.shape[1]
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, weight, bias, mean, rstd, share = ctx.saved_tensors
-    grad_mean, glu = others[3], ctx.skip_channels is None
-    if grad is None:
-        grad = x.new_zeros((x.shape[0], x.shape[1] // 2 if glu else x.shape[1], *x.shape[2:]))
-    grad_x, grad_weight, grad_bias = _backward(
-        grad, grad_mean, x, weight, bias, mean, rstd, share, glu, ctx.training, ctx.group, ctx.backend
-    )
-    grad_skip = gradient_of_skip(grad, grad_mean, ctx.skip_channels) if ctx.needs_input_grad[3] else None
-    return (
-        grad_x,
-        None if weight is None else grad_weight.to(weight.dtype),
-        None if bias is None else grad_bias.to(bias.dtype),
-        grad_skip,
-        *(None,) * 8,
-    )
-
-
-def gradient_of_skip(grad: Tensor, grad_mean: Tensor | None, channels: int) -> Tensor:
+def gradient_of_skip(grad_y: Tensor, grad_spatial_mean: Tensor | None, skip_channels: int) -> Tensor:
     """Of ``skip [B, K, H, W]``, from the gradients of the result and of its mean over pixels."""
-    if grad_mean is not None:
-        grad = grad + (grad_mean / grad[0, 0].numel()).to(grad.dtype)[:, :, None, None]
-    return grad if channels == grad.shape[1] else grad.unflatten(1, (-1, channels)).sum(1)
+    if grad_spatial_mean is not None:
+        grad_y = grad_y + (grad_spatial_mean / grad_y[0, 0].numel()).to(grad_y.dtype)[:, :, None, None]
+    batch, channels, *sides = grad_y.shape
+    return grad_y if skip_channels == channels else grad_y.reshape(batch, -1, skip_channels, *sides).sum(1)
 
 
-_forward.register_autograd(_differentiate, _setup_context)
-_backward.refuse_derivatives(OP)
+def _shared_statistics_kernel(given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    mean, var = _statistics(given.x, given.backend)
+    return share_statistics(mean, var, given.x.numel() / given.x.shape[1], given.group)
+
+
+def _backward_kernel(given: Any) -> Any:
+    norm = (given.weight, given.bias, given.mean, given.rstd, given.glu)
+    arguments = (given.grad_y, given.grad_spatial_mean, given.x, *norm)
+    count = given.x.numel() / given.x.shape[1]
+    if given.share is None:
+        return _gradients(*arguments, given.training, None, count, given.backend)
+    local = _reduce(*arguments, given.backend)
+    sums = share_sums(local, given.group) * given.share
+    grad_x, _, _ = _gradients(*arguments, given.training, sums, count, given.backend)
+    return grad_x, local[1].clone(), local[0].clone()
+
+
+_statistics, _reduce, _gradients = (
+    _custom_op.on_backend(BATCH_NORM_GLU, name) for name in ("statistics", "reduce", "backward")
+)
+_shared_statistics = _custom_op.CustomOp(BATCH_NORM_GLU, "shared_statistics", _shared_statistics_kernel)
+_forward = _custom_op.CustomOp(BATCH_NORM_GLU)
+_backward = _custom_op.CustomOp(BATCH_NORM_GLU, "backward", _backward_kernel)
+_custom_op.derive(
+    _forward,
+    _backward,
+    extra={
+        "glu": lambda skip: skip is None,
+        "skip_channels": lambda skip: None if skip is None else skip.shape[1],
+    },
+    more={"skip": gradient_of_skip},
+)
+_backward.refuse_derivatives()

@@ -1,20 +1,17 @@
-"""Memory reading: checks, custom op with fake tensors and autograd, autocast.
+"""Memory reading: checks, autocast, and the choice of a backend.
 
 Saved for backward: h, key, value, and one log-sum-exp per pixel.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
-from dmgan_fast import layouts, reference
-from dmgan_fast.errors import InputError
-from dmgan_fast.ops import _backends, _checks, _custom_op
+from dmgan_fast import reference
+from dmgan_fast.contract import MEMORY_READ
+from dmgan_fast.errors import require
+from dmgan_fast.ops import _backends, _custom_op
 
-OP = "memory_read"
 MASK_MODES = ("paper", "official")
 
 
@@ -31,204 +28,52 @@ def memory_read(
     return_gate: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
-    _check(h, key, value, gate_weight, gate_bias, padding_mask, mask_mode, return_gate)
-    chosen = _backends.choose(OP, backend, h, channels=h.shape[1])
+    """Address the memory with every pixel, read it, and blend by the response gate (paper, sections 3.1.2, 3.1.3).
+
+    ``alpha = softmax_i(h_j^T k_i)``, ``o_j = sum_i alpha_ij v_i``, ``g_r = sigmoid(w [h_j, o_j] + b)``,
+    ``h'_j = g_r o_j + (1 - g_r) h_j``.
+
+    Args:
+        h: ``[B, C, H, W]``.
+        key, value: ``[B, C, T]``.
+        gate_weight: ``[2C]`` on ``[h, read]``; None: a plain attention read, as in AttnGAN.
+        gate_bias: ``[1]``, or None with ``gate_weight=None``.
+        padding_mask: ``[B, T]`` bool, True where a word is padding. A caption of padding only reads zero.
+        mask_mode: ``"paper"`` masks sample b by its own row; ``"official"`` masks attention row ``b * N + n`` by row
+            ``(b * N + n) mod B``, as the authors' code does.
+        return_attention: also return the weights ``[B, T, H, W]``.
+        return_gate: also return the response gate ``[B, 1, H, W]``.
+        backend: see ``dmgan_fast.functional``.
+
+    Returns:
+        ``h' [B, C, H, W]``, or a tuple with the maps asked for after it.
+
+    Raises:
+        InputError: for shapes, dtypes or devices that do not fit.
+        BackendError: if the backend asked for can't run.
+    """
+    sizes = MEMORY_READ.check(h, key, value, gate_weight, gate_bias, padding_mask)
+    require(
+        (gate_weight is None) == (gate_bias is None),
+        "memory_read: give gate_weight and gate_bias together, or neither for a plain attention read",
+    )
+    require(gate_weight is not None or not return_gate, "memory_read: return_gate needs a gate_weight")
+    require(
+        mask_mode in MASK_MODES,
+        lambda: f"memory_read: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}",
+    )
+    chosen = _backends.choose(MEMORY_READ, backend, h, sizes)
     if chosen == "reference":
-        return reference.memory_read(
-            h,
-            key,
-            value,
-            gate_weight,
-            gate_bias,
-            padding_mask,
-            mask_mode=mask_mode,
-            return_attention=return_attention,
-            return_gate=return_gate,
-        )
-    dtype = _backends.autocast_dtype(h)
-    h, key, value = h.to(dtype), key.to(dtype), value.to(dtype)
-    result, _, attention, gate = _forward(
-        h,
-        key,
-        value,
-        gate_weight,
-        gate_bias,
-        padding_mask,
-        mask_mode == "official",
-        return_attention,
-        return_gate,
-        chosen,
-    )
-    maps = ([attention] if return_attention else []) + ([gate] if return_gate else [])
-    return (result, *maps) if maps else result
+        result, attention, gate = reference.memory_read(h, key, value, gate_weight, gate_bias, padding_mask, mask_mode)
+    else:
+        dtype = _backends.autocast_dtype(h)
+        memory, gates = (key.to(dtype), value.to(dtype)), (gate_weight, gate_bias)
+        wanted = (mask_mode == "official", return_attention, return_gate)
+        result, _, attention, gate = _forward(h.to(dtype), *memory, *gates, padding_mask, *wanted, chosen)
+    if not (return_attention or return_gate):
+        return result
+    maps = ((attention, return_attention), (gate, return_gate))
+    return (result, *(each for each, wanted in maps if wanted and each is not None))
 
 
-def _check(
-    h: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate_weight: Tensor | None,
-    gate_bias: Tensor | None,
-    padding_mask: Tensor | None,
-    mask_mode: str,
-    return_gate: bool,
-) -> None:
-    _checks.shape(OP, "h", h, ("B", "C", "H", "W"))
-    batch, channels = h.shape[:2]
-    _checks.shape(OP, "key", key, (batch, channels, "T"))
-    words = key.shape[2]
-    _checks.shape(OP, "value", value, (batch, channels, words), like="the shape of key ")
-    if (gate_weight is None) != (gate_bias is None):
-        raise InputError(f"{OP}: give gate_weight and gate_bias together, or neither for a plain attention read")
-    if gate_weight is not None and gate_bias is not None:
-        _checks.shape(OP, "gate_weight", gate_weight, (2 * channels,))
-        _checks.shape(OP, "gate_bias", gate_bias, (1,))
-    elif return_gate:
-        raise InputError(f"{OP}: return_gate needs a gate_weight")
-    if padding_mask is not None:
-        _checks.shape(OP, "padding_mask", padding_mask, (batch, words))
-        if padding_mask.dtype != torch.bool:
-            raise InputError(f"{OP}: padding_mask must be bool (True: padding), got {padding_mask.dtype}")
-        if padding_mask.device != h.device:
-            raise InputError(f"{OP}: padding_mask is on {padding_mask.device}, h is on {h.device}")
-    _checks.one_of(OP, "mask_mode", mask_mode, MASK_MODES)
-    tensors = {"h": h, "key": key, "value": value, "gate_weight": gate_weight, "gate_bias": gate_bias}
-    _checks.same_kind(OP, "h", tensors)
-
-
-@_custom_op.define("memory_read")
-def _forward(
-    h: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate_weight: Tensor | None,
-    gate_bias: Tensor | None,
-    padding_mask: Tensor | None,
-    official: bool,
-    want_attention: bool,
-    want_gate: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Result, log-sum-exp ``[B, N]``, attention and gate (size 0 if not wanted)."""
-    return _backends.function(backend, OP, "memory_read_forward")(
-        layouts.pixel_linear(h),
-        key.contiguous(),
-        value.contiguous(),
-        layouts.wide(gate_weight),
-        layouts.wide(gate_bias),
-        None if padding_mask is None else padding_mask.contiguous(),
-        official,
-        want_attention,
-        want_gate,
-    )
-
-
-@_forward.register_fake
-def _(
-    h: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate_weight: Tensor | None,
-    gate_bias: Tensor | None,
-    padding_mask: Tensor | None,
-    official: bool,
-    want_attention: bool,
-    want_gate: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, channels, height, width = h.shape
-    return (
-        layouts.empty_picture(h, channels, height, width),
-        h.new_empty((batch, height * width), dtype=torch.float32),
-        h.new_empty((batch, key.shape[2], height, width) if want_attention else (0,)),
-        h.new_empty((batch, 1, height, width) if want_gate else (0,)),
-    )
-
-
-@_custom_op.define("memory_read_backward")
-def _backward(
-    grad: Tensor,
-    grad_attention: Tensor | None,
-    grad_gate: Tensor | None,
-    h: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate_weight: Tensor | None,
-    gate_bias: Tensor | None,
-    padding_mask: Tensor | None,
-    lse: Tensor,
-    official: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _backends.function(backend, OP, "memory_read_backward")(
-        layouts.pixel_linear(grad),
-        None if grad_attention is None else grad_attention.contiguous(),
-        None if grad_gate is None else grad_gate.contiguous(),
-        layouts.pixel_linear(h),
-        key.contiguous(),
-        value.contiguous(),
-        layouts.wide(gate_weight),
-        layouts.wide(gate_bias),
-        None if padding_mask is None else padding_mask.contiguous(),
-        lse,
-        official,
-    )
-
-
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_attention: Tensor | None,
-    grad_gate: Tensor | None,
-    h: Tensor,
-    key: Tensor,
-    value: Tensor,
-    gate_weight: Tensor | None,
-    gate_bias: Tensor | None,
-    padding_mask: Tensor | None,
-    lse: Tensor,
-    official: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    channels, gated = h.shape[1], gate_weight is not None
-    return (
-        layouts.empty_picture(h, *h.shape[1:]),
-        torch.empty(key.shape, dtype=key.dtype, device=key.device),
-        torch.empty(value.shape, dtype=value.dtype, device=value.device),
-        h.new_empty(2 * channels if gated else 0, dtype=torch.float32),
-        h.new_empty(1 if gated else 0, dtype=torch.float32),
-    )
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    h, key, value, gate_weight, gate_bias, padding_mask, ctx.official, _, _, ctx.backend = inputs
-    ctx.save_for_backward(h, key, value, gate_weight, gate_bias, padding_mask, output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(
-    ctx: Any, grad: Tensor | None, _lse: None, grad_attention: Tensor | None, grad_gate: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    h, key, value, gate_weight, gate_bias, padding_mask, lse = ctx.saved_tensors
-    if grad is None:
-        grad = torch.zeros_like(h)
-    grads = _backward(
-        grad,
-        grad_attention,
-        grad_gate,
-        h,
-        key,
-        value,
-        gate_weight,
-        gate_bias,
-        padding_mask,
-        lse,
-        ctx.official,
-        ctx.backend,
-    )
-    of_gate = (None, None) if gate_weight is None else (grads[3].to(gate_weight.dtype), grads[4].to(gate_bias.dtype))
-    return (*grads[:3], *of_gate, None, None, None, None, None)
-
-
-_forward.register_autograd(_differentiate, _setup_context)
-_backward.refuse_derivatives(OP)
+_forward = _custom_op.define(MEMORY_READ)

@@ -229,8 +229,8 @@ def _run(op: str, case: Case, tensors: dict[str, Tensor], backend: str) -> dict[
         return value.to(first.device, wide if value.is_floating_point() else value.dtype, copy=True)
 
     fixed = {name: place(value) for name, value in case.fixed.items()}
-    # By name: functions stand above this module, which their choice of a backend asks.
-    function = getattr(importlib.import_module("dmgan_fast.functional"), op)
+    # Not at the top: their choice of a backend asks this module.
+    function = getattr(importlib.import_module(f"dmgan_fast.ops.{op}"), op)
     results = function(**tensors, **fixed, backend=backend)
     results = [results] if isinstance(results, Tensor) else list(results)
     generator = torch.Generator().manual_seed(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,42 +12,33 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def batch_norm_glu(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    *,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    skip: Tensor | None = None,
-    return_mean: bool = False,
-    process_group: ProcessGroup | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+class BatchNorm(NamedTuple):
+    """A batch norm over C channels, as ``nn.BatchNorm2d`` has it, and whom it shares its batch's statistics with."""
+
+    weight: Tensor | None  # [C], as the next three
+    bias: Tensor | None
+    running_mean: Tensor | None  # updated in training, needed in evaluation
+    running_var: Tensor | None
+    training: bool
+    momentum: float = 0.1
+    eps: float = 1e-5
+    process_group: ProcessGroup | None = None
+
+
+def batch_norm_glu(x: Tensor, norm: BatchNorm, skip: Tensor | None = None) -> Tensor:
     """``[B, 2C, H, W]`` → ``[B, C, H, W]``; with ``skip [B, K, H, W]``: BN(x) + skip, channel c taking ``c % K``.
 
     In training the running statistics are updated as ``nn.BatchNorm2d``'s, over all processes of ``process_group``.
     """
-    if training and process_group is not None:
-        z = _shared_batch_norm(x, weight, bias, running_mean, running_var, momentum, eps, process_group)
+    if norm.training and norm.process_group is not None:
+        z = _shared_batch_norm(x, norm, norm.process_group)
     else:
-        z = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y = F.glu(z, dim=1) if skip is None else z + skip.repeat(1, x.shape[1] // skip.shape[1], 1, 1)
-    return (y, y.mean((2, 3))) if return_mean else y
+        statistics = norm.running_mean, norm.running_var
+        z = F.batch_norm(x, *statistics, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)
+    return F.glu(z, dim=1) if skip is None else z + skip.repeat(1, x.shape[1] // skip.shape[1], 1, 1)
 
 
-def _shared_batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-    eps: float,
-    group: ProcessGroup,
-) -> Tensor:
+def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:
     """Batch norm of the batches of all processes taken together."""
     from torch.distributed.nn.functional import all_reduce
 
@@ -56,13 +47,12 @@ def _shared_batch_norm(
     centred = x - mean[:, None, None]
     var = (all_reduce(centred.square().sum((0, 2, 3)), group=group) / count).to(x.dtype)
     with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        if running_var is not None:
-            running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)
-    scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
+        for running, value in ((norm.running_mean, mean), (norm.running_var, var * count / (count - 1))):
+            if running is not None:
+                running.lerp_(value.to(running.dtype), norm.momentum)
+    scale = torch.rsqrt(var + norm.eps) * (1 if norm.weight is None else norm.weight)
     z = centred * scale[:, None, None]
-    return z if bias is None else z + bias[:, None, None]
+    return z if norm.bias is None else z + norm.bias[:, None, None]
 
 
 # ------------------------------------------------------- the kernels' contract (docs/backends.md), in any float type
@@ -94,7 +84,7 @@ def batch_norm_glu_forward(
 
 
 def batch_norm_glu_reduce(
-    grad: Tensor,
+    grad_y: Tensor,
     grad_mean: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
@@ -104,12 +94,12 @@ def batch_norm_glu_reduce(
     glu: bool,
 ) -> Tensor:
     """Sums ``[2, C]`` of dz and of dz times the normalised x."""
-    normalised, grad_z = _grad_z(grad, grad_mean, x, weight, bias, mean, rstd, glu)
+    normalised, grad_z = _grad_z(grad_y, grad_mean, x, weight, bias, mean, rstd, glu)
     return torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
 
 
 def batch_norm_glu_backward(
-    grad: Tensor,
+    grad_y: Tensor,
     grad_mean: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
@@ -122,7 +112,7 @@ def batch_norm_glu_backward(
     count: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
-    normalised, grad_z = _grad_z(grad, grad_mean, x, weight, bias, mean, rstd, glu)
+    normalised, grad_z = _grad_z(grad_y, grad_mean, x, weight, bias, mean, rstd, glu)
     local = torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
     if training:
         of_z, of_product = (local if sums is None else sums) / count
@@ -145,7 +135,7 @@ def _affine(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> T
 
 
 def _grad_z(
-    grad: Tensor,
+    grad_y: Tensor,
     grad_mean: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
@@ -155,7 +145,7 @@ def _grad_z(
     glu: bool,
 ) -> tuple[Tensor, Tensor]:
     """The normalised x, and the gradient of its affine image z."""
-    grad = _wide(grad)
+    grad = _wide(grad_y)
     if grad_mean is not None:
         grad = grad + (grad_mean / grad[0, 0].numel())[:, :, None, None]
     normalised = _normalised(x, mean, rstd)

@@ -18,13 +18,10 @@ def memory_read(
     gate_weight: Tensor | None,
     gate_bias: Tensor | None,
     padding_mask: Tensor | None = None,
-    *,
     mask_mode: str = "paper",
-    return_attention: bool = False,
-    return_gate: bool = False,
-) -> Tensor | tuple[Tensor, ...]:
-    """``h [B, C, H, W]``, key and value ``[B, C, T]`` → ``h' [B, C, H, W]``, and on request the attention
-    ``[B, T, H, W]`` and the response gate ``[B, 1, H, W]`` (which needs ``gate_weight``).
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``h [B, C, H, W]``, key and value ``[B, C, T]`` → ``h' [B, C, H, W]``, the attention ``[B, T, H, W]`` and the
+    response gate ``[B, 1, H, W]``, None without ``gate_weight``.
 
     A pixel whose words are all masked reads zero. ``mask_mode="official"`` masks row ``r = b * N + n`` with the
     padding of sample ``r mod B``, as the authors' ``mask.repeat(N, 1)`` does.
@@ -46,15 +43,10 @@ def memory_read(
         attention = torch.softmax(logits.masked_fill(masked & ~unreadable, -torch.inf), 1).masked_fill(unreadable, 0)
     read = value @ attention  # [B, C, N]
     gate = None
-    result = read
     if gate_weight is not None and gate_bias is not None:
         # as 1x1 convolutions: one product over B and N at once sums the weight's gradient in float32 far less exactly
         weight_h, weight_read = gate_weight[None, :, None].chunk(2, 1)
         gate = torch.sigmoid(F.conv1d(pixels, weight_h) + F.conv1d(read, weight_read) + gate_bias)  # [B, 1, N]
-        result = gate * read + (1 - gate) * pixels
-    outputs: tuple[Tensor, ...] = (result.reshape(h.shape),)
-    if return_attention:
-        outputs += (attention.reshape(batch, -1, height, width),)
-    if return_gate and gate is not None:
-        outputs += (gate.reshape(batch, 1, height, width),)
-    return outputs[0] if len(outputs) == 1 else outputs
+        read = gate * read + (1 - gate) * pixels
+        gate = gate.view(batch, 1, height, width)
+    return read.reshape(h.shape), attention.reshape(batch, -1, height, width), gate

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from dmgan_fast import ops
-from dmgan_fast.ops import tiled_block
+from dmgan_fast.ops._custom_op import CUSTOM_OPS, CustomOp
+from dmgan_fast.ops._tiles import Tile, every_tile
 from dmgan_fast.training.dataless import CPU, Dataless, Unfit, signature
 from dmgan_fast.training.scratch import bytes_inside
 
@@ -93,12 +93,12 @@ class Meter(Dataless):
         kwargs = kwargs or {}
         if func is torch.ops.profiler._record_function_enter_new.default and not args[0].startswith("Optimizer."):
             self.phase = args[0]
-        body = ops.BODIES.get(func)
-        if body is not None and body in ops.TILED:
-            return self._run_tiled(body, args)
-        if body is not None and self.device_type == "cpu":
+        op = CUSTOM_OPS.get(func)
+        if op is not None and "rows" in op.parameters:
+            return self._run_tiled(op, args)
+        if op is not None and op.op.python and self.device_type == "cpu":
             with self:
-                return body(*args, **kwargs)
+                return op.kernel(*args, **kwargs)
         if func._overloadpacket in BELOW_AUTOGRAD:
             with self:
                 return func.decompose(*args, **kwargs)
@@ -111,14 +111,14 @@ class Meter(Dataless):
             self.flops[self.phase] += self._flops_of(func, args, kwargs, result)
         return result
 
-    def _run_tiled(self, body: Any, args: Any) -> Any:
+    def _run_tiled(self, op: CustomOp, args: Any) -> Any:
         """A few tiles stand for all."""
-        x, rows = ops.TILED[body](args)
+        x, rows = op.argument(args, "x"), op.argument(args, "rows")
         before = self.flops[self.phase]
-        with tiled_block.few_tiles(), self:
-            result = body(*args)
+        with self:
+            result = op.kernel(*args, visit=few_tiles)
         visited = self.flops[self.phase] - before
-        self.flops[self.phase] = before + int(visited * tiled_block.tiles_per_visit(x, rows))
+        self.flops[self.phase] = before + int(visited * _rows(every_tile(x, rows)) / _rows(few_tiles(x, rows)))
         return result
 
     def _flops_of(self, func: Any, args: Any, kwargs: Any, result: Any) -> int:
@@ -152,3 +152,13 @@ class Meter(Dataless):
     def _free(self, key: int, size: int) -> None:
         self._now[self._kinds.pop(key)] -= size
         del self._alive[key]
+
+
+def few_tiles(x: Tensor, rows: int) -> list[Tile]:
+    """The first and the last: without data, the others need the same as the first."""
+    tiles = every_tile(x, rows)
+    return [tiles[0], tiles[-1]] if len(tiles) > 2 else tiles
+
+
+def _rows(tiles: list[Tile]) -> int:
+    return sum(tile.last - tile.first for tile in tiles)

@@ -9,7 +9,7 @@ from pydantic import Field
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules.generator import Level
-from dmgan_fast.ops.tiled_block import MIN_ROWS
+from dmgan_fast.ops._tiles import MIN_ROWS
 
 
 @config_dataclass

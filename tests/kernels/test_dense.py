@@ -73,7 +73,7 @@ def check_batch_norm(op, shape, dtype, layout, *, skip_channels=None, training=T
     def eager(x, weight, bias):
         stats = (None, None) if training else (mean.to(x.dtype), var.to(x.dtype))
         if skip is None:
-            y = reference.batch_norm_glu(x, weight, bias, *stats, training=training, eps=EPS)
+            y = reference.batch_norm_glu(x, reference.BatchNorm(weight, bias, *stats, training, eps=EPS))
         else:
             z = F.batch_norm(x, *stats, weight, bias, training, eps=EPS)
             y = z + skip.to(x.dtype).repeat(1, channels // skip_channels, 1, 1)

@@ -100,11 +100,9 @@ class Read:
                 leaves.get("gate_weight"),
                 leaves.get("gate_bias"),
                 mask,
-                mask_mode="official" if self.official else "paper",
-                return_attention=self.maps,
-                return_gate=with_gate,
+                "official" if self.official else "paper",
             )
-            outputs = list(found) if isinstance(found, tuple) else [found]
+            outputs = [x for x, given in zip(found, (True, self.maps, with_gate), strict=True) if given]
             gradients = torch.autograd.grad(outputs, list(leaves.values()), [grad.to(dtype) for grad in grads])
             return [x.detach() for x in outputs] + list(gradients)
 
@@ -215,7 +213,9 @@ class Write:
 
         def refer(dtype: torch.dtype) -> list[Tensor]:
             leaves = {name: x.to(dtype).requires_grad_() for name, x in inputs.items()}
-            outputs = reference.memory_write(**leaves)
+            outputs = reference.memory_write(
+                leaves["words"], leaves["image_mean"], reference.MemoryWeights(*list(leaves.values())[2:])
+            )
             gradients = torch.autograd.grad(outputs, list(leaves.values()), [grad.to(dtype) for grad in grads])
             return [x.detach() for x in outputs] + list(gradients)
 

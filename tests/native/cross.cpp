@@ -236,6 +236,7 @@ int main() {
   convolutions<TwoFour>("F(2 x 4)");
   convolutions<FourFour>("F(4 x 4)");
   convolutions<UpUp>("up-sampling convolution");
+  convolutions<UpPairs>("up-sampling convolution in pairs");
   if (failures == 0) std::printf("passed on vectors of %lld floats\n", static_cast<long long>(kLanes));
   return failures > 0;
 }

@@ -176,7 +176,10 @@ void bind_form(py::module_& m, const char* name) {
   form.attr("step") = +H::kStep;
   form.attr("products") = +H::kProducts;
   form.attr("results") = +H::kResults;
-  form.attr("weights") = Doubles({int64_t{H::kValues}, int64_t{H::kTaps}}, &H::kWeights[0][0]);
+  form.attr("weights") = Doubles({int64_t{kTerms<H>}, int64_t{H::kTaps}}, &H::kWeights[0][0]);
+  std::vector<int> values;
+  for (int term = 0; term < kTerms<H>; ++term) values.push_back(value_of<H>(term));
+  form.attr("value_of") = values;
   const auto from = [](const auto* d, auto* v) { H::from(d, v); };
   form.def_static("of_window", [=](const Doubles& d) { return in_doubles<H::kWindow, H::kValues>(d, from); });
   form.def_static("of_windows", [=](const Floats& d) { return in_vectors<H::kWindow, H::kValues>(d, from); });
@@ -315,6 +318,8 @@ PYBIND11_MODULE(DMGAN_INTERNALS, m) {
   bind_form<Four, true, true>(m, "Four");
   bind_form<Up, true, true>(m, "Up");
   bind_form<UpGradient, false, false>(m, "UpGradient");
+  bind_form<UpPair, true, true>(m, "UpPair");
+  bind_form<UpPairGradient, true, false>(m, "UpPairGradient");
   bind_form<Down, true, true>(m, "Down");
   bind_form<DownGradient, true, false>(m, "DownGradient");
   m.def("find", found_group);
@@ -327,6 +332,7 @@ PYBIND11_MODULE(DMGAN_INTERNALS, m) {
   bind_convolution<TwoFour>(m, "TwoFour");
   bind_convolution<FourFour>(m, "FourFour");
   bind_convolution<UpUp>(m, "UpUp");
+  bind_convolution<UpPairs>(m, "UpPairs");
   bind_convolution<DownDown>(m, "DownDown");
   m.def("share_out", [](int64_t parts) { kernels::parts = parts; });
 }

@@ -27,6 +27,7 @@ using TwoTwo = Form<Two, Two, 32>;
 using TwoFour = Form<Two, Four, 32>;
 using FourFour = Form<Four, Four, 16>;
 using UpUp = Form<Up, Up, 32>;
+using UpPairs = Form<UpPair, UpPair, 32>;
 using DownDown = Form<Down, Down, 32>;
 
 struct Sizes {
@@ -73,6 +74,9 @@ std::vector<float> gradient_of_x(const Sizes& sizes, const float* grad_y, const 
   if constexpr (std::is_same_v<F, UpUp>) {
     using Gradient = Form<UpGradient, UpGradient, 32>;
     return convolved<Gradient, true>({p.y, p.x, p.tiling}, grad_y, weight, true, false);
+  } else if constexpr (std::is_same_v<F, UpPairs>) {
+    using Gradient = Form<UpPairGradient, UpPairGradient, 32>;
+    return convolved<Gradient>({p.y, p.x, p.tiling}, grad_y, weight, true, false);
   } else if constexpr (std::is_same_v<F, DownDown>) {
     using Gradient = Form<DownGradient, DownGradient, 32>;
     return convolved<Gradient>({p.y, p.x, {p.y.batch, (p.y.height + 1) / 2, (p.y.width + 1) / 2}}, grad_y, weight, true,

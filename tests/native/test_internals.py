@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 ULP = 2.0**-23
 EPS = 2.0**-24
-FORMS = ("Two", "Four", "Up", "Down")
-CONVOLUTIONS = ("TwoTwo", "TwoFour", "FourFour", "UpUp", "DownDown")
+FORMS = ("Two", "Four", "Up", "UpPair", "Down")
+UP_SAMPLING = ("UpUp", "UpPairs")
+CONVOLUTIONS = ("TwoTwo", "TwoFour", "FourFour", *UP_SAMPLING, "DownDown")
 
 few = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -227,7 +228,8 @@ def taps_of(name):
     taps = np.zeros((4, 10, 4))
     for result in range(4):
         for tap in range(4):
-            pixel = {"Up": (result - 1 + tap) // 2 + 1, "Down": 2 * result + tap}.get(name, result + tap)  # Up: of x
+            of_x = (result - 1 + tap) // 2 + 1
+            pixel = {"Up": of_x, "UpPair": of_x, "Down": 2 * result + tap}.get(name, result + tap)
             taps[result, pixel, tap] += 1
     return taps
 
@@ -240,7 +242,7 @@ def test_a_form_is_the_direct_convolution(internals, name, seed):
     random = np.random.default_rng(seed)
     window, kernel = random.standard_normal(form.window), random.standard_normal(form.weights.shape[1])
     truth = np.einsum("rpt,p,t->r", taps_of(name)[: form.results, : form.window, : len(kernel)], window, kernel)
-    values = (form.weights @ kernel) * form.of_window(window)
+    values = (form.weights @ kernel) * form.of_window(window)[form.value_of]
     found = form.result(values.reshape(-1, form.products).sum(0))  # values that a product sums
     np.testing.assert_allclose(found, truth, rtol=0, atol=1e-13 * np.abs(kernel).sum() * np.abs(window).max())
 
@@ -268,7 +270,18 @@ def test_the_gradient_of_up_sampling_is_the_transpose_of_it(internals):
         assert np.array_equal(gathered, [before[1], middle[0], middle[1], after[0]]), f"tap {tap}"
 
 
-@pytest.mark.parametrize("name", [*FORMS, "UpGradient", "DownGradient"])
+def test_the_gradient_of_up_sampled_pairs_is_the_transpose_of_it(internals):
+    form = internals.UpPairGradient
+    for tap, kernel in enumerate(np.eye(3)):
+        # Gradients of y from pixel 4i - 1 on, and what x[2i] and x[2i + 1] give to each of them.
+        gathered = np.stack(
+            [form.result((form.weights @ kernel) * form.of_window(unit)) for unit in np.eye(form.window)], axis=1
+        )
+        truth = [[(k - 1 + tap - 1) // 2 == pixel for k in range(form.window)] for pixel in range(form.results)]
+        assert np.array_equal(gathered, truth), f"tap {tap}"
+
+
+@pytest.mark.parametrize("name", [*FORMS, "UpGradient", "UpPairGradient", "DownGradient"])
 @few
 @given(seed=seeds)
 def test_vectors_of_tiles_are_transformed_as_single_ones(internals, name, seed):
@@ -363,14 +376,14 @@ def truths(name, x, weight, grad):
     """y and both gradients, in float64."""
     x, weight = (torch.from_numpy(t).double().requires_grad_() for t in (x, weight))
     stride = 2 if name == "DownDown" else 1
-    y = F.conv2d(F.interpolate(x, scale_factor=2) if name == "UpUp" else x, weight, padding=1, stride=stride)
+    y = F.conv2d(F.interpolate(x, scale_factor=2) if name in UP_SAMPLING else x, weight, padding=1, stride=stride)
     grads = torch.autograd.grad(y, (x, weight), torch.from_numpy(grad).double())
     return [t.detach().numpy() for t in (y, *grads)]
 
 
 def pictures(name, seed, batch, inputs, outputs, height, width):
     """x, weight, and a gradient of y; height and width are of the smaller map."""
-    up, down, taps = 1 + (name == "UpUp"), 1 + (name == "DownDown"), 3 + (name == "DownDown")
+    up, down, taps = 1 + (name in UP_SAMPLING), 1 + (name == "DownDown"), 3 + (name == "DownDown")
     x, weight = normal(seed, batch, inputs, down * height, down * width), normal(seed, outputs, inputs, taps, taps)
     return x, weight, normal(seed + 1, batch, outputs, up * height, up * width)
 

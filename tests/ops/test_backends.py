@@ -172,6 +172,7 @@ SIMILARITY = {
     "birds": similarity_case(2, 2, 64, 9, 9, 18),
     "more captions": similarity_case(2, 11, 32, 4, 4, 9),
     "many words": similarity_case(2, 2, 32, 4, 4, 33),
+    "many tiles of words": similarity_case(3, 12, 24, 5, 7, 30),
 }
 
 CASES = {"memory_read": READ, "memory_write": WRITE, "batch_norm_glu": NORM}
@@ -195,6 +196,7 @@ SHARED = [
     pytest.param(norm_case(2, 36, 37, 41, mean=True, layout="channels_last"), id="batch_norm_glu channels last"),
     pytest.param(norm_case(2, 20, 37, 41, skip=10), id="batch_norm_glu skip"),
     pytest.param(similarity_case(5, 7, 32, 9, 9, 9), id="words_similarity"),
+    pytest.param(similarity_case(5, 7, 32, 5, 5, 29), id="words_similarity-many words"),
 ]
 
 

@@ -71,6 +71,29 @@ def test_results_and_gradients_are_as_exact_as_eager(name, level):
     check(CASES[name], torch.float32, "cpu", "cpu")
 
 
+@pytest.fixture
+def matrices_everywhere(monkeypatch):
+    """Weights of every size are multiplied as matrices, as those of millions of elements are."""
+    monkeypatch.setattr(convolutions, "MATRIX_WEIGHTS", 0)
+    for op in convolutions.STRIDES:
+        monkeypatch.setitem(convolutions.CROSSOVERS, op, convolutions.Crossover(2**40, 0, 0, 2**40))
+        monkeypatch.setitem(convolutions.MATRIX_PIXELS, op, range(2**40))
+    monkeypatch.setattr(convolutions, "MANY_PIXELS", 2**40)
+    monkeypatch.delattr(convolutions, "own_backward")
+
+
+@pytest.mark.usefixtures("matrices_everywhere")
+@pytest.mark.parametrize("name", [name for name in CASES if name != "strided, odd sides"])
+def test_products_of_matrices_are_as_exact_as_eager(name):
+    check(CASES[name], torch.float32, "cpu", "cpu")
+
+
+def test_a_weight_of_millions_of_elements_is_a_matrix():
+    head = torch.empty(1024, 512, 4, 4)
+    assert convolutions.runs_as_matrix("conv4x4_stride2", 4 * 4 * 4, head)
+    assert not convolutions.runs_as_matrix("conv4x4_stride2", 4 * 8 * 8, head[:512, :256])
+
+
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.float32], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_sixteen_bits_are_as_exact_as_eager(name, dtype):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dmgan_fast import native
+from dmgan_fast import contract, native
 from dmgan_fast.errors import BackendError
 from dmgan_fast.ops import _backends, _dispatch
 from tests.ops.harness import DTYPES, check, inputs, run
@@ -26,7 +26,7 @@ def card(monkeypatch):
 
 def chosen(op, dtype=torch.float32, channels=64):
     tensor = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
-    return _backends.choose(op, None, tensor, channels)
+    return _backends.choose(contract.OPS[op], None, tensor, {"C": channels})
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_auto_takes_the_next_where_one_cannot_run(card, monkeypatch):
 
     monkeypatch.setattr(native, "load", not_built)
     assert chosen("batch_norm_glu") == "triton"
-    assert chosen("memory_read", channels=_backends.MAX_CHANNELS + 1) == "reference"
+    assert chosen("memory_read", channels=contract.OPS["memory_read"].limits["C"] + 1) == "reference"
     monkeypatch.setitem(_backends.REGISTRY, "triton", _backends.Kernels(lambda op: "no", None, lambda: ("cuda",)))
     _backends.forget()
     assert chosen("batch_norm_glu") == "reference"

@@ -359,6 +359,7 @@ def test_triton_launches_on_the_device_of_its_tensors(monkeypatch):
 
 # bad input
 
+NO_NORM = dict.fromkeys(("weight", "bias", "running_mean", "running_var"))
 BAD = [
     (
         "memory_read",
@@ -380,7 +381,8 @@ BAD = [
     ("memory_write", {"image_mean": rand(B + 1, C)}, r"image_mean must have shape \[3, C\], got \[4, 4\]"),
     ("memory_write", {"key_weight": rand(C, C)}, r"key_weight must have shape \[4, 8\], got \[4, 4\]"),
     ("memory_write", {"value_bias": rand(C).half()}, "value_bias is torch.float16, words is torch.float64"),
-    ("batch_norm_glu", {"x": rand(B, 7, H, W)}, "x must have an even number of channels, got 7"),
+    ("batch_norm_glu", {"x": rand(B, 7, H, W)}, r"weight must have shape \[7\], got \[8\]"),
+    ("batch_norm_glu", {"x": rand(B, 7, H, W)} | NO_NORM, "x must have an even number of channels, got 7"),
     ("batch_norm_glu", {"bias": rand(C)}, r"bias must have shape \[8\], got \[4\]"),
     ("batch_norm_glu", {"training": False, "running_var": None}, "evaluation needs running_mean and running_var"),
     ("batch_norm_glu", {"x": rand(1, 2 * C, 1, 1)}, "one value per channel has no variance"),

@@ -66,7 +66,7 @@ def read(backend=None):
 
 
 def chosen(op="memory_read", dtype=torch.float32):
-    return _backends._choose(op, None, CPU, dtype, 8)
+    return _backends._choose(op, None, CPU, dtype, (8,))
 
 
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES, ids=str)

@@ -83,6 +83,13 @@ def test_names_of_the_interface_exist(module: str, names: str):
     assert [name for name in names.split() if not callable(getattr(holder, name, None))] == []
 
 
+def test_the_picture_of_the_layers_shows_every_layer():
+    contract = (ROOT / "pyproject.toml").read_text().split("layers = [")[1].split("]")[0]
+    layers = re.findall(r"dmgan_fast\.(\w+)", contract)
+    picture = (ROOT / "docs" / "architecture.md").read_text().split("```mermaid")[1].split("```")[0]
+    assert [layer for layer in layers if f"<b>{layer}</b>" not in picture] == []
+
+
 def test_imports_go_down_the_layers():
     linter = Path(sys.executable).with_name("lint-imports")
     if not linter.exists():

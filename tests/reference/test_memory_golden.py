@@ -54,12 +54,9 @@ def inputs(arrays, dtype):
 def run(arrays, mode, dtype=torch.float64, return_gate=False):
     h, words = inputs(arrays, dtype)
     write, read = weights(arrays, WRITE, dtype), weights(arrays, READ, dtype)
-    key, value = reference.memory_write(words, h.mean((2, 3)).detach(), **write)
-    outputs = reference.memory_read(
-        h, key, value, **read, padding_mask=arrays["in/mask"], mask_mode=MODES[mode], return_attention=True,
-        return_gate=return_gate,
-    )  # fmt: skip
-    return h, words, write | read, key, value, outputs
+    key, value = reference.memory_write(words, h.mean((2, 3)).detach(), reference.MemoryWeights(**write))
+    outputs = reference.memory_read(h, key, value, **read, padding_mask=arrays["in/mask"], mask_mode=MODES[mode])
+    return h, words, write | read, key, value, outputs if return_gate else outputs[:2]
 
 
 def run_authors(arrays, mode, dtype):
@@ -98,7 +95,7 @@ def test_small_memory_path_equals_the_authors(golden, mode):
     close(h.grad, expected["grad/h_code"])
     close(words.grad, expected["grad/word_embs"])
     check_gradients(leaves, expected)
-    read_only = reference.memory_read(h, key, value, None, None, arrays["in/mask"], mask_mode=MODES[mode])
+    read_only, _, _ = reference.memory_read(h, key, value, None, None, arrays["in/mask"], MODES[mode])
     close(read_only, expected["out/memory_out"])
 
 

@@ -2,7 +2,6 @@
 
 import gc
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 from benchmarks.harness import allocation_peak
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.ops import tiled_block
-from dmgan_fast.training import planner
+from dmgan_fast.ops._tiles import every_tile
+from dmgan_fast.training import meter, planner
 from dmgan_fast.training.config import TrainConfig, build_config
 from dmgan_fast.training.planner import Plan, parse_size, plan
 from dmgan_fast.training.policy import MemoryPolicy
@@ -129,7 +128,7 @@ def test_a_third_batch_costs_what_two_others_tell(name, monkeypatch):
 def test_a_few_tiles_stand_for_all(monkeypatch):
     policy = MemoryPolicy(checkpointing="tile", tile_rows=12)
     few = predicted(config(), policy, 3)
-    monkeypatch.setattr(tiled_block, "few_tiles", nullcontext)
+    monkeypatch.setattr(meter, "few_tiles", every_tile)
     every = predicted(config(), policy, 3)
     assert abs(few.peak_bytes - every.peak_bytes) <= 0.02 * every.peak_bytes
     assert abs(few.flops - every.flops) <= 0.03 * every.flops

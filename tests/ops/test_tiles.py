@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from dmgan_fast import functional, reference
 from dmgan_fast.errors import BackendError, InputError
+from dmgan_fast.reference import BatchNorm
 from tests.ops.harness import DTYPES, FORWARD_BUDGET, GRADIENT_BUDGET, relative_error
 
 KINDS = ("glu", "upsample", "skip", "narrow skip", "head")
@@ -31,13 +32,31 @@ def block(kind, dtype=torch.float64, size=(2, 9, 7), seed=0):
     wide = torch.promote_types(dtype, torch.float32)
     tensors = {k: v.to(wide if k in ("weight", "bias") else dtype).requires_grad_() for k, v in tensors.items()}
     running = {"running_mean": normal(channels).to(wide), "running_var": 1 + normal(channels).abs().to(wide)}
+    if "skip" in kind:
+        return tensors, running, {}
     return tensors, running, {"upsample": kind in ("upsample", "head"), "return_mean": kind != "head"}
+
+
+def tiled(kind):
+    return functional.tiled_skip if "skip" in kind else functional.tiled_glu
+
+
+def plain(x, conv_weight, *norm, training, momentum, skip=None, return_mean=False, **options):
+    """The reference, called as the op is."""
+    norm = BatchNorm(*norm, training, momentum)
+    if skip is not None:
+        return reference.tiled_skip(x, conv_weight, norm, skip)
+    y = reference.tiled_glu(x, conv_weight, norm, **options)
+    return (y, y.mean((2, 3))) if return_mean else y
 
 
 def run(function, tensors, running, options, training=True):
     """Results with their running statistics, and gradients of a fixed projection of the results."""
     running = {name: value.to(tensors["weight"].dtype, copy=True) for name, value in running.items()}
-    outputs = function(**tensors, **running, **options, training=training, momentum=0.3)
+    order = ("x", "conv_weight", "weight", "bias")
+    others = {name: x for name, x in tensors.items() if name not in order}
+    inputs = [*(tensors[name] for name in order), *running.values()]
+    outputs = function(*inputs, **others, **options, training=training, momentum=0.3)
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
     draw = torch.Generator().manual_seed(1)
     projections = [torch.randn(y.shape, generator=draw, dtype=torch.float64).to(y.dtype) for y in outputs]
@@ -50,18 +69,19 @@ def run(function, tensors, running, options, training=True):
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_give_the_plain_block_in_float64(kind, rows, training):
     tensors, running, options = block(kind)
-    truth, true_grads = run(reference.tiled_block, tensors, running, options, training)
-    found, grads = run(functional.tiled_block, tensors, running, options | {"rows": rows}, training)
+    truth, true_grads = run(plain, tensors, running, options, training)
+    found, grads = run(tiled(kind), tensors, running, options | {"rows": rows}, training)
     for ours, true in (*zip(found, truth, strict=True), *((grads[k], true_grads[k]) for k in grads)):
         assert ours.shape == true.shape
         assert relative_error(ours, true) <= 1e-12
 
 
-def untiled(x, conv_weight, weight, bias, *running, upsample, head_weight=None, **options):
+def untiled(x, conv_weight, *norm, training, momentum, upsample=False, head_weight=None, skip=None, return_mean=False):
     """The block of the ops it is made of. Up-sampling sums taps before it rounds them to half precision."""
     z = functional.upsample_conv3x3(x, conv_weight) if upsample else F.conv2d(x, conv_weight, padding=1)
-    y = reference.batch_norm_glu(z, weight, bias, *running, **options)
-    return y if head_weight is None else torch.tanh(F.conv2d(y, head_weight, padding=1))
+    y = reference.batch_norm_glu(z, BatchNorm(*norm, training, momentum), skip)
+    y = y if head_weight is None else torch.tanh(F.conv2d(y, head_weight, padding=1))
+    return (y, y.mean((2, 3))) if return_mean else y
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
@@ -84,9 +104,9 @@ def check_exactness(kind, dtype, layout, backend, device):
     tensors = {name: x.detach().to(device).requires_grad_() for name, x in tensors.items()}
     running = {name: x.to(device) for name, x in running.items()}
     exact = {name: x.detach().cpu().double().requires_grad_() for name, x in tensors.items()}
-    truth, true_grads = run(reference.tiled_block, exact, running, options)
+    truth, true_grads = run(plain, exact, running, options)
     eager, eager_grads = run(untiled, tensors, running, options)
-    found, grads = run(functional.tiled_block, tensors, running, options | {"rows": 4, "backend": backend})
+    found, grads = run(tiled(kind), tensors, running, options | {"rows": 4, "backend": backend})
     floor = sorted(relative_error(a, b) for a, b in zip(eager, truth, strict=True))[len(eager) // 2]
     pairs = [(FORWARD_BUDGET, *each) for each in zip(found, eager, truth, strict=True)]
     pairs += [(GRADIENT_BUDGET, grads[k], eager_grads[k], true_grads[k]) for k in grads]
@@ -100,7 +120,7 @@ def test_only_the_input_is_kept_for_backward():
     tensors, running, options = block("upsample", torch.float32, size=(2, 16, 16))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        functional.tiled_block(**tensors, **running, **options, training=True)
+        functional.tiled_glu(**tensors, **running, **options, training=True)
     of_pictures = [t for t in kept if t.dim() == 4 and t.shape[1] != I]
     assert not of_pictures, [t.shape for t in of_pictures]
     assert any(t is tensors["x"] or t.data_ptr() == tensors["x"].data_ptr() for t in kept)
@@ -109,8 +129,8 @@ def test_only_the_input_is_kept_for_backward():
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_without_graph_breaks_it_gives_the_same(kind):
     tensors, running, options = block(kind, torch.float32)
-    expected, expected_grads = run(functional.tiled_block, tensors, running, options)
-    compiled = torch.compile(functional.tiled_block, fullgraph=True, backend="aot_eager")
+    expected, expected_grads = run(tiled(kind), tensors, running, options)
+    compiled = torch.compile(tiled(kind), fullgraph=True, backend="aot_eager")
     found, grads = run(compiled, tensors, running, options)
     results = len(expected) - len(running)
     assert all(torch.equal(a, b) for a, b in zip(found[:results], expected[:results], strict=True))
@@ -122,7 +142,7 @@ def test_compiled_without_graph_breaks_it_gives_the_same(kind):
 def test_under_autocast_the_tiles_are_half_and_the_parameters_gradients_are_not():
     tensors, running, options = block("upsample", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        y, _ = functional.tiled_block(**tensors, **running, **options, training=True)
+        y, _ = functional.tiled_glu(**tensors, **running, **options, training=True)
     assert y.dtype == torch.bfloat16
     grads = torch.autograd.grad(y.float().sum(), list(tensors.values()))
     assert all(grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
@@ -130,7 +150,7 @@ def test_under_autocast_the_tiles_are_half_and_the_parameters_gradients_are_not(
 
 def test_second_derivatives_are_refused():
     tensors, running, options = block("glu", torch.float32)
-    y, _ = functional.tiled_block(**tensors, **running, **options, training=True)
+    y, _ = functional.tiled_glu(**tensors, **running, **options, training=True)
     (grad,) = torch.autograd.grad(y.square().sum(), [tensors["x"]], create_graph=True)
     with pytest.raises(BackendError, match="second derivatives"):
         grad.sum().backward()
@@ -142,16 +162,32 @@ def test_second_derivatives_are_refused():
         ({"rows": 3}, r"rows must be at least 4 .* got 3"),
         ({"head_weight": torch.ones(3, 7, 3, 3)}, r"head_weight must have shape \[O, 10, 3, 3\], got \[3, 7, 3, 3\]"),
         ({"head_weight": torch.ones(3, C, 3, 3)}, "there is no mean of y"),
-        ({"skip": torch.ones(2, 10, 9, 7), "upsample": True}, "skip goes with neither upsample nor head_weight"),
-        ({"skip": torch.ones(2, 3, 9, 7)}, "skip's channels must divide 20, got 3"),
         ({"conv_weight": torch.ones(5, I, 3, 3)}, r"weight must have shape \[5\], got \[20\]"),
+        ({"conv_weight": torch.ones(5, I, 3, 3), "weight": None, "bias": None}, "running_mean must have shape"),
         ({"training": False, "running_mean": None}, "evaluation needs running_mean"),
+        ({"x": torch.ones(1, I, 1, 1)}, "one value per channel has no variance"),
     ],
 )
 def test_bad_input_is_named(change, message):
     tensors, running, options = block("glu", torch.float32)
-    with pytest.raises(InputError, match=f"tiled_block: .*{message}"):
-        functional.tiled_block(**(tensors | running | options | {"training": True} | change))
+    with pytest.raises(InputError, match=f"tiled_glu: .*{message}"):
+        functional.tiled_glu(**(tensors | running | options | {"training": True} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 3}, r"rows must be at least 4 .* got 3"),
+        ({"skip": torch.ones(2, 3, 9, 7)}, "skip's channels must divide 10, got 3"),
+        ({"skip": torch.ones(2, 10, 9, 8)}, r"skip must have shape \[2, K, 9, 7\], got \[2, 10, 9, 8\]"),
+        ({"conv_weight": torch.ones(5, I, 3, 3)}, r"weight must have shape \[5\], got \[10\]"),
+        ({"training": False, "running_var": None}, "evaluation needs running_mean"),
+    ],
+)
+def test_bad_input_of_a_block_with_a_skip_is_named(change, message):
+    tensors, running, options = block("skip", torch.float32)
+    with pytest.raises(InputError, match=f"tiled_skip: .*{message}"):
+        functional.tiled_skip(**(tensors | running | options | {"training": True} | change))
 
 
 @pytest.mark.parametrize("rows", [4, 5, 64])
@@ -159,5 +195,5 @@ def test_no_number_comes_from_the_host(rows, monkeypatch):
     """Copying one waits for the device, and a CUDA graph can't hold it."""
     tensors, running, options = block("glu")
     monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a tensor was made on the host"))
-    outputs = functional.tiled_block(**tensors, **running, **options, rows=rows, training=True)
+    outputs = functional.tiled_glu(**tensors, **running, **options, rows=rows, training=True)
     torch.autograd.grad(outputs[0].sum(), list(tensors.values()))
