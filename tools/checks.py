@@ -178,12 +178,12 @@ def check_release(folder: Path, found: dict[int, Path]) -> None:
     check_sdist(sdist, tree)
     check_wheel(wheel)
     suite = copied_tests(folder / "suite")
-    test_ops(newest, wheel, suite)
-    test_ops(environment(folder / "oldest", first, OLDEST, "dev"), wheel, suite, but=("triton",))  # check-oldest's
+    run_op_suite(newest, wheel, suite, but=())
+    run_op_suite(environment(folder / "oldest", first, OLDEST, "dev"), wheel, suite, but=("triton",))  # check-oldest's
     bare = environment(folder / "without-compiler", last, NEWEST, compilers=False)
     take_first_steps(bare, wheel, folder / "first-steps")
     bare.install("pytest", "pytest-xdist", "hypothesis")
-    test_ops(bare, wheel, suite, but=("triton",))  # whose interpreter needs no compiler: as in the newest
+    run_op_suite(bare, wheel, suite, but=("triton",))  # whose interpreter needs no compiler: as in the newest
     install_from_source(bare, sdist, folder / "from-source")
     for what in not_run:
         say(f"not run: {what}")
@@ -231,7 +231,7 @@ def copied_tests(suite: Path) -> Path:
     return suite
 
 
-def test_ops(each: Environment, wheel: Path, suite: Path, but: Sequence[str] = ()) -> None:
+def run_op_suite(each: Environment, wheel: Path, suite: Path, but: Sequence[str]) -> None:
     """The op suite on the wheel, but for backends named, and for what needs the sources of the GPU libraries."""
     each.install("--no-deps", "--reinstall", wheel)
     code = "import dmgan_fast, sys, torch; print(sys.version.split()[0], torch.__version__, dmgan_fast.__file__)"
