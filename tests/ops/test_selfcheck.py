@@ -108,6 +108,17 @@ def test_an_element_that_no_kernel_writes_is_found(kernels):
     assert "result 1 is off by nan" in selfcheck.check("memory_read", "stand_in", CPU, torch.float32)
 
 
+def test_memory_that_kernels_get_holds_nan(kernels, monkeypatch):
+    filled = []
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda size, value, **where: filled.append(value) or full(size, value, **where))
+    kernels.wrong["memory_read_forward"] = lambda found: filled.append("kernel") or found
+    assert selfcheck.check("memory_read", "stand_in", CPU, torch.float32) is None
+    first = filled.index("kernel")
+    assert first > 0
+    assert all(value != value for value in filled[:first])
+
+
 def test_a_kernel_that_fails_is_refused_with_its_error(kernels):
     def fail(results):
         raise RuntimeError("no kernel image is available\nmore")
@@ -216,7 +227,10 @@ def test_threads_check_once(kernels, monkeypatch):
     assert len(checks) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1, "verdicts": {}}', "\x00"])
+OF_ANOTHER_DEVICE = '{"key": 1, "verdicts": {"stand_in/memory_read/float32": null}}'
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", OF_ANOTHER_DEVICE, "\x00"])
 def test_a_damaged_cache_is_as_none(content, kernels):
     file = selfcheck.Verdicts(CPU).file
     file.parent.mkdir(parents=True)
