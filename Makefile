@@ -9,13 +9,10 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # PyTorch compiles side by side where it finds ninja, else file by file.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-# The oldest that pyproject.toml admits, and where it is tested: an environment and a copy of the tree of its own.
-OLDEST_TORCH := torch==2.11.* torchvision==0.26.*
-OLDEST_VENV := .venv-oldest
-OLDEST := $(abspath $(OLDEST_VENV)/bin)
-OLDEST_TREE := build/oldest
+# Environments and trees of check-oldest and release-check.
+CHECKS ?= build/checks
 
-.PHONY: help env build demo test cpp-test cross-test lint check-oldest gpu gpu-run clean
+.PHONY: help env build demo test cpp-test cross-test lint check-oldest release-check gpu gpu-run clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,25 +35,11 @@ cpp-test: build  ## C++ tests; builds what Python tests of C++ internals load
 	$(BIN)/cmake --build build/cpp -j 2 >/dev/null
 	$(BIN)/ctest --test-dir build/cpp -j 2 --output-on-failure
 
-check-oldest: $(OLDEST_VENV)/.environment  ## torch 2.11 with Triton 3.6: builds, compiles every kernel for every card, tests the ops
-	mkdir -p $(OLDEST_TREE)
-	find $(OLDEST_TREE) -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
-	git ls-files -z | xargs -0 cp --parents --preserve=timestamps -t $(OLDEST_TREE)
-	cd $(OLDEST_TREE) && PATH=$(OLDEST):$$PATH DMGAN_FAST_CUDA=0 $(OLDEST)/uv pip install -q --python $(OLDEST)/python \
-		--no-build-isolation --no-deps -e .
-	cd $(OLDEST_TREE) && $(OLDEST)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(OLDEST)/python >/dev/null
-	cd $(OLDEST_TREE) && $(OLDEST)/cmake --build build/cpp --target dmgan_fast_simt -j 2 >/dev/null
-	cd $(OLDEST_TREE) && $(THREADS) $(OLDEST)/python -m pytest -n 2 --dist worksteal \
-		tests/packaging/test_native.py tests/simt/test_nvcc.py tests/kernels/every_card.py tests/ops
+check-oldest: env  ## torch 2.11 with Triton 3.6: builds, compiles every kernel for every card, tests the ops
+	$(BIN)/python -m tools.checks oldest --folder $(CHECKS)
 
-$(OLDEST_VENV)/.environment: pyproject.toml
-	$(PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST)/python -m pip install -q uv
-	$(OLDEST)/uv pip install -q --python $(OLDEST)/python $(OLDEST_TORCH)
-	$(OLDEST)/uv pip freeze -q --python $(OLDEST)/python | grep -E '^torch(vision)?==' > $(OLDEST_VENV)/constraints.txt
-	echo 'numpy<2.4' >> $(OLDEST_VENV)/constraints.txt  # Triton 3.6's interpreter takes arrays of one number for numbers
-	$(OLDEST)/uv pip install -q --python $(OLDEST)/python -r pyproject.toml --extra dev -c $(OLDEST_VENV)/constraints.txt
-	@touch $@
+release-check: env  ## sdist and wheel; the wheel with the oldest and newest PyTorch and Python, and without a compiler
+	$(BIN)/python -m tools.checks release --folder $(CHECKS)
 
 cross-test: $(CROSS)/_cpu_neon.abi3.so $(CROSS)/cross  ## the CPU library for ARM; its kernels' tests in an emulator
 	qemu-aarch64 $(CROSS)/cross

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,12 @@ from dmgan_fast.errors import BackendError, InputError
 
 LEVELS = ("avx512", "avx2", "sse2", "neon", "portable")  # a CPU runs one and those after it of its kind
 LEVEL_VARIABLE = "DMGAN_FAST_CPU"
+OLDEST_TORCH = (2, 11)
+_log = logging.getLogger("dmgan_fast")
 _described: set[str] = set()  # libraries that have what the contract says of their operators
 BUILD = {
-    "cpu": "build it with `make build` (or `pip install --no-build-isolation -e .`)",
+    "cpu": "with a C++20 compiler and Python's headers (Debian: `apt install g++ python3-dev`), build it by `make "
+    "build` in a checkout, or `pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir` the sdist",
     "cuda": "build it with `DMGAN_FAST_CUDA=1 pip install --no-build-isolation -e .`, which needs a CUDA toolkit",
 }
 
@@ -48,6 +52,15 @@ def cpu_levels() -> tuple[str, ...]:
         raise BackendError(f"the native CPU library of dmgan_fast is not built; {BUILD['cpu']}")
     runs: tuple[str, ...] = importlib.import_module("dmgan_fast._cpu").levels()
     return tuple(level for level in built_levels() if level in runs)
+
+
+@cache
+def warn_if_missing() -> None:
+    """Say once that the reference does the CPU library's work, why, and what helps, if so it is."""
+    try:
+        load("cpu")
+    except BackendError as error:
+        _log.warning("dmgan_fast runs on its slow reference: %s", error)
 
 
 def compiler() -> str:
@@ -86,6 +99,8 @@ def load(kind: str = "cpu") -> Any:
 
 def _load(library: str) -> Any:
     how = BUILD[library.split("_")[0]]
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        raise BackendError(f"dmgan_fast needs torch 2.11 or newer, here is {torch.__version__}: `pip install -U torch`")
     file = library_file(library)
     if file is None:
         raise BackendError(f"the native {library} library of dmgan_fast is not built; {how}")
@@ -94,9 +109,13 @@ def _load(library: str) -> Any:
         operators = getattr(torch.ops, f"dmgan_fast_{library}")
         target = operators.target_version()
     except (OSError, RuntimeError, AttributeError) as error:
-        raise BackendError(f"{file.name} does not load with torch {torch.__version__}: {error}; {how}") from error
+        said = " ".join(str(error).split())
+        raise BackendError(f"{file.name} does not load with torch {torch.__version__}: {said}; {how}") from error
     if target != 2011:
         raise BackendError(f"{file.name} is from another version of dmgan_fast (target {target}); {how}")
+    lacks = [each.name for each in contract.functions() if library != "cuda" and not hasattr(operators, each.name)]
+    if lacks:
+        raise BackendError(f"{file.name} is from another version of dmgan_fast (it lacks {', '.join(lacks)}); {how}")
     if library not in _described:
         contract.describe(f"dmgan_fast_{library}", flops=library != "cuda")
         _described.add(library)

@@ -12,6 +12,12 @@ import argparse
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dmgan_fast.files import replace_file
+from dmgan_fast.modules.pretrained import WEIGHTS_NAME
 from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
@@ -49,8 +55,23 @@ def main() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+            pack(target / WEIGHTS_NAME)
         else:
             shutil.copyfile(source, target)
+
+
+def pack(file: Path) -> None:
+    """Round the weights to 15 bits of mantissa, by at most 2^-16 of each: a wheel packs the zeros behind them."""
+    tensors = {name: rounded(tensor) for name, tensor in load_file(file).items()}
+    with replace_file(file) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def rounded(x: Tensor) -> Tensor:
+    """The nearest numbers whose last byte is zero; others than float32 as they are."""
+    if x.dtype != torch.float32:
+        return x
+    return ((x.contiguous().view(torch.int32) + 0x80) & ~0xFF).view(torch.float32)
 
 
 def started(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""``benchmark`` and ``info``: this machine."""
+"""``benchmark``, ``info`` and ``selfcheck``: this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def benchmark(
 
 @app.command(epilog="Example: dmgan-fast info --json")
 def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """Versions, devices, and which backend can run each op here."""
+    """All that a bug report needs: versions, devices, compilers, environment, and which backend runs each op here."""
     from dmgan_fast.info import collect
 
     table = collect()
@@ -59,6 +59,44 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
                 for backend, answer in backends.items():
                     typer.echo(f"  {backend:<10} {answer}")
         elif isinstance(value, dict):
-            typer.echo(f"{name}: " + ", ".join(f"{key} {text}" for key, text in value.items()))
+            typer.echo(f"{name}: " + (", ".join(f"{key} {text}" for key, text in value.items()) or "none"))
         else:
             typer.echo(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
+
+
+@app.command(epilog="Example: dmgan-fast selfcheck --backend triton")
+def selfcheck(
+    backend: Annotated[Optional[str], typer.Option(help="Only this one: cpu, cuda, triton or aten.")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each check.")] = False,
+) -> None:
+    """Compare each kernel that can run here with the reference, on small and odd shapes; exits with 1 if one is wrong.
+
+    A GPU's kernels are checked by themselves before their first use there, and a wrong one is not used;
+    DMGAN_FAST_SELFCHECK=0 skips that.
+    """
+    from dataclasses import asdict
+
+    from dmgan_fast.ops import _backends, selfcheck
+
+    if backend is not None and backend not in _backends.REGISTRY:
+        raise InputError(f"--backend must be one of {', '.join(_backends.REGISTRY)}, got {backend!r}")
+    names = [backend] if backend else list(_backends.REGISTRY)
+    places = [(name, place) for name in names for place in _backends.REGISTRY[name].devices()]
+    wrong, passed_over = [], set()
+    for row in selfcheck.check_all(places, _backends.why_not):
+        if as_json:
+            typer.echo(json.dumps(asdict(row)))
+        elif row.right is not None:
+            answer = "right" if row.right else f"WRONG: {row.fault}"
+            typer.echo(f"{row.backend:<7} {row.device:<5} {row.op:<17} {row.dtype:<9} {answer}")
+        elif (row.backend, row.device, row.fault) not in passed_over:
+            passed_over.add((row.backend, row.device, row.fault))
+            typer.echo(f"{row.backend:<7} {row.device:<5} {row.op}, ... not checked: {row.fault}")
+        wrong += [f"{row.op} on {row.backend} in {row.dtype}"] if row.right is False else []
+    if wrong:
+        typer.echo(
+            f"wrong here: {', '.join(wrong)}. On a GPU, auto takes another backend; DMGAN_FAST_BACKEND=reference "
+            "avoids them all. Please report it with the output of `dmgan-fast info`.",
+            err=True,
+        )
+        raise typer.Exit(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 from dmgan_fast import contract, native
 from dmgan_fast.aten import conv3x3, conv4x4_stride2, memory_write, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
-from dmgan_fast.ops import _dispatch
+from dmgan_fast.ops import _dispatch, selfcheck
 
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -168,14 +168,21 @@ def _resolve(
     interprets: bool,
 ) -> str:
     """Remembered: asking the machine what it has costs more than launching a kernel."""
+
+    def refuses(name: str) -> str | None:
+        found = _refuses(op, name, device.type, dtype, sizes)
+        return found or selfcheck.refusal(op, name, device, dtype)
+
     if wanted != "auto":
-        reason = _refuses(op, wanted, device.type, dtype, sizes)
+        reason = refuses(wanted)
         if reason:
             raise BackendError(f"{op}: backend {wanted!r} can't run: {reason}")
         return wanted
     # The interpreter is for proofs: nobody wants it by default.
     names = [name for name in _order(op, device, dtype, elements) if not (name == "triton" and interprets)]
-    chosen = next(name for name in names if _refuses(op, name, device.type, dtype, sizes) is None)
+    chosen = next(name for name in names if refuses(name) is None)
+    if chosen == "reference" and "cpu" in names and dtype in contract.FLOATS:
+        native.warn_if_missing()
     if (op, chosen) not in _announced:
         _announced.add((op, chosen))
         _log.info("%s runs on the %s backend", op, chosen)

@@ -34,6 +34,7 @@ COMMANDS = (
     "study",
     "benchmark",
     "info",
+    "selfcheck",
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmgan_fast import native
-from dmgan_fast.ops import _backends
+from dmgan_fast.ops import _backends, selfcheck
 
 # csrc/cuda built on csrc/simt, which runs CUDA threads on the CPU; `make cpp-test` builds it.
 SIMT = Path(__file__).parents[2] / "build" / "cpp" / "tests" / "simt" / "libdmgan_fast_simt.so"
@@ -41,8 +41,9 @@ def _simt_why_not(op: str) -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def fresh_choices():
-    """What a test pretends of the machine is not remembered."""
+def fresh_choices(monkeypatch):
+    """What a test pretends of the machine is not remembered, and no kernel is checked but by the test."""
+    monkeypatch.setenv(selfcheck.VARIABLE, "0")
     _backends.forget()
     yield
     _backends.forget()

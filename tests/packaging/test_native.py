@@ -1,20 +1,27 @@
 """The native library loads on first use, the best CPU level or the one asked for; if it can't, it says what to do."""
 
 import importlib
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
-from dmgan_fast import native
+from dmgan_fast import functional, native
 from dmgan_fast.errors import BackendError, InputError
+from dmgan_fast.ops import _backends
 
 
 @pytest.fixture(autouse=True)
 def fresh_load():
-    native.load.cache_clear()
+    def forget():
+        native.load.cache_clear()
+        native.warn_if_missing.cache_clear()
+        _backends.forget()
+
+    forget()
     yield
-    native.load.cache_clear()
+    forget()
 
 
 def test_library_is_built_and_answers():
@@ -102,3 +109,44 @@ def test_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.ops, f"dmgan_fast_cpu_{native.cpu_level()}", Older)
     with pytest.raises(BackendError, match="another version of dmgan_fast"):
         native.load()
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("2.10.1+cu130", False), ("1.13.0", False), ("2.11.0", True), ("3.0.0a0", True)]
+)
+def test_a_pytorch_that_is_too_old_is_one_paragraph_with_the_fix(version: str, fits: bool, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    if fits:
+        native.load()
+        return
+    with pytest.raises(BackendError, match=r"needs torch 2.11 or newer, here is .*: `pip install -U torch`") as caught:
+        native.load()
+    assert "\n" not in str(caught.value)
+
+
+def norm(dtype: torch.dtype = torch.float32, backend: str | None = None) -> torch.Tensor:
+    x = torch.arange(32.0).reshape(1, 4, 2, 4).to(dtype)
+    return functional.batch_norm_glu(x, None, None, None, None, training=True, backend=backend)
+
+
+def test_without_the_library_the_reference_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+    monkeypatch.setattr(native, "library_file", lambda library: None)
+    with caplog.at_level(logging.WARNING, "dmgan_fast"):
+        assert torch.equal(norm(), norm(backend="reference"))
+        norm(torch.bfloat16)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith(
+        "dmgan_fast runs on its slow reference: the native CPU library of dmgan_fast is not built"
+    )
+    assert "C++20 compiler" in message
+
+
+def test_with_the_library_nothing_is_said(monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+    with caplog.at_level(logging.WARNING, "dmgan_fast"):
+        norm()
+        norm(torch.float64)  # which runs on the reference everywhere
+        norm(backend="reference")
+    assert not caplog.records
