@@ -40,23 +40,27 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def apply_to(self, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
         """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return op(
-            *inputs,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            training=self.training or self.running_mean is None,
-            momentum=momentum or 0.0,
-            eps=self.eps,
-            process_group=self.sharing if self.training else None,
-            **options,
-        )
+        return apply_norm(self, op, *inputs, process_group=self.sharing if self.training else None, **options)
+
+
+def apply_norm(norm: nn.modules.batchnorm._BatchNorm, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
+    """``op`` of ``functional`` with the parameters and running statistics of ``norm``, which counts the batch."""
+    momentum = norm.momentum
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    return op(
+        *inputs,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        training=norm.training or norm.running_mean is None,
+        momentum=momentum or 0.0,
+        eps=norm.eps,
+        **options,
+    )
 
 
 class BatchNormGLU(_BatchNorm):
