@@ -60,8 +60,12 @@ def why_no_glu(module: nn.Module) -> str | None:
     """None if the module is a gated linear unit over the channels, whatever its class, else the reason."""
     if plain_class(module) is nn.GLU:
         return None if module.dim in (1, -3) else f"it gates along dimension {module.dim}, not along the channels"
-    if own_tensors(module) or module._modules or vars(module).keys() != vars(nn.Module()).keys():
+    if own_tensors(module) or module._modules:
         return "it holds more than a GLU does"
+    return alike.remembered(module, "GLU", lambda: _why_no_gating(module))
+
+
+def _why_no_gating(module: nn.Module) -> str | None:
     for shape in ((2, 6, 3, 5), (3, 8)):
         reason = alike.why_differ(module, _own, lambda m, x: F.glu(x, 1), [alike.random(*shape)])
         if reason:
@@ -216,10 +220,15 @@ def recognise_residual(module: nn.Module, options: Options) -> Found | Refused |
     what = "residual block"
     reason = why_no_glu(parts[2])
     if reason is None:
-        x = alike.random(2, parts[0].in_channels, 4, 4)
-        reason = alike.why_differ(module, _own, lambda m, x: residual(m, x, fast=False), [x])
+        key = ("residual block", *map(plain_class, parts))
+        reason = alike.remembered(module, key, lambda: _why_no_residual(module, parts[0].in_channels))
     if reason:
         return Refused(what, reason)
     glu = plain_class(parts[2])
     fast = partial(_run_residual, glu, options.convolutions)
     return Found(what, fast, ("residual", glu, options.convolutions), tuple(parts))
+
+
+def _why_no_residual(module: nn.Module, channels: int) -> str | None:
+    inputs = [alike.random(2, channels, 4, 4)]
+    return alike.why_differ(module, _own, lambda m, x: residual(m, x, fast=False), inputs)

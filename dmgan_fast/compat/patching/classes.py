@@ -8,6 +8,7 @@ are pickled as of their own class, so that they load where this library is not.
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -41,6 +42,8 @@ def _reduce(self: Any, protocol: Any) -> Any:
     if not isinstance(reduced, tuple):
         return reduced
     function, arguments, *rest = reduced
+    if arguments == (type(self),):  # copyreg.__newobj__, with which pickle allows no class but the object's
+        return (copyreg._reconstructor, (plain, object, None), *rest)  # type: ignore[attr-defined]
     return (function, tuple(plain if each is type(self) else each for each in arguments), *rest)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.compat.patching import alike
-from dmgan_fast.compat.patching.classes import FastForward
+from dmgan_fast.compat.patching.classes import FastForward, plain_class
 from dmgan_fast.compat.patching.guards import is_norm, own_tensors, skippable, takes
 from dmgan_fast.compat.patching.rules import Found, Options, Refused
 
@@ -69,9 +69,16 @@ def recognise_encoder(module: nn.Module, options: Options) -> Found | Refused | 
     parts = _parts(module) if options.image_encoder else None
     if parts is None:
         return None
-    conv, norm = parts
-    side = 2 * max(conv.kernel_size)  # type: ignore[arg-type, call-overload]
-    reason = alike.why_differ(
+    conv: Any = parts[0]
+    geometry = (plain_class(conv), conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.bias is None)
+    key = (WHAT, *geometry, parts[1].eps, parts[1].affine, parts[1].track_running_stats)
+    reason = alike.remembered(module, key, lambda: _why_not(module, conv, parts[1]))
+    return Refused("convolution with batch norm", reason) if reason else Found(WHAT, _run, "encoder", (parts[1],))
+
+
+def _why_not(module: nn.Module, conv: Any, norm: nn.BatchNorm2d) -> str | None:
+    side = 2 * max(conv.kernel_size)
+    return alike.why_differ(
         module,
         lambda m, x: m(x),
         normed_relu,
@@ -79,9 +86,6 @@ def recognise_encoder(module: nn.Module, options: Options) -> Found | Refused | 
         modes=(False,),
         instead=lambda: {conv: _small(conv), norm: _small_norm(norm)},
     )
-    if reason:
-        return Refused("convolution with batch norm", reason)
-    return Found(WHAT, _run, "encoder", (norm,))
 
 
 def _small(conv: Any) -> nn.Module:

@@ -28,11 +28,12 @@ def takes(x: Any, weight: Tensor | None = None, dimensions: int = 4) -> bool:
     """Whether ``x`` is a plain tensor of so many dimensions that fits ``weight``, outside of traces and exports."""
     return (
         type(x) in (Tensor, nn.Parameter)
+        and (torch.compiler.is_compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(x))  # as vmap has
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_exporting()
         and x.dim() == dimensions
         and x.numel() > 0
         and x.is_floating_point()
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_exporting()
         and (weight is None or (x.device == weight.device and _one_dtype(x, weight)))
     )
 

@@ -125,8 +125,8 @@ def _listed(target: Any) -> list[Target]:
         targets = list(target)
     except TypeError:
         targets = [target]
-    wrong = next((each for each in targets if not isinstance(each, (nn.Module, types.ModuleType))), None)
-    if wrong is not None or not targets:
-        found = "nothing" if not targets else type(wrong).__name__
+    wrong = [type(each).__name__ for each in targets if not isinstance(each, (nn.Module, types.ModuleType))]
+    if wrong or not targets:
+        found = wrong[0] if wrong else "nothing"
         raise InputError(f"patch: target must be an nn.Module, a Python module or several of them, got {found}")
     return targets

@@ -37,7 +37,8 @@ def parameters_of(module: nn.Module) -> list[str] | None:
 
 def padding(batch: int, words: int) -> Tensor:
     """A mask whose rows differ."""
-    return torch.arange(words) >= torch.tensor([words - k % words for k in range(batch)])[:, None]
+    lengths = torch.tensor([words - k % words for k in range(batch)], device="cpu")
+    return torch.arange(words, device="cpu") >= lengths[:, None]
 
 
 # --------------------------------------------------------------------------------------------------------------- reads
@@ -75,7 +76,7 @@ def _mask_fits(mask: Any, words: Tensor) -> bool:
 def recognise_read(module: nn.Module, options: Options) -> Found | Refused | None:
     if not options.memory or own_tensors(module) or "mask" not in vars(module):
         return None
-    children = [each for each in module._modules.values() if each is not None and any(True for _ in each.parameters())]
+    children = [each for each in module._modules.values() if each is not None and has_parameters(each)]
     names = parameters_of(module)
     if names is None or len(children) > 1 or len(names) != (2 if children else 3):
         return Refused(READ, "its forward is called with other things than pixels and words")
@@ -164,33 +165,55 @@ def _arguments(names: list[str] | None) -> tuple[str, ...] | None:
     return tuple(found) if sorted(each for each in found if each != "other") == ["h", "mask", "words"] else None
 
 
-def _candidates(module: nn.Module) -> Iterator[Roles]:
-    """Every way to understand the children of what may be a stage, the likeliest first."""
+@dataclass(frozen=True)
+class _Kinds:
+    """Names of a stage's children by their kind; ``rest``: of those with parameters that are of no such kind."""
+
+    pools: list[str]
+    gates: list[str]
+    projections: list[str]
+    responses: list[str]
+    reads: list[str]
+    rest: list[str]
+
+
+def _kinds(module: nn.Module) -> _Kinds | None:
+    """None if the children are not those of a stage."""
     children = {name: child for name, child in module._modules.items() if child is not None}
-    pools = [n for n, c in children.items() if plain_class(c) is nn.AvgPool2d]
-    gates = [n for n, c in children.items() if plain_class(c) is nn.Linear and c.out_features == 1 and c.bias is None]
-    projections = {n: c[0] for n, c in children.items() if _is_projection(c)}  # type: ignore[index]
-    responses = [n for n, c in children.items() if _is_response(c)]
-    reads = [n for n, c in children.items() if "mask" in vars(c) and not any(True for _ in c.parameters())]
-    known = {*pools, *gates, *projections, *responses, *reads}
-    rest = [n for n, c in children.items() if n not in known and any(True for _ in c.parameters())]
-    if [len(x) for x in (pools, gates, projections, responses, reads, rest)] != [1, 2, 4, 1, 1, 2]:
-        return
-    channels = children[responses[0]][0].in_channels // 2  # type: ignore[index, operator]
+    found = _Kinds(
+        [n for n, c in children.items() if plain_class(c) is nn.AvgPool2d],
+        [n for n, c in children.items() if plain_class(c) is nn.Linear and c.out_features == 1 and c.bias is None],
+        [n for n, c in children.items() if _is_projection(c)],
+        [n for n, c in children.items() if _is_response(c)],
+        [n for n, c in children.items() if "mask" in vars(c) and not has_parameters(c)],
+        [],
+    )
+    known = {name for names in vars(found).values() for name in names}
+    found.rest.extend(n for n, c in children.items() if n not in known and has_parameters(c))
+    return found if [len(names) for names in vars(found).values()] == [1, 2, 4, 1, 1, 2] else None
+
+
+def _candidates(module: Any, kinds: _Kinds, arguments: tuple[str, ...]) -> Iterator[Roles]:
+    """Every way to understand the children of what may be a stage, the likeliest first."""
+    children = module._modules
+    projections = {name: children[name][0] for name in kinds.projections}
+    channels = children[kinds.responses[0]][0].in_channels // 2
     writers = [n for n, c in projections.items() if c.out_channels == 2 * channels]
     readers = [n for n, c in projections.items() if (c.in_channels, c.out_channels) == (2 * channels, channels)]
-    arguments = _arguments(parameters_of(module))
-    if len(writers) != 2 or len(readers) != 2 or arguments is None:
+    if len(writers) != 2 or len(readers) != 2:
         return
     for (key, value), (word, image), (gate_word, gate_image) in product(
-        (readers, readers[::-1]), (writers[::-1], writers), (gates, gates[::-1])
+        (readers, readers[::-1]), (writers[::-1], writers), (kinds.gates, kinds.gates[::-1])
     ):
         dimensions = projections[word].in_channels
         sizes = (projections[image].in_channels, children[gate_word].in_features, children[gate_image].in_features)
         if sizes == (channels, dimensions, channels):
-            yield Roles(
-                pools[0], gate_word, gate_image, word, image, key, value, responses[0], reads[0], *rest, arguments
-            )  # fmt: skip
+            parts = (kinds.pools[0], gate_word, gate_image, word, image, key, value, kinds.responses[0], kinds.reads[0])
+            yield Roles(*parts, *kinds.rest, arguments)
+
+
+def has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def _inner(module: nn.Module, roles: Roles) -> list[Any]:
@@ -286,17 +309,22 @@ class _Affine(nn.Module):
 
 
 def recognise_stage(module: nn.Module, options: Options) -> Found | Refused | None:
-    if not options.memory:
+    kinds = _kinds(module) if options.memory else None
+    if kinds is None:
         return None
-    reason: str | None = None
-    for likely in _candidates(module):
+    arguments = _arguments(parameters_of(module))
+    if arguments is None:
+        return Refused(STAGE, "the names of its forward's arguments don't tell pixels, words and mask")
+    reason = "the sizes of its parts are not those of a memory"
+    for number, likely in enumerate(_candidates(module, kinds, arguments)):
         for mask_mode, detached in product(MASK_MODES, (True, False)):
             roles = replace(likely, mask_mode=mask_mode, detached=detached)
             why = _why_not_stage(module, roles)
             if why is None:
                 return _found(module, roles, options)
-            reason = reason or why
-    return None if reason is None else Refused(STAGE, reason)
+            if number == 0 and mask_mode == MASK_MODES[0] and detached:
+                reason = why
+    return Refused(STAGE, reason)
 
 
 def _found(module: Any, roles: Roles, options: Options) -> Found:

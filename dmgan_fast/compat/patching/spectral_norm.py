@@ -108,6 +108,16 @@ def recognise_spectral_norm(module: nn.Module, options: Options) -> Found | Refu
         return Refused(WHAT, "it is around a convolution of another kind")
     if not isinstance(getattr(module, "power_iterations", None), int) or module.power_iterations < 1:
         return Refused(WHAT, "it does not say how many power iterations it makes (power_iterations)")
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is None)
+    late, reason = alike.remembered(module, (WHAT, name, geometry), lambda: _vectors(module, conv, name))
+    if reason:
+        return Refused(WHAT, reason)
+    fast = partial(_run, late, options.convolutions)
+    return Found(WHAT, fast, ("spectral_norm", late, options.convolutions), (conv,))
+
+
+def _vectors(module: nn.Module, conv: nn.Conv2d, name: str) -> tuple[bool, str | None]:
+    """Whether its backward takes the vectors of later forwards, and why it is no spectral norm of this kind."""
     size = max(conv.kernel_size) + 2
     # One input is smaller than the weight, the other is larger.
     inputs = [alike.random(batch, 2 * conv.groups, side, side) for batch, side in ((1, size), (3, 3 * size))]
@@ -121,9 +131,8 @@ def recognise_spectral_norm(module: nn.Module, options: Options) -> Found | Refu
             instead=lambda: {conv: _small(conv, name)},
         )
         if reason is None:
-            fast = partial(_run, late, options.convolutions)
-            return Found(WHAT, fast, ("spectral_norm", late, options.convolutions), (conv,))
-    return Refused(WHAT, str(reason))
+            return late, None
+    return False, reason
 
 
 def _small(conv: nn.Conv2d, name: str) -> nn.Module:

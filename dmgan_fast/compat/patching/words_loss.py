@@ -109,11 +109,12 @@ def _fits(regions: Any, words: Any, labels: Any, lengths: Any, class_ids: Any, b
 
 
 def _why_not(function: types.FunctionType) -> str | None:
-    batch, lengths = 3, torch.tensor([5, 2, 3])
+    batch, lengths = 3, torch.tensor([5, 2, 3], device="cpu")
     inputs = [alike.random(batch, 6, 3, 3), alike.random(batch, 6, 5, seed=3)]
     gammas = gammas_of(function)
     assert gammas is not None
-    for labels in (torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1]), None):
+    for order in ([0, 1, 2], [2, 0, 1], None):
+        labels = None if order is None else torch.tensor(order, device="cpu")
         rest = (labels, lengths, None, batch)
         reason = alike.why_differ(
             nn.Module(),
