@@ -12,7 +12,7 @@ from benchmarks.harness import error
 from dmgan_fast.compat import patch
 from dmgan_fast.errors import InputError
 from tests.compat import standins
-from tests.compat.standins import NOISE, SENTENCE, WORDS, AttnGAN, DFGAN, DMGAN, Encoder, Judge, StackGAN
+from tests.compat.standins import DFGAN, DMGAN, NOISE, SENTENCE, WORDS, AttnGAN, Encoder, Judge, StackGAN
 
 STRUCTURES = {"DM-GAN": DMGAN, "AttnGAN": AttnGAN, "StackGAN-v2": StackGAN, "DF-GAN": DFGAN}
 EXACT = 1e-9
@@ -196,7 +196,9 @@ def test_ten_steps_of_a_patched_discriminator_are_its_own(dtype):
     optimizers = [torch.optim.SGD([p for p in m.parameters() if p.requires_grad], 0.05) for m in (plain, fast)]
     tolerance = EXACT if dtype == torch.float64 else 2e-4
     for step in range(10):
-        real, drawn = (torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2 * step + k)).to(dtype) for k in (0, 1))
+        real, drawn = (
+            torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2 * step + k)).to(dtype) for k in (0, 1)
+        )
         sentence = inputs(dtype, seed=step)[1][:1].expand(4, -1)
         for model, optimizer in zip((plain, fast), optimizers, strict=True):
             optimizer.zero_grad()
@@ -239,8 +241,6 @@ def test_second_derivatives_through_batch_norm_and_glu_are_refused_loudly():
     (gradient,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative"):
         gradient.square().sum().backward()
-
-
 
 
 def test_the_image_encoder_is_fast_when_frozen_and_itself_when_it_learns():
@@ -301,7 +301,7 @@ class PaperMask(standins.Reading):
     """Each picture its own mask, as forks have repaired it."""
 
     def forward(self, pixels, key, value):
-        batch, channels, height, width = pixels.shape
+        batch, _, height, width = pixels.shape
         scores = torch.einsum("bcn,bct->bnt", pixels.flatten(2), key)
         if self.mask is not None:
             scores = scores.masked_fill(self.mask[:, None], -torch.inf)
@@ -499,7 +499,9 @@ def test_a_patch_keeps_every_object_and_name():
 def snapshot(model):
     """Classes; and identities of modules, tensors, hooks and attributes."""
     modules = list(model.modules())
-    tensors = [(name, id(t), id(t.untyped_storage()) and t.data_ptr()) for name, t in model.state_dict(keep_vars=True).items()]
+    tensors = [
+        (name, id(t), id(t.untyped_storage()) and t.data_ptr()) for name, t in model.state_dict(keep_vars=True).items()
+    ]
     attributes = [{name: id(value) for name, value in vars(m).items()} for m in modules]
     return [type(m) for m in modules], [id(m) for m in modules], tensors, attributes
 
@@ -587,5 +589,5 @@ def built_quietly(make):
 
 @pytest.mark.parametrize("target", [None, 3, [], ["model"], F.relu])
 def test_other_targets_are_refused(target):
-    with pytest.raises(InputError, match="patch: target must be an nn.Module, a Python module or several"):
+    with pytest.raises(InputError, match=r"patch: target must be an nn\.Module, a Python module or several"):
         patch(target)

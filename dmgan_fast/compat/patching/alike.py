@@ -42,7 +42,9 @@ def twin(module: nn.Module, instead: dict[nn.Module, nn.Module] | None = None) -
         if hooks in vars(module):
             new.__dict__[hooks] = OrderedDict()
     parameters = {n: None if p is None else _exact(p, p.requires_grad) for n, p in module._parameters.items()}
-    new.__dict__["_parameters"] = {n: p if p is None else nn.Parameter(p, p.requires_grad) for n, p in parameters.items()}
+    new.__dict__["_parameters"] = {
+        n: p if p is None else nn.Parameter(p, p.requires_grad) for n, p in parameters.items()
+    }
     new.__dict__["_buffers"] = {n: None if b is None else _exact(b) for n, b in module._buffers.items()}
     new.__dict__["_modules"] = {
         name: None if child is None else instead[child] if child in instead else twin(child, instead)
@@ -171,7 +173,9 @@ def _compare(own: dict[str, list[Any]], fast: dict[str, list[Any]]) -> str | Non
         others = fast[what]
         if len(values) != len(others):
             return f"{what} has other parts"
-        largest = max((float(v.detach().abs().max()) for v in values if isinstance(v, Tensor) and v.numel()), default=0.0)
+        largest = max(
+            (float(v.detach().abs().max()) for v in values if isinstance(v, Tensor) and v.numel()), default=0.0
+        )
         for value, other in zip(values, others, strict=True):
             if not _same(value, other, EXACT * largest):  # what is 0 but for rounding has no scale of its own
                 return f"{what} differs from that of the fast form"

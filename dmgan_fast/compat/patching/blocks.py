@@ -186,15 +186,13 @@ def can_skip(module: nn.Module, glu: type) -> bool:
     """Whether the inside of a residual block is as it was recognised, and nobody watches it."""
     parts = residual_parts(module)
     return (
-        parts is not None
-        and plain_class(parts[2]) is glu
-        and skippable(*module._modules.values(), *parts)  # type: ignore[arg-type]  # there is one child
+        parts is not None and plain_class(parts[2]) is glu and skippable(*module._modules.values(), *parts)  # type: ignore[arg-type]  # there is one child
     )
 
 
 def residual(module: nn.Module, x: Tensor, fast: bool = True) -> Tensor:
     """The block of x; an ``x`` of half the channels stands for ``cat(x, x)``."""
-    first, norm1, _, second, norm2 = residual_parts(module) or ()
+    first, norm1, _, second, norm2 = residual_parts(module)  # type: ignore[misc]  # it has parts
     weight = first.weight
     if x.shape[1] != weight.shape[1]:
         weight = weight.unflatten(1, (2, -1)).sum(1)

@@ -25,8 +25,9 @@ class _NormedReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         mean, var = norm.running_mean, norm.running_var
+        assert var is not None
         y = F.batch_norm(z, mean, var, norm.weight, norm.bias, False, 0.0, norm.eps).relu_()
-        scale = (var + norm.eps).rsqrt()  # type: ignore[operator]  # it has statistics
+        scale = (var + norm.eps).rsqrt()
         ctx.save_for_backward(y, scale if norm.weight is None else scale * norm.weight)
         return y
 

@@ -19,9 +19,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def skippable(*modules: nn.Module) -> bool:
     """Whether nobody notices if these modules are not called."""
-    return not _module._has_any_global_hook() and not any(
-        getattr(each, hooks) for each in modules for hooks in _HOOKS
-    )
+    return not _module._has_any_global_hook() and not any(getattr(each, hooks) for each in modules for hooks in _HOOKS)
 
 
 def takes(x: Any, weight: Tensor | None = None, dimensions: int = 4) -> bool:

@@ -60,9 +60,9 @@ def _run_read(mask_mode: str, own: FastForward, self: Any, *inputs: Any, **named
     fits = not named and bool(texts) and takes(h) and all(takes(t, dimensions=3) for t in texts)
     if not (fits and len({t.shape for t in texts}) == 1 and _mask_fits(getattr(self, "mask", None), texts[0])):
         return own(self, *inputs, **named)
-    if not any(isinstance(each, nn.Conv2d) for each in self._modules.values()):
-        if any(t.shape[1] != h.shape[1] or t.dtype != h.dtype for t in texts):
-            return own(self, *inputs, **named)
+    projects = any(isinstance(each, nn.Conv2d) for each in self._modules.values())
+    if not projects and any(t.shape[1] != h.shape[1] or t.dtype != h.dtype for t in texts):
+        return own(self, *inputs, **named)
     return read(self, mask_mode, *inputs)
 
 
@@ -139,19 +139,18 @@ class Roles:
 
 def _is_projection(module: Any) -> bool:
     """1×1 convolution over words, then ReLU."""
-    if not isinstance(module, nn.Sequential) or len(module) != 2:
+    if not isinstance(module, nn.Sequential) or list(map(plain_class, module)) != [nn.Conv1d, nn.ReLU]:
         return False
-    conv, relu = module
-    plain = plain_class(conv) is nn.Conv1d and plain_class(relu) is nn.ReLU
-    return plain and conv.kernel_size == (1,) and conv.groups == 1 and conv.bias is not None and conv.stride == (1,)  # type: ignore[union-attr]
+    conv: Any = module[0]
+    return bool(conv.kernel_size == (1,) and conv.stride == (1,) and conv.groups == 1 and conv.bias is not None)
 
 
 def _is_response(module: Any) -> bool:
-    if not isinstance(module, nn.Sequential) or len(module) != 2:
+    """1×1 convolution of pixels to one number, then sigmoid."""
+    if not isinstance(module, nn.Sequential) or list(map(plain_class, module)) != [nn.Conv2d, nn.Sigmoid]:
         return False
-    conv, sigmoid = module
-    plain = plain_class(conv) is nn.Conv2d and plain_class(sigmoid) is nn.Sigmoid
-    return plain and conv.kernel_size == (1, 1) and conv.out_channels == 1 and conv.bias is not None  # type: ignore[union-attr]
+    conv: Any = module[0]
+    return bool(conv.kernel_size == (1, 1) and conv.out_channels == 1 and conv.bias is not None)
 
 
 def _arguments(names: list[str] | None) -> tuple[str, ...] | None:
@@ -208,8 +207,9 @@ def _candidates(module: Any, kinds: _Kinds, arguments: tuple[str, ...]) -> Itera
         dimensions = projections[word].in_channels
         sizes = (projections[image].in_channels, children[gate_word].in_features, children[gate_image].in_features)
         if sizes == (channels, dimensions, channels):
+            residual, up = kinds.rest
             parts = (kinds.pools[0], gate_word, gate_image, word, image, key, value, kinds.responses[0], kinds.reads[0])
-            yield Roles(*parts, *kinds.rest, arguments)
+            yield Roles(*parts, residual, up, arguments)
 
 
 def has_parameters(module: nn.Module) -> bool:
@@ -234,7 +234,12 @@ def _memory(module: Any, roles: Roles, h: Tensor, words: Tensor, mask: Tensor | 
         gate_image=child[roles.gate_image].weight[0],
         **{
             f"{name}_{what}": getattr(child[place][0], what).flatten(1) if what == "weight" else child[place][0].bias
-            for name, place in (("word", roles.word), ("image", roles.image), ("key", roles.key), ("value", roles.value))
+            for name, place in (
+                ("word", roles.word),
+                ("image", roles.image),
+                ("key", roles.key),
+                ("value", roles.value),
+            )
             for what in ("weight", "bias")
         },
     )
@@ -263,7 +268,9 @@ def _stage(module: Any, roles: Roles, glu: type | None, fast: bool, *inputs: Any
     return up(series(torch.cat((h, h), 1))), attention
 
 
-def _run_stage(roles: Roles, glu: type | None, fast: bool, own: FastForward, self: Any, *given: Any, **named: Any) -> Any:
+def _run_stage(
+    roles: Roles, glu: type | None, fast: bool, own: FastForward, self: Any, *given: Any, **named: Any
+) -> Any:
     bound = _bind(self, given, named)
     if bound is None or not _fits(self, roles, dict(zip(roles.arguments, bound, strict=True))):
         return own(self, *given, **named)
@@ -336,7 +343,9 @@ def _found(module: Any, roles: Roles, options: Options) -> Found:
             glu = plain_class(blocks.residual_parts(first)[2])  # type: ignore[index]  # it has parts
             what = f"{STAGE}, and cat(h, h) into the first residual block"
     covers = tuple(_inner(module, roles))
-    return Found(what, partial(_run_stage, roles, glu, options.convolutions), ("stage", roles, glu, options.convolutions), covers)
+    return Found(
+        what, partial(_run_stage, roles, glu, options.convolutions), ("stage", roles, glu, options.convolutions), covers
+    )
 
 
 def _why_not_stage(module: Any, roles: Roles) -> str | None:

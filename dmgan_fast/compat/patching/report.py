@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """``place``: the module's name in its tree, or the function's in its Python module. ``reason``: of what was left."""
+    """``place``: the module's name in its tree, or a function's or class's own. ``reason``: of what was left."""
 
     place: str
     what: str
@@ -18,7 +18,7 @@ class Entry:
 
 
 class Report(tuple[Entry, ...]):
-    """Entries in the order of the modules; prints as a table in which equal lines stand once, with their number."""
+    """Entries in the order of the modules; as text, equal ones stand once, with their number and some places."""
 
     __slots__ = ()
 
@@ -44,7 +44,9 @@ def _lines(entries: Iterable[Entry]) -> list[str]:
     counts = Counter((entry.what, entry.reason) for entry in entries)
     lines = []
     for (what, reason), count in counts.items():
-        places = [entry.place or "(the model itself)" for entry in entries if (entry.what, entry.reason) == (what, reason)]
+        places = [
+            entry.place or "(the model itself)" for entry in entries if (entry.what, entry.reason) == (what, reason)
+        ]
         more = f", and {count - 2} more" if count > 3 else ""
         shown = ", ".join(places[:2] if more else places) + more
         lines.append(f"{count} × {what}" + (f": {reason}" if reason else "") + f" [{shown}]")

@@ -43,5 +43,3 @@ class Options:
 
 
 Recognise = Callable[[nn.Module, Options], Found | Refused | None]
-
-

@@ -9,6 +9,7 @@ import functools
 import threading
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -79,9 +80,13 @@ def patch_source(source: types.ModuleType, options: Options, token: holds.Token,
                 if isinstance(fast, Refused):
                     entries.append(Entry(place, fast.what, False, fast.reason))
                 else:
-                    slots.put(source, name, token, lambda own, fast=fast: fast)
+                    slots.put(source, name, token, partial(_instead, fast))
                     entries.append(Entry(place, WHAT, True))
     return entries
+
+
+def _instead(fast: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    return fast
 
 
 def _wrapped(own: Callable[..., None], token: holds.Token, built: Built) -> Callable[..., None]:

@@ -68,7 +68,8 @@ def _parts(module: nn.Module) -> tuple[nn.Conv2d, str] | None:
 def spectral_conv(module: Any, x: Tensor, late: bool, fast: bool = True) -> Tensor:
     """The convolution by ``W / sigma`` after the wrapper's power iterations."""
     conv, name = _parts(module)  # type: ignore[misc]  # it has been recognised
-    weight, u, v = (conv._parameters[f"{name}_{part}"] for part in ("bar", "u", "v"))
+    tensors: dict[str, Any] = conv._parameters
+    weight, u, v = (tensors[f"{name}_{part}"] for part in ("bar", "u", "v"))
     matrix = weight.detach().flatten(1)
     image = matrix.mv(v.detach())
     for _ in range(module.power_iterations):
@@ -106,7 +107,8 @@ def recognise_spectral_norm(module: nn.Module, options: Options) -> Found | Refu
     conv, name = parts
     if plain_class(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
         return Refused(WHAT, "it is around a convolution of another kind")
-    if not isinstance(getattr(module, "power_iterations", None), int) or module.power_iterations < 1:
+    iterations: Any = getattr(module, "power_iterations", None)
+    if not isinstance(iterations, int) or iterations < 1:
         return Refused(WHAT, "it does not say how many power iterations it makes (power_iterations)")
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is None)
     late, reason = alike.remembered(module, (WHAT, name, geometry), lambda: _vectors(module, conv, name))

@@ -50,9 +50,7 @@ def judge(module: nn.Module, options: Options) -> Found | Refused | None:
     return None
 
 
-def _entries(
-    verdicts: list[tuple[str, nn.Module, Found | Refused | None]], covered: set[nn.Module]
-) -> Iterator[Entry]:
+def _entries(verdicts: list[tuple[str, nn.Module, Found | Refused | None]], covered: set[nn.Module]) -> Iterator[Entry]:
     for name, module, verdict in verdicts:
         if isinstance(verdict, Found):
             yield Entry(name, verdict.what, True)
