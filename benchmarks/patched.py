@@ -1,0 +1,139 @@
+"""The authors' own code, unmodified but for one line, ``compat.patch``: its speed and memory with that line and without.
+
+``python -m benchmarks.patched --authors PATH``: a checkout of DM-GAN or of AttnGAN; once for each. Both are built from
+the same seed, take turns in one process, and must draw and learn the same before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.checkout import CheckoutStep
+from benchmarks.harness import (
+    TOLERANCE,
+    Target,
+    allocation_peak,
+    environment_of,
+    error,
+    in_own_process,
+    results_of,
+    show,
+    spread,
+    take_turns,
+    write_rows,
+)
+from benchmarks.step import BIRDS, Setting, batch_of
+from dmgan_fast.compat import patch
+from dmgan_fast.modules import GeneratorConfig
+
+PLAIN, PATCHED = "authors' code", "authors' code, patched"
+# As the authors train them on birds: widths of AttnGAN are half and twice of DM-GAN's.
+ATTNGAN = replace(
+    BIRDS, name="AttnGAN birds B4", generator=GeneratorConfig(base_channels=32), discriminator_channels=64
+)
+DMGAN = replace(BIRDS, name="DM-GAN birds B4")
+
+
+def setting_of(authors: Path) -> Setting:
+    """Birds at the widths that the checkout's configuration names."""
+    return DMGAN if (authors / "code" / "spectral.py").is_file() else ATTNGAN
+
+
+def build(authors: Path, setting: Setting, patched: bool) -> CheckoutStep:
+    """Their trainer's step; ``patched``: the line is added after their imports."""
+
+    def prepare(modules: list[types.ModuleType]) -> None:
+        if patched:
+            patch(modules)
+
+    torch.manual_seed(0)
+    channels = setting.discriminator_channels
+    step = CheckoutStep(authors, setting.generator, channels, setting.config, prepare)
+    restart(step)
+    return step
+
+
+def restart(step: CheckoutStep) -> None:
+    """Weights from a seed: what networks draw for themselves while they are built differs from run to run."""
+    draw = torch.Generator().manual_seed(1)
+    for model in (step.generator, *step.discriminators, step.encoder):
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            if tensor.dim() > 1:
+                tensor.normal_(0, (tensor[0].numel()) ** -0.5, generator=draw)
+            elif name.endswith(("_u", "_v")):
+                tensor.copy_(torch.nn.functional.normalize(tensor.normal_(generator=draw), dim=0))
+            else:
+                tensor.fill_(0.0 if name.endswith(("bias", "mean")) else 1.0)
+
+
+def both_ways(step: CheckoutStep, inputs: dict[str, Any]) -> Callable[[], Tensor]:
+    """Forward and backward of the generator alone."""
+
+    def run() -> Tensor:
+        torch.manual_seed(2)
+        step.generator.zero_grad()
+        images = step.draw(inputs["batch"], inputs["noise"])[0]
+        torch.stack([image.square().mean() for image in images]).sum().backward()
+        return images[-1].detach()
+
+    return run
+
+
+def gradients(step: CheckoutStep) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in step.generator.parameters() if p.grad is not None])
+
+
+def agree(steps: dict[str, CheckoutStep], inputs: dict[str, Any]) -> bool:
+    """Whether both draw the same pictures and learn the same from them."""
+    images = {name: both_ways(step, inputs)() for name, step in steps.items()}
+    learned = {name: gradients(step).double() for name, step in steps.items()}
+    pairs = ((images[PATCHED], images[PLAIN].double()), (learned[PATCHED], learned[PLAIN]))
+    return all(error(found, truth) <= 10 * TOLERANCE[torch.float32] for found, truth in pairs)
+
+
+def rows_of(authors: Path, repeats: int = 5, setting: Setting | None = None) -> list[dict[str, Any]]:
+    """Rows of the generator and of the whole step, with and without the line."""
+    setting = setting or setting_of(authors)
+    environment, inputs = environment_of(Target()), batch_of(setting)
+    steps = {name: build(authors, setting, name == PATCHED) for name in (PLAIN, PATCHED)}
+    correct = agree(steps, inputs)
+    generator = {name: both_ways(step, inputs) for name, step in steps.items()}
+    whole: dict[str, Callable[[], Any]] = {name: lambda s=step: s(**inputs) for name, step in steps.items()}
+    rows = []
+    for op, functions in (("generator of others", generator), ("step of others", whole)):
+        times = take_turns(functions, repeats)
+        for name, function in functions.items():
+            row = {"op": op, "case": setting.name, "implementation": name, "direction": "forward+backward"}
+            peak = allocation_peak(function)
+            rows.append(row | environment | spread(times[name]) | {"peak_bytes": peak, "correct": correct})
+        show(rows[-2:])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--authors", type=Path, metavar="PATH", action="append", required=True)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--record", action="store_true", help="write them to the committed results of this CPU level")
+    arguments = parser.parse_args()
+    rows = [row for path in arguments.authors for row in in_own_process(rows_of, path, arguments.repeats)]
+    for file in filter(None, (arguments.json, results_of() / "patched.json" if arguments.record else None)):
+        write_rows(file, rows)
+    if not all(row["correct"] for row in rows):
+        sys.exit("the patched code draws or learns something else than the authors'")
+
+
+if __name__ == "__main__":
+    main()
