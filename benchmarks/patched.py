@@ -1,4 +1,4 @@
-"""The authors' own code, unmodified but for one line, ``compat.patch``: its speed and memory with that line and without.
+"""The authors' own code, unmodified but for one line, ``compat.patch``: its speed and memory with and without it.
 
 ``python -m benchmarks.patched --authors PATH``: a checkout of DM-GAN or of AttnGAN; once for each. Both are built from
 the same seed, take turns in one process, and must draw and learn the same before they are timed.
@@ -7,6 +7,7 @@ the same seed, take turns in one process, and must draw and learn the same befor
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from benchmarks.step import BIRDS, Setting, batch_of
 from dmgan_fast.compat import patch
 from dmgan_fast.modules import GeneratorConfig
 
+PARTS = ("generator", "step")
 PLAIN, PATCHED = "authors' code", "authors' code, patched"
 # As the authors train them on birds: widths of AttnGAN are half and twice of DM-GAN's.
 ATTNGAN = replace(
@@ -102,7 +104,9 @@ def agree(steps: dict[str, CheckoutStep], inputs: dict[str, Any]) -> bool:
     return all(error(found, truth) <= 10 * TOLERANCE[torch.float32] for found, truth in pairs)
 
 
-def rows_of(authors: Path, repeats: int = 5, setting: Setting | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    authors: Path, repeats: int = 5, parts: tuple[str, ...] = PARTS, setting: Setting | None = None
+) -> list[dict[str, Any]]:
     """Rows of the generator and of the whole step, with and without the line."""
     setting = setting or setting_of(authors)
     environment, inputs = environment_of(Target()), batch_of(setting)
@@ -111,10 +115,17 @@ def rows_of(authors: Path, repeats: int = 5, setting: Setting | None = None) -> 
     generator = {name: both_ways(step, inputs) for name, step in steps.items()}
     whole: dict[str, Callable[[], Any]] = {name: lambda s=step: s(**inputs) for name, step in steps.items()}
     rows = []
-    for op, functions in (("generator of others", generator), ("step of others", whole)):
+    for part, functions in (("generator", generator), ("step", whole)):
+        if part not in parts:
+            continue
         times = take_turns(functions, repeats)
         for name, function in functions.items():
-            row = {"op": op, "case": setting.name, "implementation": name, "direction": "forward+backward"}
+            row = {
+                "op": f"{part} of others",
+                "case": setting.name,
+                "implementation": name,
+                "direction": "forward+backward",
+            }
             peak = allocation_peak(function)
             rows.append(row | environment | spread(times[name]) | {"peak_bytes": peak, "correct": correct})
         show(rows[-2:])
@@ -125,12 +136,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--authors", type=Path, metavar="PATH", action="append", required=True)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--only", choices=PARTS, help="the generator's forward and backward, or the whole step")
+    parser.add_argument("--json", type=Path, help="write the rows here; rows of other cases in it stay")
     parser.add_argument("--record", action="store_true", help="write them to the committed results of this CPU level")
     arguments = parser.parse_args()
-    rows = [row for path in arguments.authors for row in in_own_process(rows_of, path, arguments.repeats)]
+    parts = (arguments.only,) if arguments.only else PARTS
+    rows = [row for path in arguments.authors for row in in_own_process(rows_of, path, arguments.repeats, parts)]
     for file in filter(None, (arguments.json, results_of() / "patched.json" if arguments.record else None)):
-        write_rows(file, rows)
+        measured = {(row["op"], row["case"]) for row in rows}
+        before = json.loads(file.read_text()) if file.exists() else []
+        write_rows(file, [r for r in before if (r["op"], r["case"]) not in measured] + rows)
     if not all(row["correct"] for row in rows):
         sys.exit("the patched code draws or learns something else than the authors'")
 

@@ -79,9 +79,8 @@ def test_ten_steps_are_the_authors_in_float64_and_within_the_budgets_in_float32(
     errors = {PLAIN: [], PATCHED: []}
     for number in range(STEPS):
         start = state(wide[PLAIN])
-        (images, grads), (our_images, our_grads) = (
-            take(wide[n], setting, torch.float64, number) for n in (PLAIN, PATCHED)
-        )
+        images, grads = take(wide[PLAIN], setting, torch.float64, number)
+        our_images, our_grads = take(wide[PATCHED], setting, torch.float64, number)
         assert error(our_images, images) <= EXACT
         assert error(our_grads, grads) <= EXACT
         for name, step in single.items():  # each step from the weights in float64: only its own error counts
