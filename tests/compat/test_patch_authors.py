@@ -4,6 +4,7 @@
 so without a checkout these are skipped, and the stand-ins of ``test_patch.py`` prove the same.
 """
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +55,7 @@ def optimizers(step):
 
 def state(step):
     models = [{k: v.clone() for k, v in model.state_dict().items()} for model in models_of(step)]
-    return models, [optimizer.state_dict() for optimizer in optimizers(step)]
+    return models, [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers(step)]
 
 
 def restore(step, saved):

@@ -26,7 +26,12 @@ def hold(module: nn.Module, token: Token, kind: type[nn.Module]) -> None:
     """Make ``module`` of the fast class ``kind``."""
     with lock:
         _held.setdefault(module, {})[token] = kind
-        module.__class__ = kind
+        _give_class(module, kind)
+
+
+def _give_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Whatever the module does when attributes are set."""
+    object.__setattr__(module, "__class__", kind)
 
 
 def release(token: Token) -> None:
@@ -40,11 +45,11 @@ def release(token: Token) -> None:
 
 def _choose(module: nn.Module, holders: dict[Token, type[nn.Module]]) -> None:
     if holders:
-        module.__class__ = list(holders.values())[-1]
+        _give_class(module, list(holders.values())[-1])
         return
     del _held[module]
     if classes.is_fast(module):  # else somebody gave it another class since
-        module.__class__ = classes.plain_class(module)
+        _give_class(module, classes.plain_class(module))
 
 
 def _copied(module: nn.Module, copy: Any) -> None:
@@ -52,7 +57,7 @@ def _copied(module: nn.Module, copy: Any) -> None:
         holders = _held.get(module)
         if holders and isinstance(copy, nn.Module):
             _held[copy] = dict(holders)
-            copy.__class__ = type(module)
+            _give_class(copy, type(module))
 
 
 classes.copied = _copied
