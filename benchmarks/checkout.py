@@ -14,11 +14,13 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import inception_v3
 
 from dmgan_fast.errors import InputError
@@ -49,12 +51,13 @@ def _shims(code: Path) -> Iterator[None]:
     sys.path.insert(0, str(code))
     weights = inception_v3(weights=None, init_weights=False, transform_input=False).state_dict()
     model_zoo.load_url = lambda url, **options: weights
+    models.inception_v3 = partial(inception_v3, init_weights=False)  # drawn for half a minute, then overwritten
     optimizer.required = required or object()  # type: ignore[attr-defined]
     try:
         yield
     finally:
         sys.path.remove(str(code))
-        model_zoo.load_url = load_url
+        model_zoo.load_url, models.inception_v3 = load_url, inception_v3
         for name, module in before.items():
             sys.modules.pop(name, None)
             if module is not None:
