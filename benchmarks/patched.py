@@ -104,28 +104,10 @@ def agree(steps: dict[str, CheckoutStep], inputs: dict[str, Any]) -> bool:
     return all(error(found, truth) <= 10 * TOLERANCE[torch.float32] for found, truth in pairs)
 
 
-def peak_after_a_run(function: Callable[[], Any]) -> int:
-    """The first run allocates what stays, as Adam's moments."""
-    function()
-    return allocation_peak(function)
-
-
-def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``before`` with ``rows``: times and memory are measured apart and stand in one row."""
-
-    def place(row: dict[str, Any]) -> tuple[str, ...]:
-        return row["op"], row["case"], row["implementation"]
-
-    found = {place(row): row for row in before}
-    for row in rows:
-        found[place(row)] = found.get(place(row), {}) | row
-    return list(found.values())
-
-
 def rows_of(
     authors: Path, repeats: int = 5, parts: tuple[str, ...] = PARTS, setting: Setting | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the generator and of the whole step, with and without the line; without repeats, of memory only."""
+    """Rows of the generator and of the whole step, with and without the line."""
     setting = setting or setting_of(authors)
     environment, inputs = environment_of(Target()), batch_of(setting)
     steps = {name: build(authors, setting, name == PATCHED) for name in (PLAIN, PATCHED)}
@@ -154,17 +136,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--authors", type=Path, metavar="PATH", action="append", required=True)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="measure peaks, not times")
     parser.add_argument("--only", choices=PARTS, help="the generator's forward and backward, or the whole step")
     parser.add_argument("--json", type=Path, help="write the rows here; rows of other cases in it stay")
     parser.add_argument("--record", action="store_true", help="write them to the committed results of this CPU level")
     arguments = parser.parse_args()
     parts = (arguments.only,) if arguments.only else PARTS
-    repeats = 0 if arguments.memory else arguments.repeats
-    rows = [row for path in arguments.authors for row in in_own_process(rows_of, path, repeats, parts)]
+    rows = [row for path in arguments.authors for row in in_own_process(rows_of, path, arguments.repeats, parts)]
     for file in filter(None, (arguments.json, results_of() / "patched.json" if arguments.record else None)):
+        measured = {(row["op"], row["case"]) for row in rows}
         before = json.loads(file.read_text()) if file.exists() else []
-        write_rows(file, merged(before, rows))
+        write_rows(file, [r for r in before if (r["op"], r["case"]) not in measured] + rows)
     if not all(row["correct"] for row in rows):
         sys.exit("the patched code draws or learns something else than the authors'")
 
