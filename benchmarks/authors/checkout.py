@@ -1,7 +1,9 @@
-"""The authors' real code from a checkout of DM-GAN (``--authors PATH``), as it stands; none of it is copied here.
+"""The authors' real code from a checkout of DM-GAN or AttnGAN (``--authors PATH``), as it stands; none of it is copied
+here.
 
 It is Python 2.7 / PyTorch 0.4 code. What today's versions lack is put in place while it is imported: ``easydict``,
-``torch.optim.optimizer.required``, and Inception's weights, which it would download (random ones; time is the same).
+``torch.optim.optimizer.required``, Inception's weights, which it would download (random ones; time is the same), and
+``.item()`` where AttnGAN's losses log ``.data[0]``, as DM-GAN's do.
 The mask of pairs of one class is left out: it is a byte mask, which PyTorch takes no more, of B² bytes.
 """
 
@@ -10,12 +12,15 @@ from __future__ import annotations
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import inception_v3
 
 from dmgan_fast.errors import InputError
@@ -42,31 +47,51 @@ def _shims(code: Path) -> Iterator[None]:
     sys.path.insert(0, str(code))
     weights = inception_v3(weights=None, init_weights=False, transform_input=False).state_dict()
     model_zoo.load_url = lambda url, **options: weights
+    models.inception_v3 = partial(inception_v3, init_weights=False)  # drawn for half a minute, then overwritten
     optimizer.required = required or object()  # type: ignore[attr-defined]
     try:
         yield
     finally:
         sys.path.remove(str(code))
-        model_zoo.load_url = load_url
+        model_zoo.load_url, models.inception_v3 = load_url, inception_v3
         for name, module in before.items():
             sys.modules.pop(name, None)
             if module is not None:
                 sys.modules[name] = module
 
 
+def _log_by_item(losses: types.ModuleType) -> None:
+    """Let losses that log ``x.data[0]`` log ``x.item()``."""
+    file = Path(str(losses.__file__))
+    source = file.read_text()
+    if ".data[0]" in source:
+        exec(compile(source.replace(".data[0]", ".item()"), str(file), "exec"), vars(losses))
+
+
 class CheckoutStep:
     """One iteration of the authors' trainer on their own networks and losses, with random weights.
+
+    Args:
+        prepare: called with their Python modules ``model`` and ``miscc.losses`` before networks are built.
 
     Raises:
         InputError: if ``path`` holds no checkout of DM-GAN, or for sizes that their code does not know.
     """
 
-    def __init__(self, path: Path, generator: GeneratorConfig, channels: int, config: StepConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        generator: GeneratorConfig,
+        channels: int,
+        config: StepConfig,
+        prepare: Callable[[list[types.ModuleType]], Any] = lambda modules: None,
+    ) -> None:
         code = path / "code"
         if not (code / "model.py").is_file():
             raise InputError(f"--authors: {path} is no checkout of DM-GAN: it has no code/model.py")
         if generator.image_sizes != (64, 128, 256):
             raise InputError(f"--authors: their networks draw 64, 128, 256, not {generator.image_sizes}")
+        self.has_memory = (code / "spectral.py").is_file()  # else it is AttnGAN
         with _shims(code):
             from miscc.config import cfg  # type: ignore[import-not-found]
 
@@ -81,6 +106,8 @@ class CheckoutStep:
             import model  # type: ignore[import-not-found]
             from miscc import losses  # type: ignore[import-not-found]
 
+            _log_by_item(losses)
+            prepare([model, losses])
             self.losses = losses
             self.generator: nn.Module = model.G_NET()
             self.discriminators = [model.D_NET64(), model.D_NET128(), model.D_NET256()]
@@ -93,20 +120,28 @@ class CheckoutStep:
         ]
         self.average = [p.detach().clone() for p in self.generator.parameters()]
 
-    def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> None:
+    def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> list[Tensor]:
+        """The pictures drawn, detached; their code draws ``eps`` itself."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nn.Softmax() without dim, F.sigmoid
-            self._step(batch, noise)
+            return [fake.detach() for fake in self._step(batch, noise)]
 
-    def _step(self, batch: Batch, noise: Tensor) -> None:
+    def draw(self, batch: Batch, noise: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Pictures, attention, mu and logvar; AttnGAN's generator is not told the lengths."""
+        lengths = (batch.lengths,) if self.has_memory else ()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self.generator(noise, batch.sentence, batch.words, batch.padding_mask, *lengths)  # type: ignore[no-any-return]
+
+    def _step(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         size, lengths = len(batch.sentence), batch.lengths
-        ones, zeros = torch.ones(size), torch.zeros(size)
-        fakes, _, mu, logvar = self.generator(noise, batch.sentence, batch.words, batch.padding_mask, lengths)
+        ones, zeros = batch.sentence.new_ones(size), batch.sentence.new_zeros(size)
+        fakes, _, mu, logvar = self.draw(batch, noise)
         steps = zip(self.discriminators, self.optimizers, batch.images, fakes, strict=True)
         for discriminator, optimizer, real, fake in steps:
             discriminator.zero_grad(set_to_none=False)
-            loss, _ = self.losses.discriminator_loss(discriminator, real, fake, batch.sentence, ones, zeros)
-            loss.backward()
+            found = self.losses.discriminator_loss(discriminator, real, fake, batch.sentence, ones, zeros)
+            (found[0] if self.has_memory else found).backward()  # with what DM-GAN's logs
             optimizer.step()
         self.generator.zero_grad(set_to_none=False)
         matches = torch.arange(size)
@@ -118,3 +153,4 @@ class CheckoutStep:
         self.optimizer.step()
         for live, average in zip(self.generator.parameters(), self.average, strict=True):
             average.mul_(0.999).add_(live.data, alpha=0.001)
+        return list(fakes)

@@ -19,9 +19,10 @@ from benchmarks.gpu.stages import Options, Row
 from dmgan_fast.demo import CAPTIONS
 from dmgan_fast.errors import Interrupted
 from dmgan_fast.pictures import contact_sheet, save_picture
-from dmgan_fast.training.config import PretrainConfig, TrainConfig, build_config
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.presets import build_config
+from dmgan_fast.sampling import Sampler
 from dmgan_fast.training.damsm import pretrain
-from dmgan_fast.training.sampling import Sampler
 from dmgan_fast.training.trainer import train
 
 ENCODERS, GAN = 0.25, 0.6  # of the time; the rest is for starting, stopping and drawing

@@ -66,7 +66,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
 
 @app.command(epilog="Example: dmgan-fast selfcheck --backend triton")
 def selfcheck(
-    backend: Annotated[Optional[str], typer.Option(help="Only this one: cpu, cuda, triton or aten.")] = None,  # noqa: UP045
+    backend: Annotated[str | None, typer.Option(help="Only this one: cpu, cuda, triton or aten.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each check.")] = False,
 ) -> None:
     """Compare each kernel that can run here with the reference, on small and odd shapes; exits with 1 if one is wrong.

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: read them, write them, bit for bit."""
+"""The authors' checkpoints: read them, write them, bit for bit. Others' code on the fused ops: ``patch``."""
 
 from dmgan_fast.compat.bundle import Imported, import_bundle, read_vocabulary
 from dmgan_fast.compat.checkpoints import (
@@ -13,11 +13,14 @@ from dmgan_fast.compat.checkpoints import (
     import_text_encoder,
 )
 from dmgan_fast.compat.files import load_checkpoint
+from dmgan_fast.compat.patching import Handle, Report, patch
 from dmgan_fast.errors import CheckpointError
 
 __all__ = [
     "CheckpointError",
+    "Handle",
     "Imported",
+    "Report",
     "export_bundle",
     "export_discriminator",
     "export_generator",
@@ -29,5 +32,6 @@ __all__ = [
     "import_image_encoder",
     "import_text_encoder",
     "load_checkpoint",
+    "patch",
     "read_vocabulary",
 ]

@@ -7,7 +7,7 @@ do not count. Both losses are cross entropies of the diagonal.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
@@ -64,6 +64,37 @@ def sentence_loss(
         norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
         similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
     return _match("sentence_loss", gamma3 * similarity, class_ids)
+
+
+class WordsLoss(nn.Module):
+    """``words_loss`` as a module: ``loss(regions, words, lengths, class_ids)``."""
+
+    def __init__(self, *, gamma1: float = 4.0, gamma2: float = 5.0, gamma3: float = 10.0) -> None:
+        super().__init__()
+        self.gamma1, self.gamma2, self.gamma3 = gamma1, gamma2, gamma3
+
+    def extra_repr(self) -> str:
+        return f"gamma1={self.gamma1}, gamma2={self.gamma2}, gamma3={self.gamma3}"
+
+    def forward(
+        self, regions: Tensor, words: Tensor, lengths: Tensor, class_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gammas = {"gamma1": self.gamma1, "gamma2": self.gamma2, "gamma3": self.gamma3}
+        return words_loss(regions, words, lengths, class_ids, **gammas)
+
+
+class SentenceLoss(nn.Module):
+    """``sentence_loss`` as a module: ``loss(codes, sentences, class_ids)``."""
+
+    def __init__(self, *, gamma3: float = 10.0) -> None:
+        super().__init__()
+        self.gamma3 = gamma3
+
+    def extra_repr(self) -> str:
+        return f"gamma3={self.gamma3}"
+
+    def forward(self, codes: Tensor, sentences: Tensor, class_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return sentence_loss(codes, sentences, class_ids, gamma3=self.gamma3)
 
 
 def damsm_losses(

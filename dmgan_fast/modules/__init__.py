@@ -1,16 +1,19 @@
-"""The models of DM-GAN."""
+"""The models of DM-GAN, and the modules that they are made of (docs/modules.md)."""
 
-from dmgan_fast.modules.blocks import share_batch_statistics
+from dmgan_fast.modules.blocks import BatchNormGLU, BatchNormSkip, ResidualBlock, UpBlock, share_batch_statistics
 from dmgan_fast.modules.discriminator import Discriminator, DiscriminatorConfig
 from dmgan_fast.modules.folded import fold
 from dmgan_fast.modules.generator import AttnGenerator, Generator, GeneratorConfig, GeneratorOutput
 from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
 from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput, WordAttention
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
 from dmgan_fast.modules.text_encoder import TextEncoder, TextEncoderConfig, padding_mask
 from dmgan_fast.modules.tiles import draw_in_tiles
 
 __all__ = [
     "AttnGenerator",
+    "BatchNormGLU",
+    "BatchNormSkip",
     "Discriminator",
     "DiscriminatorConfig",
     "DynamicMemory",
@@ -20,8 +23,11 @@ __all__ = [
     "ImageEncoder",
     "ImageEncoderConfig",
     "MemoryOutput",
+    "ResidualBlock",
+    "SpectralNormConv2d",
     "TextEncoder",
     "TextEncoderConfig",
+    "UpBlock",
     "WordAttention",
     "draw_in_tiles",
     "fold",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+def conv3x3(in_channels: int, out_channels: int, **kind: Any) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False, **kind)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -40,27 +40,34 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def apply_to(self, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
         """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
-        momentum = self.momentum
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
-                momentum = 1.0 / float(self.num_batches_tracked)
-        return op(
-            *inputs,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            training=self.training or self.running_mean is None,
-            momentum=momentum or 0.0,
-            eps=self.eps,
-            process_group=self.sharing if self.training else None,
-            **options,
-        )
+        return apply_norm(self, op, *inputs, process_group=self.sharing if self.training else None, **options)
+
+
+def apply_norm(norm: nn.modules.batchnorm._BatchNorm, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
+    """``op`` of ``functional`` with the parameters and running statistics of ``norm``, which counts the batch."""
+    momentum = norm.momentum
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    return op(
+        *inputs,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        training=norm.training or norm.running_mean is None,
+        momentum=momentum or 0.0,
+        eps=norm.eps,
+        **options,
+    )
 
 
 class BatchNormGLU(_BatchNorm):
-    """Batch norm, then a gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``."""
+    """Batch norm, then a gated linear unit over the channels: ``[B, 2C, H, W]`` → ``[B, C, H, W]``.
+
+    Made as ``nn.BatchNorm2d(2 * C)`` is.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.apply_to(functional.batch_norm_glu, x)
@@ -73,7 +80,10 @@ class BatchNormGLU(_BatchNorm):
 
 
 class BatchNormSkip(_BatchNorm):
-    """Batch norm, + skip; ``skip`` of K channels stands for as many copies of it as x has channels."""
+    """Batch norm, + skip; ``skip`` of K channels stands for as many copies of it as x has channels.
+
+    Made as ``nn.BatchNorm2d(C)`` is.
+    """
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         y: Tensor = self.apply_to(functional.batch_norm_glu, x, skip=skip)
@@ -112,10 +122,25 @@ class UpBlock(FusedNorms):
     tile_rows: int | None = None
     recompute_glu = False
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.conv = conv3x3(in_channels, 2 * out_channels)
-        self.norm = BatchNormGLU(2 * out_channels)
+        self.conv = conv3x3(in_channels, 2 * out_channels, device=device, dtype=dtype)
+        self.norm = BatchNormGLU(2 * out_channels, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """As PyTorch starts a convolution and a batch norm."""
+        self.conv.reset_parameters()
+        self.norm.reset_parameters()
+
+    def extra_repr(self) -> str:
+        return "" if self.tile_rows is None else f"tile_rows={self.tile_rows}"
 
     def forward(self, x: Tensor) -> Tensor:
         return self.with_mean(x)[0] if self.tile_rows else self.norm(functional.upsample_conv3x3(x, self.conv.weight))
@@ -154,12 +179,19 @@ class ResidualBlock(FusedNorms):
     tile_rows: int | None = None
     recompute_glu = False
 
-    def __init__(self, channels: int) -> None:
+    def __init__(
+        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(channels, 2 * channels)
-        self.norm1 = BatchNormGLU(2 * channels)
-        self.conv2 = conv3x3(channels, channels)
-        self.norm2 = BatchNormSkip(channels)
+        self.conv1 = conv3x3(channels, 2 * channels, device=device, dtype=dtype)
+        self.norm1 = BatchNormGLU(2 * channels, device=device, dtype=dtype)
+        self.conv2 = conv3x3(channels, channels, device=device, dtype=dtype)
+        self.norm2 = BatchNormSkip(channels, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """As PyTorch starts convolutions and batch norms."""
+        for part in (self.conv1, self.norm1, self.conv2, self.norm2):
+            part.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.conv1.weight

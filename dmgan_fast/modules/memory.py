@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.errors import InputError
 from dmgan_fast.reference import MemoryWeights
+
+MASK_MODES = ("paper", "official")
 
 
 class MemoryOutput(NamedTuple):
@@ -48,27 +51,29 @@ class DynamicMemory(nn.Module):
         detach_image_mean: bool = True,
         writing_gate: bool = True,
         response_gate: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _check_mask_mode("DynamicMemory", mask_mode)
+        self.channels, self.word_channels = channels, word_channels
         self.mask_mode = mask_mode
         self.detach_image_mean = detach_image_mean
         self.writing_gate, self.response_gate = writing_gate, response_gate
         memory_channels = 2 * channels
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
         if writing_gate:
-            self.gate_word = nn.Parameter(torch.empty(word_channels))
-            self.gate_image = nn.Parameter(torch.empty(channels))
-        self.word_weight = nn.Parameter(torch.empty(memory_channels, word_channels))
-        self.word_bias = nn.Parameter(torch.empty(memory_channels))
+            self.gate_word, self.gate_image = parameter(word_channels), parameter(channels)
+        self.word_weight, self.word_bias = parameter(memory_channels, word_channels), parameter(memory_channels)
         if writing_gate:
-            self.image_weight = nn.Parameter(torch.empty(memory_channels, channels))
-            self.image_bias = nn.Parameter(torch.empty(memory_channels))
-        self.key_weight = nn.Parameter(torch.empty(channels, memory_channels))
-        self.key_bias = nn.Parameter(torch.empty(channels))
-        self.value_weight = nn.Parameter(torch.empty(channels, memory_channels))
-        self.value_bias = nn.Parameter(torch.empty(channels))
+            self.image_weight, self.image_bias = parameter(memory_channels, channels), parameter(memory_channels)
+        self.key_weight, self.key_bias = parameter(channels, memory_channels), parameter(channels)
+        self.value_weight, self.value_bias = parameter(channels, memory_channels), parameter(channels)
         if response_gate:
-            self.response_weight = nn.Parameter(torch.empty(memory_channels))
-            self.response_bias = nn.Parameter(torch.empty(1))
+            self.response_weight, self.response_bias = parameter(memory_channels), parameter(1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -83,6 +88,13 @@ class DynamicMemory(nn.Module):
         if self.writing_gate:
             nn.init.orthogonal_(self.gate_word[None])
             nn.init.orthogonal_(self.gate_image[None])
+
+    def extra_repr(self) -> str:
+        shown = {"channels": self.channels, "word_channels": self.word_channels, "mask_mode": self.mask_mode}
+        off = [
+            f"{name}=False" for name in ("detach_image_mean", "writing_gate", "response_gate") if not vars(self)[name]
+        ]
+        return ", ".join([*(f"{name}={value!r}" for name, value in shown.items()), *off])
 
     def forward(
         self,
@@ -124,11 +136,28 @@ class WordAttention(nn.Module):
 
     backend: str | None = None
 
-    def __init__(self, channels: int, word_channels: int, *, mask_mode: str = "paper") -> None:
+    def __init__(
+        self,
+        channels: int,
+        word_channels: int,
+        *,
+        mask_mode: str = "paper",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
+        _check_mask_mode("WordAttention", mask_mode)
         self.mask_mode = mask_mode
-        self.context_weight = nn.Parameter(torch.empty(channels, word_channels))
+        self.context_weight = nn.Parameter(torch.empty(channels, word_channels, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """An orthogonal projection."""
         nn.init.orthogonal_(self.context_weight)
+
+    def extra_repr(self) -> str:
+        channels, word_channels = self.context_weight.shape
+        return f"channels={channels}, word_channels={word_channels}, mask_mode={self.mask_mode!r}"
 
     def forward(
         self,
@@ -142,6 +171,11 @@ class WordAttention(nn.Module):
         """``[h, o] [B, 2C, H, W]``; ``image_mean`` is not looked at."""
         context = _project(words, self.context_weight)
         return _read(self, h, context, context, (None, None), padding_mask, return_attention)
+
+
+def _check_mask_mode(module: str, mask_mode: str) -> None:
+    if mask_mode not in MASK_MODES:
+        raise InputError(f"{module}: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}")
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

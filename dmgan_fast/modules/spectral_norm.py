@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.errors import InputError
 
+MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
 
 
@@ -44,7 +46,7 @@ class SpectralNormConv2d(nn.Conv2d):
 
     ``mode``: ``"paper"`` iterates in forwards of training in which the weight learns; ``"official"`` on every
     forward, evaluation included, as the authors' code does; ``"none"`` is a plain convolution.
-    Buffers ``u [O]`` and ``v [I*k*k]``, in float32 or wider.
+    Buffers ``u [O]`` and ``v [I*k*k]``, in the dtype of the weight.
     """
 
     u: Tensor
@@ -61,12 +63,34 @@ class SpectralNormConv2d(nn.Conv2d):
         stride: int = 1,
         padding: int = 0,
         mode: str = "paper",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+        if mode not in MODES:
+            raise InputError(f"SpectralNormConv2d: mode must be one of {', '.join(MODES)}, got {mode!r}")
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, device=device, dtype=dtype
+        )
         self.mode = mode
         if mode != "none":
-            self.register_buffer("u", _unit(torch.randn(out_channels)))
-            self.register_buffer("v", _unit(torch.randn(self.weight[0].numel())))
+            u, v = self._vectors()
+            self.register_buffer("u", u)
+            self.register_buffer("v", v)
+
+    def _vectors(self) -> list[Tensor]:
+        kind: Any = {"device": self.weight.device, "dtype": self.weight.dtype}
+        return [_unit(torch.randn(size, **kind)) for size in (len(self.weight), self.weight[0].numel())]
+
+    def reset_parameters(self) -> None:
+        """As PyTorch starts a convolution; u and v point anywhere again."""
+        super().reset_parameters()
+        if "u" in self._buffers:  # not yet while it is made
+            with torch.no_grad():
+                for buffer, vector in zip((self.u, self.v), self._vectors(), strict=True):
+                    buffer.copy_(vector)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, mode={self.mode!r}"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
