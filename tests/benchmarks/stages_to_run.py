@@ -1,6 +1,7 @@
 """Stages for test_card: one that says what this machine is, one that is right, and every way to end badly."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -22,6 +23,7 @@ def crashes(options):
     yield {"case": "before it crashes"}
     with options.journal.open("a") as lines:
         lines.write('{"stage": "crashes", "case": "half a li')
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
