@@ -35,7 +35,7 @@ HEAD = """# What the GPU kernels need
 Written by `python -m tools.occupancy` from binaries compiled offline; **unverified on GPU**. Occupancy is the share of
 a multiprocessor's 64 warps that registers and shared memory admit; more is not always faster. No kernel listed has
 spills or other local memory (tests/kernels/test_offline*.py, tests/simt/test_nvcc.py). float32: exact products. Numbers
-are of Triton VERSION; 3.6 needs 180 registers for memory_read's float32 forward on sm_90.
+are of Triton VERSION; 3.6 needs 144 registers for memory_read's float32 forward on sm_90.
 """
 
 
