@@ -1,4 +1,4 @@
-"""Generating 256² images, a batch of 8, without gradients: the authors' evaluation, compiled, ours, folded, compiled."""
+"""Drawing 256² images, a batch of 8, without gradients: the authors' evaluation, compiled, ours, folded, compiled."""
 
 from __future__ import annotations
 
