@@ -1,4 +1,4 @@
-"""Drawing 256² pictures, a batch of 8, without gradients: the authors' evaluation, compiled, ours, folded, compiled."""
+"""Drawing 256² images, a batch of 8, without gradients: the authors' evaluation, compiled, ours, folded, compiled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLING = replace(BIRDS, name="birds B8 256x256", batch=8)
 
 
 def implementations(setting: Setting, compiled: bool) -> dict[str, Callable[[], Tensor]]:
-    """Name → the largest pictures."""
+    """Name → the largest images."""
     generator = Models.build(setting).generator.eval()
     folded, given = fold(generator), batch_of(setting)
     batch = given["batch"]
@@ -43,7 +43,7 @@ def implementations(setting: Setting, compiled: bool) -> dict[str, Callable[[], 
 
 
 def truth(setting: Setting) -> Tensor:
-    """The largest pictures in float64."""
+    """The largest images in float64."""
     generator = copy.deepcopy(Models.build(setting).generator).eval().double()
     given = batch_of(setting, dtype=torch.float64)
     batch = given["batch"]
@@ -54,7 +54,7 @@ def truth(setting: Setting) -> Tensor:
 
 @torch.no_grad()
 def rows_of(repeats: int = 5, setting: Setting = SAMPLING, compiled: bool = True) -> Rows:
-    """Every row of this benchmark. Correctness is that of two pictures: float64 takes its time."""
+    """Every row of this benchmark. Correctness is that of two images: float64 takes its time."""
     machine = environment()
     two = replace(setting, batch=2)
     exact = truth(two)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def memory_write(words: Tensor, mean: Tensor, **weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Key and value [B, C, T] by 1×1 convolutions, the picture's mean [B, C] repeated for every word."""
+    """Key and value [B, C, T] by 1×1 convolutions, the image's mean [B, C] repeated for every word."""
     count = words.shape[2]
     words_last = words.transpose(1, 2)  # [B, T, D]
     mean_words = mean.unsqueeze(2).repeat(1, 1, count).transpose(1, 2)  # [B, T, C]
@@ -30,7 +30,7 @@ def memory_read(
 ) -> tuple[Tensor, Tensor]:
     """The read vector [B, C, H, W] and attention [B, T, H, W]: products of transposed copies, softmax over rows.
 
-    Their mask repeats the whole batch for every pixel ("official"); "paper" gives each picture its own.
+    Their mask repeats the whole batch for every pixel ("official"); "paper" gives each image its own.
     """
     batch, channels, height, width = h.shape
     pixels, count = height * width, key.shape[2]
@@ -44,7 +44,7 @@ def memory_read(
 
 
 def response_gate(h: Tensor, read: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The blend of the picture's features and the read vector, the gate repeated over channels."""
+    """The blend of the image's features and the read vector, the gate repeated over channels."""
     both = torch.cat((h, read), 1)
     response = torch.sigmoid(F.conv2d(both, weight[None, :, None, None], bias))
     response = response.repeat(1, h.shape[1], 1, 1)
@@ -73,7 +73,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def words_similarity(regions: Tensor, words: Tensor, lengths: list[int], gamma1: float, gamma2: float) -> Tensor:
-    """One caption at a time, repeated for every picture of the batch."""
+    """One caption at a time, repeated for every image of the batch."""
     batch, channels = regions.shape[:2]
     context = regions.view(batch, channels, -1)
     count = context.shape[2]
