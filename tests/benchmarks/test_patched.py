@@ -1,10 +1,12 @@
 """The benchmark of others' code with the patch and without, on a stand-in for their trainer's step."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks import patched
-from benchmarks.step import Setting
+from benchmarks.models import tiny as tiny_setting
 from dmgan_fast.compat import patch
 from tests.compat import standins
 
@@ -29,9 +31,9 @@ class Step:
 
 
 def tiny():
-    setting = Setting("tiny B3", batch=3, words=4).narrow()
+    setting = replace(tiny_setting(), batch=3)
     narrow = {"word_channels": standins.WORDS, "noise_channels": standins.NOISE}
-    return patched.replace(setting, generator=patched.replace(setting.generator, **narrow))
+    return setting.changed(generator=replace(setting.generator, **narrow))
 
 
 @pytest.fixture

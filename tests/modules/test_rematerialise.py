@@ -86,10 +86,18 @@ def test_in_float32_on_the_kernels_bits_are_kept_too(level):
     found, expected = run(generator(level, torch.float32)), run(generator("none", torch.float32))
     if level != "tile":
         return assert_same_bits(found, expected)
-    truth = run(generator())
-    for key, true in truth[1].items():
-        error, eager = ((grads[key].double() - true).norm() for grads in (found[1], expected[1]))
-        assert error <= 3 * eager + 1e-6 * true.norm(), key
+    truth = run(generator())[1]
+    tiled, whole = (errors_by_module(grads, truth) for grads in (found[1], expected[1]))
+    for module in whole:
+        assert tiled[module] <= 3 * whole[module] + 1e-6, module
+
+
+def errors_by_module(grads, truth):
+    """Module → the relative error of its parameters' gradients, in the mean square: one bias of two numbers is luck."""
+    errors = {}
+    for key, true in truth.items():
+        errors.setdefault(key.rpartition(".")[0], []).append((grads[key].double() - true).norm() / true.norm())
+    return {module: torch.stack(found).square().mean().sqrt() for module, found in errors.items()}
 
 
 def test_autocast_is_restored():
