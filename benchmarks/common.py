@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -96,10 +97,14 @@ def commit() -> str:
 
 
 def limited_to(level: str) -> dict[str, str]:
-    """Environment variables that limit us and PyTorch's own kernels alike to a CPU level."""
+    """Environment variables that limit us and PyTorch's own kernels alike to a CPU level.
+
+    Inductor finds compiled code again by its source alone: code made for wider registers crashed at a lower level.
+    """
     limits = {"avx2": ("avx2", "AVX2", "AVX2"), "sse2": ("default", "SSE41", "SSE4_2")}
     variables = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-    return {native.LEVEL_VARIABLE: level} | dict(zip(variables, limits.get(level, ()), strict=False))
+    own = {native.LEVEL_VARIABLE: level, "TORCHINDUCTOR_CACHE_DIR": str(Path(gettempdir(), f"inductor_{level}"))}
+    return own | dict(zip(variables, limits.get(level, ()), strict=False))
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
