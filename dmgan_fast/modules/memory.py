@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
-from dmgan_fast.errors import InputError
+from dmgan_fast.ops.memory_read import check_mask_mode
 from dmgan_fast.reference import MemoryWeights
-
-MASK_MODES = ("paper", "official")
 
 
 class MemoryOutput(NamedTuple):
@@ -55,7 +53,7 @@ class DynamicMemory(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_mask_mode("DynamicMemory", mask_mode)
+        check_mask_mode("DynamicMemory", mask_mode)
         self.channels, self.word_channels = channels, word_channels
         self.mask_mode = mask_mode
         self.detach_image_mean = detach_image_mean
@@ -146,7 +144,7 @@ class WordAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_mask_mode("WordAttention", mask_mode)
+        check_mask_mode("WordAttention", mask_mode)
         self.mask_mode = mask_mode
         self.context_weight = nn.Parameter(torch.empty(channels, word_channels, device=device, dtype=dtype))
         self.reset_parameters()
@@ -171,11 +169,6 @@ class WordAttention(nn.Module):
         """``[h, o] [B, 2C, H, W]``; ``image_mean`` is not looked at."""
         context = _project(words, self.context_weight)
         return _read(self, h, context, context, (None, None), padding_mask, return_attention)
-
-
-def _check_mask_mode(module: str, mask_mode: str) -> None:
-    if mask_mode not in MASK_MODES:
-        raise InputError(f"{module}: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}")
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -15,6 +15,14 @@ from dmgan_fast.ops import _backends, _custom_op
 MASK_MODES = ("paper", "official")
 
 
+def check_mask_mode(where: str, mask_mode: str) -> None:
+    """Raise ``InputError``, which begins with ``where``, for an unknown mode."""
+    require(
+        mask_mode in MASK_MODES,
+        lambda: f"{where}: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}",
+    )
+
+
 def memory_read(
     h: Tensor,
     key: Tensor,
@@ -58,10 +66,7 @@ def memory_read(
         "memory_read: give gate_weight and gate_bias together, or neither for a plain attention read",
     )
     require(gate_weight is not None or not return_gate, "memory_read: return_gate needs a gate_weight")
-    require(
-        mask_mode in MASK_MODES,
-        lambda: f"memory_read: mask_mode must be one of {', '.join(MASK_MODES)}, got {mask_mode!r}",
-    )
+    check_mask_mode("memory_read", mask_mode)
     chosen = _backends.choose(MEMORY_READ, backend, h, sizes)
     if chosen == "reference":
         result, attention, gate = reference.memory_read(h, key, value, gate_weight, gate_bias, padding_mask, mask_mode)
