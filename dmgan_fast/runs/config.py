@@ -33,6 +33,8 @@ class LoopConfig:
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
 
+    ``save_in_background``: checkpoints are copied in memory and written while training goes on; else training waits.
+
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
     and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
     says what is best; encoders go by their losses on held-out pictures.
@@ -46,6 +48,7 @@ class LoopConfig:
     sample_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    save_in_background: bool = True
     keep_freed_memory: bool = True
     measure_every: int = Field(500, ge=0)
     measure_pictures: int = Field(128, ge=2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +143,8 @@ class DAMSMTask:
     def fingerprints(self) -> dict[str, str]:
         return {"data": self.fingerprint, "vocabulary": self.vocabulary.fingerprint}
 
-    def save_weights(self, folder: Path, step: int) -> None:
+    def weights(self, step: int) -> Callable[[Path], None]:
+        """What writes the encoders as they are now, with what they reach on held-out images."""
         found = self.validate().measures
         size, source = self.config.loop.batch_size, self.config.data.source
         card = f"DAMSM encoders trained for {step} steps of {size} on {source!r}.\n"
@@ -150,12 +154,12 @@ class DAMSMTask:
                 f"{round(100 / found['chance'])} (R-precision), {found['caption_to_picture']:.1f} % of captions their "
                 f"picture; chance is {found['chance']:.1f} %.\n"
             )
-        save_bundle(
-            folder,
+        return partial(
+            save_bundle,
             vocabulary=self.vocabulary,
             card=card,
-            text_encoder=self.text_encoder,
-            image_encoder=self.image_encoder,
+            text_encoder=deepcopy(self.text_encoder),
+            image_encoder=deepcopy(self.image_encoder),
         )
 
 

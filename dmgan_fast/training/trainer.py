@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +140,19 @@ class GANTask:
     def fingerprints(self) -> dict[str, str]:
         return self.content
 
-    def save_weights(self, folder: Path, step: int) -> None:
+    def weights(self, step: int) -> Callable[[Path], None]:
+        """What writes the averaged generator as it is now, with its text encoder."""
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
             f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
             f"encoder, trained for {step} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
         )
-        save_bundle(
-            folder,
+        return partial(
+            save_bundle,
             vocabulary=self.vocabulary,
             card=card,
-            generator=self.train_step.average.module,  # type: ignore[arg-type]
-            text_encoder=self.text_encoder,
+            generator=deepcopy(self.train_step.average.module),  # type: ignore[arg-type]
+            text_encoder=self.text_encoder,  # nobody changes it
         )
 
 
