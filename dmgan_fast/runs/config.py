@@ -16,14 +16,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @config_dataclass
 class DataConfig:
-    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes.
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes;
+    None: as many as help (``data.workers``). ``cache``: memory for decoded images, as ``4GiB``; ``auto``: a quarter of
+    what is free; 0: none.
 
     ``skip_bad``: go on without at most so many pictures that can't be used.
     """
 
     source: str = "demo"
     max_words: int = Field(18, ge=1)
-    workers: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)
+    cache: str | int = "auto"
     skip_bad: int = Field(0, ge=0)
 
 

@@ -35,7 +35,9 @@ class ShardWriter:
     """
 
     def __init__(self) -> None:
-        self._group = distributed.new_group(backend="gloo")
+        group = distributed.new_group(backend="gloo")
+        assert isinstance(group, distributed.ProcessGroup)
+        self._group = group
 
     def write(
         self, target: Path, state: dict[str, Any], begin: Callable[[], None], finish: Callable[[Path], None]

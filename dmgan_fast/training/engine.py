@@ -21,6 +21,8 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.data.loader import batch_bytes, reading
+from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
@@ -117,7 +119,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
     if loop.keep_freed_memory:
         keep_freed_memory()
-    begun = _begin(task, dataset, out, resume, checkpoints)
+    check_start(out, resume, task.config)
+    begun = _begin(task, dataset, checkpoints.newest())
     done = begun.step
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
@@ -128,6 +131,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     best = _Best(task, out / BEST, resume, checkpoints)
     fingerprints = task.fingerprints()
     console = console or Console(stderr=True)
+    console.out(reading(dataset, _workers(dataset, task.config)))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -211,12 +215,10 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool, checkpoints: Checkpoints) -> _Begun:
-    check_start(out, resume, task.config)
-    found = checkpoints.load(task.kind)
-    if found is None:
+def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begun:
+    if latest is None:
         return _Begun()
-    latest, state = found
+    state = load_checkpoint(latest, task.kind)
     old = state.get("fingerprints", {})
     accept_changes(state["config"], to_dict(task.config), old, task.fingerprints(), latest)
     task.load_state_dict(state["task"])
@@ -238,19 +240,26 @@ def _batches(
 ) -> Iterator[tuple[int, int, PictureBatch]]:
     """Batches from there on, with their epoch and the number of its batches so far, without end."""
     loop: LoopConfig = config.loop
-    while True:
-        loader = make_loader(
-            dataset,
-            loop.batch_size,
-            seed=loop.seed,
-            epoch=epoch,
-            start_batch=start,
-            workers=config.data.workers,
-            pin_memory=pick_device(loop.device).type == "cuda",
-        )
-        for number, batch in enumerate(loader, start=start + 1):
-            yield epoch, number, batch
-        epoch, start = epoch + 1, 0
+    loader = make_loader(
+        dataset,
+        loop.batch_size,
+        seed=loop.seed,
+        epoch=epoch,
+        start_batch=start,
+        endless=True,
+        workers=_workers(dataset, config),
+        device=pick_device(loop.device),
+    )
+    per_epoch = len(dataset) // loop.batch_size
+    for number, batch in enumerate(loader, start=epoch * per_epoch + start):
+        yield number // per_epoch, number % per_epoch + 1, batch
+
+
+def _workers(dataset: CaptionedPictures, config: Any) -> int:
+    if config.data.workers is not None:
+        return int(config.data.workers)
+    size = batch_bytes(dataset, config.loop.batch_size)
+    return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
 
 
 class _Best:

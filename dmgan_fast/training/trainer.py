@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data.cache import cache_budget
+from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
@@ -176,6 +178,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
         "vocabulary": bundle.vocabulary,
+        "cache_bytes": cache_budget(config.data.cache, local_processes()),
     }
     purpose = Purpose(
         side=config.generator.image_sizes[-1],
