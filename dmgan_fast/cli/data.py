@@ -1,4 +1,4 @@
-"""``check`` and ``convert``: data sets."""
+"""``check``, ``convert`` and ``shard``: data sets."""
 
 from __future__ import annotations
 
@@ -68,6 +68,38 @@ def convert(
     for item in left_out:
         typer.echo(f"left out: {item.why}", err=True)
     typer.echo(f"{count} images in {out}")
+
+
+@app.command(epilog="Example: dmgan-fast shard data/coco --out s3://bucket/coco --shard-size 256MiB")
+def shard(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Folder to write, not there yet or empty, or an address that fsspec knows: --out s3://bucket/birds.",
+        ),
+    ],
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", metavar="SIZE", help="Of an archive, at the most, as --shard-size 1GiB.")
+    ] = "256MiB",
+    window: Annotated[
+        int, typer.Option(min=1, help="Archives whose images training shuffles together, as --window 32.")
+    ] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    skip_bad: SkipBad = None,
+) -> None:
+    """Write a data set of any layout as WebDataset shards with an index, to train on from anywhere."""
+    from dmgan_fast.data import shard as write
+    from dmgan_fast.sizes import parse_size
+
+    size = parse_size(shard_size, "--shard-size")
+    report = _look(data, size=1)
+    with working("writing shards"):
+        count, shards, left_out = write(report, out, skip_bad=skip_bad or 0, shard_bytes=size, window=window, seed=seed)
+    for item in left_out:
+        typer.echo(f"left out: {item.why}", err=True)
+    typer.echo(f"{count} images in {shards} shards in {out}")
 
 
 def _look(
