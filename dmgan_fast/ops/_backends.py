@@ -76,13 +76,17 @@ def _cpu_load(op: str) -> Any:
     return CONVOLUTIONS.get(op) or native.load("cpu")
 
 
-def _cuda_load(op: str) -> Any:
-    """The library's kernels, but for memory_write's gradients, which are cuBLAS's."""
-    kernels = native.load("cuda")
+@cache
+def cuda_kernels(op: str, library: Any) -> Any:
+    """The CUDA library's kernels of an op; the gradients of memory_write are PyTorch's matrix products."""
     if op != "memory_write":
-        return kernels
+        return library
     backward = memory_write.memory_write_backward
-    return SimpleNamespace(memory_write_forward=kernels.memory_write_forward, memory_write_backward=backward)
+    return SimpleNamespace(memory_write_forward=library.memory_write_forward, memory_write_backward=backward)
+
+
+def _cuda_load(op: str) -> Any:
+    return cuda_kernels(op, native.load("cuda"))
 
 
 ATEN = {
