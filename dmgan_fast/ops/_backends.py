@@ -78,11 +78,15 @@ def _cpu_load(op: str) -> Any:
 
 @cache
 def cuda_kernels(op: str, library: Any) -> Any:
-    """The CUDA library's kernels of an op; the gradients of memory_write are PyTorch's matrix products."""
-    if op != "memory_write":
-        return library
-    backward = memory_write.memory_write_backward
-    return SimpleNamespace(memory_write_forward=library.memory_write_forward, memory_write_backward=backward)
+    """The CUDA library's kernels of an op, and PyTorch's for what they do not do: the gradients of memory_write, and
+    memory_read of long captions.
+    """
+    if op == "memory_write":
+        backward = memory_write.memory_write_backward
+        return SimpleNamespace(memory_write_forward=library.memory_write_forward, memory_write_backward=backward)
+    if op == "memory_read":
+        return importlib.import_module("dmgan_fast.kernels._long_captions").behind_cuda(library)
+    return library
 
 
 def _cuda_load(op: str) -> Any:

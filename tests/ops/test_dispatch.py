@@ -140,3 +140,26 @@ def test_the_cuda_backend_computes_those_gradients_by_matrix_products(cuda_on_cp
     _, fused = run(case, tensors, "cpu")
     _, products = run(case, tensors, "cuda")
     assert any(not torch.equal(fused[name], products[name]) for name in fused)
+
+
+@pytest.mark.parametrize(("words", "by_kernels"), [(32, ["forward", "backward"]), (33, [])])
+def test_the_cuda_kernels_get_no_captions_longer_than_a_row_of_registers(words, by_kernels):
+    ran = []
+
+    class Library:
+        """The CPU's kernels, which say that they ran."""
+
+        def memory_read_forward(*arguments):
+            ran.append("forward")
+            return native.load("cpu").memory_read_forward(*arguments)
+
+        def memory_read_backward(*arguments):
+            ran.append("backward")
+            return native.load("cpu").memory_read_backward(*arguments)
+
+    kernels = _backends.cuda_kernels("memory_read", Library)
+    h, key, value = torch.randn(1, 8, 3, 5), torch.randn(1, 8, words), torch.randn(1, 8, words)
+    out, lse, *_ = kernels.memory_read_forward(h, key, value, None, None, None, False, False, False)
+    gradients = kernels.memory_read_backward(out, None, None, h, key, value, None, None, None, lse, False)
+    assert ran == by_kernels
+    assert gradients[1].shape == key.shape
