@@ -239,10 +239,10 @@ def test_write_is_as_accurate_as_eager_and_clean_in_the_sanitizer(case: Write, d
 
 READ_MUTANTS = {
     "off-by-one store": ("tl.log(total), mask=live)", "tl.log(total), mask=p <= pixels)", "out of bounds|race"),
-    "write race": ("p = tl.program_id(0) * BP +", "p = tl.program_id(0) * (BP - 1) +", "race"),
+    "write race": ("p = tile * BP +", "p = tile * (BP - 1) +", "race"),
     "colliding lanes": ("real = (c < C)[:, None] & (t < words)[None, :]",
                         "real = (c < C)[:, None] & (t <= words)[None, :]", "two lanes"),
-    "dropped mask": ("readable = tl.load(mask + b.to(tl.int64) * words + t[None, :], mask=real, other=True) == 0",
+    "dropped mask": ("readable = tl.load(mask + sample * words + t[None, :], mask=real, other=True) == 0",
                      "readable = real", None),
     "wrong softmax scale": ("scale = 1.0 /", "scale = 1.1 /", None),
     "wrong gate gradient": ("grad_z = grad_g * g * (1 - g)", "grad_z = grad_g * g", None),
@@ -250,7 +250,7 @@ READ_MUTANTS = {
 WRITE_MUTANTS = {
     "off-by-one store": ("b * C * T + c[None, :] * T + t[:, None]", "b * C * T + c[None, :] * T + t[:, None] + 1",
                          "out of bounds|race"),
-    "write race": ("c = tl.program_id(1) * BO +", "c = tl.program_id(1) * (BO - 1) +", "race"),
+    "write race": ("c = channel_block * BO +", "c = channel_block * (BO - 1) +", "race"),
     "dropped gate": ("memory = (g * written + (1 - g) * image[None, :])", "memory = (g * written + image[None, :])",
                      None),
     "dropped relu": ("tl.where(written > 0, g * grad_memory, 0.0)", "g * grad_memory", None),
