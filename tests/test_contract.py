@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmgan_fast import contract, functional, native
+from dmgan_fast import contract, native
 from dmgan_fast.contract import MEMORY_READ, OPS
 from dmgan_fast.errors import InputError
 from dmgan_fast.ops import _backends
@@ -69,13 +69,6 @@ def test_the_docs_show_the_signatures_of_the_contract():
     page = signatures.PAGE.read_text()
     assert all(function.name in page for op in OPS.values() for function in op.functions)
     assert signatures.written(page) == page, "run `python -m tools.signatures`"
-
-
-def test_every_public_op_is_in_the_contract_and_named_there_as_it_is_called():
-    assert set(functional.__all__) == set(OPS)
-    for name, op in OPS.items():
-        public = inspect.signature(getattr(functional, name)).parameters
-        assert [each.name for each in op.read if each.name in public] == [each.name for each in op.read]
 
 
 def read_inputs(words=5, dtype=torch.float32):
