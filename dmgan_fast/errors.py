@@ -29,6 +29,10 @@ class Interrupted(DMGANError):
     """Ctrl-C: the state is saved and ``--resume`` continues."""
 
 
+class Preempted(Interrupted):
+    """A scheduler wants its machine back: the state is saved and ``--resume`` continues."""
+
+
 class BackendError(DMGANError, RuntimeError):
     """The requested backend cannot run here; the message says why."""
 
