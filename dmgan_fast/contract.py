@@ -120,6 +120,8 @@ def require_tensor(where: str, name: str, value: Any, kind: str = "floats") -> N
     if not torch.compiler.is_compiling() and (value.layout != torch.strided or value.is_nested):
         what = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
         raise InputError(f"{where}: {name} must be a dense tensor, got one that is {what}")
+    if kind == "floats" and not value.dtype.is_floating_point:
+        raise InputError(f"{where}: {name} must be floating point, got {value.dtype}")
     if kind == "floats" and value.dtype not in REFERENCE_FLOATS:
         raise InputError(f"{where}: {name} must be float32, bfloat16, float16 or float64, got {value.dtype}")
     if kind in KINDS and value.dtype not in KINDS[kind]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
-from dmgan_fast.contract import require_tensors, without_autocast
+from dmgan_fast.contract import require_tensor, require_tensors, without_autocast
 from dmgan_fast.errors import InputError, require_number
 
 COSINE_EPS = 1e-8  # the authors' clamp of the product of norms
@@ -42,7 +42,7 @@ def words_loss(
     """
     require_tensors("words_loss", regions=regions, words=words)
     require_tensors("words_loss", "integers", lengths=lengths)
-    _check_match("words_loss", class_ids, gamma3)
+    require_number("words_loss", "gamma3", gamma3, least=0)
     if not regions.dim() or not words.dim():
         raise InputError(
             "words_loss: regions must be [B, D, H, W] and words [B, D, T], "
@@ -60,7 +60,7 @@ def sentence_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sentence loss of image codes and sentences, ``[B, D]`` each; ``class_ids`` and result as in ``words_loss``."""
     require_tensors("sentence_loss", codes=codes, sentences=sentences)
-    _check_match("sentence_loss", class_ids, gamma3)
+    require_number("sentence_loss", "gamma3", gamma3, least=0)
     if codes.dim() != 2 or codes.shape != sentences.shape:
         raise InputError(
             "sentence_loss: codes and sentences must both be [B, D], "
@@ -125,12 +125,6 @@ def damsm_losses(
     return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
 
 
-def _check_match(name: str, class_ids: Tensor | None, gamma3: float) -> None:
-    require_number(name, "gamma3", gamma3, least=0)
-    if class_ids is not None:
-        require_tensors(name, "integers", class_ids=class_ids)
-
-
 def _wide(tensor: Tensor) -> Tensor:
     """At least float32."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
@@ -140,10 +134,12 @@ def _match(name: str, scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor,
     """Cross entropies of the diagonal of ``scores [B, B]`` (row: picture), over captions and over pictures."""
     labels = torch.arange(len(scores), device=scores.device)
     if class_ids is not None:
+        require_tensor(name, "class_ids", class_ids, "any")
         if tuple(class_ids.shape) != (len(scores),):
             raise InputError(f"{name}: class_ids must be [{len(scores)}], got {list(class_ids.shape)}")
         if class_ids.device != scores.device:
             raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {scores.device}")
+        require_tensor(name, "class_ids", class_ids, "integers")
         same_class = class_ids[:, None] == class_ids
         scores = scores.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
     return F.cross_entropy(scores, labels), F.cross_entropy(scores.t(), labels)

@@ -304,7 +304,8 @@ class Generator(PretrainedModel):
     ) -> None:
         """Raise ``InputError`` unless ``forward`` can take these."""
         optional = {} if eps is None else {"eps": eps}
-        require_tensors("Generator", noise=noise, sentence=sentence, words=words, **optional)
+        require_tensors("Generator", noise=noise, sentence=sentence, **optional)
+        require_tensor("Generator", "words", words)
         config, batch = self.config, noise.shape[0] if noise.dim() else 0
         expected = {"noise": (noise, config.noise_channels), "sentence": (sentence, config.word_channels)}
         if eps is not None:

@@ -95,12 +95,12 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
     require_number(op, "eps", norm.eps, least=0)
     require(channels % skip_channels == 0, lambda: f"{op}: skip's channels must divide {channels}, got {skip_channels}")
     require(
-        (norm.running_mean is None) == (norm.running_var is None),
-        lambda: f"{op}: give running_mean and running_var together, or neither",
+        norm.training or not (norm.running_mean is None or norm.running_var is None),
+        lambda: f"{op}: evaluation needs running_mean and running_var",
     )
     require(
-        norm.training or norm.running_mean is not None,
-        lambda: f"{op}: evaluation needs running_mean and running_var",
+        (norm.running_mean is None) == (norm.running_var is None),
+        lambda: f"{op}: give running_mean and running_var together, or neither",
     )
     require(
         not norm.training or values > 1 or norm.process_group is not None,
