@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmgan_fast.kernels._common import dot_precision, program_in
 
-# Axes: b samples, t words, d channels D of a word, c channels C of the picture, j the 2C hidden channels of m.
+# Axes: b samples, t words, d channels D of a word, c channels C of the image, j the 2C hidden channels of m.
 BT = 16  # words of a tile: the fewest that tensor cores take
 BJ = 32  # hidden channels that stream through
 BO = 32  # channels of key and value of one program; more programs, as there are few words

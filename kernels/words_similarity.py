@@ -1,4 +1,4 @@
-"""Matching of every picture with every caption: s = softmax over words of R^T w, a = softmax over regions of gamma1 s,
+"""Matching of every image with every caption: s = softmax over words of R^T w, a = softmax over regions of gamma1 s,
 c_t = R a_t, score = log sum_t exp(gamma2 cos(c_t, w_t)) over the caption's words.
 
 Everything is a matrix product over channels, words or regions with a softmax at its side. Of both softmaxes only peak
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmgan_fast.kernels._common import dot_precision, program_in
 
-# Axes: b pictures, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
+# Axes: b images, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
 # Buffers of a group are indexed by the pair b * captions + k. b and pairs are 64 bits wide.
 CAPTIONS = 16  # of a group: fills a large card at any batch; logits of 16 captions are as large as the regions
 COSINE_EPS = tl.constexpr(1e-8)  # the clamp of the product of norms
@@ -304,22 +304,22 @@ def _grad_regions_kernel(
 
 @triton.jit
 def _grad_words_kernel(
-    regions, words, context, slopes, grad_logits, grad_words, pictures, captions, D, T, N,
+    regions, words, context, slopes, grad_logits, grad_words, images, captions, D, T, N,
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sum over the pictures of R dlogits and of the cosine's own gradient."""
+    """Sum over the images of R dlogits and of the cosine's own gradient."""
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     k = tl.program_id(2)
     total = tl.zeros([BT, BD], tl.float32)
     word_tile = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))  # [BT, BD]
-    for b in range(pictures):
+    for b in range(images):
         pair = tl.cast(b, tl.int64) * captions + k
         cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
         along_word = tl.load(slopes + (pair * 4 + 2) * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
         total += cross * _context_tile(context, pair, t, d, D, T) + along_word * word_tile  # [BT, BD]
     region_tiles = tl.cdiv(N, BN)
-    for step in range(pictures * region_tiles):
+    for step in range(images * region_tiles):
         b = tl.cast(step // region_tiles, tl.int64)
         n = step % region_tiles * BN + tl.arange(0, BN)
         dlogits = _load_map(grad_logits, b * captions + k, t, n, T, N).to(regions.dtype.element_ty)  # [BT, BN]
@@ -346,7 +346,7 @@ class _Launch:
     """Sizes and options that all kernels of one group of captions share."""
 
     def __init__(self, regions: Tensor, words: Tensor) -> None:
-        self.pictures, self.D, self.N = regions.shape
+        self.images, self.D, self.N = regions.shape
         self.captions, _, self.T = words.shape
         self.precision = dot_precision()
         exact = regions.dtype == torch.float32 and self.precision == "ieee"
@@ -370,7 +370,7 @@ def _contexts(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """logits ``[pairs, T, N]``; peaks and sums ``[pairs, 2, N]``, ``[pairs, 2, T]``; context ``[pairs, T, D]``."""
     captions, D, T, N = launch.sizes
-    pairs = launch.pictures * captions
+    pairs = launch.images * captions
     logits, word_sums = _buffer(regions, pairs, T, N), _buffer(regions, pairs, 2, N)
     region_sums, context = _buffer(regions, pairs, 2, T), _buffer(regions, pairs, T, D)
     tiles = launch.tiles
@@ -396,7 +396,7 @@ def words_similarity_forward(regions: Tensor, words: Tensor, lengths: Tensor, ga
         words_k, lengths_k, scores_k = words[group], lengths[group], scores[:, group]
         launch = _Launch(regions, words_k)
         *_, context = _contexts(launch, regions, words_k, lengths_k, gamma1)
-        _score_kernel[(launch.captions * launch.pictures,)](
+        _score_kernel[(launch.captions * launch.images,)](
             words_k, lengths_k, context, scores_k, len(words), gamma2, launch.captions, launch.D, launch.T,
             BD=launch.tiles.wide, BT=launch.tiles.words,
         )  # fmt: skip
@@ -414,7 +414,7 @@ def words_similarity_backward(
         words_k, lengths_k = words[group], lengths[group]
         launch = _Launch(regions, words_k)
         tiles, (captions, D, T, N) = launch.tiles, launch.sizes
-        pairs = launch.pictures * captions
+        pairs = launch.images * captions
         logits, word_sums, region_sums, context = _contexts(launch, regions, words_k, lengths_k, gamma1)
         slopes = _buffer(regions, pairs, 4, T)
         _cosine_backward_kernel[(pairs,)](
@@ -431,12 +431,12 @@ def words_similarity_backward(
             BT=tiles.words, BN=tiles.wide,
         )  # fmt: skip
         attention, grad_logits = logits, grad_s
-        _grad_regions_kernel[(launch.region_tiles * launch.channel_tiles * launch.pictures,)](
+        _grad_regions_kernel[(launch.region_tiles * launch.channel_tiles * launch.images,)](
             words_k, attention, context, slopes, grad_logits, grad_regions, *launch.sizes,
             **launch.options(channels=tiles.wide, regions=tiles.wide),
         )  # fmt: skip
         _grad_words_kernel[launch.word_tiles, launch.channel_tiles, captions](
-            regions, words_k, context, slopes, grad_logits, grad_words[group], launch.pictures, *launch.sizes,
+            regions, words_k, context, slopes, grad_logits, grad_words[group], launch.images, *launch.sizes,
             **launch.options(channels=tiles.wide, regions=tiles.depth),
         )  # fmt: skip
     return grad_regions.to(regions.dtype), grad_words
