@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -70,7 +71,15 @@ def make_loader(
         collate_fn=collate,
         generator=torch.Generator().manual_seed(seed),  # else each epoch's start would draw from the global one
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """What a scheduler sends to all processes must not end those that read before the step is saved."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def collate(items: list[PictureItem]) -> PictureBatch:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, DataError, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
@@ -35,7 +35,7 @@ from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
-from dmgan_fast.training.stopping import Stop, stop_on_signals
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -155,6 +155,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
 
     with (
         stop_on_signals() as stop,
+        told_of_readers(stop),
         log,
         validation,
         measures,
@@ -163,8 +164,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
-        epoch, batches = begun.epoch, begun.batches
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches, stop):
+        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -196,9 +196,6 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 save(done, epoch, batches)
             if stop and done < loop.steps:
                 raise stop.error(done)
-        if done < loop.steps:  # a signal to all processes ended those that read
-            save(done, epoch, batches)
-            raise stop.error(done)
 
 
 class _Begun(NamedTuple):
@@ -233,15 +230,9 @@ def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int, stop: Stop
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far.
-
-    Without end, unless a signal ended the processes that read.
-
-    Raises:
-        DataError: if a picture can't be read, or a process that reads ended for another reason.
-    """
+    """Batches from there on, with their epoch and the number of its batches so far, without end."""
     loop: LoopConfig = config.loop
     while True:
         loader = make_loader(
@@ -253,32 +244,9 @@ def _batches(
             workers=config.data.workers,
             pin_memory=pick_device(loop.device).type == "cuda",
         )
-        numbered = enumerate(loader, start=start + 1)
-        while True:
-            try:
-                number, batch = next(numbered)
-            except StopIteration:
-                break
-            except DataError as error:
-                raise DataError(_own_message(error)) from None
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                if stop:
-                    return
-                raise DataError(
-                    f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
-                    "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
-                ) from None
+        for number, batch in enumerate(loader, start=start + 1):
             yield epoch, number, batch
         epoch, start = epoch + 1, 0
-
-
-def _own_message(error: DataError) -> str:
-    """Without the traceback that PyTorch puts around an error of a process that reads."""
-    text = str(error)
-    marked = f"{DataError.__name__}: "
-    return text.rpartition(marked)[2].strip() if "Original Traceback" in text else text
 
 
 class _Best:

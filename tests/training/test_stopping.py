@@ -8,7 +8,7 @@ import pytest
 from dmgan_fast import cli
 from dmgan_fast.data.dataset import CaptionedPictures
 from dmgan_fast.errors import DataError, Interrupted, Preempted
-from dmgan_fast.training.stopping import stop_on_signals
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 from dmgan_fast.training.trainer import GANTask, train
 from tests.cli.calls import call
 from tests.training.conftest import train_config
@@ -91,20 +91,34 @@ def test_a_process_that_reads_and_is_killed_ends_the_run_with_what_to_do(picture
         train(config, tmp_path)
 
 
-def test_a_signal_that_ends_the_processes_that_read_too_still_saves(pictures, encoders, tmp_path, monkeypatch):
-    def both(dataset):
-        if dataset.epoch == 1:  # of two batches each
-            os.kill(os.getppid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGKILL)
+def test_a_signal_to_all_processes_leaves_those_that_read_at_work(pictures, encoders, tmp_path, monkeypatch):
+    def to_all(dataset):
+        for process in (os.getpid(), os.getppid()):
+            os.kill(process, signal.SIGTERM)
 
-    _fail_in_workers(monkeypatch, both)
+    _fail_in_workers(monkeypatch, to_all)
     config = train_config(pictures, encoders, ["data.workers=1"])
-    with pytest.raises(Preempted, match=r"stopped at step 2 by SIGTERM"):
-        train(config, tmp_path / "stopped")
+    with pytest.raises(Preempted, match=r"stopped at step 1 by SIGTERM; the state is saved"):
+        train(config, tmp_path)
     monkeypatch.undo()
-    train(config, tmp_path / "stopped", resume=True)
-    train(config, tmp_path / "whole")
-    same(checkpoint(tmp_path / "whole")["task"], checkpoint(tmp_path / "stopped")["task"])
+    train(config, tmp_path, resume=True)
+
+
+def _ended_by(stop, text):
+    with told_of_readers(stop):
+        raise RuntimeError(text)
+
+
+def test_a_process_that_reads_and_ends_after_a_signal_asks_to_be_queued_again():
+    ended = "DataLoader worker (pid 3) is killed by signal: Terminated. "
+    with stop_on_signals() as stop:
+        with pytest.raises(DataError, match=r"that reads data ended \(DataLoader worker \(pid 3\)"):
+            _ended_by(stop, ended)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Preempted, match=r"stopped by SIGTERM, which also ended.*--resume goes on from the last"):
+            _ended_by(stop, ended)
+        with pytest.raises(RuntimeError, match="of something else"):
+            _ended_by(stop, "of something else")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
