@@ -21,7 +21,7 @@ from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, DataError, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
@@ -40,7 +40,7 @@ from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
-from dmgan_fast.training.stopping import Stop, stop_on_signals
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -163,6 +163,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     with (
         checkpoints,
         stop_on_signals() as stop,
+        told_of_readers(stop),
         log,
         validation,
         measures,
@@ -171,10 +172,9 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
-        epoch, batches = begun.epoch, begun.batches
         if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
             task.weights(done)(out / "weights")
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches, stop):
+        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -207,10 +207,6 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if stop and done < loop.steps:
                 checkpoints.wait()
                 raise stop.error(done)
-        if done < loop.steps:  # a signal to all processes ended those that read
-            save(done, epoch, batches)
-            checkpoints.wait()
-            raise stop.error(done)
 
 
 class _Begun(NamedTuple):
@@ -243,15 +239,9 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begu
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int, stop: Stop
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far.
-
-    Without end, unless a signal ended the processes that read.
-
-    Raises:
-        DataError: if a picture can't be read, or a process that reads ended for another reason.
-    """
+    """Batches from there on, with their epoch and the number of its batches so far, without end."""
     loop: LoopConfig = config.loop
     loader = make_loader(
         dataset,
@@ -264,21 +254,7 @@ def _batches(
         device=pick_device(loop.device),
     )
     per_epoch = len(dataset) // loop.batch_size
-    numbered = enumerate(loader, start=epoch * per_epoch + start)
-    while True:
-        try:
-            number, batch = next(numbered)
-        except DataError as error:
-            raise DataError(_own_message(error)) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            if stop:
-                return
-            raise DataError(
-                f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
-                "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
-            ) from None
+    for number, batch in enumerate(loader, start=epoch * per_epoch + start):
         yield number // per_epoch, number % per_epoch + 1, batch
 
 
@@ -287,13 +263,6 @@ def _workers(dataset: CaptionedPictures, config: Any) -> int:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)
     return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
-
-
-def _own_message(error: DataError) -> str:
-    """Without the traceback that PyTorch puts around an error of a process that reads."""
-    text = str(error)
-    marked = f"{DataError.__name__}: "
-    return text.rpartition(marked)[2].strip() if "Original Traceback" in text else text
 
 
 class _Best:
