@@ -1,54 +1,73 @@
 """Files and folders are replaced whole or not at all."""
 
 import os
-import stat
 
 import pytest
 
 from dmgan_fast.files import replace_file, replace_folder, sync, sync_below
 
 
-def test_a_file_is_replaced_on_success_and_left_alone_on_failure(tmp_path):
-    file = tmp_path / "new" / "a.txt"
-    with replace_file(file) as temporary:
-        temporary.write_text("first")
-        assert not file.exists()
-    assert file.read_text() == "first"
+def test_a_file_is_the_new_one_only_after_the_end_and_has_usual_permissions(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with replace_file(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == target.suffix
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert os.listdir(target.parent) == ["a.txt"]
+    (tmp_path / "usual").touch()
+    assert target.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
-    def fail():
-        with replace_file(file) as temporary:
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write():
+        with replace_file(target) as temporary:
             temporary.write_text("half")
-            raise ZeroDivisionError
+            raise OSError("full")
 
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert file.read_text() == "first"
-    assert list(file.parent.iterdir()) == [file]
-
-
-def test_a_folder_is_replaced_whole_and_left_alone_on_failure(tmp_path):
-    folder = tmp_path / "a"
-
-    def fill(text, error=None):
-        with replace_folder(folder) as temporary:
-            (temporary / text).write_text(text)
-            if error:
-                raise error
-
-    fill("first")
-    fill("second")
-    with pytest.raises(ZeroDivisionError):
-        fill("third", ZeroDivisionError())
-    assert [path.name for path in folder.iterdir()] == ["second"]
-    assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_replaced_files_have_the_permissions_of_any_new_file(tmp_path):
-    (tmp_path / "plain").write_text("")
-    with replace_file(tmp_path / "replaced") as temporary:
-        temporary.write_text("")
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "replaced")}
-    assert len(modes) == 1
+def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "old").touch()
+    with replace_folder(target) as temporary:
+        (temporary / "new").touch()
+        assert os.listdir(target) == ["old"]
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("step", ["while it is filled", "while it takes its place"])
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch, step):
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "old").touch()
+    replace = os.replace
+
+    def fail(source, destination):
+        if str(destination) == str(target) and not str(source).endswith(".old"):
+            raise OSError("full")
+        replace(source, destination)
+
+    def write():
+        with replace_folder(target) as temporary:
+            (temporary / "new").touch()
+            if step == "while it is filled":
+                raise OSError("full")
+            monkeypatch.setattr(os, "replace", fail)
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert os.listdir(target) == ["old"]
+    assert os.listdir(tmp_path) == ["weights"]
 
 
 @pytest.mark.parametrize("durable", [True, False])

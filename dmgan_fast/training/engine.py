@@ -1,17 +1,14 @@
-"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, Ctrl-C, non-finite losses."""
+"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, signals, non-finite losses."""
 
 from __future__ import annotations
 
 import csv
 import json
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -24,7 +21,7 @@ from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
@@ -41,7 +38,9 @@ from dmgan_fast.runs.config import LoopConfig
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
+from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -114,6 +113,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
         OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
+        Preempted: after SIGTERM or SIGUSR1, likewise.
+        DataError: if a picture can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
     checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
@@ -144,6 +145,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
+        require_finite(task.state_dict(), step)
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
@@ -160,7 +162,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
 
     with (
         checkpoints,
-        _ctrl_c() as stop,
+        stop_on_signals() as stop,
+        told_of_readers(stop),
         log,
         validation,
         measures,
@@ -203,7 +206,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 save(done, epoch, batches)
             if stop and done < loop.steps:
                 checkpoints.wait()
-                raise Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
+                raise stop.error(done)
 
 
 class _Begun(NamedTuple):
@@ -361,33 +364,3 @@ class _Log:
                 writer = csv.DictWriter(stream, list(self.rows[0]))
                 writer.writeheader()
                 writer.writerows(self.rows)
-
-
-class _Stop:
-    """True once Ctrl-C was pressed."""
-
-    pressed = False
-
-    def __bool__(self) -> bool:
-        return self.pressed
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[_Stop]:
-    """First Ctrl-C: finish the step and stop. Second: stop at once."""
-    stop = _Stop()
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if stop.pressed:
-            raise KeyboardInterrupt
-        stop.pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, press)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
