@@ -98,7 +98,8 @@ def _near(records: Sequence[Record]) -> list[int]:
     """Images of the first archives, if those have to be fetched: as many as are decoded of a small set."""
     if not any(record.remote for record in records):
         return []
-    chosen, total, archives = [], 0, set[Path]()
+    chosen: list[int] = []
+    total, archives = 0, set[Path]()
     for number, record in enumerate(records):
         total += record.span[1] if record.span else 0
         archives.add(record.picture)

@@ -6,13 +6,13 @@ import tarfile
 
 import fsspec
 import pytest
-from miniature import write_picture
 
 from dmgan_fast.data import check_data, open_dataset, shard
 from dmgan_fast.data.layouts.shard_index import INDEX
 from dmgan_fast.data.opening import read_set
 from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError, InputError
+from tests.data.miniature import write_picture
 
 SMALL = 4 << 10  # bytes of an archive: a few images
 

@@ -87,13 +87,13 @@ def _samples(lines: Iterable[str], shards: Mapping[str, ShardFile], where: str) 
             continue
         values = _line(line, f"{where}:{number}")
         try:
-            place = [str(values.pop(name)) for name in ("shard", "key", "image")]
+            shard, key, image = (str(values.pop(name)) for name in ("shard", "key", "image"))
             offset, size = (_count(values.pop(name)) for name in ("offset", "size"))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where}:{number}: not a line of an index: {error}") from None
-        if place[0] not in shards:
-            raise DataError(f"{where}:{number}: {place[0]!r} is none of its archives")
-        yield Sample(*place, offset, size, values)
+        if shard not in shards:
+            raise DataError(f"{where}:{number}: {shard!r} is none of its archives")
+        yield Sample(shard, key, image, offset, size, values)
 
 
 def _line(text: str, where: str) -> dict[str, Any]:
