@@ -11,7 +11,6 @@ import importlib
 import json
 import logging
 import os
-import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -193,6 +192,8 @@ def _first_fault(op: str, backend: str, device: torch.device, dtype: torch.dtype
 
 def _fault(op: str, case: Case, backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """The result or gradient that is furthest off, if one is further off than rounding explains."""
+    import statistics  # and with it decimal, which would take a sixth of the package's own time to import
+
     given = {name: _cast(x, case, name, device, dtype) for name, x in case.tensors.items()}
     exact = {name: x.detach().cpu().double().requires_grad_() for name, x in given.items()}
     truth, eager = _run(op, case, exact, "reference"), _run(op, case, given, "reference")
