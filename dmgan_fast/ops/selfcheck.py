@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast._version import __version__
+from dmgan_fast.contract import MEMORY_WRITE
 from dmgan_fast.files import replace_file
 
 VARIABLE = "DMGAN_FAST_SELFCHECK"
@@ -51,21 +52,8 @@ Rand = Callable[..., Tensor]
 
 
 def _memory_write(rand: Rand) -> Iterator[Case]:
-    for name, batch, depth, words, channels in (("small", 2, 32, 8, 16), ("odd", 3, 17, 5, 7)):
-        shapes = {
-            "words": (batch, depth, words),
-            "image_mean": (batch, channels),
-            "gate_word": (depth,),
-            "gate_image": (channels,),
-            "word_weight": (2 * channels, depth),
-            "word_bias": (2 * channels,),
-            "image_weight": (2 * channels, channels),
-            "image_bias": (2 * channels,),
-            "key_weight": (channels, 2 * channels),
-            "key_bias": (channels,),
-            "value_weight": (channels, 2 * channels),
-            "value_bias": (channels,),
-        }
+    for name, sizes in (("small", {"B": 2, "D": 32, "T": 8, "C": 16}), ("odd", {"B": 3, "D": 17, "T": 5, "C": 7})):
+        shapes = MEMORY_WRITE.shapes(**sizes)
         yield Case(name, {key: rand(*shape) * shape[-1] ** -0.5 for key, shape in shapes.items()})
 
 
