@@ -47,11 +47,11 @@ Step = Annotated[
 Batch = Annotated[int | None, typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's.")]
 
 
-def data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:
-    """Settings of ``--data`` and ``--skip-bad``."""
-    given = {"source": data or None, "skip_bad": skip_bad}
-    values = {name: value for name, value in given.items() if value is not None}
-    return {"data": values} if values else {}
+def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:
+    """Settings of ``--data``, ``--skip-bad`` and ``--batch``."""
+    given = {"data": {"source": data or None, "skip_bad": skip_bad}, "loop": {"batch_size": batch}}
+    groups = {group: {name: x for name, x in values.items() if x is not None} for group, values in given.items()}
+    return {group: values for group, values in groups.items() if values}
 
 
 def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:

@@ -19,9 +19,9 @@ from dmgan_fast.cli.options import (
     Size,
     SkipBad,
     Threads,
-    data_values,
     generator_values,
     notices,
+    run_values,
     use_threads,
     working,
 )
@@ -61,8 +61,7 @@ def pretrain(
     from dmgan_fast.training import damsm
 
     use_threads(threads)
-    values = data_values(data, skip_bad)
-    values |= {"loop": {"batch_size": batch}} if batch else {}
+    values = run_values(data, skip_bad, batch)
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     with notices():
         damsm.pretrain(built, out, resume=resume)
@@ -107,10 +106,9 @@ def train(
     from dmgan_fast.training.planning.planner import fit
 
     use_threads(threads)
-    values = data_values(data, skip_bad)
+    values = run_values(data, skip_bad, batch)
     values |= {"encoders": str(damsm)} if damsm else {}
     values |= {"init_from": str(init_from)} if init_from else {}
-    values |= {"loop": {"batch_size": batch}} if batch else {}
     values |= generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     if memory is not None:
