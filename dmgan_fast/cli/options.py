@@ -49,7 +49,10 @@ Batch = Annotated[int | None, typer.Option(min=2, help="Pictures a step, as --ba
 
 def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:
     """Settings of ``--data``, ``--skip-bad`` and ``--batch``."""
-    given = {"data": {"source": data or None, "skip_bad": skip_bad}, "loop": {"batch_size": batch}}
+    given: dict[str, dict[str, object]] = {
+        "data": {"source": data or None, "skip_bad": skip_bad},
+        "loop": {"batch_size": batch},
+    }
     groups = {group: {name: x for name, x in values.items() if x is not None} for group, values in given.items()}
     return {group: values for group, values in groups.items() if values}
 
