@@ -16,6 +16,7 @@ from dmgan_fast.errors import InputError
 if TYPE_CHECKING:
     from dmgan_fast.sampling.sampler import Drawing, Sampler
 
+HUB = "Weights on the Hub"
 SHOWN = 100  # pictures in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
 BYTES = 120  # and bytes, for file systems that take 255 in all
@@ -27,8 +28,27 @@ def sample(
         list[str] | None,
         typer.Argument(metavar="CAPTION...", help="What to draw; - reads standard input.", show_default=False),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|OWNER/NAME",
+            help="A run, its weights, one of its checkpoints, or a Hub id: --weights runs/gan; default: those shipped.",
+        ),
+    ] = None,
     step: Step = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a Hub id: a branch, tag or commit: --revision v1.", rich_help_panel=HUB)
+    ] = None,
+    subfolder: Annotated[
+        str, typer.Option(help="Of a Hub id: where its weights are: --subfolder weights.", rich_help_panel=HUB)
+    ] = "",
+    token: Annotated[
+        str | None,
+        typer.Option(help="For a private Hub id; default: HF_TOKEN, or that of `hf auth login`.", rich_help_panel=HUB),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where to keep what the Hub sends; default: its cache.", rich_help_panel=HUB)
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -65,7 +85,9 @@ def sample(
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):
         raise InputError("--between draws two captions only; leave out CAPTION, --captions, --count and maps")
-    sampler = Sampler.from_pretrained(weights, device=device, step=step)
+    download = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    download = {name: value for name, value in download.items() if value is not None}
+    sampler = Sampler.from_pretrained(weights, device=device, step=step, subfolder=subfolder, **download)
     config = sampler.generator.config
     if gates and (config.refinement == "attention" or not config.response_gate):
         raise InputError("--gates: this model has no response gates")

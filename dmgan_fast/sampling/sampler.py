@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +18,16 @@ from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, draw_in_tiles, padding_mask
+from dmgan_fast.modules.pretrained import check_download
 from dmgan_fast.sampling.advice import told_of_drawing
-from dmgan_fast.sampling.bundle import check_words, open_bundle
+from dmgan_fast.sampling.bundle import SHIPPED, VOCABULARY_NAME, check_words, open_bundle
+from dmgan_fast.sampling.hub import fetch_folder, is_hub_id
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
 # And that of a caption's pictures: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
 # number, the golden ratio's, stay far from each other.
 COPY_STRIDE = 2_654_435_761
+PARTS = ("generator", "text_encoder")
 SEEDS = 1 << 64  # PyTorch's generators take so many
 
 
@@ -89,21 +94,38 @@ class Sampler:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str] | None = None, *, device: str = "auto", step: str | int | None = None
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        step: str | int | None = None,
+        subfolder: str = "",
+        **download: Any,
     ) -> Sampler:
-        """Load ``folder`` (a run, its ``weights/``, or one of its checkpoints); None: the weights in the package.
+        """Load the weights in a folder or on the Hub; None: those in the package.
 
         Args:
-            folder: where the weights are.
+            source: a run, its ``weights/``, one of its checkpoints, or a Hub id ``owner/name`` of a repository that
+                holds what a run's ``weights/`` hold.
             device: ``"auto"``: a GPU if there is one.
             step: of a run: the step of a checkpoint, or ``"best"``; None: its latest weights.
+            subfolder: of ``source``, where the weights are.
+            download: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only``, ``token``, which mean what
+                they mean to ``huggingface_hub``, and nothing for a folder.
 
         Raises:
             CheckpointError: naming what is missing or does not fit.
-            InputError: for a device that is not here.
+            InputError: for a device that is not here, or an option that is not among these.
         """
         place = str(pick_device(device))
-        bundle = open_bundle(folder, "generator", "text_encoder", step=step)
+        check_download(download, "device", "step", "subfolder")
+        if source is not None and not Path(source).exists() and is_hub_id(source):
+            if step is not None:
+                raise InputError(f"step: {str(source)!r} is a Hub id, not a run; choose by its revision instead")
+            source = fetch_folder(str(source), PARTS, (VOCABULARY_NAME,), subfolder=subfolder, **download)
+        elif subfolder:
+            source = Path(SHIPPED if source is None else source) / subfolder
+        bundle = open_bundle(source, *PARTS, step=step)
         return cls(bundle.generator(place), bundle.text_encoder(place), bundle.vocabulary)
 
     @property

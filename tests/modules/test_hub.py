@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import threading
 
 import pytest
 import torch
@@ -12,32 +11,12 @@ import dmgan_fast
 from dmgan_fast import Discriminator, DiscriminatorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules.pretrained import DOWNLOAD, PretrainedModel
-from tests.modules.hub import TOKEN, Hub, Repository
+from tests.modules.hub import TOKEN, Repository
 
 REPORT = [  # as in an evaluation.json
     {"name": "fid-paper", "title": "FID (paper's network)", "value": 16.0912, "std": None, "better": "lower"},
     {"name": "is-birds", "title": "Inception Score", "value": 4.75, "std": 0.07, "better": "higher"},
 ]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The Hub that huggingface_hub talks to, and an empty cache."""
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def encoder(seed=0):

@@ -1,0 +1,1 @@
+from tests.modules.hub import hub  # noqa: F401
