@@ -14,9 +14,19 @@ from dmgan_fast.errors import DMGANError, Interrupted
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-DRAWING = {"demo", "pretrain", "train", "sample", "evaluate", "ablate", "study"}  # commands that run native ops
+DRAWING = {
+    "demo",
+    "pretrain",
+    "train",
+    "sample",
+    "evaluate",
+    "ablate",
+    "study",
+    "web",
+    "report",
+}  # commands that run native ops
 
-for group in ("train", "data", "sample", "transfer", "evaluate", "experiments", "machine"):
+for group in ("train", "data", "sample", "web", "transfer", "evaluate", "report", "experiments", "machine"):
     import_module(f"dmgan_fast.cli.{group}")  # adds its commands, in the order of the help
 
 

@@ -24,6 +24,8 @@ COMMANDS = (
     "pretrain",
     "train",
     "plan",
+    "report",
+    "web",
     "check",
     "convert",
     "sample",
