@@ -25,7 +25,8 @@ dmgan-fast web --weights runs/gan
 
 """ + (
     "Exit status: 0 done; 1 the answer is no (check: unusable data; plan: does not fit; selfcheck: a wrong "
-    "kernel); 2 input that can't be used, with one paragraph on standard error; 130 stopped with Ctrl-C. "
+    "kernel); 2 input that can't be used, with one paragraph on standard error; 130 stopped with Ctrl-C; "
+    "75 stopped by a scheduler's signal, to be started again. "
     "Results go to standard output, progress and notes to standard error; neither has colours unless it is a "
     "terminal, nor where NO_COLOR is set. `--install-completion` sets up completion in the shell."
 )

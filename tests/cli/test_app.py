@@ -1,16 +1,59 @@
-"""The application as a whole: groups, completion, exit codes, colours."""
+"""The application: its version, its help and how fast that is there, groups, completion, exit codes, colours."""
 
-import json
 import os
+import re
 import subprocess
 import sys
 
+import pytest
 import typer
 
 from dmgan_fast import cli
 from dmgan_fast.cli.app import app
 from tests.cli.calls import call
-from tests.cli.test_cli import COMMANDS
+
+COMMANDS = (
+    "demo",
+    "pretrain",
+    "train",
+    "plan",
+    "report",
+    "web",
+    "check",
+    "convert",
+    "sample",
+    "import",
+    "export",
+    "evaluate",
+    "ablate",
+    "study",
+    "benchmark",
+    "info",
+    "selfcheck",
+)
+
+
+def test_python_m_and_version():
+    result = subprocess.run(
+        [sys.executable, "-m", "dmgan_fast", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"dmgan-fast \d+\.\d+\.\d+\n", result.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(monkeypatch, capsys, command):
+    status, out, _ = call(monkeypatch, capsys, command, "--help")
+    assert status == 0
+    assert f"Example: dmgan-fast {command}" in " ".join(out.split())
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; sys.argv = ['dmgan-fast', '--help']\nfrom dmgan_fast import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
 
 
 def test_help_lists_every_command_in_a_group_with_examples_and_exit_codes(monkeypatch, capsys):
@@ -25,6 +68,7 @@ def test_help_lists_every_command_in_a_group_with_examples_and_exit_codes(monkey
     assert "Exit status: 0 done; 1 the answer is no" in said
     assert f"{cli.EXIT_BAD_INPUT} input that can't be used" in said
     assert f"{cli.EXIT_INTERRUPTED} stopped with Ctrl-C" in said
+    assert f"{cli.EXIT_REQUEUE} stopped by a scheduler's signal" in said
 
 
 def run(*arguments, **environment):
@@ -66,23 +110,6 @@ def test_an_unknown_command_exits_with_2_and_names_it():
     assert done.returncode == 2
     assert "smaple" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_sample_tells_programs_its_files(weights, monkeypatch, capsys, tmp_path):
-    given = ("sample", "a zebra car", "blue", "--weights", weights, "--out", tmp_path, "--json", "--sheet")
-    status, out, _ = call(monkeypatch, capsys, *given)
-    assert status == 0
-    told = json.loads(out)
-    assert [(each["caption"], each["unknown"]) for each in told["images"]] == [("a zebra car", ["zebra"]), ("blue", [])]
-    files = [file for each in told["images"] for file in each["files"]] + told["sheets"]
-    assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
-
-
-def test_paths_come_on_standard_output_though_progress_is_shown(weights, monkeypatch, capsys, tmp_path):
-    given = ("sample", "a car", "--count", "5", "--batch", "2", "--weights", weights, "--out", tmp_path)
-    status, out, _ = call(monkeypatch, capsys, *given)
-    assert status == 0
-    assert sorted(out.split()) == sorted(map(str, tmp_path.iterdir()))
 
 
 def test_every_option_is_explained():

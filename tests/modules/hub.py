@@ -3,13 +3,13 @@
 import base64
 import hashlib
 import json
-import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-import pytest
-from huggingface_hub import constants
+import torch
+
+from dmgan_fast import TextEncoder, TextEncoderConfig
 
 TOKEN = "hf_secret"
 
@@ -118,21 +118,6 @@ class Handler(BaseHTTPRequestHandler):
         )
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The Hub that huggingface_hub talks to, and an empty cache."""
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def encoder(seed=0):
+    torch.manual_seed(seed)
+    return TextEncoder(TextEncoderConfig(vocabulary_size=5, word_channels=4, embedding_channels=3)).eval()
