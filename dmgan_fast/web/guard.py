@@ -85,6 +85,8 @@ class Guard:
         elif method == "POST" and path in (JOIN, CANCEL):
             if "origin" in headers and urlsplit(headers["origin"]).netloc != host:
                 raise Refusal(403, "Requests come from this page only.")
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise Refusal(415, "This request is not one that the page sends.")  # forms of other pages can't send it
             body = await _body(receive)
             _check(body, self.calls if path == JOIN else None)
             receive = _again(body, receive)

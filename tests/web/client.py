@@ -5,6 +5,7 @@ import json
 
 import httpx
 
+JSON = {"content-type": "application/json"}
 NUMBERS = itertools.count()
 VALUES = {"caption": "a red apple", "model": None, "seed": 0, "images": 1, "noise": 1, "truncation": 3}
 
@@ -24,7 +25,7 @@ class Client:
         number = self.generate if function is None else function
         body = {"session_hash": session, "fn_index": number, "data": data, **more}
         sent = json.dumps(body)  # which httpx would not, of half a surrogate pair
-        return self.http.post("/gradio_api/queue/join", content=sent), session
+        return self.http.post("/gradio_api/queue/join", content=sent, headers=JSON), session
 
     def events(self, session):
         with self.http.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:

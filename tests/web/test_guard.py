@@ -52,9 +52,9 @@ def ask(path, method="GET", query=b"", body=b"", hosts=None, inner=None, **heade
     return Answer(sent), inner.reached
 
 
-def post(given, path=JOIN, **options):
+def post(given, path=JOIN, *, sent_as="application/json; charset=utf-8", **options):
     body = given if isinstance(given, bytes) else json.dumps(given).encode()
-    return ask(path, "POST", body=body, **options)
+    return ask(path, "POST", body=body, **{"content-type": sent_as}, **options)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,14 @@ def test_a_request_from_another_page_is_refused():
     assert post(GOOD, origin="http://localhost:7860")[0].status == 200
     for origin in ("http://evil.example", "http://localhost:1", "null"):
         assert post(GOOD, origin=origin)[0].status == 403
+
+
+@pytest.mark.parametrize(
+    "sent_as", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+)
+def test_what_a_form_of_another_page_could_send_is_refused(sent_as):
+    answer, reached = post(GOOD, sent_as=sent_as)
+    assert (answer.status, answer.says, reached) == (415, "This request is not one that the page sends.", [])
 
 
 @pytest.mark.parametrize(

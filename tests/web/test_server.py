@@ -14,7 +14,7 @@ import pytest
 from dmgan_fast.errors import InputError
 from dmgan_fast.web import server, views
 from dmgan_fast.web.guard import JOIN
-from tests.web.client import Client, values
+from tests.web.client import JSON, Client, values
 from tests.web.conftest import BROKEN
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def test_two_hundred_hostile_requests_leave_no_trace_and_the_page_answers_still(
     for changed in [{"caption": caption} for caption in HOSTILE_CAPTIONS] + HOSTILE_VALUES:
         body = json.dumps({"session_hash": "s", "fn_index": client.generate, "data": values(**changed)})
         if len(body.encode()) > 64 * 1024:
-            assert client.http.post(JOIN, content=body).status_code == 413
+            assert client.http.post(JOIN, content=body, headers=JSON).status_code == 413
             continue
         said = client.ask(values(**changed))
         assert said.startswith('<div class="dm-answer">'), changed
