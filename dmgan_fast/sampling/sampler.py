@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -336,7 +336,8 @@ class Sampler:
     ) -> Iterator[Drawing]:
         while rows := list(islice(wanted, batch_size)):
             seeds = [row.seed for row in rows]
-            with writing_gates(self.generator) if maps else nullcontext([]) as written:
+            watched: AbstractContextManager[list[Tensor]] = writing_gates(self.generator) if maps else nullcontext([])
+            with watched as written:
                 out = self.generate([row.indices for row in rows], seeds, maps=maps, tile=tile, **noise)
             for k, row in enumerate(rows):
                 yield Drawing(

@@ -106,8 +106,8 @@ class WeightsAndBiases:
         self._run.define_metric("*", step_metric="step")  # a resumed run may go back some steps
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._run.finish(exit_code=0 if kind is None else 1)
+    def __exit__(self, *raised: object) -> None:
+        self._run.finish(exit_code=0 if raised[0] is None else 1)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         self._run.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})

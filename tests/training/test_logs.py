@@ -1,4 +1,4 @@
-"""What a run reports while it trains, to TensorBoard and, with a stand-in, to Weights & Biases."""
+"""What a run reports while it trains, to TensorBoard and to Weights & Biases: a stand-in, and the client offline."""
 
 import csv
 import json
@@ -7,9 +7,13 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dmgan_fast.config import load_config
 from dmgan_fast.errors import InputError
+from dmgan_fast.runs.config import TrainConfig
+from dmgan_fast.training.logs import open_board
 from dmgan_fast.training.trainer import train
 from tests.training.conftest import train_config
 
@@ -105,6 +109,22 @@ def test_weights_and_biases_get_the_same_and_one_run_goes_on(pictures, encoders,
     assert [row["step"] for row in wandb.rows if "gates/response_gate_1" in row] == [1, 2, 3]
     assert wandb.ends == [0, 0]
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_client_itself_writes_a_run_of_this_machine_when_offline(tmp_path, monkeypatch):
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    sheet = tmp_path / "step-1.png"
+    Image.new("RGB", (8, 8), "red").save(sheet)
+    config = load_config(TrainConfig, {"loop": {"logger": "wandb"}}, where="test")
+    with open_board(config, tmp_path, done=0) as board:
+        board.scalars("metrics", {"generator": 1.5}, 1)
+        board.image("samples", sheet, 1)
+    number = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    (there,) = (tmp_path / "wandb").glob(f"offline-run-*-{number}")
+    (image,) = (there / "files" / "media" / "images").glob("samples*.png")
+    assert image.read_bytes() == sheet.read_bytes()
+    assert b"metrics/generator" in (there / f"run-{number}.wandb").read_bytes()
 
 
 def test_a_run_that_fails_is_marked_there(pictures, encoders, tmp_path, wandb, monkeypatch):
