@@ -74,14 +74,13 @@ class Progress(progress.Progress):
 
     def _line(self, task: Task) -> str:
         passed = task.elapsed or 0.0
-        words = [task.description]
+        words = [f"{show_time(passed)} so far"]
         if task.total or task.completed:
-            words = [f"{task.description}: {task.completed:.0f}" + (f" of {task.total:.0f}" if task.total else "")]
-        words.append(f"{show_time(passed)} so far")
+            words.insert(0, f"{task.completed:.0f}" + (f" of {task.total:.0f}" if task.total else ""))
         done = task.completed - self._first[task.id]
         if task.total and done > 0:
             words.append(f"about {show_time(passed / done * (task.total - task.completed))} to go")
-        return ", ".join(words + [str(value) for value in task.fields.values() if value])
+        return f"{task.description}: " + ", ".join(words + [str(value) for value in task.fields.values() if value])
 
 
 @contextmanager
