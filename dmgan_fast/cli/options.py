@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -66,11 +66,12 @@ def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    from rich.console import Console
+def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """``progress.working``, imported when first needed."""
+    from dmgan_fast import progress
 
-    with Console(stderr=True).status(what):
-        yield
+    with progress.working(what, total) as tick:
+        yield tick
 
 
 def use_threads(threads: int | None) -> None:
