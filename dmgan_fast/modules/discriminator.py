@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError, require
+from dmgan_fast.layouts import is_channels_last
 from dmgan_fast.modules.blocks import init_weights
 from dmgan_fast.modules.pretrained import PretrainedModel
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
 
 MIN_SIDE = 64
 FEATURE_SIDE = 4
@@ -71,8 +72,8 @@ class Discriminator(PretrainedModel):
         self.narrow = nn.ModuleList(_conv(config, i, i // 2, 3) for i in narrowing if i > 8 * base)
         features = 8 * base
         self.joint = _conv(config, features + config.sentence_channels, features, 3)
-        self.conditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
-        self.unconditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
+        self.conditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
+        self.unconditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
         self.apply(init_weights)
 
     def features(self, images: Tensor) -> Tensor:
@@ -102,7 +103,9 @@ class Discriminator(PretrainedModel):
                 f"got {list(sentence.shape)}"
             ),
         )
-        spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
+        spread = sentence.to(features.dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
+        if is_channels_last(features):
+            spread = spread.contiguous(memory_format=torch.channels_last)
         joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
         return self.conditional_head(joint).flatten()
 
