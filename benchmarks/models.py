@@ -55,7 +55,7 @@ def preset(name: str, batch: int) -> Setting:
     return Setting(f"{title} B{batch}", replace(config, step=step), batch, encoder)
 
 
-def tiny() -> Setting:
+def tiny_setting() -> Setting:
     """The smallest that has every part of a step, to try a command."""
     config = build_config(TrainConfig, values={"data": {"max_words": 4}, "generator": {"image_sizes": [64]}})
     return Setting("tiny B2", config, batch=2).narrow()
@@ -128,7 +128,8 @@ def ours(models: Models, config: StepConfig) -> TrainStep:
     return TrainStep(models.generator, models.discriminators, models.encoder, config)
 
 
-def theirs(models: Models, config: StepConfig, *, copies: bool = True) -> AuthorsStep:
+def theirs(models: Models, config: StepConfig, *, copies: bool = True, precision: str = "fp32") -> AuthorsStep:
     """Trains copies of the models, or the models themselves."""
     assert models.encoder is not None
-    return AuthorsStep(models.generator, models.discriminators, models.encoder, config, copies=copies)
+    parts = (models.generator, models.discriminators, models.encoder)
+    return AuthorsStep(*parts, config, copies=copies, precision=precision)
