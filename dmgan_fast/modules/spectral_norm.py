@@ -39,10 +39,13 @@ class HeldConv2d(nn.Conv2d):
     bias: Tensor
     held: Held | None = None
 
+    @property
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """The weight and the bias that its result is made with."""
+        return (self.weight, self.bias) if self.held is None else (self.held.weight, self.held.bias)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.held is None:
-            return super().forward(x)
-        return F.conv2d(x, self.held.weight, self.held.bias, self.stride, self.padding)
+        return F.conv2d(x, *self.operands, self.stride, self.padding)
 
 
 class SpectralNormConv2d(HeldConv2d):
