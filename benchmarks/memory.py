@@ -42,7 +42,8 @@ from benchmarks.common import (
     write_json,
 )
 from benchmarks.harness import allocation_peak, in_own_process, is_out_of_memory, spread, take_turns
-from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs, tiny_setting
+from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs
+from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import autocast
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import Meter

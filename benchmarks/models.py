@@ -55,7 +55,7 @@ def preset(name: str, batch: int) -> Setting:
     return Setting(f"{title} B{batch}", replace(config, step=step), batch, encoder)
 
 
-def tiny_setting() -> Setting:
+def tiny() -> Setting:
     """The smallest that has every part of a step, to try a command."""
     config = build_config(TrainConfig, values={"data": {"max_words": 4}, "generator": {"image_sizes": [64]}})
     return Setting("tiny B2", config, batch=2).narrow()

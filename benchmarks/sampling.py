@@ -15,7 +15,8 @@ from torch import Tensor
 from benchmarks.authors.step import generate
 from benchmarks.common import Rows, Target, add_target, case_table, environment, finish, parser_of, target_of
 from benchmarks.harness import allocation_peak, error, spread, take_turns
-from benchmarks.models import BIRDS, Models, Setting, batch_of, tiny_setting
+from benchmarks.models import BIRDS, Models, Setting, batch_of
+from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import autocast
 from dmgan_fast.modules import fold
 

@@ -47,7 +47,8 @@ from benchmarks.harness import (
     spread,
     take_turns,
 )
-from benchmarks.models import BIRDS, COCO, DEMO, Models, Setting, batch_of, ours, preset, theirs, tiny_setting
+from benchmarks.models import BIRDS, COCO, DEMO, Models, Setting, batch_of, ours, preset, theirs
+from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import PRECISIONS, set_precision
 from dmgan_fast.ops._backends import VARIABLE
 from dmgan_fast.runs.policy import MemoryPolicy

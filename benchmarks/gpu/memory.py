@@ -11,7 +11,8 @@ import torch
 from benchmarks.gpu.stages import Options, Row
 from benchmarks.harness import is_out_of_memory
 from benchmarks.memory import POLICIES, forecast, measured_peak, setting_of
-from benchmarks.models import Setting, tiny_setting
+from benchmarks.models import Setting
+from benchmarks.models import tiny as tiny_setting
 
 BATCH = 10
 RESOLUTIONS = ((256, "bf16"), (256, "fp32"), (512, "bf16"), (1024, "bf16"))  # what matters most comes first

@@ -26,7 +26,8 @@ from benchmarks.harness import (
     spread,
     truth_of,
 )
-from benchmarks.models import BIRDS, Setting, batch_of, tiny_setting
+from benchmarks.models import BIRDS, Setting, batch_of
+from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import precisions, set_precision
 
 WARM_UP, ROUNDS = 5, 8

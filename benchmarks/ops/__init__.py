@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.common import Target
 from benchmarks.harness import Case
-from benchmarks.ops import batch_norm_glu, conv3x3, conv4x4_stride2, memory_path, upsample_conv3x3, words_similarity
+from benchmarks.ops import (
+    batch_norm_glu,
+    conv3x3,
+    conv4x4_stride2,
+    memory_path,
+    upsample_conv3x3,
+    words_similarity,
+)
 
 MODULES = (memory_path, batch_norm_glu, conv3x3, conv4x4_stride2, upsample_conv3x3, words_similarity)
 BENCHMARKS: dict[str, Callable[[Target], Iterator[Case]]] = {

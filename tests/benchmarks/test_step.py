@@ -11,7 +11,8 @@ import torch
 from benchmarks import step
 from benchmarks.authors.step import AuthorsStep
 from benchmarks.common import Target
-from benchmarks.models import Models, batch_of, theirs, tiny_setting
+from benchmarks.models import Models, batch_of, theirs
+from benchmarks.models import tiny as tiny_setting
 from dmgan_fast.ops._backends import VARIABLE
 
 HALVES = ("bf16", "fp16")

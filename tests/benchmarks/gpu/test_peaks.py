@@ -8,7 +8,7 @@ import torch
 from benchmarks import roofline
 from benchmarks.common import Target
 from benchmarks.gpu import peaks
-from benchmarks.models import tiny_setting
+from benchmarks.models import tiny as tiny_setting
 
 
 def test_rates_are_of_the_time_a_step_takes():
