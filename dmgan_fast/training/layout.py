@@ -16,9 +16,9 @@ from dmgan_fast.modules.generator import InitialStage
 
 
 def layout_of(device_type: str, half: bool) -> torch.memory_format | None:
-    """The layout that a step's maps and weights have; None: as they are."""
+    """The layout that a step's maps and weights have; None: as they are, as on AMD's GPUs, whose library takes NCHW."""
     kind = devices.planned() or device_type
-    return torch.channels_last if kind == "cuda" and half else None
+    return torch.channels_last if kind == "cuda" and half and torch.version.hip is None else None
 
 
 def lay_out(models: Iterable[nn.Module], layout: torch.memory_format | None) -> None:

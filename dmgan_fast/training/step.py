@@ -368,6 +368,8 @@ class TrainStep:
         encoder, precision = self.image_encoder, self.config.precision
         if encoder is None or self.layout is None or precision not in AUTOCAST:
             return encoder
+        if not any(isinstance(each, ImageEncoder) for each in encoder.modules()):
+            return encoder  # others' code may use its weights elsewhere than autocast does
         return rounded(encoder, AUTOCAST[precision], self.layout)
 
     def _micro_batches(self, size: int) -> Iterator[slice]:

@@ -102,6 +102,26 @@ def test_only_sixteen_bits_on_a_gpu_are_laid_out(device, half, expected):
     assert (layout.layout_of(device, half) is torch.channels_last) == expected
 
 
+def test_an_encoder_that_is_not_ours_is_left_to_autocast(monkeypatch):
+    class Foreign(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Conv2d(3, 8, 8, stride=8)
+            self.head = torch.nn.Linear(8, 8)
+
+        def forward(self, images):
+            regions = self.inner(images)
+            with torch.autocast("cpu", enabled=False):
+                return regions, self.head(regions.float().mean((2, 3)))
+
+    on_a_gpu(monkeypatch)
+    generator, discriminators, _ = models((64,), mode="paper", dtype=torch.float32)
+    own = TrainStep(generator, discriminators, Foreign(), StepConfig(precision="bf16"))
+    batch, noise = batch_of(0, (64,), dtype=torch.float32)
+    assert all(loss.isfinite() for loss in own(batch, **noise).values())
+    assert own._judge is own.image_encoder
+
+
 def test_a_rounded_encoder_gives_autocasts_bits_and_the_given_one_stays():
     torch.manual_seed(0)
     encoder = fold(ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=4)))

@@ -60,7 +60,7 @@ class Measure:
         with Dataless(), planned_for(device):
             self.step = models_of(config, encoder, partial(_FewParts, self.meter))
             models = [self.step.generator, *self.step.discriminators, self.step.average]
-            models += [self.step.image_encoder] if self.step.image_encoder is not None else []
+            models += [each for each in (self.step.image_encoder, self.step._judge) if each is not None]
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
             for optimizer in (self.step.generator_optimizer, *self.step.discriminator_optimizers):
                 _begin(optimizer)
