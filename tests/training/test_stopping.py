@@ -74,14 +74,14 @@ def test_the_command_ends_with_the_status_that_asks_to_be_queued_again(monkeypat
 
 def _fail_in_workers(monkeypatch, fail):
     """``fail(epoch)`` runs where an image is read, in the processes that read only."""
-    main, read = os.getpid(), CaptionedPictures.__getitem__
+    main, read = os.getpid(), CaptionedPictures.visit
 
-    def item(dataset, index):
+    def visit(dataset, epoch, index):
         if os.getpid() != main:
             fail(dataset)
-        return read(dataset, index)
+        return read(dataset, epoch, index)
 
-    monkeypatch.setattr(CaptionedPictures, "__getitem__", item)
+    monkeypatch.setattr(CaptionedPictures, "visit", visit)
 
 
 def test_a_process_that_reads_and_is_killed_ends_the_run_with_what_to_do(pictures, encoders, tmp_path, monkeypatch):
@@ -123,10 +123,10 @@ def test_a_process_that_reads_and_ends_after_a_signal_asks_to_be_queued_again():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanished_is_named_in_one_line(pictures, encoders, tmp_path, monkeypatch, workers):
-    def vanish(dataset, index):
+    def vanish(dataset, epoch, index):
         raise DataError("picture not found: a/b.png")
 
-    monkeypatch.setattr(CaptionedPictures, "__getitem__", vanish)
+    monkeypatch.setattr(CaptionedPictures, "visit", vanish)
     with pytest.raises(DataError) as caught:
         train(train_config(pictures, encoders, [f"data.workers={workers}"]), tmp_path)
     assert str(caught.value) == "picture not found: a/b.png"
