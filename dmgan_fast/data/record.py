@@ -12,6 +12,7 @@ from typing import Any
 
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def read_bytes(record: Record) -> bytes:
         DataError: naming the file, if it is missing or can't be read.
     """
     try:
+        require_regular(record.picture)
         if record.span is not None:
             return _part(record.picture, *record.span)
         if record.row is not None:
