@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Task(Protocol):
@@ -327,15 +330,14 @@ class _Log:
     def __init__(self, file: Path, board: Path, done: int) -> None:
         self.file, self.board, self.done = file, board, done
         self.writer: SummaryWriter | None = None
-        self.rows: list[dict[str, str]] = []
-        if done and self.file.is_file():
-            with self.file.open(newline="") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
+        self.begun = False  # has its header
 
     def __enter__(self) -> _Log:
-        if self.rows or self.file.exists():
+        if self.file.exists():
+            rows = _rows_until(self.file, self.done) if self.done else []
             with replace_file(self.file) as temporary:
-                self._rewrite(temporary)
+                _write_rows(temporary, rows)
+            self.begun = bool(rows)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -344,13 +346,12 @@ class _Log:
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
         row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
-        first = not self.rows
-        self.rows.append(row)
         with self.file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))
-            if first:
+            if not self.begun:
                 writer.writeheader()
             writer.writerow(row)
+        self.begun = True
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -358,9 +359,31 @@ class _Log:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def _rewrite(self, file: Path) -> None:
-        with file.open("w", newline="") as stream:
-            if self.rows:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+
+def _rows_until(file: Path, done: int) -> list[dict[str, str]]:
+    """Rows of a table up to a step; those that a crash left half written are told and left out.
+
+    Raises:
+        CheckpointError: if it is no table any more.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [(reader.line_num, row) for reader in [csv.DictReader(stream)] for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}; move it away, and --resume goes on without it") from None
+    kept = []
+    for line, row in rows:
+        whole = None not in row and all(isinstance(value, str) for value in row.values())
+        if not whole or not row.get("step", "").isdecimal():
+            _log.warning("%s:%d is not a whole row and is left out: %s", file, line, list(row.values())[:3])
+        elif int(row["step"]) <= done:
+            kept.append(row)
+    return kept
+
+
+def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
+    with file.open("w", newline="") as stream:
+        if rows:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
