@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
+
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Task(Protocol):
@@ -164,9 +167,9 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
     with (
-        checkpoints,
         stop_on_signals() as stop,
         told_of_readers(stop),
+        checkpoints,
         board,
         log,
         validation,
