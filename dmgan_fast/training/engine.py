@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -43,8 +42,6 @@ from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
-
-_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Task(Protocol):
