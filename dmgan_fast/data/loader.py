@@ -78,6 +78,12 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[PictureBatch]:
+        with self.dataset.fetching_ahead() as soon:
+            if soon is not None and isinstance(self.batches, Batches):
+                self.batches.soon = soon
+            yield from self._finished()
+
+    def _finished(self) -> Iterator[PictureBatch]:
         for raw in self._loader:
             images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
             images = scaled(images, flips, self.dataset.image_sizes)

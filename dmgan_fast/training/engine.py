@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
@@ -36,17 +34,14 @@ from dmgan_fast.runs.checkpoints import (
     step_of,
 )
 from dmgan_fast.runs.config import LoopConfig
+from dmgan_fast.runs.environment import write_environment
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME, WEIGHTS
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
+from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Task(Protocol):
@@ -60,10 +55,14 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
+    def gates(self) -> dict[str, float]: ...  # means of the memory's gates on held-out captions; empty: none
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
     def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
     def weights(self, step: int) -> Callable[[Path], None]: ...  # a copy of them as they are, to be written to a folder
+
+
+LOGS = ("metrics", "validation", "gates", "measures")  # tables of a run
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
@@ -84,7 +83,8 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
 
 def check_start(out: Path, resume: bool, config: Any) -> None:
     """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
-    settings that can't change."""
+    settings that can't change; and ``InputError`` if what it should be logged with is not installed."""
+    check_logger(config.loop.logger)
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
@@ -104,11 +104,11 @@ def steps_left(config: Any, out: Path) -> int:
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
-    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``metrics.csv``,
-    ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of ``validation.csv``
-    if the task measures anything on held-out pictures; with every measurement a line of ``measures.csv``; and
-    ``best/``, the weights of the best so far. Resumed on a CPU with the same number of threads, the result has the same
-    bits as without the stop.
+    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``environment.json``,
+    ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of
+    ``validation.csv`` if the task measures anything on held-out pictures, and of ``gates.csv`` if it has gates; with
+    every measurement a line of ``measures.csv``; and ``best/``, the weights of the best so far. Resumed on a CPU with
+    the same number of threads, the result has the same bits as without the stop.
 
     Raises:
         CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
@@ -129,10 +129,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     done = begun.step
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+    write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
-    guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
-    validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
-    measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
+    guard, board = _Guard(loop), open_board(task.config, out, done)
+    log, validation, gates, measures = (Log(out / f"{name}.csv", board, done) for name in LOGS)
     best = _Best(task, out / BEST, resume, checkpoints)
     fingerprints = task.fingerprints()
     console = console or Console(stderr=True)
@@ -168,8 +168,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         stop_on_signals() as stop,
         told_of_readers(stop),
         checkpoints,
+        board,
         log,
         validation,
+        gates,
         measures,
         Progress(*columns, console=console) as progress,
         told_of_training(task.config, task.device),
@@ -188,12 +190,16 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if done % loop.log_every == 0 or done == loop.steps:
                 guard.check()
                 values = {name: float(value) for name, value in losses.items()}
-                log.write(done, time.monotonic() - started, values)
                 rate = (done - first) / (time.monotonic() - begin)
+                log.write(done, time.monotonic() - started, values)
+                board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
             if done % loop.sample_every == 0 or done == loop.steps:
-                found = task.sample(out / "samples" / f"step-{done:08d}.png")
+                file = out / "samples" / f"step-{done:08d}.png"
+                found = task.sample(file)
+                board.image("samples", file, done)
+                gates.write(done, time.monotonic() - started, task.gates())
                 if found:
                     validation.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
@@ -323,68 +329,3 @@ class _Guard:
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"
         )
-
-
-class _Log:
-    """A table and TensorBoard; on resuming, rows after the resumed step are dropped."""
-
-    def __init__(self, file: Path, board: Path, done: int) -> None:
-        self.file, self.board, self.done = file, board, done
-        self.writer: SummaryWriter | None = None
-        self.begun = False  # has its header
-
-    def __enter__(self) -> _Log:
-        if self.file.exists():
-            rows = _rows_until(self.file, self.done) if self.done else []
-            with replace_file(self.file) as temporary:
-                _write_rows(temporary, rows)
-            self.begun = bool(rows)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
-        row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
-        with self.file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if not self.begun:
-                writer.writeheader()
-            writer.writerow(row)
-        self.begun = True
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.board), purge_step=self.done + 1 if self.done else None)
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-
-def _rows_until(file: Path, done: int) -> list[dict[str, str]]:
-    """Rows of a table up to a step; those that a crash left half written are told and left out.
-
-    Raises:
-        CheckpointError: if it is no table any more.
-    """
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [(reader.line_num, row) for reader in [csv.DictReader(stream)] for row in reader]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}; move it away, and --resume goes on without it") from None
-    kept = []
-    for line, row in rows:
-        whole = None not in row and all(isinstance(value, str) for value in row.values())
-        if not whole or not row.get("step", "").isdecimal():
-            _log.warning("%s:%d is not a whole row and is left out: %s", file, line, list(row.values())[:3])
-        elif int(row["step"]) <= done:
-            kept.append(row)
-    return kept
-
-
-def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
-    with file.open("w", newline="") as stream:
-        if rows:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
