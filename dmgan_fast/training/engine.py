@@ -21,7 +21,7 @@ from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, NonFiniteLossError
-from dmgan_fast.files import replace_file, replace_folder
+from dmgan_fast.files import clear_up, replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
@@ -35,7 +35,7 @@ from dmgan_fast.runs.checkpoints import (
 )
 from dmgan_fast.runs.config import LoopConfig
 from dmgan_fast.runs.environment import write_environment
-from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
+from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME, WEIGHTS
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
@@ -124,6 +124,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     if loop.keep_freed_memory:
         keep_freed_memory()
     check_start(out, resume, task.config)
+    clear_up(out, out / WEIGHTS, *(out / WEIGHTS).glob("*"))
     begun = _begin(task, dataset, checkpoints.newest())
     done = begun.step
     with replace_file(out / "config.json") as temporary:

@@ -36,6 +36,7 @@ from dmgan_fast.training.trainer import GANTask, train
 STEPS, SIDE = 6, 64
 PHASES = ("step", "save", "sample", "evaluation")
 LIMIT = 120.0  # seconds after which a run hangs
+PAUSE = 0.5  # more than this between two looks means that all processes were halted for a while
 EXIT_BROKEN = 70  # something else than an error of the project's own
 _SAID = 8192
 _NUMBER = struct.Struct("<q")
@@ -84,6 +85,18 @@ class Board:
         return ", ".join(f"{name} {self.get(name)}" for name in FIELDS)
 
 
+class Patience:
+    """So many seconds in which this process could look; those in which all processes were halted do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left, self.last = seconds, time.monotonic()
+
+    def over(self) -> bool:
+        now = time.monotonic()
+        self.left, self.last = self.left - min(now - self.last, PAUSE), now
+        return self.left < 0
+
+
 @dataclass
 class Run:
     """A process that trains. ``status``: its exit status, negative for the signal that ended it."""
@@ -106,8 +119,9 @@ class Run:
         Raises:
             Broken: if it does not end.
         """
+        patience = Patience(limit)
         while self.alive():
-            if time.monotonic() - self.began > limit:
+            if patience.over():
                 self.kill()
                 raise Broken(f"the run did not end within {limit:g} s, after {self.board}")
             time.sleep(0.005)
@@ -116,12 +130,13 @@ class Run:
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
         """Whether the condition came true while it ran."""
+        patience = Patience(LIMIT)
         while self.alive():
             if condition():
                 return True
-            if time.monotonic() - self.began > LIMIT:
+            if patience.over():
                 self.kill()
-                raise Broken("the run did not get so far")
+                raise Broken(f"the run did not get so far within {LIMIT:g} s, but to {self.board}")
             time.sleep(0.0005)
         return False
 
