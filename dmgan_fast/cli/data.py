@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import DATA, app
 from dmgan_fast.cli.options import SkipBad, working
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ EXIT_BAD_DATA = 1
 DEFAULT_SIZE = 256
 
 
-@app.command(epilog="Example: dmgan-fast check data/birds --damsm runs/damsm --json")
+@app.command(rich_help_panel=DATA, epilog="Example: dmgan-fast check data/birds --damsm runs/damsm --json")
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
     size: Annotated[
@@ -53,7 +53,7 @@ def check(
         raise typer.Exit(EXIT_BAD_DATA)
 
 
-@app.command(epilog="Example: dmgan-fast convert data/coco --out data/mine")
+@app.command(rich_help_panel=DATA, epilog="Example: dmgan-fast convert data/coco --out data/mine")
 def convert(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder in any layout of docs/data.md.")],
     out: Annotated[Path, typer.Option(help="Folder to write: images and captions.jsonl; not there yet, or empty.")],
@@ -63,8 +63,8 @@ def convert(
     from dmgan_fast.data import convert as write
 
     report = _look(data, size=1)
-    with working("copying images"):
-        count, left_out = write(report, out, skip_bad=skip_bad or 0)
+    with working("copying images", len(report.facts.contents.rows)) as tick:
+        count, left_out = write(report, out, skip_bad=skip_bad or 0, tick=tick)
     for item in left_out:
         typer.echo(f"left out: {item.why}", err=True)
     typer.echo(f"{count} images in {out}")
@@ -115,6 +115,6 @@ def _look(
     from dmgan_fast.sampling.bundle import open_bundle
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
-    with working("looking at the images"):
+    with working("looking at the images") as tick:
         purpose = Purpose(side=size, batch_size=batch, skip_bad=skip_bad or 0)
-        return check_data(data, purpose, vocabulary=words, decode=decode)
+        return check_data(data, purpose, vocabulary=words, decode=decode, tick=tick)
