@@ -207,8 +207,8 @@ def markdown(report: dict[str, Any]) -> str:
         "# Ablation",
         "",
         f"{loop['steps']} steps of {loop['batch_size']} images on {report['config']['data']['source']!r}, "
-        f"{report['count']} images generated for each evaluation. Mean over seeds ± half of the 95 % confidence interval "
-        "(Student's t).",
+        f"{report['count']} images generated for each evaluation. Mean over seeds ± half of the 95 % confidence "
+        "interval (Student's t).",
         "",
         "| variant | seeds | "
         + " | ".join(f"`{m.name}` ({m.better} is better)" for m in metrics)
