@@ -509,6 +509,36 @@ CONV3X3 = _convolution("conv3x3", 3)
 CONV4X4_STRIDE2 = _convolution("conv4x4_stride2", 4, down=2)
 UPSAMPLE_CONV3X3 = _convolution("upsample_conv3x3", 3, up=2, bias=False, kernels=("cuda", "triton", "aten", "cpu"))
 
+
+def _folded(x: Tensor, conv_weight: Tensor, skip: Tensor | None, upsample: bool) -> Tensor:
+    channels, times = conv_weight.shape[0] // (2 if skip is None else 1), 2 if upsample else 1
+    return layouts.empty_picture(x, channels, times * x.shape[2], times * x.shape[3])
+
+
+def _folded_flops(x: Sequence[int], conv_weight: Sequence[int], upsample: bool) -> float:
+    return PRODUCTS["upsample_conv3x3" if upsample else "conv3x3"].forward * _pairs(x, x, conv_weight)
+
+
+FOLDED_CONV3X3 = Op(
+    "folded_conv3x3",
+    inputs={
+        "x": "B I H W",
+        "conv_weight": "O I 3 3",
+        **dict.fromkeys(("weight?", "bias?", "running_mean", "running_var"), "O, any"),
+        "skip?": "B K H W",
+    },
+    functions=(
+        Function(
+            "folded_conv3x3_forward",
+            "x, conv_weight, weight?, bias?, mean, var, skip?, float eps, bool upsample -> y",
+            _folded,
+            _folded_flops,
+        ),
+    ),
+    bring={"x": layouts.dense, "skip": "x", **dict.fromkeys(("weight", "bias", "mean", "var"), layouts.wide)},
+    python=True,
+)
+
 WORDS_SIMILARITY = Op(
     "words_similarity",
     inputs={"regions": "B D H W", "words": "B' D T", "lengths": "B', integers"},

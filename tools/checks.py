@@ -160,7 +160,13 @@ def check_oldest(folder: Path, found: dict[int, Path]) -> None:
     oldest.install("--no-build-isolation", "--no-deps", "-e", tree)
     oldest.run("cmake", "-S", ".", "-B", "build/cpp", f"-DPython_EXECUTABLE={oldest.python}", cwd=tree)
     oldest.run("cmake", "--build", "build/cpp", "--target", "dmgan_fast_simt", "-j", "2", cwd=tree)
-    tests = ("tests/packaging/test_native.py", "tests/simt/test_nvcc.py", "tests/kernels/every_card.py", "tests/ops")
+    tests = (
+        "tests/test_native.py",
+        "tests/simt/test_nvcc.py",
+        "tests/kernels/every_card.py",
+        "tests/ops",
+        "tests/aten",
+    )
     oldest.run("python", *TESTS, *tests, cwd=tree, **THREADS)
 
 
@@ -242,7 +248,7 @@ def run_op_suite(each: Environment, wheel: Path, suite: Path, but: Sequence[str]
         f"op suite but {', '.join(left_out)}: Python {python}, torch {torch}"
         + ("" if each.compilers else ", no compiler")
     )
-    tests = ("tests/ops", "tests/packaging/test_native.py", "-k", " and ".join(f"not {name}" for name in left_out))
+    tests = ("tests/ops", "tests/aten", "tests/test_native.py", "-k", " and ".join(f"not {name}" for name in left_out))
     each.run("python", *TESTS, *tests, cwd=suite, **THREADS)
 
 

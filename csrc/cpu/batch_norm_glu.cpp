@@ -155,8 +155,9 @@ std::vector<float> per_channel(const std::optional<Tensor>& x, int64_t channels,
 }
 
 Call describe(const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool glu) {
-  const int64_t channels = x.size(1);
-  Call call{x.size(0), channels, x.size(2) * x.size(3), glu ? channels / 2 : channels, 0, is_channels_last(x), {}, {}, {}, {}};
+  const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3), outputs = glu ? channels / 2 : channels;
+  const bool channels_last = is_channels_last(x) || pixels == 1;  // one pixel is either: vectors of channels are full
+  Call call{x.size(0), channels, pixels, outputs, 0, channels_last, {}, {}, {}, {}};
   call.weight = per_channel(weight, channels, 1.0f);
   call.bias = per_channel(bias, channels, 0.0f);
   return call;

@@ -42,6 +42,20 @@ class _BatchNorm(nn.BatchNorm2d):
         """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
         return apply_norm(self, op, *inputs, process_group=self.sharing if self.training else None, **options)
 
+    @property
+    def folds(self) -> bool:
+        """Whether a convolution and this norm after it are one pass: nobody differentiates or looks between them."""
+        learns = self.training or self.running_mean is None or torch.is_grad_enabled()
+        return not (learns or self._forward_hooks or self._forward_pre_hooks)
+
+    def after_conv(self, x: Tensor, conv_weight: Tensor, *skip: Tensor, upsample: bool = False) -> Tensor:
+        """This norm, + skip if it takes one, of conv3×3 of x, or of x nearest ×2."""
+        if self.folds:
+            numbers: Any = (self.weight, self.bias, self.running_mean, self.running_var)
+            return functional.folded_conv3x3(x, conv_weight, *numbers, *skip, upsample=upsample, eps=self.eps)
+        y: Tensor = self((functional.upsample_conv3x3 if upsample else functional.conv3x3)(x, conv_weight), *skip)
+        return y
+
 
 def apply_norm(norm: nn.modules.batchnorm._BatchNorm, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
     """``op`` of ``functional`` with the parameters and running statistics of ``norm``, which counts the batch."""
@@ -143,13 +157,16 @@ class UpBlock(FusedNorms):
         return "" if self.tile_rows is None else f"tile_rows={self.tile_rows}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.with_mean(x)[0] if self.tile_rows else self.norm(functional.upsample_conv3x3(x, self.conv.weight))
+        return self.with_mean(x)[0] if self.tile_rows else self.norm.after_conv(x, self.conv.weight, upsample=True)
 
     def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The result and its mean over pixels ``[B, O]``."""
         if self.tile_rows:
             y, mean = self._tiled(x, return_mean=True)
             return y, mean
+        if self.norm.folds:
+            y = self(x)
+            return y, y.mean((2, 3))
         return self.norm.with_mean(functional.upsample_conv3x3(x, self.conv.weight))
 
     def draw(self, x: Tensor, head: ImageHead) -> Tensor:
@@ -201,10 +218,10 @@ class ResidualBlock(FusedNorms):
             h = self.norm1.apply_to(functional.tiled_glu, x, weight, rows=self.tile_rows)
             y: Tensor = self.norm2.apply_to(functional.tiled_skip, h, self.conv2.weight, skip=x, rows=self.tile_rows)
             return y
-        z = functional.conv3x3(x, weight)
         if self.recompute_glu:  # PyTorch's own convolution is not run again: what it keeps is known before it starts
+            z = functional.conv3x3(x, weight)
             return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
-        return self.norm2(self._second_half(z), x)
+        return self.norm2.after_conv(self.norm1.after_conv(x, weight), self.conv2.weight, x)
 
     def _second_half(self, z: Tensor) -> Tensor:
         return functional.conv3x3(self.norm1(z), self.conv2.weight)

@@ -17,13 +17,18 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import contract, native
-from dmgan_fast.aten import conv3x3, conv4x4_stride2, memory_write, upsample_conv3x3
+from dmgan_fast.aten import conv3x3, conv4x4_stride2, folded_conv3x3, memory_write, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
 from dmgan_fast.ops import _dispatch, selfcheck
 
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
-CONVOLUTIONS = {"conv3x3": conv3x3, "conv4x4_stride2": conv4x4_stride2, "upsample_conv3x3": upsample_conv3x3}
+CONVOLUTIONS = {
+    "conv3x3": conv3x3,
+    "conv4x4_stride2": conv4x4_stride2,
+    "folded_conv3x3": folded_conv3x3,
+    "upsample_conv3x3": upsample_conv3x3,
+}
 OPS = tuple(op.name for op in contract.OPS.values() if op.functions)
 VARIABLE = "DMGAN_FAST_BACKEND"
 

@@ -1,48 +1,15 @@
 """Models on the Hub and in folders, by Hugging Face's conventions, against a stand-in of the Hub on this machine."""
 
 import inspect
-import json
-import threading
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 
-import dmgan_fast
-from dmgan_fast import Discriminator, DiscriminatorConfig, TextEncoder, TextEncoderConfig
+from dmgan_fast import Discriminator, TextEncoder
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.modules.pretrained import DOWNLOAD, PretrainedModel
-from tests.modules.hub import TOKEN, Hub, Repository
-
-REPORT = [  # as in an evaluation.json
-    {"name": "fid-paper", "title": "FID (paper's network)", "value": 16.0912, "std": None, "better": "lower"},
-    {"name": "is-birds", "title": "Inception Score", "value": 4.75, "std": 0.07, "better": "higher"},
-]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The Hub that huggingface_hub talks to, and an empty cache."""
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def encoder(seed=0):
-    torch.manual_seed(seed)
-    return TextEncoder(TextEncoderConfig(vocabulary_size=5, word_channels=4, embedding_channels=3)).eval()
+from dmgan_fast.modules.pretrained import DOWNLOAD
+from tests.modules.hub import TOKEN, Repository, encoder
 
 
 def files(model, folder):
@@ -154,61 +121,8 @@ def test_a_push_without_a_right_token_is_one_paragraph(hub):
     assert hub.repositories == {}
 
 
-def test_the_card_of_a_pushed_model_holds_metrics_for_people_and_for_the_hub(hub):
-    encoder().push_to_hub("me/words", token=TOKEN, model_card_kwargs={"metrics": REPORT, "dataset": "CUB"})
-    repository = hub.repositories["me/words"]
-    card = ModelCard(repository.commits[repository.names["main"]]["README.md"].decode())
-    assert "| FID (paper's network) | 16.091 | lower |" in card.text
-    assert "| Inception Score | 4.75 ± 0.07 | higher |" in card.text
-    assert 'TextEncoder.from_pretrained("me/words")' in card.text
-    found = [(each.dataset_name, each.metric_type, each.metric_value) for each in card.data.eval_results]
-    assert found == [("CUB", "fid-paper", 16.0912), ("CUB", "is-birds", 4.75)]
-    assert (card.data.model_name, card.data.library_name, card.data.license) == ("me/words", "dmgan_fast", "mit")
-
-
-def test_the_card_of_a_saved_model_holds_metrics_of_ones_own(tmp_path):
-    model = Discriminator(DiscriminatorConfig(image_size=64, base_channels=2))
-    given = {"metrics": {"accuracy": 0.5}, "description": "Trained for a test."}
-    model.save_pretrained(tmp_path, model_card_kwargs=given)
-    card = ModelCard.load(tmp_path / "README.md")
-    assert "Trained for a test." in card.text
-    assert "| accuracy | 0.5 |  |" in card.text
-    settings = card.text.partition("```json\n")[2].partition("```")[0]
-    assert json.loads(settings)["image_size"] == 64
-
-
-def test_a_card_without_metrics_speaks_of_none(tmp_path):
-    encoder().save_pretrained(tmp_path)
-    card = ModelCard.load(tmp_path / "README.md")
-    assert "Measured" not in card.text
-    assert card.data.eval_results is None
-
-
-def test_a_card_that_cannot_be_stops_a_push_as_it_stops_a_save(hub):
-    with pytest.raises(InputError, match="model card"):
-        encoder().push_to_hub("me/words", token=TOKEN, model_card_kwargs={"metrics": {"fid": None}})
-    assert hub.repositories["me/words"].commits == {}
-
-
 def test_a_hub_that_is_away_is_one_paragraph(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="'me/words' could not be uploaded: ") as caught:
         encoder().push_to_hub("me/words", token=TOKEN)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("metrics", [{"fid": "16"}, [{"value": 3.0}], [{"name": "fid", "value": None}], {"fid": True}])
-def test_a_metric_without_name_or_number_is_refused(metrics, tmp_path):
-    with pytest.raises(InputError, match="model card: a metric must have a name and a number"):
-        encoder().save_pretrained(tmp_path, model_card_kwargs={"metrics": metrics})
-
-
-def test_every_model_loads_as_its_card_says():
-    def kinds(cls):
-        return [each for sub in cls.__subclasses__() for each in (sub, *kinds(sub))]
-
-    found = kinds(PretrainedModel)
-    assert len(found) >= 5
-    for cls in found:
-        if cls.__module__.startswith("dmgan_fast."):
-            assert issubclass(cls, getattr(dmgan_fast, cls._kind()))

@@ -1,9 +1,5 @@
-"""The memory ops' Triton kernels in the sanitizer, against float64; and faults put into them, which must show."""
+"""The memory ops' Triton kernels, run in the sanitizer and compared with float64."""
 
-# isort: off
-from .interpreter import InterpreterError, mutant, sanitized  # before anything imports Triton
-
-# isort: on
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -13,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import reference
-from dmgan_fast.kernels import memory_read, memory_write
+from tests.kernels.interpreter import InterpreterError, sanitized  # before anything imports Triton
 
 FORWARD, BACKWARD = 2, 3  # times the error of the eager reference that a result or a gradient may have
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -135,50 +131,6 @@ class Read:
         return list(map(Output, names, ours, refer(self.dtype), refer(torch.float64), factors))
 
 
-READS = [
-    Read((2, 32, 18, 6, 7)),
-    Read((2, 5, 7, 5, 17), "channels_last"),
-    Read((1, 48, 1, 3, 5), "sliced", masked=False),
-    Read((2, 64, 18, 9, 5), "expanded", gated=False, maps=False),
-    Read((2, 96, 25, 5, 5), "sliced"),
-    Read((2, 16, 31, 5, 5)),  # the longest captions that kernels take, with a gate and without
-    Read((2, 16, 32, 5, 5), "channels_last", gated=False),
-    Read((2, 16, 32, 5, 5), "sliced"),
-    Read((3, 16, 7, 5, 9), "channels_last", official=True, maps=False),
-    Read((3, 33, 33, 4, 9), official=True),
-    Read((2, 16, 70, 4, 5), "channels_last", gated=False),
-    Read((1, 150, 20, 5, 8)),
-    Read((1, 140, 40, 3, 3), "channels_last", masked=False),
-]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("case", READS, ids=lambda case: f"{'x'.join(map(str, case.size))}-{case.layout}")
-def test_read_is_as_accurate_as_eager_and_clean_in_the_sanitizer(case: Read, dtype: torch.dtype) -> None:
-    assert inaccurate(Read(**{**vars(case), "dtype": dtype}).run(memory_read)) == []
-
-
-def test_read_gives_the_same_bits_again() -> None:
-    case = Read((2, 16, 5, 12, 12))
-    for first, second in zip(case.run(memory_read), case.run(memory_read), strict=True):
-        assert torch.equal(first.ours, second.ours), first.name
-
-
-def test_a_caption_padded_beyond_the_kernels_reads_the_same() -> None:
-    draw = torch.Generator().manual_seed(0)
-    h, key, value = (torch.randn(2, 16, *size, generator=draw) for size in ((5, 7), (31,), (31,)))
-    gate = torch.randn(32, generator=draw), torch.randn(1, generator=draw)
-    mask = torch.rand(2, 31, generator=draw) < 0.3
-    mask[1] = True
-    longer = [torch.nn.functional.pad(x, (0, 9), value=fill) for x, fill in ((key, 0.0), (value, 0.0), (mask, True))]
-    for official in (False, True):
-        expected = memory_read.memory_read_forward(h, key, value, *gate, mask, official, True, True)
-        found = memory_read.memory_read_forward(h, *longer[:2], *gate, longer[2], official, True, True)
-        assert not found[2][:, 31:].any()
-        for ours, theirs in zip((*found[:2], found[2][:, :31], found[3]), expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
-
-
 @dataclass(frozen=True)
 class Write:
     """Inputs of memory_write. Biases keep the relus off their kink, where a rounding would cost a whole element."""
@@ -228,35 +180,6 @@ class Write:
         return list(map(Output, names, ours, refer(self.dtype), refer(torch.float64), factors))
 
 
-WRITES = [Write((1, 5, 7, 1)), Write((2, 32, 48, 18)), Write((3, 48, 33, 7)), Write((2, 40, 64, 33))]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("case", WRITES, ids=lambda case: "x".join(map(str, case.size)))
-def test_write_is_as_accurate_as_eager_and_clean_in_the_sanitizer(case: Write, dtype: torch.dtype) -> None:
-    assert inaccurate(Write(case.size, dtype).run(memory_write)) == []
-
-
-READ_MUTANTS = {
-    "off-by-one store": ("tl.log(total), mask=live)", "tl.log(total), mask=p <= pixels)", "out of bounds|race"),
-    "write race": ("p = tl.program_id(0) * BP +", "p = tl.program_id(0) * (BP - 1) +", "race"),
-    "colliding lanes": ("real = (c < C)[:, None] & (t < words)[None, :]",
-                        "real = (c < C)[:, None] & (t <= words)[None, :]", "two lanes"),
-    "dropped mask": ("readable = tl.load(mask + b.to(tl.int64) * words + t[None, :], mask=real, other=True) == 0",
-                     "readable = real", None),
-    "wrong softmax scale": ("scale = 1.0 /", "scale = 1.1 /", None),
-    "wrong gate gradient": ("grad_z = grad_g * g * (1 - g)", "grad_z = grad_g * g", None),
-}  # fmt: skip
-WRITE_MUTANTS = {
-    "off-by-one store": ("b * C * T + c[None, :] * T + t[:, None]", "b * C * T + c[None, :] * T + t[:, None] + 1",
-                         "out of bounds|race"),
-    "write race": ("c = tl.program_id(1) * BO +", "c = tl.program_id(1) * (BO - 1) +", "race"),
-    "dropped gate": ("memory = (g * written + (1 - g) * image[None, :])", "memory = (g * written + image[None, :])",
-                     None),
-    "dropped relu": ("tl.where(written > 0, g * grad_memory, 0.0)", "g * grad_memory", None),
-}  # fmt: skip
-
-
 def assert_caught(case: Read | Write, kernels: ModuleType, fault: str | None) -> None:
     """By the sanitizer with a message that names the fault, else by the numbers."""
     if fault is None:
@@ -264,15 +187,3 @@ def assert_caught(case: Read | Write, kernels: ModuleType, fault: str | None) ->
     else:
         with pytest.raises(InterpreterError, match=fault):
             case.run(kernels)
-
-
-@pytest.mark.parametrize("name", READ_MUTANTS)
-def test_a_fault_in_read_is_caught(name, tmp_path) -> None:
-    old, new, fault = READ_MUTANTS[name]
-    assert_caught(Read((2, 16, 5, 9, 9)), mutant(memory_read, old, new, tmp_path), fault)
-
-
-@pytest.mark.parametrize("name", WRITE_MUTANTS)
-def test_a_fault_in_write_is_caught(name, tmp_path) -> None:
-    old, new, fault = WRITE_MUTANTS[name]
-    assert_caught(Write((2, 40, 8, 5)), mutant(memory_write, old, new, tmp_path), fault)
