@@ -36,7 +36,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in ``docs/``."""
     for source, page in OUTSIDE.items():
-        files.append(File.generated(config, page, content=inside((ROOT / source).read_text(encoding="utf-8"))))
+        head = "---\nhide: [navigation]\n---\n" if page == "index.md" else ""
+        files.append(File.generated(config, page, content=head + inside((ROOT / source).read_text(encoding="utf-8"))))
     files.append(File.generated(config, "commands.md", content=commands()))
     return files
 
@@ -82,7 +83,7 @@ def commands() -> str:
 
 def _option(parameter: Any) -> str:
     """A row of the table of options."""
-    names = ", ".join(f"`{name}`" for name in parameter.opts if name.startswith("-")) or f"`{parameter.name.upper()}`"
+    names = ", ".join(f"`{name}`{{ .option }}" for name in parameter.opts if name.startswith("-")) or f"`{parameter.name.upper()}`"
     default = parameter.default
     if parameter.required:
         default = "required"

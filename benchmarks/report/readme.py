@@ -36,9 +36,12 @@ def headline() -> str:
         cells = [_time_and_memory(rows[name], memory) for name in (authors(rows), "dmgan_fast")]
         also = "".join(f" ({LEVEL_NAMES[level]}: {_times(of_level[level])} ×)" for level in others)
         lines.append([title, *cells, f"**{_times(rows)} ×**{also}"])
-    measured = "; ".join(dict.fromkeys(measured_on(part, levels(part)[:1]) for _, part, _, _ in HEADLINES))
+    places: dict[str, list[str]] = {}  # where it was measured → what
+    for title, part, _, _ in HEADLINES:
+        places.setdefault(measured_on(part, levels(part)[:1]), []).append(title.split(" (")[0].split(",")[0])
+    measured = "; ".join(f"{', '.join(titles)} on {place}" for place, titles in places.items())
     table = Table(["", "authors' code", "dmgan_fast", "times as fast"], lines)
-    return f"{table.markdown()}\n\nMeasured in float32, {measured}.\n"
+    return f"{table.markdown()}\n\nMeasured in float32: {measured}.\n"
 
 
 def _time_and_memory(row: Row, memory: str) -> str:
