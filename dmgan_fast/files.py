@@ -1,13 +1,20 @@
-"""Files and folders are replaced whole or not at all."""
+"""Files that may be read; files and folders that are replaced whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def require_regular(file: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` for a pipe, which would be waited for, and for a device, which may have no end."""
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(file))
 
 
 @contextmanager

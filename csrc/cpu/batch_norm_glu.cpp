@@ -199,7 +199,7 @@ DMGAN_HOT Total channel_moments(const Call& call, const S* x, int64_t c) {
 void finish_moments(const Total& total, double shift, double count, float* mean, float* var) {
   const double offset = total.sum / count;
   *mean = static_cast<float>(shift + offset);
-  *var = static_cast<float>(std::max(0.0, total.squares / count - offset * offset));
+  *var = static_cast<float>(std::max(total.squares / count - offset * offset, 0.0));
 }
 
 template <class S>

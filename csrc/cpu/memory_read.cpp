@@ -211,7 +211,7 @@ DMGAN_INLINE void softmax(int64_t words, float* logits, float* lse) {
       store(logits + t * kTile + v, weight);
       total += weight;
     }
-    const Vec scale = total > 0.0f ? 1.0f / total : Vec{};
+    const Vec scale = total == 0.0f ? Vec{} : 1.0f / total;
     for (int64_t t = 0; t < words; ++t) store(logits + t * kTile + v, load(logits + t * kTile + v) * scale);
     store(lse + v, shift + log(total));
   }
@@ -312,7 +312,7 @@ DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span&
     Vec of_read = {}, mean = {}, mean_given = {};
     for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
       // No more than 1, even where rounding differs from the forward's.
-      const Vec weight = exp(-max(shift - load(attention + at), Vec{})) * some;
+      const Vec weight = exp(-max(Vec{}, shift - load(attention + at))) * some;
       store(attention + at, weight);
       mean += weight * load(grad_logits + at);
       if (gated) of_read += weight * memory.gate_value[t];

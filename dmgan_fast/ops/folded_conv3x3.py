@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.contract import FOLDED_CONV3X3
-from dmgan_fast.errors import require
+from dmgan_fast.errors import require, require_flags
 from dmgan_fast.ops import _backends, _custom_op
 from dmgan_fast.ops.batch_norm_glu import batch_norm_glu, check_norm
 from dmgan_fast.ops.conv3x3 import conv3x3
@@ -54,6 +54,7 @@ def folded_conv3x3(
     """
     norm = BatchNorm(weight, bias, running_mean, running_var, training=False, momentum=0.0, eps=eps)
     sizes, outputs = FOLDED_CONV3X3.check(x, conv_weight, *norm[:4], skip), conv_weight.shape[0]
+    require_flags("folded_conv3x3", upsample=upsample)
     require(not (upsample and skip is not None), "folded_conv3x3: skip goes without upsample")
     require(
         outputs % 2 == 0 or skip is not None,

@@ -33,9 +33,26 @@ def batch_norm_glu(x: Tensor, norm: BatchNorm, skip: Tensor | None = None) -> Te
     if norm.training and norm.process_group is not None:
         z = _shared_batch_norm(x, norm, norm.process_group)
     else:
-        statistics = norm.running_mean, norm.running_var
-        z = F.batch_norm(x, *statistics, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)
+        z = _batch_norm(x, norm)
     return F.glu(z, dim=1) if skip is None else z + skip.repeat(1, x.shape[1] // skip.shape[1], 1, 1)
+
+
+def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
+    """PyTorch's own, for parameters and statistics of any floating-point dtypes beside each other."""
+    given = norm[:4]
+    dtypes = {each.dtype for each in given if each is not None}
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if dtypes <= {x.dtype} or dtypes == {wide}:
+        taken: tuple[Tensor | None, ...] = given
+    else:
+        taken = tuple(None if each is None else each.to(wide) for each in given)
+    weight, bias, *statistics = taken
+    z = F.batch_norm(x, *statistics, weight, bias, norm.training, norm.momentum, norm.eps)
+    with torch.no_grad():
+        for own, updated in zip(given[2:], statistics, strict=True):
+            if norm.training and own is not None and updated is not None and own is not updated:
+                own.copy_(updated)
+    return z
 
 
 def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:

@@ -1,16 +1,13 @@
-"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, Ctrl-C, non-finite losses."""
+"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, signals, non-finite losses."""
 
 from __future__ import annotations
 
 import csv
 import json
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -21,7 +18,7 @@ from torch import Tensor
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
@@ -36,7 +33,9 @@ from dmgan_fast.runs.config import LoopConfig
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
+from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
+from dmgan_fast.training.stopping import Stop, stop_on_signals
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -108,6 +107,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
         OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
+        Preempted: after SIGTERM or SIGUSR1, likewise.
+        DataError: if a picture can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
     checkpoints = out / CHECKPOINTS
@@ -136,6 +137,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
+        require_finite(task.state_dict(), step)
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
@@ -152,7 +154,7 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         task.save_weights(out / "weights", step)
 
     with (
-        _ctrl_c() as stop,
+        stop_on_signals() as stop,
         log,
         validation,
         measures,
@@ -161,7 +163,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
+        epoch, batches = begun.epoch, begun.batches
+        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches, stop):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -192,7 +195,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
                 save(done, epoch, batches)
             if stop and done < loop.steps:
-                raise Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
+                raise stop.error(done)
+        if done < loop.steps:  # a signal to all processes ended those that read
+            save(done, epoch, batches)
+            raise stop.error(done)
 
 
 class _Begun(NamedTuple):
@@ -227,9 +233,15 @@ def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int, stop: Stop
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far, without end."""
+    """Batches from there on, with their epoch and the number of its batches so far.
+
+    Without end, unless a signal ended the processes that read.
+
+    Raises:
+        DataError: if a picture can't be read, or a process that reads ended for another reason.
+    """
     loop: LoopConfig = config.loop
     while True:
         loader = make_loader(
@@ -241,9 +253,32 @@ def _batches(
             workers=config.data.workers,
             pin_memory=pick_device(loop.device).type == "cuda",
         )
-        for number, batch in enumerate(loader, start=start + 1):
+        numbered = enumerate(loader, start=start + 1)
+        while True:
+            try:
+                number, batch = next(numbered)
+            except StopIteration:
+                break
+            except DataError as error:
+                raise DataError(_own_message(error)) from None
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                if stop:
+                    return
+                raise DataError(
+                    f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
+                    "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
+                ) from None
             yield epoch, number, batch
         epoch, start = epoch + 1, 0
+
+
+def _own_message(error: DataError) -> str:
+    """Without the traceback that PyTorch puts around an error of a process that reads."""
+    text = str(error)
+    marked = f"{DataError.__name__}: "
+    return text.rpartition(marked)[2].strip() if "Original Traceback" in text else text
 
 
 class _Best:
@@ -338,33 +373,3 @@ class _Log:
                 writer = csv.DictWriter(stream, list(self.rows[0]))
                 writer.writeheader()
                 writer.writerows(self.rows)
-
-
-class _Stop:
-    """True once Ctrl-C was pressed."""
-
-    pressed = False
-
-    def __bool__(self) -> bool:
-        return self.pressed
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[_Stop]:
-    """First Ctrl-C: finish the step and stop. Second: stop at once."""
-    stop = _Stop()
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if stop.pressed:
-            raise KeyboardInterrupt
-        stop.pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, press)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
