@@ -1,4 +1,4 @@
-"""The main job on embedded data: train the encoders and a small GAN, draw, and report."""
+"""The main job on embedded data: train the encoders and a small GAN, generate, and report."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CAPTIONS = (
 
 # Below so many steps, timing two of each would take as long as they do.
 WORTH_TIMING = 20
-BESIDE_STEPS = 1.1  # with start, drawing, checkpoints and the page, as a part of the steps' time
+BESIDE_STEPS = 1.1  # with start, generating, checkpoints and the page, as a part of the steps' time
 
 
 def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0) -> Path:
-    """Train on the embedded set for the given steps, draw ``CAPTIONS``, and write ``out/index.html``.
+    """Train on the embedded set for the given steps, generate ``CAPTIONS``, and write ``out/index.html``.
 
-    Says first how long that will take. A run that was stopped goes on where it was; a finished one is only reported
+    Says first how long that will take. A run that was stopped continues where it was; a finished one is only reported
     again.
 
     Returns:

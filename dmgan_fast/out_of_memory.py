@@ -35,7 +35,7 @@ def asked_bytes(error: BaseException) -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had: of the card; of the machine within the process's and its group's limits."""
+    """Bytes that can still be had: of the GPU; of the machine within the process's and its group's limits."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
@@ -62,7 +62,7 @@ def told(advice: Callable[[int | None], str]) -> Iterator[None]:
 
 
 def told_of_batches(what: str, batch: int, device: torch.device) -> AbstractContextManager[None]:
-    """Within, running out of memory becomes ``OutOfMemory`` that says to take fewer pictures at once."""
+    """Within, running out of memory becomes ``OutOfMemory`` that says to take fewer images at once."""
     way = f"take fewer at once: --batch {max(1, batch // 4)}" if batch > 1 else "one picture alone does not fit"
     what = f"out of memory while {what}, {batch} pictures at once"
     return told(lambda asked: f"{what}{numbers(asked, free_memory(device))}; {way}")

@@ -81,7 +81,7 @@ def import_generator(
 ) -> Generator:
     """The authors' ``G_NET``, DM-GAN's or AttnGAN's, as a ``Generator``, in evaluation mode; dtype is kept.
 
-    AttnGAN's comes as an ``AttnGenerator``; one of a single side has no attention to know it by.
+    AttnGAN's comes as an ``AttnGenerator``; one of a single resolution has no attention to know it by.
 
     Raises:
         CheckpointError: naming the keys or shapes that are not those of a generator.

@@ -1,6 +1,6 @@
-"""A whole evaluation: draw pictures or take a folder of them, compare with real ones, write a report.
+"""A whole evaluation: generate images or take a folder of them, compare with real ones, write a report.
 
-Features are kept in chunk files, so an evaluation that was stopped goes on where it was. Under ``torchrun`` each
+Features are kept in chunk files, so an evaluation that was stopped continues where it was. Under ``torchrun`` each
 process takes its share of the chunks.
 """
 
@@ -66,20 +66,20 @@ PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")
 
 
 class TooFew(InputError):
-    """A metric needs more pictures or captions than there are."""
+    """A metric needs more images or captions than there are."""
 
 
 def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = None) -> dict[str, Any]:
     """Evaluate; ``out`` gets ``evaluation.json`` and ``evaluation.md``.
 
-    Called again after a stop, it goes on where it was, with the same result; called again when finished, it returns
+    Called again after a stop, it continues where it was, with the same result; called again when finished, it returns
     the report. Under ``torchrun`` the work is shared, and every process returns the report.
 
     Returns:
         the report, as ``evaluation.json`` holds it.
 
     Raises:
-        InputError, CheckpointError, DataError: before any picture is drawn, for a metric that was asked for by name
+        InputError, CheckpointError, DataError: before any image is generated, for a metric that was asked for by name
             and cannot be had, for settings that do not fit, or if ``out`` holds another evaluation.
         Interrupted: after Ctrl-C; what was computed is kept.
     """
@@ -100,7 +100,7 @@ def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = N
 
 
 class _Evaluation:
-    """Settles everything before the first picture is drawn, then works."""
+    """Settles everything before the first image is generated, then works."""
 
     def __init__(self, config: EvaluationConfig, out: Path, processes: Processes, progress: Progress) -> None:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
@@ -119,7 +119,7 @@ class _Evaluation:
             classifier=Path(config.classifier) if config.classifier else None,
             damsm=encoders_of(config.damsm, run.get("encoders")),
         )
-        self.generator: dict[str, Any] = {}  # configuration and hashes of what draws
+        self.generator: dict[str, Any] = {}  # configuration and hashes of what generates
         self.drawn = self._drawn(self.bundle) if self.bundle is not None else self._folder(str(config.pictures))
         self.extractors: dict[str, Extractor] = {}
         self.left_out: dict[str, str] = {}
@@ -325,7 +325,7 @@ class _Evaluation:
         return damsm
 
     def _words(self) -> list[list[int]]:
-        """Each picture's caption in the vocabulary of the DAMSM encoders."""
+        """Each image's caption in the vocabulary of the DAMSM encoders."""
         captions, vocabulary = self.drawn.captions or [], self._damsm().vocabulary
         words = [chosen_words(vocabulary.encode(said)[0], self.config.max_words, n) for n, said in enumerate(captions)]
         if not all(words):
@@ -333,7 +333,7 @@ class _Evaluation:
         return words
 
     def _sentences(self) -> Tensor:
-        """Each picture's caption as the DAMSM text encoder reads it: ``[N, D]``."""
+        """Each image's caption as the DAMSM text encoder reads it: ``[N, D]``."""
         words = self._words()
         chunks = chunks_of(len(words))
         return torch.cat([self._damsm().sentences(words[rows.start : rows.stop]) for rows in chunks])

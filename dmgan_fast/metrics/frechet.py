@@ -60,7 +60,7 @@ def frechet_to_given(drawn: FeatureMoments, mean: Any, covariance: Any) -> float
 
 
 def warn_of_few(name: str, moments: FeatureMoments) -> None:
-    """Warn of pictures that are all the same, or fewer than features."""
+    """Warn of images that are all the same, or fewer than features."""
     channels = len(moments.mean)
     if moments.constant:
         warn(f"the features of all {moments.count} {name} pictures are the same")

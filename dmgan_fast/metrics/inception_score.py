@@ -19,7 +19,7 @@ def inception_score(probabilities: Any, splits: int = 10) -> tuple[float, float]
     authors do; shuffle rows that are sorted by class.
 
     Args:
-        probabilities: ``[N, C]``, a classifier's softmax for each picture.
+        probabilities: ``[N, C]``, a classifier's softmax for each image.
         splits: parts, each with a score of its own.
 
     Returns:

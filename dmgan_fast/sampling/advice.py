@@ -1,4 +1,4 @@
-"""What to say when memory runs out while pictures are drawn: what that needs, and what would fit."""
+"""What to say when memory runs out while images are generated: what that needs, and what would fit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SMALLEST_TILE, USUAL_TILE = 64, 256
 
 
 def told_of_drawing(generator: Generator, pictures: int, tile: int | None) -> AbstractContextManager[None]:
-    """Within, running out of memory becomes ``OutOfMemory`` that says how to draw with less."""
+    """Within, running out of memory becomes ``OutOfMemory`` that says how to generate with less."""
     return out_of_memory.told(lambda asked: drawing_advice(generator, pictures, tile, asked))
 
 
 def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked: int | None) -> str:
-    """What was drawn, what that needs, and what would fit."""
+    """What was generated, what that needs, and what would fit."""
     side = generator.config.image_sizes[-1]
     device = next(generator.parameters()).device
     free = out_of_memory.free_memory(device)
@@ -44,7 +44,7 @@ def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked:
 
 
 def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:
-    """The peak of drawing so many pictures at once, in evaluation, without the weights."""
+    """The peak of generating so many images at once, in evaluation, without the weights."""
     from dmgan_fast.metering.dataless import Dataless  # loads much: only when memory ran out
     from dmgan_fast.metering.meter import Meter
 
@@ -62,6 +62,6 @@ def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: in
 
 
 def _drawing_bytes(generator: Generator, device: torch.device) -> tuple[int, int]:
-    """Bytes beside the weights: of any batch, and of each picture in it."""
+    """Bytes beside the weights: of any batch, and of each image in it."""
     one, two = (drawing_bytes(generator.config, size, device.type) for size in (1, 2))
     return max(0, 2 * one - two), max(1, two - one)

@@ -26,7 +26,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     """Load a smaller (or equal) model into a fresh ``step``.
 
     Args:
-        step: its generator draws the sides of ``source`` and perhaps more.
+        step: its generator makes the resolutions of ``source`` and perhaps more.
         source: a run, from whose latest checkpoint generator, average and discriminators are taken; a checkpoint of
             one; or a folder of weights, whose generator starts both the generator and its average, with the
             discriminators that it holds.
