@@ -83,7 +83,8 @@ def commands() -> str:
 
 def _option(parameter: Any) -> str:
     """A row of the table of options."""
-    names = ", ".join(f"`{name}`{{ .option }}" for name in parameter.opts if name.startswith("-")) or f"`{parameter.name.upper()}`"
+    options = [name for name in parameter.opts if name.startswith("-")]
+    names = ", ".join(f"`{name}`{{ .option }}" for name in options or [parameter.name.upper()])
     default = parameter.default
     if parameter.required:
         default = "required"

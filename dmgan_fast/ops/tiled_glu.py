@@ -41,8 +41,8 @@ def tiled_glu(
     """A block of the generator in tiles: ``y = GLU(BN(conv(x)))``, keeping only x and holding one tile at a time.
 
     For resolutions at which the convolution's result does not fit: it is computed tile by tile, twice forward
-    (statistics, result) and twice backward (sums, gradient), so a block costs six convolutions instead of three. Sums run over
-    tiles, so results differ from the plain block's by rounding.
+    (statistics, result) and twice backward (sums, gradient), so a block costs six convolutions instead of three. Sums
+    run over tiles, so results differ from the plain block's by rounding.
 
     Args:
         x: ``[B, I, H, W]``.

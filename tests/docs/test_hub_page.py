@@ -4,8 +4,8 @@ import json
 
 from dmgan_fast import Generator, GeneratorConfig
 from tests.docs.test_pages import run
-from tests.modules.hub import Repository
 from tests.modules.conftest import hub  # noqa: F401
+from tests.modules.hub import Repository
 
 
 def test_a_model_is_loaded_and_uploaded_as_the_page_says(hub, tmp_path, monkeypatch):  # noqa: F811
