@@ -70,7 +70,7 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
     ]
     page = write_page(out / "index.html", sections, runs={"Encoders (DAMSM)": encoders, "GAN": gan})
     times.append(time.monotonic())
-    parts = zip(("encoders", "GAN", "drawing and page"), times, times[1:], strict=False)
+    parts = zip(("encoders", "GAN", "generating and page"), times, times[1:], strict=False)
     console.print(", ".join(f"{name} {show_time(end - start)}" for name, start, end in parts), soft_wrap=True)
     return page
 
@@ -80,7 +80,7 @@ def forecast(steps: tuple[int, int], seconds: tuple[float, float]) -> str:
     parts = list(zip(("encoders", "GAN"), steps, seconds, strict=True))
     total = sum(n * each for _, n, each in parts) * BESIDE_STEPS
     shown = " and ".join(f"{n} steps of the {what} at {each:.2f} s" for what, n, each in parts if n)
-    return f"this will take about {show_time(total)} here: {shown}, then drawing"
+    return f"this will take about {show_time(total)} here: {shown}, then generating"
 
 
 def seconds_of_encoders(config: PretrainConfig) -> float:

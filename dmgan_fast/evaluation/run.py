@@ -96,7 +96,7 @@ def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = N
             try:
                 return _Evaluation(config, out, processes, progress).run()
             except KeyboardInterrupt:
-                raise Interrupted("stopped; what was computed is kept, the same command goes on from there") from None
+                raise Interrupted("stopped; what was computed is kept, the same command continues from there") from None
 
 
 class _Evaluation:
@@ -105,7 +105,7 @@ class _Evaluation:
     def __init__(self, config: EvaluationConfig, out: Path, processes: Processes, progress: Progress) -> None:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
         if config.weights is not None and config.pictures is not None:
-            raise InputError("give weights to draw with, or pictures to evaluate, not both")
+            raise InputError("give weights to generate with, or images to evaluate, not both")
         if config.step is not None and config.weights is None:
             raise InputError("--step is of a run; give it with --weights")
         self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.pictures is None else None
@@ -139,11 +139,11 @@ class _Evaluation:
         finished = read_report(self.out)
         if finished is not None:
             if finished["fingerprint"] != self.fingerprint:
-                raise InputError(f"{self.out} holds an evaluation of other pictures or settings; give another --out")
+                raise InputError(f"{self.out} holds an evaluation of other images or settings; give another --out")
             return finished
         if self.real is not None:
-            self._extract("real pictures", self.real, self.real_stores)
-        self._extract("drawn pictures", self.drawn, self.drawn_stores, gallery=self._gallery())
+            self._extract("real images", self.real, self.real_stores)
+        self._extract("generated images", self.drawn, self.drawn_stores, gallery=self._gallery())
         report = self._report([self._measure(metric) for metric in self.metrics])
         if self.processes.rank == 0:
             write_report(self.out, report)
@@ -154,7 +154,7 @@ class _Evaluation:
     # What is compared
 
     def _folder(self, path: str) -> FolderPictures:
-        with self._bar("reading pictures") as tick:
+        with self._bar("reading images") as tick:
             return FolderPictures(Path(path), self.config.count, tick)
 
     def _drawn(self, bundle: Bundle) -> DrawnPictures:
@@ -191,8 +191,8 @@ class _Evaluation:
             skip_bad=self.config.skip_bad,
         )
         if len(dataset) < 2:
-            raise DataError(f"{self.data!r} has only {len(dataset)} test picture; a distribution needs 2 or more")
-        with self._bar("reading real pictures", len(dataset)) as tick:
+            raise DataError(f"{self.data!r} has only {len(dataset)} test image; a distribution needs 2 or more")
+        with self._bar("reading real images", len(dataset)) as tick:
             return RealPictures(dataset, tick)
 
     def _stores(self, folder: Path, pictures: PictureSet, extractors: Iterable[str]) -> dict[str, FeatureStore]:
@@ -221,16 +221,16 @@ class _Evaluation:
     def _require_enough(self, metric: Metric) -> None:
         count, class_ids = len(self.drawn), self.drawn.class_ids
         if metric.kind == "inception" and count < SPLITS:
-            raise TooFew(f"{SPLITS} splits need as many pictures, got {count}")
+            raise TooFew(f"{SPLITS} splits need as many images, got {count}")
         if metric.kind == "retrieval":
             if class_ids is None:
                 raise TooFew(
-                    f"not every picture in {self.config.pictures} has a line in a captions.jsonl or captions.csv"
+                    f"not every image in {self.config.pictures} has a line in a captions.jsonl or captions.csv"
                 )
             others = count - max(Counter(class_ids).values())
             if others < CANDIDATES - 1:
                 raise TooFew(
-                    f"each picture needs {CANDIDATES - 1} captions of other classes beside its own, one has {others}"
+                    f"each image needs {CANDIDATES - 1} captions of other classes beside its own, one has {others}"
                 )
 
     # The work
@@ -245,7 +245,7 @@ class _Evaluation:
                 missing = [name for name, store in stores.items() if not store.has(rows)]
                 unsaved = gallery is not None and not gallery.has(rows)
                 if missing or unsaved:
-                    with told_of_batches("measuring pictures", self.config.batch_size, self.device):
+                    with told_of_batches("measuring images", self.config.batch_size, self.device):
                         chunk = pictures.pictures(rows)
                         for name in missing:
                             stores[name].write(rows, self._outputs(name, chunk, rows))
@@ -260,7 +260,7 @@ class _Evaluation:
         for output, values in outputs.items():
             bad = (~values.isfinite()).any(1).nonzero().flatten().tolist()
             if bad:
-                raise InputError(f"{output} of picture {rows[bad[0]]} by {name} are not finite")
+                raise InputError(f"{output} of image {rows[bad[0]]} by {name} are not finite")
         return outputs
 
     def _measure(self, metric: Metric) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class _Evaluation:
                 return None, None
             size = min(SUBSET_SIZE, len(rows), len(others))
             if size < SUBSET_SIZE:
-                warn(f"subsets of {size} pictures, where the standard is {SUBSET_SIZE}: one of the sets has no more")
+                warn(f"subsets of {size} images, where the standard is {SUBSET_SIZE}: one of the sets has no more")
             return kernel_distance(rows, others, subsets=SUBSETS, subset_size=size, seed=self.config.seed)
         if rows is None:
             return None, None
@@ -367,7 +367,7 @@ class _Evaluation:
     def _report(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         config, real = self.config, self.real
         weights = str(self.bundle) if config.step is not None else config.weights or "the shipped weights"
-        drawn_by = f"drawn by {weights} from test captions of {self.data!r}"
+        drawn_by = f"generated by {weights} from test captions of {self.data!r}"
         left = [item.why for item in real.dataset.left_out] if real else []
         what = drawn_by if config.pictures is None else f"found in {config.pictures}"
         return {

@@ -84,7 +84,7 @@ def draw_in_tiles(
     require(
         tile >= MIN_TILE, lambda: f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}"
     )
-    require(len(noise) == 1, lambda: f"draw_in_tiles: one picture at a time, got a batch of {len(noise)}")
+    require(len(noise) == 1, lambda: f"draw_in_tiles: one image at a time, got a batch of {len(noise)}")
     return _Drawing(generator, words, padding_mask, tile, kept).draw(noise, sentence, eps)
 
 

@@ -24,23 +24,24 @@ def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked:
     device = next(generator.parameters()).device
     free = out_of_memory.free_memory(device)
     if tile is not None:
-        what = f"out of memory while drawing at side {side} in windows of {tile}{out_of_memory.numbers(asked, free)}; "
+        numbers = out_of_memory.numbers(asked, free)
+        what = f"out of memory while generating at resolution {side} in windows of {tile}{numbers}; "
         return what + (
-            f"take smaller windows (--tile {SMALLEST_TILE})" if tile > SMALLEST_TILE else "draw on another --device"
+            f"take smaller windows (--tile {SMALLEST_TILE})" if tile > SMALLEST_TILE else "generate on another --device"
         )
     base, each = _drawing_bytes(generator, device)
     numbers = out_of_memory.numbers(
-        asked, free, f"about {show_size(base + each * pictures)} needed, {show_size(each)} of it by each picture"
+        asked, free, f"about {show_size(base + each * pictures)} needed, {show_size(each)} of it by each image"
     )
-    at_once = "one picture" if pictures == 1 else f"{pictures} pictures at once"
-    what = f"out of memory while drawing {at_once} at side {side}{numbers}; "
+    at_once = "one image" if pictures == 1 else f"{pictures} images at once"
+    what = f"out of memory while generating {at_once} at resolution {side}{numbers}; "
     window = min(USUAL_TILE, max(SMALLEST_TILE, side // 2))
     tiles = f"in windows (--tile {window}, with `sample`)"
     if pictures == 1:
-        return f"{what}draw {tiles}"
+        return f"{what}generate {tiles}"
     fitting = int((free * out_of_memory.ROOM - base) // each) if free is not None and each else pictures // 4
     fewer = max(1, min(fitting, pictures // 2))
-    return f"{what}draw fewer at once (--batch {fewer}; batch_size in Python), or {tiles}"
+    return f"{what}generate fewer at once (--batch {fewer}; batch_size in Python), or {tiles}"
 
 
 def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:

@@ -85,7 +85,7 @@ class HeldOutMeasures:
             self.real = torch.cat(real)
         found = torch.cat(codes)
         if not found.isfinite().all():
-            _log.warning("the generator draws NaN or infinity for held-out captions; nothing was measured")
+            _log.warning("the generator produces NaN or infinity for held-out captions; nothing was measured")
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EvaluationWarning)  # that images are few is known

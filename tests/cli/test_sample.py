@@ -97,9 +97,9 @@ def test_sampling_that_does_not_fit_is_one_paragraph_with_numbers_and_levers(sam
     status, written, errors = sample("--captions", tmp_path / "c.txt", "--batch", 40)
     assert (status, written) == (2, [])
     assert re.fullmatch(
-        r"dmgan-fast: out of memory while drawing 40 pictures at once at side 128 \(about \d+ MiB needed, \d+ MiB of "
-        r"it by each picture, .*64 MiB free\); draw fewer at once \(--batch \d+; batch_size in Python\), or in windows "
-        r"\(--tile 64, with `sample`\)\n",
+        r"dmgan-fast: out of memory while generating 40 images at once at resolution 128 \(about \d+ MiB needed, "
+        r"\d+ MiB of it by each image, .*64 MiB free\); generate fewer at once \(--batch \d+; batch_size in Python\), or "
+        r"in windows \(--tile 64, with `sample`\)\n",
         errors,
     ), errors
 

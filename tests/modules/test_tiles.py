@@ -67,7 +67,7 @@ def test_memory_does_not_grow_with_the_side():
     ("change", "message"),
     [
         ({"tile": 63}, "tile must be at least 64, which the halos need, got 63"),
-        ({"noise": torch.zeros(2, 4, dtype=torch.float64)}, "one picture at a time, got a batch of 2"),
+        ({"noise": torch.zeros(2, 4, dtype=torch.float64)}, "one image at a time, got a batch of 2"),
         ({"words": torch.zeros(1, 7, 5, dtype=torch.float64)}, r"words must be \[1, 8, T >= 1\]"),
     ],
 )

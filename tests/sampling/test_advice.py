@@ -26,7 +26,7 @@ def fail_to_draw(monkeypatch, error):
 
 def test_one_picture_that_does_not_fit_is_told_of_tiles_and_tiles_of_smaller_ones(sampler, monkeypatch):
     fail_to_draw(monkeypatch, MemoryError())
-    with pytest.raises(OutOfMemory, match=r"drawing one picture at side 128 .*; draw in windows \(--tile 64"):
+    with pytest.raises(OutOfMemory, match=r"generating one image .* 128 .*; generate in windows \(--tile 64"):
         sampler.draw(["a"])
     monkeypatch.setattr("dmgan_fast.sampling.sampler.draw_in_tiles", sampler.generator.forward)
     with pytest.raises(OutOfMemory, match=r"in windows of 128.*smaller windows \(--tile 64\)"):

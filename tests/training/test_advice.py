@@ -60,7 +60,7 @@ def test_an_evaluation_that_does_not_fit_names_the_batch(encoders, pictures, lit
     sampler = Sampler.from_pretrained()
     assert sampler.generator is not None
     settings = {"data": str(pictures), "damsm": str(encoders), "count": 2, "metrics": ("fid-damsm",), "batch_size": 8}
-    with pytest.raises(OutOfMemory, match=r"while measuring pictures, 8 pictures at once \(.*--batch 2"):
+    with pytest.raises(OutOfMemory, match=r"while measuring images, 8 images at once \(.*--batch 2"):
         evaluate(EvaluationConfig(**settings, cache=str(tmp_path / "cache")), tmp_path / "out")
 
 

@@ -109,7 +109,7 @@ def test_a_generator_that_draws_nan_is_not_measured_and_never_best(pictures, enc
         task.held_out_measures.image_encoder, "forward", lambda x: tuple(y * torch.nan for y in encoder(x))
     )
     assert task.measure() == {}
-    assert "draws NaN" in caplog.text
+    assert "produces NaN" in caplog.text
 
 
 def test_pretraining_keeps_the_encoders_that_match_held_out_pictures_best(pictures, tmp_path):
