@@ -115,11 +115,17 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
 
 @torch.no_grad()
 def update_running(norm: BatchNorm, mean: Tensor, var: Tensor, count: float, share: Tensor | None) -> None:
-    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values."""
+    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values.
+
+    Not in the kernels that find mean and variance: PyTorch gives custom ops that change an argument no derivatives.
+    """
     unbiased = var * (count / (count - (1 if share is None else share)))
-    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-        if running is not None:
-            running.mul_(1 - norm.momentum).add_(value.to(running.dtype), alpha=norm.momentum)
+    both = ((norm.running_mean, mean), (norm.running_var, unbiased))
+    kept = [(running, value.to(running.dtype)) for running, value in both if running is not None]
+    if kept:
+        running, values = map(list, zip(*kept, strict=True))
+        torch._foreach_mul_(running, 1 - norm.momentum)
+        torch._foreach_add_(running, values, alpha=norm.momentum)
 
 
 def _process_group(name: str) -> ProcessGroup:

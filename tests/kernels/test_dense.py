@@ -44,7 +44,7 @@ BATCH_NORM_FAULTS = {
     ),
     "block of another size": ("blocks.BP * TILES_PER_BLOCK, BR", "blocks.BP, BR"),
     "y stored one channel on": ("_tile(y, sample, channel, pixel", "_tile(y, sample, channel + 1, pixel"),
-    "partial means of a sample in one place": ("tl.store(y_parts + block *", "tl.store(y_parts + sample *"),
+    "partial means of a sample in one place": ("y_parts + (sample * blocks + block) *", "y_parts + sample *"),
     "slope of the gate": ("dz_a * z_a * (1 - gate)", "dz_a * z_a"),
     "no gradient through the mean": ("dz - dz_mean - xhat", "dz - xhat"),
 }

@@ -39,10 +39,10 @@ def test_read_gives_the_same_bits_again() -> None:
 
 READ_MUTANTS = {
     "off-by-one store": ("tl.log(total), mask=live)", "tl.log(total), mask=p <= pixels)", "out of bounds|race"),
-    "write race": ("p = tl.program_id(0) * BP +", "p = tl.program_id(0) * (BP - 1) +", "race"),
+    "write race": ("p = tile * BP +", "p = tile * (BP - 1) +", "race"),
     "colliding lanes": ("real = (c < C)[:, None] & (t < words)[None, :]",
                         "real = (c < C)[:, None] & (t <= words)[None, :]", "two lanes"),
-    "dropped mask": ("readable = tl.load(mask + b.to(tl.int64) * words + t[None, :], mask=real, other=True) == 0",
+    "dropped mask": ("readable = tl.load(mask + sample * words + t[None, :], mask=real, other=True) == 0",
                      "readable = real", None),
     "wrong softmax scale": ("scale = 1.0 /", "scale = 1.1 /", None),
     "wrong gate gradient": ("grad_z = grad_g * g * (1 - g)", "grad_z = grad_g * g", None),

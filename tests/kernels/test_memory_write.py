@@ -20,7 +20,7 @@ def test_write_is_as_accurate_as_eager_and_clean_in_the_sanitizer(case: Write, d
 WRITE_MUTANTS = {
     "off-by-one store": ("b * C * T + c[None, :] * T + t[:, None]", "b * C * T + c[None, :] * T + t[:, None] + 1",
                          "out of bounds|race"),
-    "write race": ("c = tl.program_id(1) * BO +", "c = tl.program_id(1) * (BO - 1) +", "race"),
+    "write race": ("c = channel_block * BO +", "c = channel_block * (BO - 1) +", "race"),
     "dropped gate": ("memory = (g * written + (1 - g) * image[None, :])", "memory = (g * written + image[None, :])",
                      None),
     "dropped relu": ("tl.where(written > 0, g * grad_memory, 0.0)", "g * grad_memory", None),
