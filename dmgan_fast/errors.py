@@ -21,6 +21,10 @@ class CheckpointError(DMGANError):
     """A checkpoint is missing, unreadable or does not fit the model."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written; the one before it may be whole."""
+
+
 class NonFiniteLossError(DMGANError):
     """A loss became NaN or infinite; the last checkpoint is from before."""
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -17,17 +18,21 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.data.loader import batch_bytes, reading
+from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, DataError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
-    checkpoint_file,
+    Checkpoints,
+    find_checkpoint,
     latest_checkpoint,
     load_checkpoint,
+    newest_whole,
     random_state,
-    save_checkpoint,
     set_random_state,
+    step_of,
 )
 from dmgan_fast.runs.config import LoopConfig
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
@@ -55,7 +60,7 @@ class Task(Protocol):
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
     def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
-    def save_weights(self, folder: Path, step: int) -> None: ...
+    def weights(self, step: int) -> Callable[[Path], None]: ...  # a copy of them as they are, to be written to a folder
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
@@ -65,12 +70,12 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
         CheckpointError: if ``out`` holds a run with other settings.
     """
     checkpoints = out / CHECKPOINTS
-    done = checkpoint_file(checkpoints, config.loop.steps)
+    done = find_checkpoint(checkpoints, config.loop.steps)
     begun = latest_checkpoint(checkpoints) is not None
     if begun and (out / "config.json").is_file():
         saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
         refuse_changes(saved, to_dict(config), out / "config.json")
-    if not (done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()):
+    if not (done is not None and (out / "weights" / VOCABULARY_NAME).is_file()):
         work(config, out, resume=begun, console=console)
 
 
@@ -82,14 +87,15 @@ def check_start(out: Path, resume: bool, config: Any) -> None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
     if latest is not None and not resume:
         raise CheckpointError(f"{out} already holds a run (step {latest.stem[5:]}); give --resume or another --out")
-    if latest is not None:
-        refuse_fixed(load_checkpoint(latest, mmap=True)["config"], to_dict(config), latest)
+    whole, _ = newest_whole(out / CHECKPOINTS)
+    if whole is not None:
+        refuse_fixed(load_checkpoint(whole, mmap=True)["config"], to_dict(config), whole)
 
 
 def steps_left(config: Any, out: Path) -> int:
     """Those that ``finish`` will take."""
     latest = latest_checkpoint(out / "checkpoints")
-    return max(0, config.loop.steps - (int(latest.stem[5:]) if latest else 0))
+    return max(0, config.loop.steps - (step_of(latest) if latest else 0))
 
 
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
@@ -111,10 +117,11 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         DataError: if a picture can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
-    checkpoints = out / CHECKPOINTS
+    checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
     if loop.keep_freed_memory:
         keep_freed_memory()
-    begun = _begin(task, dataset, out, resume)
+    check_start(out, resume, task.config)
+    begun = _begin(task, dataset, checkpoints.newest())
     done = begun.step
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
@@ -122,9 +129,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
     validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
     measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
-    best = _Best(task, out / BEST, resume)
+    best = _Best(task, out / BEST, resume, checkpoints)
     fingerprints = task.fingerprints()
     console = console or Console(stderr=True)
+    console.out(reading(dataset, _workers(dataset, task.config)))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -150,10 +158,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             "vocabulary_fingerprint": fingerprints["vocabulary"],
             "task": task.state_dict(),
         }
-        save_checkpoint(checkpoint_file(checkpoints, step), state, loop.keep_checkpoints)
-        task.save_weights(out / "weights", step)
+        checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
     with (
+        checkpoints,
         stop_on_signals() as stop,
         log,
         validation,
@@ -164,6 +172,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
         epoch, batches = begun.epoch, begun.batches
+        if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
+            task.weights(done)(out / "weights")
         for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches, stop):
             if done >= loop.steps:
                 break
@@ -195,9 +205,11 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
                 save(done, epoch, batches)
             if stop and done < loop.steps:
+                checkpoints.wait()
                 raise stop.error(done)
         if done < loop.steps:  # a signal to all processes ended those that read
             save(done, epoch, batches)
+            checkpoints.wait()
             raise stop.error(done)
 
 
@@ -210,9 +222,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _Begun:
-    check_start(out, resume, task.config)
-    latest = latest_checkpoint(out / CHECKPOINTS)
+def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -243,35 +253,40 @@ def _batches(
         DataError: if a picture can't be read, or a process that reads ended for another reason.
     """
     loop: LoopConfig = config.loop
+    loader = make_loader(
+        dataset,
+        loop.batch_size,
+        seed=loop.seed,
+        epoch=epoch,
+        start_batch=start,
+        endless=True,
+        workers=_workers(dataset, config),
+        device=pick_device(loop.device),
+    )
+    per_epoch = len(dataset) // loop.batch_size
+    numbered = enumerate(loader, start=epoch * per_epoch + start)
     while True:
-        loader = make_loader(
-            dataset,
-            loop.batch_size,
-            seed=loop.seed,
-            epoch=epoch,
-            start_batch=start,
-            workers=config.data.workers,
-            pin_memory=pick_device(loop.device).type == "cuda",
-        )
-        numbered = enumerate(loader, start=start + 1)
-        while True:
-            try:
-                number, batch = next(numbered)
-            except StopIteration:
-                break
-            except DataError as error:
-                raise DataError(_own_message(error)) from None
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                if stop:
-                    return
-                raise DataError(
-                    f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
-                    "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
-                ) from None
-            yield epoch, number, batch
-        epoch, start = epoch + 1, 0
+        try:
+            number, batch = next(numbered)
+        except DataError as error:
+            raise DataError(_own_message(error)) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            if stop:
+                return
+            raise DataError(
+                f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
+                "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
+            ) from None
+        yield number // per_epoch, number % per_epoch + 1, batch
+
+
+def _workers(dataset: CaptionedPictures, config: Any) -> int:
+    if config.data.workers is not None:
+        return int(config.data.workers)
+    size = batch_bytes(dataset, config.loop.batch_size)
+    return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
 
 
 def _own_message(error: DataError) -> str:
@@ -284,8 +299,8 @@ def _own_message(error: DataError) -> str:
 class _Best:
     """Keeps the weights that measure best, in a folder of their own; a resumed run goes on from what is there."""
 
-    def __init__(self, task: Task, folder: Path, resume: bool) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task, folder: Path, resume: bool, checkpoints: Checkpoints) -> None:
+        self.task, self.folder, self.checkpoints = task, folder, checkpoints
         self.step: int | None = None
         self.score: float | None = None
         if resume and (folder / BEST_NAME).is_file():
@@ -294,16 +309,23 @@ class _Best:
                 self.step, self.score = known["step"], task.score(known["measures"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 pass  # measured anew
+        checkpoints.best = self.step
 
     def consider(self, step: int, found: dict[str, float]) -> None:
         """Keep the task's weights if what was found of them is better than all before."""
         score = self.task.score(found) if self.task.config.loop.measure_every else None
         if score is None or (self.score is not None and score <= self.score):
             return
-        with replace_folder(self.folder) as temporary:
-            self.task.save_weights(temporary, step)
-            (temporary / BEST_NAME).write_text(json.dumps({"step": step, "measures": found}, indent=2) + "\n")
-        self.step, self.score = step, score
+        write = self.task.weights(step)
+
+        def replace() -> None:
+            with replace_folder(self.folder) as temporary:
+                write(temporary)
+                (temporary / BEST_NAME).write_text(json.dumps({"step": step, "measures": found}, indent=2) + "\n")
+
+        self.checkpoints.later(replace)
+        self.step = self.checkpoints.best = step
+        self.score = score
 
 
 class _Guard:

@@ -121,7 +121,7 @@ def test_margin_one_keeps_the_picture_whole(tmp_path):
 
 
 def test_cached_pictures_equal_decoded_ones(tmp_path):
-    kept, read = gradient_set(tmp_path, keep_decoded=True), gradient_set(tmp_path)
+    kept, read = gradient_set(tmp_path, cache_bytes=1 << 20), gradient_set(tmp_path)
     first = kept[0].images[1].clone()
     kept[0].images[1].zero_()
     assert torch.equal(kept[0].images[1], first)
@@ -134,3 +134,15 @@ def test_pictures_of_any_shape_fill_the_sides(tmp_path):
         record = Record("odd", tmp_path / "odd.jpg", ("words",), 0)
         data = CaptionedPictures([record], Vocabulary.from_captions(["words"]), (8, 16), 4)
         assert [tuple(image.shape) for image in data[0].images] == [(3, 8, 8), (3, 16, 16)]
+
+
+def test_images_are_scaled_as_ever(tmp_path):
+    """Against the formula on one picture: crop, mirror, resample, range."""
+    data = gradient_set(tmp_path)
+    for epoch in range(4):
+        raw = data.visit(epoch, 0)
+        whole = (raw.image.flip(2) if raw.flip else raw.image)[None].float()
+        small = torch.nn.functional.interpolate(whole, size=(16, 16), mode="bilinear", antialias=True)
+        data.set_epoch(epoch)
+        assert torch.equal(data[0].images[0], small[0] / 127.5 - 1)
+        assert torch.equal(data[0].images[1], whole[0] / 127.5 - 1)

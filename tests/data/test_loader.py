@@ -1,9 +1,12 @@
 """Items and batches depend on seed, epoch and index only."""
 
+from itertools import islice
+
 import pytest
 import torch
 
 from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader, open_dataset
+from dmgan_fast.data.loader import PictureBatch, loader_in_order
 from dmgan_fast.errors import DataError, InputError
 from tests.data.small import open_small
 
@@ -108,3 +111,53 @@ def test_missing_picture_in_a_worker_is_named(pictures):
     (pictures / "p1.jpg").unlink()
     with pytest.raises(DataError, match=r"p1\.jpg"):
         list(make_loader(data, 4, workers=1))
+
+
+def test_the_pixels_of_a_batch_are_those_of_its_items(train):
+    """What workers send is finished for a whole batch at once."""
+    batch = next(iter(make_loader(train, 6, seed=1, epoch=2)))
+    train.set_epoch(2)
+    items = {record.key: train[index] for index, record in enumerate(train.records)}
+    for number, key in enumerate(batch.keys):
+        assert torch.equal(batch.captions[number], items[key].caption)
+        for side, image in zip(batch.images, items[key].images, strict=True):
+            assert torch.equal(side[number], image)
+
+
+def test_endless_batches_go_on_through_epochs_by_the_same_workers(train):
+    def epoch(number, start=0):
+        return list(make_loader(train, 3, seed=1, epoch=number, start_batch=start))
+
+    endless = make_loader(train, 3, seed=1, epoch=4, start_batch=1, endless=True, workers=1)
+    got = list(islice(endless, 1 + 2 + 2))
+    assert same(got, [*epoch(4, 1), *epoch(5), *epoch(6)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_together_read_the_batches_of_one(train, workers):
+    whole = list(make_loader(train, 5, seed=1, epoch=2))
+    parts = [make_loader(train, 5, seed=1, epoch=2, rows=rows, workers=workers) for rows in (range(2), range(2, 5))]
+    joined = [
+        PictureBatch(
+            [torch.cat(sides) for sides in zip(a.images, b.images, strict=True)],
+            *(torch.cat(pair) for pair in zip(a[1:4], b[1:4], strict=True)),
+            a.keys + b.keys,
+        )
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert same(whole, joined)
+
+
+def test_workers_share_what_they_decode(pictures, monkeypatch):
+    data = open_dataset(pictures, image_sizes=(8, 16), cache_bytes=1 << 20)
+    first = list(make_loader(data, 4, workers=2))
+    assert len(data.cache) == 8
+    monkeypatch.setattr("dmgan_fast.data.dataset.read_picture", None)
+    assert same(first, make_loader(data, 4, workers=2))
+    assert same(first, make_loader(data, 4))
+
+
+def test_all_are_read_in_order_to_the_last(train):
+    batches = list(loader_in_order(train, 3))
+    assert [len(batch.keys) for batch in batches] == [3, 3, 2]
+    assert [key for batch in batches for key in batch.keys] == [record.key for record in train.records]
