@@ -124,7 +124,7 @@ def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
                 label = name if name == AUTHORS else f"{name}, {precision}"
                 sizes = [r["bytes_per_picture"] / MIB for r in rows]
                 ax.plot([r["side"] for r in rows], sizes, style, color=COLOURS[name], marker="o", ms=3, label=label)
-    compiled: dict[int, dict[int, int]] = {}  # side → batch size → bytes
+    compiled: dict[int, dict[int, int]] = {}  # resolution → batch size → bytes
     for row in measured:
         if row["policy"] == COMPILED and row["measured_bytes"]:
             compiled.setdefault(row["side"], {})[row["batch_size"]] = row["measured_bytes"]

@@ -98,8 +98,8 @@ def test_sampling_that_does_not_fit_is_one_paragraph_with_numbers_and_levers(sam
     assert (status, written) == (2, [])
     assert re.fullmatch(
         r"dmgan-fast: out of memory while generating 40 images at once at resolution 128 \(about \d+ MiB needed, "
-        r"\d+ MiB of it by each image, .*64 MiB free\); generate fewer at once \(--batch \d+; batch_size in Python\), or "
-        r"in windows \(--tile 64, with `sample`\)\n",
+        r"\d+ MiB of it by each image, .*64 MiB free\); generate fewer at once \(--batch \d+; batch_size in Python\), "
+        r"or in windows \(--tile 64, with `sample`\)\n",
         errors,
     ), errors
 
