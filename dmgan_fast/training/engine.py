@@ -64,7 +64,7 @@ class Task(Protocol):
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
-    """Do what of ``work`` (``pretrain`` or ``train``) is not done yet: start it, go on after a stop, or leave it alone.
+    """Run ``work`` (``pretrain`` or ``train``) to completion: start it, resume it, or return if it has finished.
 
     Raises:
         CheckpointError: if ``out`` holds a run with other settings.
