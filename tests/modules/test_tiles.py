@@ -1,4 +1,4 @@
-"""Pictures drawn window by window are the pictures drawn at once."""
+"""Images generated window by window are the images generated at once."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_every_pixel_is_the_same(tile, kept, blocks):
 
 
 def peak(model, tile):
-    """Bytes at the peak of what is allocated while drawing, without the pictures themselves."""
+    """Bytes at the peak of what is allocated while generating, without the images themselves."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         images = draw_in_tiles(model, **inputs(), tile=tile, kept=0).images
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -1,4 +1,4 @@
-"""Any checkpoint of a run is drawn from, evaluated and exported."""
+"""Any checkpoint of a run is generated from, evaluated and exported."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.training.conftest import averaged
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_step_draws_with_the_average_of_that_step(measured_run, step):
+def test_a_step_generates_with_the_average_of_that_step(measured_run, step):
     for sampler in (
         Sampler.from_pretrained(measured_run, step=step),
         Sampler.from_pretrained(measured_run / "weights", step=str(step)),

@@ -21,7 +21,7 @@ from tests.training.conftest import train_config
 
 
 def config(pictures, encoders, steps=1, source=None, **generator):
-    """A run of sides 64 and 128 that learns next to nothing, so that what it starts from can be seen."""
+    """A run of resolutions 64 and 128 that learns next to nothing, so that what it starts from can be seen."""
     base = train_config(pictures, encoders, steps=steps)
     slow = replace(base.step, generator_learning_rate=1e-12, discriminator_learning_rate=1e-12)
     return replace(base, step=slow, init_from=source and str(source), generator=replace(base.generator, **generator))
@@ -109,7 +109,7 @@ def test_a_budget_becomes_a_policy_that_trains_and_resumes(pictures, encoders, t
     assert planned.step.memory == made.policy != MemoryPolicy()
     train(planned, tmp_path / "run")
     plain = train_config(pictures, encoders, steps=3)
-    train(plain, tmp_path / "run", resume=True)  # another policy may go on: it learns the same
+    train(plain, tmp_path / "run", resume=True)  # another policy may continue: it learns the same
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").stem.endswith("3")
 
 
@@ -122,7 +122,7 @@ def test_an_impossible_budget_is_refused_with_what_would_fit(pictures, encoders)
 
 
 def imported(pictures, encoders, folder, sides, **discriminator):
-    """A bundle as `import` writes it: the run's generator of side 64, and discriminators for these sides."""
+    """A bundle as `import` writes it: the run's generator of 64², and discriminators for these resolutions."""
     base = config(pictures, encoders)
     torch.manual_seed(7)
     made = {side: Discriminator(replace(base.discriminator(side), **discriminator)) for side in sides}
