@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from contextlib import redirect_stdout
+from functools import cache
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -111,11 +112,15 @@ def has_options(file, arguments):
             assert f'"{argument.split("=")[0]}"' in text, f"{file} has no {argument}"
 
 
+@cache
+def our_commands():
+    return get_command(app).commands
+
+
 def check_ours(arguments, whole):
-    group = get_command(app)
     if arguments[0].startswith("-"):
         return
-    command = group.commands[arguments[0]]
+    command = our_commands()[arguments[0]]
     try:
         context = command.make_context(arguments[0], list(arguments[1:]))
     except Exception as error:
