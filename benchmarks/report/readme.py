@@ -39,7 +39,7 @@ def headline() -> str:
     places: dict[str, list[str]] = {}  # where it was measured → what
     for title, part, _, _ in HEADLINES:
         places.setdefault(measured_on(part, levels(part)[:1]), []).append(title.split(" (")[0].split(",")[0])
-    measured = "; ".join(f"{', '.join(titles)} on {place}" for place, titles in places.items())
+    measured = "; ".join(f"{' and '.join(titles)} at {place}" for place, titles in places.items())
     table = Table(["", "authors' code", "dmgan_fast", "times as fast"], lines)
     return f"{table.markdown()}\n\nMeasured in float32: {measured}.\n"
 
@@ -65,7 +65,7 @@ def replaced() -> str:
         ratios = [_times(of_level[level]) if level in of_level else "" for level in levels("ops")]
         saved = " → ".join(mib(rows[name]["saved_bytes"]) for name in (authors(rows), "dmgan_fast"))
         lines.append([what, op, *ratios, saved])
-    return f"{Table(heads, lines).markdown()}\n\nForward + backward in float32, {measured_on('ops')}.{_patched()}\n"
+    return f"{Table(heads, lines).markdown()}\n\nForward + backward in float32, at {measured_on('ops')}.{_patched()}\n"
 
 
 def _patched() -> str:

@@ -51,5 +51,5 @@ def ratio(rows: Implementations, name: str) -> str:
 def measured_on(part: str, at: Sequence[str] | None = None) -> str:
     """What the figures of a part were measured on, for each level."""
     firsts = [cases(results_of(level) / FILES[part])[0][0] for level in at or levels(part)]
-    where = "{level}: {device}, {threads} threads, {compiler}, commit {commit}"
+    where = "{level} ({device}, {threads} threads, {compiler}, commit {commit})"
     return "; ".join(where.format_map(row | {"level": LEVEL_NAMES[row["level"]]}) for row in firsts)
