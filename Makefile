@@ -21,6 +21,8 @@ help:  ## this list
 demo: build  ## train on the embedded set, generate from captions, write demo_out/index.html
 	$(BIN)/dmgan-fast demo
 
+# Tests of the page in a browser (tests/web/test_browser.py) need a Chromium on PATH or in DMGAN_CHROMIUM, on Debian the
+# package chromium; without it they are skipped and say so. Those over HTTP always run.
 test: build lint cpp-test  ## lint, types, layers, all tests
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 

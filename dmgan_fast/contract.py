@@ -217,6 +217,11 @@ class Op:
         own = [each for each in self.custom if each.name == wanted]
         return own[0] if own else self.function(name or "forward").as_custom_op(wanted)
 
+    def shapes(self, **sizes: int) -> dict[str, tuple[int, ...]]:
+        """Of its inputs by name, for sizes of the letters (``B=2, C=3``)."""
+        sizes = self.known | sizes | {f"2{axis}": 2 * size for axis, size in sizes.items()}
+        return {each.name: tuple(sizes[axis] for axis in each.axes) for each in self.read}
+
     def check(self, *tensors: Tensor | None) -> Sizes:
         """The sizes that the letters stand for, of tensors in the order of ``inputs``.
 

@@ -38,7 +38,12 @@ class Section:
     @property
     def maps(self) -> list[list[Tile]]:
         """A row for each of the first drawings with maps: images, a map for each word, the response gate."""
-        return [_tiles(drawing) for drawing in self.drawings[:MAPPED] if drawing.attention]
+        return [tiles for _, tiles in self.captioned[:MAPPED]]
+
+    @property
+    def captioned(self) -> list[tuple[Drawing, list[Tile]]]:
+        """Every drawing with maps, and its row."""
+        return [(drawing, _tiles(drawing)) for drawing in self.drawings if drawing.attention]
 
 
 def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -> Path:
@@ -50,7 +55,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
         pages.TEMPLATES / "report.html",
         sections=sections,
         real=[(picture_of(held_out[k].images[0]), held_out.records[k].captions[0]) for k in places],
-        curves=[pages.inline_svg(_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
+        curves=[pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
     )
 
 
@@ -60,11 +65,11 @@ def _tiles(drawing: Drawing) -> list[Tile]:
     return [
         *((picture_of(image), f"{image.shape[-1]}²") for image in drawing.images),
         *((shade(last, weight), word) for word, weight in weights),
-        (shade(last, drawing.response_gates[-1]), "response gate"),
+        *((shade(last, gate), "response gate") for gate in drawing.response_gates[-1:]),
     ]
 
 
-def _curves(title: str, file: Path) -> Figure:
+def loss_curves(title: str, file: Path) -> Figure:
     """Losses over steps."""
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))

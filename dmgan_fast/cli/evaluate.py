@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import MEASURE, app
 from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
 
 
-@app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
+@app.command(
+    rich_help_panel=MEASURE,
+    epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation",
+)
 def evaluate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
@@ -56,6 +60,7 @@ def evaluate(
     save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the drawn pictures.")] = False,
     keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep the drawn pictures' features.")] = False,
     threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, which --out gets too, as JSON.")] = False,
 ) -> None:
     """Measure drawn pictures: Inception Score, FID, KID, R-precision (docs/evaluation.md).
 
@@ -70,12 +75,15 @@ def evaluate(
     from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, by_reason, shown
 
     use_threads(threads)
-    settings = {name: value for name, value in context.params.items() if name not in ("out", "threads")}
+    settings = {name: value for name, value in context.params.items() if name not in ("out", "threads", "as_json")}
     settings["metrics"] = split_names(metrics)
     settings["statistics"] = dict(pair(given) for given in statistics or [])
     settings["skip_bad"] = skip_bad or 0
     report = run(load_config(EvaluationConfig, settings, where="evaluate"), out)
     if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     for metric in report["metrics"]:
         typer.echo(f"{metric['title']}: {shown(metric)}")

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import MEASURE, app
 from dmgan_fast.cli.options import ConfigFile, DataFolder, Preset, Settings, Threads, split_names, use_threads
 
 
 @app.command(
-    epilog="Example: dmgan-fast ablate --variants dm-gan,attention,no-text --set loop.steps=400 --out runs/ablation"
+    rich_help_panel=MEASURE,
+    epilog="Example: dmgan-fast ablate --variants dm-gan,attention,no-text --set loop.steps=400 --out runs/ablation",
 )
 def ablate(
     out: Annotated[
@@ -62,7 +63,9 @@ def ablate(
     typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
 
 
-@app.command(epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies")
+@app.command(
+    rich_help_panel=MEASURE, epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies"
+)
 def study(
     name: Annotated[str, typer.Argument(help="recovery, writing-gate, memory or gates.")],
     runs: Annotated[Path, typer.Option(help="What ablate wrote.")],

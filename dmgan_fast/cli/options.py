@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -47,11 +47,14 @@ Step = Annotated[
 Batch = Annotated[int | None, typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's.")]
 
 
-def data_values(data: str | None, skip_bad: int | None) -> dict[str, object]:
-    """Settings of ``--data`` and ``--skip-bad``."""
-    given = {"source": data or None, "skip_bad": skip_bad}
-    values = {name: value for name, value in given.items() if value is not None}
-    return {"data": values} if values else {}
+def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:
+    """Settings of ``--data``, ``--skip-bad`` and ``--batch``."""
+    given: dict[str, dict[str, object]] = {
+        "data": {"source": data or None, "skip_bad": skip_bad},
+        "loop": {"batch_size": batch},
+    }
+    groups = {group: {name: x for name, x in values.items() if x is not None} for group, values in given.items()}
+    return {group: values for group, values in groups.items() if values}
 
 
 def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
@@ -63,11 +66,12 @@ def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    from rich.console import Console
+def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """``progress.working``, imported when first needed."""
+    from dmgan_fast import progress
 
-    with Console(stderr=True).status(what):
-        yield
+    with progress.working(what, total) as tick:
+        yield tick
 
 
 def use_threads(threads: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import START, TRAIN, app
 from dmgan_fast.cli.options import (
     Batch,
     ConfigFile,
@@ -19,9 +19,9 @@ from dmgan_fast.cli.options import (
     Size,
     SkipBad,
     Threads,
-    data_values,
     generator_values,
     notices,
+    run_values,
     use_threads,
     working,
 )
@@ -29,12 +29,12 @@ from dmgan_fast.cli.options import (
 EXIT_DOES_NOT_FIT = 1
 
 
-@app.command(epilog="Example: dmgan-fast demo --out demo_out")
+@app.command(rich_help_panel=START, epilog="Example: dmgan-fast demo --out demo_out")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo_out"),
     pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 300,
     train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 300,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, noise and order.")] = 0,
 ) -> None:
     """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
     from dmgan_fast.demo import run_demo
@@ -43,7 +43,7 @@ def demo(
     typer.echo(f"open {page}")
 
 
-@app.command(epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
+@app.command(rich_help_panel=TRAIN, epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     data: DataFolder = None,
@@ -61,15 +61,17 @@ def pretrain(
     from dmgan_fast.training import damsm
 
     use_threads(threads)
-    values = data_values(data, skip_bad)
-    values |= {"loop": {"batch_size": batch}} if batch else {}
+    values = run_values(data, skip_bad, batch)
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     with notices():
         damsm.pretrain(built, out, resume=resume)
     typer.echo(f"weights in {out / 'weights'}")
 
 
-@app.command(epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume",
+)
 def train(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     damsm: Annotated[
@@ -107,10 +109,9 @@ def train(
     from dmgan_fast.training.planning.planner import fit
 
     use_threads(threads)
-    values = data_values(data, skip_bad)
+    values = run_values(data, skip_bad, batch)
     values |= {"encoders": str(damsm)} if damsm else {}
     values |= {"init_from": str(init_from)} if init_from else {}
-    values |= {"loop": {"batch_size": batch}} if batch else {}
     values |= generator_values(size, dtype)
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     if memory is not None:
@@ -121,7 +122,9 @@ def train(
     typer.echo(f"weights in {out / 'weights'}")
 
 
-@app.command(epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB")
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB"
+)
 def plan(
     size: Size = None,
     batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,

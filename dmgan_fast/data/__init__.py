@@ -8,6 +8,7 @@ from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, Record
 from dmgan_fast.data.facts import Purpose
 from dmgan_fast.data.loader import PictureBatch, make_loader
 from dmgan_fast.data.opening import open_dataset
+from dmgan_fast.data.sharding import shard
 from dmgan_fast.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "open_checked",
     "open_dataset",
     "open_readable",
+    "shard",
 ]

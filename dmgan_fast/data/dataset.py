@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -19,10 +21,13 @@ from dmgan_fast.data.captions import choose_words, pad
 from dmgan_fast.data.order import Shards
 from dmgan_fast.data.randomness import generator
 from dmgan_fast.data.record import Record, read_bytes, where
+from dmgan_fast.data.remote import local
 from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.foreign import what_instead
+
+FETCHERS = 4  # archives that are fetched side by side
 
 
 class PictureItem(NamedTuple):
@@ -106,6 +111,20 @@ class CaptionedPictures(Dataset[PictureItem]):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"cache": None}  # shared by forking only
+
+    @contextmanager
+    def fetching_ahead(self) -> Iterator[Callable[[Sequence[int]], object] | None]:
+        """Give what fetches archives in the background, by their numbers in ``shards``; None where none is far away."""
+        shards = [] if self.shards is None else self.shards.of.tolist()
+        remotes = {shard: record.remote for shard, record in zip(shards, self.records, strict=False) if record.remote}
+        if not remotes:
+            yield None
+            return
+        fetcher = ThreadPoolExecutor(FETCHERS, thread_name_prefix="shards")
+        try:
+            yield lambda wanted: [fetcher.submit(local, remotes[shard]) for shard in wanted if shard in remotes]
+        finally:
+            fetcher.shutdown(wait=False, cancel_futures=True)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose anew for another pass over the data."""

@@ -6,6 +6,7 @@ on the device that trains; the random numbers come with the images, so they are 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -69,6 +70,7 @@ class Loader:
             collate_fn=collate_raw,
             generator=torch.Generator(),  # else each start would draw from the global one
             prefetch_factor=AHEAD if workers else None,
+            worker_init_fn=_leave_signals_to_the_main_process,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
 
@@ -76,6 +78,12 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[PictureBatch]:
+        with self.dataset.fetching_ahead() as soon:
+            if soon is not None and isinstance(self.batches, Batches):
+                self.batches.soon = soon
+            yield from self._finished()
+
+    def _finished(self) -> Iterator[PictureBatch]:
         for raw in self._loader:
             images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
             images = scaled(images, flips, self.dataset.image_sizes)
@@ -125,6 +133,13 @@ def make_loader(
         shards=dataset.shards,
     )
     return Loader(dataset, batches, workers=workers, device=device)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """What a scheduler sends to all processes must not end those that read before the step is saved."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def loader_in_order(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
@@ -20,6 +21,7 @@ DECODED = 64 << 20  # bytes of images that are decoded without being asked: a se
 SAMPLE = 10_000  # images of a larger set of which the headers and ends are read
 EDGE = 16 << 10  # bytes at either end that tell images of one size apart
 READERS = min(16, 4 * (os.cpu_count() or 1))
+ARCHIVES = 2  # that are fetched from elsewhere to look at images in them
 TRAILER = 64  # bytes in which the end marker of a format is looked for
 
 
@@ -56,7 +58,7 @@ def look(records: Sequence[Record], *, decode: bool = False, tick: Callable[[], 
         tick: called after each image, from several threads.
     """
     decode = decode or _bytes(records) <= DECODED
-    chosen = range(len(records)) if decode else _spread(len(records))
+    chosen = range(len(records)) if decode else _near(records) or _spread(len(records))
 
     def one(index: int) -> ImageLook:
         found = _whole(records[index]) if decode else _edges(records[index])
@@ -90,6 +92,21 @@ def _size(record: Record) -> int:
 def _spread(count: int) -> list[int]:
     taken = min(count, SAMPLE)
     return [number * count // taken for number in range(taken)]
+
+
+def _near(records: Sequence[Record]) -> list[int]:
+    """Images of the first archives, if those have to be fetched: as many as are decoded of a small set."""
+    if not any(record.remote for record in records):
+        return []
+    chosen: list[int] = []
+    total, archives = 0, set[Path]()
+    for number, record in enumerate(records):
+        total += record.span[1] if record.span else 0
+        archives.add(record.picture)
+        if chosen and (total > DECODED or len(archives) > ARCHIVES):
+            break
+        chosen.append(number)
+    return chosen
 
 
 def _whole(record: Record) -> ImageLook:

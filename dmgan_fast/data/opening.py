@@ -8,8 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dmgan_fast.data import demo, layouts
 from dmgan_fast.data.dataset import CaptionedPictures
+from dmgan_fast.data.order import Shards
+from dmgan_fast.data.record import Record
+from dmgan_fast.data.remote import is_remote
 from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, Contents, LeftOut, Row
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
@@ -30,7 +35,9 @@ def read_set(source: str | os.PathLike[str]) -> Contents:
     Raises:
         DataError: if its layout is not known or nothing in it can be read.
     """
-    return demo.read() if str(source) == "demo" else layouts.read(Path(source))
+    if str(source) == "demo":
+        return demo.read()
+    return layouts.read_remote(str(source)) if is_remote(source) else layouts.read(Path(source))
 
 
 def open_dataset(
@@ -48,7 +55,8 @@ def open_dataset(
     """Open a data set, whichever layout it has.
 
     Args:
-        source: ``"demo"`` for the embedded set, or a folder in one of the layouts of docs/data.md.
+        source: ``"demo"`` for the embedded set, a folder in one of the layouts of docs/data.md, or the address of
+            shards, as ``s3://bucket/birds``.
         split: ``"train"`` or ``"test"``, also for sets that call them otherwise (``Train``, ``val2014``).
         image_sizes: sides, smallest first.
         max_words: words a caption is cut to.
@@ -116,9 +124,18 @@ def open_split(
         good,
         words,
         margin=contents.margin,
+        shards=_shards(good, contents.window),
         left_out=(*faults.values(), *aside),
         **settings,
     )
+
+
+def _shards(records: Sequence[Record], window: int) -> Shards | None:
+    """Which of its archives each image lies in, numbered as they come."""
+    if not window:
+        return None
+    numbers: dict[Path, int] = {}
+    return Shards(torch.tensor([numbers.setdefault(record.picture, len(numbers)) for record in records]), window)
 
 
 def own_vocabulary(contents: Contents) -> Vocabulary:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from dmgan_fast.data.remote import Remote, use
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
@@ -30,13 +31,15 @@ class Record:
     upright: bool = False
     span: tuple[int, int] | None = None  # offset and size of ``member`` in a tar archive
     row: int | None = None  # of a parquet file
+    remote: Remote | None = None  # where ``picture``, an archive, comes from
 
 
 def where(record: Record) -> str:
     """The place of a picture as people look it up."""
     if record.row is not None:
         return f"{record.picture}:row {record.row}"
-    return f"{record.picture}:{record.member}" if record.member else str(record.picture)
+    place = record.remote.url if record.remote else record.picture
+    return f"{place}:{record.member}" if record.member else str(place)
 
 
 def read_bytes(record: Record) -> bytes:
@@ -47,7 +50,10 @@ def read_bytes(record: Record) -> bytes:
     """
     try:
         if record.span is not None:
-            return _part(record.picture, *record.span)
+            offset, size = record.span
+            if record.remote is not None:
+                return use(record.remote, lambda copy: _part(copy, offset, size))
+            return _part(record.picture, offset, size)
         if record.row is not None:
             return _cell(record.picture, record.member or "", record.row)
         return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()

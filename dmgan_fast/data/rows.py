@@ -53,6 +53,7 @@ class Contents:
     """A data set as it was read.
 
     ``lost``: what became no row. ``notes``: sentences for people. ``vocabulary``: the set's own, if it brings one.
+    ``window``: archives whose images are shuffled together; 0: all images are.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Contents:
     vocabulary: Vocabulary | None = None
     margin: float = CROP_MARGIN
     embedded: bool = False
+    window: int = 0
     roles: tuple[str | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -164,7 +166,7 @@ class Gatherer:
             for row in self._rows:
                 row["split"] = ""
 
-    def contents(self, source: Path, layout: str, vocabulary: Vocabulary | None = None) -> Contents:
+    def contents(self, source: Path | str, layout: str, vocabulary: Vocabulary | None = None) -> Contents:
         """What was collected. Named classes get numbers after the given ones, pictures without a class after those."""
         classes = _number([row["class"] for row in self._rows])
         rows = tuple(

@@ -29,8 +29,9 @@ from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
 from dmgan_fast.files import replace_file
 from dmgan_fast.metrics.retrieval import r_precision
-from dmgan_fast.modules import DynamicMemory, Generator
+from dmgan_fast.modules import Generator
 from dmgan_fast.pictures import to_bytes
+from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 MEMORY, ATTENTION = "dm-gan", "attention"
@@ -266,26 +267,14 @@ def _line(axes: Any, x: Sequence[float], points: list[list[float]], colour: str,
 def gates_of(sampler: Sampler, said: Sequence[Sequence[int]]) -> list[Tensor]:
     """Writing gates ``[captions, NOISES, T]`` of each refinement, NaN at padding: every caption with several noises."""
     found: list[list[Tensor]] = [[] for _ in sampler.generator.stages]
-    handles = []
-    for number, stage in enumerate(sampler.generator.stages):
-        memory = stage.memory
-        if not (isinstance(memory, DynamicMemory) and memory.writing_gate):
-            raise InputError("this generator has no writing gates")
-
-        def keep(
-            memory: DynamicMemory, inputs: tuple[Any, ...], options: dict[str, Any], _: Any, number: int = number
-        ) -> None:
-            gates = memory.writing_gates(inputs[1], options["image_mean"])
-            found[number].append(gates.masked_fill(inputs[2], torch.nan).cpu())
-
-        handles.append(memory.register_forward_hook(keep, with_kwargs=True))
-    try:
-        for start in range(0, len(said), BATCH // NOISES):
-            part = [caption for caption in said[start : start + BATCH // NOISES] for _ in range(NOISES)]
+    for start in range(0, len(said), BATCH // NOISES):
+        part = [caption for caption in said[start : start + BATCH // NOISES] for _ in range(NOISES)]
+        with writing_gates(sampler.generator) as gates:
             sampler.generate(part, [POSITION_STRIDE + start * NOISES + k for k in range(len(part))])
-    finally:
-        for handle in handles:
-            handle.remove()
+        if len(gates) != len(found):
+            raise InputError("this generator has no writing gates")
+        for of_stage, gate in zip(found, gates, strict=True):
+            of_stage.append(gate.cpu())
     longest = max(len(caption) for caption in said)
     return [
         torch.cat([F.pad(g, (0, longest - g.shape[1]), value=torch.nan) for g in gates]).unflatten(0, (-1, NOISES))

@@ -6,6 +6,7 @@ D: (real + conditional real) / 2 + (fake + conditional fake + conditional wrong)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,8 @@ def generator_loss(
     if len(discriminators) != len(fakes):
         raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")
     require_number("generator_loss", "damsm_weight", damsm_weight, least=0)
-    require_tensors("generator_loss", sentence=sentence, **{f"fakes_{k}": fake for k, fake in enumerate(fakes)})
+    named: dict[str, Any] = {f"fakes_{k}": fake for k, fake in enumerate(fakes)}
+    require_tensors("generator_loss", sentence=sentence, **named)
     parts = {
         f"adversarial_{fake.shape[-1]}": generator_adversarial_loss(discriminator, fake, sentence)
         for discriminator, fake in zip(discriminators, fakes, strict=True)

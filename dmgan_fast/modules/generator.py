@@ -303,7 +303,7 @@ class Generator(PretrainedModel):
         self, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor | None, eps: Tensor | None
     ) -> None:
         """Raise ``InputError`` unless ``forward`` can take these."""
-        optional = {} if eps is None else {"eps": eps}
+        optional: dict[str, Any] = {} if eps is None else {"eps": eps}
         require_tensors("Generator", noise=noise, sentence=sentence, **optional)
         require_tensor("Generator", "words", words)
         config, batch = self.config, noise.shape[0] if noise.dim() else 0

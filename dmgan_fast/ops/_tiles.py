@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from dmgan_fast import layouts
 from dmgan_fast.aten.upsample_conv3x3 import gather, spread
+from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_number
 from dmgan_fast.ops import _backends
-from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums
+from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums, update_running
+from dmgan_fast.reference import BatchNorm
 
 HALO = 1  # rows that a 3×3 convolution sees beyond its own
 MIN_ROWS = 4  # with fewer, the halos are most of a tile
@@ -31,6 +33,32 @@ def check_rows(op: str, rows: int) -> None:
         rows >= MIN_ROWS,
         lambda: f"{op}: rows must be at least {MIN_ROWS} (a tile sees {HALO} more on each side), got {rows}",
     )
+
+
+def run(
+    op: Callable[..., Any],
+    norm: BatchNorm,
+    values: int,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    options: tuple[Any, ...],
+    rows: int,
+    backend: str | None,
+) -> tuple[Tensor, ...]:
+    """Results of a custom op but for the statistics, which update those of the norm: of ``values`` for each channel.
+
+    ``tensors``: x, the convolution's weight, and what the op takes after the norm's tensors; then ``options`` follow.
+    """
+    dtype = _backends.autocast_dtype(tensors[0])
+    x, conv_weight, other = (None if each is None else each.to(dtype) for each in tensors)
+    assert x is not None
+    chosen = _backends.choose(BATCH_NORM_GLU, backend, x, {})
+    group = norm.process_group.group_name if norm.training and norm.process_group is not None else ""
+    statistics = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+    of_norm = norm.weight, norm.bias, *statistics
+    y, mean, var, _, *others, share = op(x, conv_weight, *of_norm, other, *options, rows, group, chosen)
+    if norm.training:
+        update_running(norm, mean, var, values, share)
+    return y, *others
 
 
 class Tile(NamedTuple):

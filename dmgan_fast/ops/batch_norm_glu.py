@@ -109,7 +109,7 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
     for name, running in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
         require(
             running is None or not norm.training or running.stride(0) != 0 or running.shape[0] == 1,
-            lambda name=name: f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
+            f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
         )
 
 

@@ -11,7 +11,6 @@ import importlib
 import json
 import logging
 import os
-import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast._version import __version__
+from dmgan_fast.contract import MEMORY_WRITE, OPS
 from dmgan_fast.files import replace_file
 
 VARIABLE = "DMGAN_FAST_SELFCHECK"
@@ -52,21 +52,8 @@ Rand = Callable[..., Tensor]
 
 
 def _memory_write(rand: Rand) -> Iterator[Case]:
-    for name, batch, depth, words, channels in (("small", 2, 32, 8, 16), ("odd", 3, 17, 5, 7)):
-        shapes = {
-            "words": (batch, depth, words),
-            "image_mean": (batch, channels),
-            "gate_word": (depth,),
-            "gate_image": (channels,),
-            "word_weight": (2 * channels, depth),
-            "word_bias": (2 * channels,),
-            "image_weight": (2 * channels, channels),
-            "image_bias": (2 * channels,),
-            "key_weight": (channels, 2 * channels),
-            "key_bias": (channels,),
-            "value_weight": (channels, 2 * channels),
-            "value_bias": (channels,),
-        }
+    for name, sizes in (("small", {"B": 2, "D": 32, "T": 8, "C": 16}), ("odd", {"B": 3, "D": 17, "T": 5, "C": 7})):
+        shapes = MEMORY_WRITE.shapes(**sizes)
         yield Case(name, {key: rand(*shape) * shape[-1] ** -0.5 for key, shape in shapes.items()})
 
 
@@ -119,6 +106,22 @@ def _convolution(side: int, *further: tuple[str, int, int, int, int, int]) -> Ca
     return cases
 
 
+def _folded_conv3x3(rand: Rand) -> Iterator[Case]:
+    for name, batch, inputs, outputs, height, width, skip in (
+        ("small", 2, 16, 32, 8, 8, 0),
+        ("odd", 3, 5, 14, 6, 10, 7),
+    ):
+        tensors = {
+            "x": rand(batch, inputs, height, width),
+            "conv_weight": rand(outputs, inputs, 3, 3) * (9 * inputs) ** -0.5,
+            "weight": rand(outputs) + 1,
+            "bias": rand(outputs),
+        }
+        tensors |= {"skip": rand(batch, skip, height, width)} if skip else {}
+        fixed = {"running_mean": torch.zeros(outputs), "running_var": torch.ones(outputs)}
+        yield Case(name, tensors, fixed, wide=("weight", "bias"), channels_last=name == "odd")
+
+
 def _words_similarity(rand: Rand) -> Iterator[Case]:
     for name, images, captions, depth, height, width, words in (
         ("small", 2, 2, 16, 4, 4, 8),
@@ -140,6 +143,7 @@ CASES: dict[str, Callable[[Rand], Iterator[Case]]] = {
     "conv3x3": _convolution(3, ("large", 1, 32, 16, 32, 34)),
     "conv4x4_stride2": _convolution(4, ("large", 4, 16, 16, 64, 66)),
     "upsample_conv3x3": _convolution(3),
+    "folded_conv3x3": _folded_conv3x3,
     "words_similarity": _words_similarity,
 }
 
@@ -193,6 +197,8 @@ def _first_fault(op: str, backend: str, device: torch.device, dtype: torch.dtype
 
 def _fault(op: str, case: Case, backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """The result or gradient that is furthest off, if one is further off than rounding explains."""
+    import statistics  # and with it decimal, which would take a sixth of the package's own time to import
+
     given = {name: _cast(x, case, name, device, dtype) for name, x in case.tensors.items()}
     exact = {name: x.detach().cpu().double().requires_grad_() for name, x in given.items()}
     truth, eager = _run(op, case, exact, "reference"), _run(op, case, given, "reference")
@@ -219,7 +225,7 @@ def _cast(x: Tensor, case: Case, name: str, device: torch.device, dtype: torch.d
 
 
 def _run(op: str, case: Case, tensors: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-    """Results, and gradients of a fixed projection of them, by name."""
+    """Results and, of an op that has some, gradients of a fixed projection of them, by name."""
     first = next(iter(tensors.values()))
     wide = torch.promote_types(first.dtype, torch.float32)
 
@@ -233,12 +239,14 @@ def _run(op: str, case: Case, tensors: dict[str, Tensor], backend: str) -> dict[
     function = getattr(importlib.import_module(f"dmgan_fast.ops.{op}"), op)
     results = function(**tensors, **fixed, backend=backend)
     results = [results] if isinstance(results, Tensor) else list(results)
+    named = {f"result {k}": y for k, y in enumerate(results, 1)}
+    if not any(each.name == f"{op}_backward" for each in OPS[op].functions):
+        return named
     generator = torch.Generator().manual_seed(1)
     projections = [torch.randn(y.shape, generator=generator, dtype=torch.float64, device="cpu") for y in results]
     grads = torch.autograd.grad(
         results, list(tensors.values()), [p.to(y.device, y.dtype) for p, y in zip(projections, results, strict=True)]
     )
-    named = {f"result {k}": y for k, y in enumerate(results, 1)}
     named |= {f"the gradient of {name}": grad for name, grad in zip(tensors, grads, strict=True)}
     if "gate_bias" in tensors:  # a lone sum of terms that cancel has no size of its own
         gate = ("the gradient of gate_weight", "the gradient of gate_bias")

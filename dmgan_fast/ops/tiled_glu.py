@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmgan_fast import layouts
-from dmgan_fast.contract import BATCH_NORM_GLU, TILED_GLU
+from dmgan_fast.contract import TILED_GLU
 from dmgan_fast.errors import require, require_flags
-from dmgan_fast.ops import _backends, _custom_op
-from dmgan_fast.ops._tiles import Block, Tile, Visit, check_rows, every_tile
-from dmgan_fast.ops.batch_norm_glu import check_norm, update_running
+from dmgan_fast.ops import _custom_op
+from dmgan_fast.ops._tiles import Block, Tile, Visit, check_rows, every_tile, run
+from dmgan_fast.ops.batch_norm_glu import check_norm
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -72,16 +72,8 @@ def tiled_glu(
     )
     check_rows("tiled_glu", rows)
     check_norm("tiled_glu", norm, x, channels, 1, values)
-    dtype = _backends.autocast_dtype(x)
-    x, conv_weight = x.to(dtype), conv_weight.to(dtype)
-    head_weight = None if head_weight is None else head_weight.to(dtype)
-    chosen = _backends.choose(BATCH_NORM_GLU, backend, x, {})
-    group = process_group.group_name if training and process_group is not None else ""
-    tensors = (weight, bias, *((None, None) if training else (running_mean, running_var)), head_weight)
-    options = (upsample, eps, training, return_mean, rows, group, chosen)
-    y, mean, var, _, spatial_mean, share = _forward(x, conv_weight, *tensors, *options)
-    if training:
-        update_running(norm, mean, var, values, share)
+    options = (upsample, eps, training, return_mean)
+    y, spatial_mean = run(_forward, norm, values, (x, conv_weight, head_weight), options, rows, backend)
     return (y, spatial_mean.to(y.dtype)) if return_mean else y
 
 

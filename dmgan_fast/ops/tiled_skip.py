@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dmgan_fast import layouts
-from dmgan_fast.contract import BATCH_NORM_GLU, TILED_SKIP
-from dmgan_fast.ops import _backends, _custom_op
-from dmgan_fast.ops._tiles import Block, Visit, check_rows, every_tile
-from dmgan_fast.ops.batch_norm_glu import check_norm, gradient_of_skip, update_running
+from dmgan_fast.contract import TILED_SKIP
+from dmgan_fast.ops import _custom_op
+from dmgan_fast.ops._tiles import Block, Visit, check_rows, every_tile, run
+from dmgan_fast.ops.batch_norm_glu import check_norm, gradient_of_skip
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -55,15 +55,7 @@ def tiled_skip(
     check_rows("tiled_skip", rows)
     values = x.numel() // x.shape[1]
     check_norm("tiled_skip", norm, x, conv_weight.shape[0], skip.shape[1], values)
-    dtype = _backends.autocast_dtype(x)
-    x, conv_weight, skip = x.to(dtype), conv_weight.to(dtype), skip.to(dtype)
-    chosen = _backends.choose(BATCH_NORM_GLU, backend, x, {})
-    group = process_group.group_name if training and process_group is not None else ""
-    tensors = (weight, bias, *((None, None) if training else (running_mean, running_var)), skip)
-    y: Tensor
-    y, mean, var, _, share = _forward(x, conv_weight, *tensors, eps, training, rows, group, chosen)
-    if training:
-        update_running(norm, mean, var, values, share)
+    (y,) = run(_forward, norm, values, (x, conv_weight, skip), (eps, training), rows, backend)
     return y
 
 

@@ -47,7 +47,7 @@ def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
     else:
         taken = tuple(None if each is None else each.to(wide) for each in given)
     weight, bias, *statistics = taken
-    z = F.batch_norm(x, *statistics, weight, bias, norm.training, norm.momentum, norm.eps)
+    z = F.batch_norm(x, statistics[0], statistics[1], weight, bias, norm.training, norm.momentum, norm.eps)
     with torch.no_grad():
         for own, updated in zip(given[2:], statistics, strict=True):
             if norm.training and own is not None and updated is not None and own is not updated:

@@ -41,6 +41,8 @@ class LoopConfig:
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
     and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
     says what is best; encoders go by their losses on held-out pictures.
+
+    ``logger``: where curves and samples are looked at; ``"wandb"``: Weights & Biases, if it is installed.
     """
 
     steps: int = Field(1000, ge=1)
@@ -56,6 +58,7 @@ class LoopConfig:
     measure_every: int = Field(500, ge=0)
     measure_pictures: int = Field(128, ge=2)
     best_by: Literal["fid", "kid", "r_precision"] = "fid"
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
 
 
 @config_dataclass

@@ -127,6 +127,10 @@ class DAMSMTask:
         self.validation = _Validation(torch.cat(images), found, said, measures)
         return self.validation
 
+    def gates(self) -> dict[str, float]:
+        """None: encoders have no memory."""
+        return {}
+
     def measure(self) -> dict[str, float]:
         """Nothing beyond what every sample measures."""
         return {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
@@ -21,7 +20,7 @@ from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, DataError, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
@@ -35,15 +34,14 @@ from dmgan_fast.runs.checkpoints import (
     step_of,
 )
 from dmgan_fast.runs.config import LoopConfig
+from dmgan_fast.runs.environment import write_environment
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
+from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
-from dmgan_fast.training.stopping import Stop, stop_on_signals
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 
 
 class Task(Protocol):
@@ -57,10 +55,14 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
+    def gates(self) -> dict[str, float]: ...  # means of the memory's gates on held-out captions; empty: none
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
     def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
     def weights(self, step: int) -> Callable[[Path], None]: ...  # a copy of them as they are, to be written to a folder
+
+
+LOGS = ("metrics", "validation", "gates", "measures")  # tables of a run
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
@@ -81,7 +83,8 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
 
 def check_start(out: Path, resume: bool, config: Any) -> None:
     """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
-    settings that can't change."""
+    settings that can't change; and ``InputError`` if what it should be logged with is not installed."""
+    check_logger(config.loop.logger)
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
@@ -101,11 +104,11 @@ def steps_left(config: Any, out: Path) -> int:
 def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
-    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``metrics.csv``,
-    ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of ``validation.csv``
-    if the task measures anything on held-out pictures; with every measurement a line of ``measures.csv``; and
-    ``best/``, the weights of the best so far. Resumed on a CPU with the same number of threads, the result has the same
-    bits as without the stop.
+    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``environment.json``,
+    ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of
+    ``validation.csv`` if the task measures anything on held-out pictures, and of ``gates.csv`` if it has gates; with
+    every measurement a line of ``measures.csv``; and ``best/``, the weights of the best so far. Resumed on a CPU with
+    the same number of threads, the result has the same bits as without the stop.
 
     Raises:
         CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
@@ -125,10 +128,10 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     done = begun.step
     with replace_file(out / "config.json") as temporary:
         temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+    write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
-    guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
-    validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
-    measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
+    guard, board = _Guard(loop), open_board(task.config, out, done)
+    log, validation, gates, measures = (Log(out / f"{name}.csv", board, done) for name in LOGS)
     best = _Best(task, out / BEST, resume, checkpoints)
     fingerprints = task.fingerprints()
     console = console or Console(stderr=True)
@@ -163,18 +166,20 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     with (
         checkpoints,
         stop_on_signals() as stop,
+        told_of_readers(stop),
+        board,
         log,
         validation,
+        gates,
         measures,
         Progress(*columns, console=console) as progress,
         told_of_training(task.config, task.device),
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin, first = time.monotonic(), done
-        epoch, batches = begun.epoch, begun.batches
         if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
             task.weights(done)(out / "weights")
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches, stop):
+        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -184,12 +189,16 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if done % loop.log_every == 0 or done == loop.steps:
                 guard.check()
                 values = {name: float(value) for name, value in losses.items()}
-                log.write(done, time.monotonic() - started, values)
                 rate = (done - first) / (time.monotonic() - begin)
+                log.write(done, time.monotonic() - started, values)
+                board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
             if done % loop.sample_every == 0 or done == loop.steps:
-                found = task.sample(out / "samples" / f"step-{done:08d}.png")
+                file = out / "samples" / f"step-{done:08d}.png"
+                found = task.sample(file)
+                board.image("samples", file, done)
+                gates.write(done, time.monotonic() - started, task.gates())
                 if found:
                     validation.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
@@ -207,10 +216,6 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if stop and done < loop.steps:
                 checkpoints.wait()
                 raise stop.error(done)
-        if done < loop.steps:  # a signal to all processes ended those that read
-            save(done, epoch, batches)
-            checkpoints.wait()
-            raise stop.error(done)
 
 
 class _Begun(NamedTuple):
@@ -243,15 +248,9 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begu
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int, stop: Stop
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far.
-
-    Without end, unless a signal ended the processes that read.
-
-    Raises:
-        DataError: if a picture can't be read, or a process that reads ended for another reason.
-    """
+    """Batches from there on, with their epoch and the number of its batches so far, without end."""
     loop: LoopConfig = config.loop
     loader = make_loader(
         dataset,
@@ -264,21 +263,7 @@ def _batches(
         device=pick_device(loop.device),
     )
     per_epoch = len(dataset) // loop.batch_size
-    numbered = enumerate(loader, start=epoch * per_epoch + start)
-    while True:
-        try:
-            number, batch = next(numbered)
-        except DataError as error:
-            raise DataError(_own_message(error)) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            if stop:
-                return
-            raise DataError(
-                f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take "
-                "fewer of them (--set data.workers=1); --resume goes on from the last checkpoint"
-            ) from None
+    for number, batch in enumerate(loader, start=epoch * per_epoch + start):
         yield number // per_epoch, number % per_epoch + 1, batch
 
 
@@ -287,13 +272,6 @@ def _workers(dataset: CaptionedPictures, config: Any) -> int:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)
     return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
-
-
-def _own_message(error: DataError) -> str:
-    """Without the traceback that PyTorch puts around an error of a process that reads."""
-    text = str(error)
-    marked = f"{DataError.__name__}: "
-    return text.rpartition(marked)[2].strip() if "Original Traceback" in text else text
 
 
 class _Best:
@@ -350,48 +328,3 @@ class _Guard:
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"
         )
-
-
-class _Log:
-    """A table and TensorBoard; on resuming, rows after the resumed step are dropped."""
-
-    def __init__(self, file: Path, board: Path, done: int) -> None:
-        self.file, self.board, self.done = file, board, done
-        self.writer: SummaryWriter | None = None
-        self.rows: list[dict[str, str]] = []
-        if done and self.file.is_file():
-            with self.file.open(newline="") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
-
-    def __enter__(self) -> _Log:
-        if self.rows or self.file.exists():
-            with replace_file(self.file) as temporary:
-                self._rewrite(temporary)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
-        row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
-        first = not self.rows
-        self.rows.append(row)
-        with self.file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.board), purge_step=self.done + 1 if self.done else None)
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def _rewrite(self, file: Path) -> None:
-        with file.open("w", newline="") as stream:
-            if self.rows:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)

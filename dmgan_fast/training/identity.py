@@ -32,6 +32,8 @@ def encoders_fingerprint(models: Iterable[nn.Module], vocabulary: str) -> str:
 
 
 def _size(record: Record) -> int:
+    if record.remote is not None:
+        return record.remote.size
     try:
         return record.picture.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""What ends a training after the step at work: Ctrl-C, and the signals of a scheduler that wants its machine back."""
+"""What ends a training before its last step: Ctrl-C, a scheduler that wants its machine back, readers that ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from dmgan_fast.errors import Interrupted, Preempted
+from dmgan_fast.errors import DataError, Interrupted, Preempted
 
 # Slurm and Kubernetes send SIGTERM, Slurm also what --signal asks for.
 OF_SCHEDULERS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -52,3 +52,33 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def told_of_readers(stop: Stop) -> Iterator[None]:
+    """Within, the end of a process that reads, and what one could not read, are errors of one line.
+
+    PyTorch raises them wherever the training stands, in the middle of a step too: nothing can be saved then.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(_own_message(error)) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if stop.by is not None:
+            raise Preempted(
+                f"stopped by {stop.by.name}, which also ended a process that reads data, in the middle of a step; "
+                "--resume goes on from the last checkpoint"
+            ) from None
+        raise DataError(
+            f"a process that reads data ended ({str(error).splitlines()[0].strip()}); if memory ran out, take fewer of "
+            "them (--set data.workers=1); --resume goes on from the last checkpoint"
+        ) from None
+
+
+def _own_message(error: DataError) -> str:
+    """Without the traceback that PyTorch puts around an error of a process that reads."""
+    text = str(error)
+    return text.rpartition(f"{DataError.__name__}: ")[2].strip() if "Original Traceback" in text else text

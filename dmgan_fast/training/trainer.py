@@ -21,6 +21,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
+from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.engine import check_start, run
 from dmgan_fast.training.growth import grow_from
@@ -129,6 +130,23 @@ class GANTask:
             rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
         return {}
+
+    @torch.no_grad()
+    def gates(self) -> dict[str, float]:
+        """Means of both gates at each refinement, over held-out captions."""
+        average = self.train_step.average.module
+        assert isinstance(average, Generator)
+        at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
+        batch = next(iter(make_loader(self.held_out, min(SAMPLES, at_once, len(self.held_out)))))
+        encoded = self.encode(batch)
+        fixed = torch.Generator().manual_seed(self.config.loop.seed)
+        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
+        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask)
+        with writing_gates(average) as written:
+            response = average(*inputs, eps=eps, return_attention=True).response_gates
+        found = {f"writing_gate_{k}": float(gate.nanmean()) for k, gate in enumerate(written, start=1)}
+        return found | {f"response_gate_{k}": float(gate.mean()) for k, gate in enumerate(response, start=1)}
 
     def measure(self) -> dict[str, float]:
         """Held-out captions drawn by the averaged generator, judged by the encoders."""

@@ -1,5 +1,6 @@
 """Sampling as people sample: captions from files, several pictures each, ways between two, little memory."""
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from dmgan_fast import out_of_memory
 from dmgan_fast.errors import InputError
 from dmgan_fast.sampling.sampler import Sampler
+from tests.cli.calls import call
 from tests.sampling.conftest import SIDE
 from tests.sampling.test_advice import fail_to_draw
 from tests.test_out_of_memory import CPU, SAYS
@@ -115,3 +117,20 @@ def test_out_of_memory_that_nobody_expected_is_one_paragraph_too(sample, monkeyp
     assert "--batch 1" in errors
     assert "--tile 64" in errors
     assert errors.count("\n") == 1
+
+
+def test_sample_tells_programs_its_files(weights, monkeypatch, capsys, tmp_path):
+    given = ("sample", "a zebra car", "blue", "--weights", weights, "--out", tmp_path, "--json", "--sheet")
+    status, out, _ = call(monkeypatch, capsys, *given)
+    assert status == 0
+    told = json.loads(out)
+    assert [(each["caption"], each["unknown"]) for each in told["images"]] == [("a zebra car", ["zebra"]), ("blue", [])]
+    files = [file for each in told["images"] for file in each["files"]] + told["sheets"]
+    assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
+
+
+def test_paths_come_on_standard_output_though_progress_is_shown(weights, monkeypatch, capsys, tmp_path):
+    given = ("sample", "a car", "--count", "5", "--batch", "2", "--weights", weights, "--out", tmp_path)
+    status, out, _ = call(monkeypatch, capsys, *given)
+    assert status == 0
+    assert sorted(out.split()) == sorted(map(str, tmp_path.iterdir()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from dmgan_fast.contract import MEMORY_WRITE
+
 NCHW, NHWC = torch.contiguous_format, torch.channels_last
 
 
@@ -31,11 +33,8 @@ def memory_write(
 ) -> None:
     from dmgan_fast.kernels import memory_write as op
 
-    word_channels = 256
-    sizes = (batch, word_channels, words), (batch, channels), (word_channels,), (channels,)
-    sizes += (2 * channels, word_channels), (2 * channels,), (2 * channels, channels), (2 * channels,)
-    sizes += (channels, 2 * channels), (channels,), (channels, 2 * channels), (channels,)
-    inputs = [torch.zeros(size, dtype=dtype) for size in sizes]
+    sizes = MEMORY_WRITE.shapes(B=batch, C=channels, D=256, T=words)
+    inputs = [torch.zeros(size, dtype=dtype) for size in sizes.values()]
     key = torch.zeros((batch, channels, words), dtype=dtype)
     op.memory_write_forward(*inputs)
     op.memory_write_backward(key, key, key, key, *inputs)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import reference
+from dmgan_fast.contract import MEMORY_WRITE
 from tests.kernels.interpreter import InterpreterError, sanitized  # before anything imports Triton
 
 FORWARD, BACKWARD = 2, 3  # times the error of the eager reference that a result or a gradient may have
@@ -141,20 +142,7 @@ class Write:
     def run(self, kernels: ModuleType) -> list[Output]:
         batch, channels, word_channels, words = self.size
         draw = torch.Generator().manual_seed(0)
-        shapes = {
-            "words": (batch, word_channels, words),
-            "image_mean": (batch, channels),
-            "gate_word": (word_channels,),
-            "gate_image": (channels,),
-            "word_weight": (2 * channels, word_channels),
-            "word_bias": (2 * channels,),
-            "image_weight": (2 * channels, channels),
-            "image_bias": (2 * channels,),
-            "key_weight": (channels, 2 * channels),
-            "key_bias": (channels,),
-            "value_weight": (channels, 2 * channels),
-            "value_bias": (channels,),
-        }
+        shapes = MEMORY_WRITE.shapes(B=batch, C=channels, D=word_channels, T=words)
         inputs = {
             name: (torch.randn(shape, generator=draw) / (1 if "words" in name else shape[-1] ** 0.5)).to(self.dtype)
             for name, shape in shapes.items()

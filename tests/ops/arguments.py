@@ -3,6 +3,7 @@
 import torch
 
 from dmgan_fast import functional
+from dmgan_fast.contract import MEMORY_WRITE
 
 B, C, D, T, H, W = 3, 4, 5, 6, 3, 7
 LENGTHS = (6, 4, 1)
@@ -17,21 +18,7 @@ def padding():
 
 
 def write_arguments(channels=C):
-    C = channels
-    return {
-        "words": rand(B, D, T),
-        "image_mean": rand(B, C),
-        "gate_word": rand(D),
-        "gate_image": rand(C),
-        "word_weight": rand(2 * C, D),
-        "word_bias": rand(2 * C),
-        "image_weight": rand(2 * C, C),
-        "image_bias": rand(2 * C),
-        "key_weight": rand(C, 2 * C),
-        "key_bias": rand(C),
-        "value_weight": rand(C, 2 * C),
-        "value_bias": rand(C),
-    }
+    return {name: rand(*shape) for name, shape in MEMORY_WRITE.shapes(B=B, C=channels, D=D, T=T).items()}
 
 
 def read_arguments():

@@ -37,6 +37,16 @@ print(sorted(name for name in sys.modules if name.startswith(heavy)), "dmgan_fas
     assert run_python(code) == "[] False"
 
 
+def test_functional_loads_nothing_but_its_own_on_top_of_torch():
+    code = """
+import sys, torch
+before = set(sys.modules)
+import dmgan_fast.functional
+print(sorted(name for name in set(sys.modules) - before if not name.startswith("dmgan_fast")))
+"""
+    assert run_python(code) == "[]"
+
+
 def test_metrics_load_no_torchvision():
     code = """
 import sys

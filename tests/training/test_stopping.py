@@ -8,7 +8,7 @@ import pytest
 from dmgan_fast import cli
 from dmgan_fast.data.dataset import CaptionedPictures
 from dmgan_fast.errors import DataError, Interrupted, Preempted
-from dmgan_fast.training.stopping import stop_on_signals
+from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 from dmgan_fast.training.trainer import GANTask, train
 from tests.cli.calls import call
 from tests.training.conftest import train_config
@@ -74,14 +74,14 @@ def test_the_command_ends_with_the_status_that_asks_to_be_queued_again(monkeypat
 
 def _fail_in_workers(monkeypatch, fail):
     """``fail(epoch)`` runs where an image is read, in the processes that read only."""
-    main, read = os.getpid(), CaptionedPictures.__getitem__
+    main, read = os.getpid(), CaptionedPictures.visit
 
-    def item(dataset, index):
+    def visit(dataset, epoch, index):
         if os.getpid() != main:
             fail(dataset)
-        return read(dataset, index)
+        return read(dataset, epoch, index)
 
-    monkeypatch.setattr(CaptionedPictures, "__getitem__", item)
+    monkeypatch.setattr(CaptionedPictures, "visit", visit)
 
 
 def test_a_process_that_reads_and_is_killed_ends_the_run_with_what_to_do(pictures, encoders, tmp_path, monkeypatch):
@@ -91,28 +91,42 @@ def test_a_process_that_reads_and_is_killed_ends_the_run_with_what_to_do(picture
         train(config, tmp_path)
 
 
-def test_a_signal_that_ends_the_processes_that_read_too_still_saves(pictures, encoders, tmp_path, monkeypatch):
-    def both(dataset):
-        if dataset.epoch == 1:  # of two batches each
-            os.kill(os.getppid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGKILL)
+def test_a_signal_to_all_processes_leaves_those_that_read_at_work(pictures, encoders, tmp_path, monkeypatch):
+    def to_all(dataset):
+        for process in (os.getpid(), os.getppid()):
+            os.kill(process, signal.SIGTERM)
 
-    _fail_in_workers(monkeypatch, both)
+    _fail_in_workers(monkeypatch, to_all)
     config = train_config(pictures, encoders, ["data.workers=1"])
-    with pytest.raises(Preempted, match=r"stopped at step 2 by SIGTERM"):
-        train(config, tmp_path / "stopped")
+    with pytest.raises(Preempted, match=r"stopped at step 1 by SIGTERM; the state is saved"):
+        train(config, tmp_path)
     monkeypatch.undo()
-    train(config, tmp_path / "stopped", resume=True)
-    train(config, tmp_path / "whole")
-    same(checkpoint(tmp_path / "whole")["task"], checkpoint(tmp_path / "stopped")["task"])
+    train(config, tmp_path, resume=True)
+
+
+def _ended_by(stop, text):
+    with told_of_readers(stop):
+        raise RuntimeError(text)
+
+
+def test_a_process_that_reads_and_ends_after_a_signal_asks_to_be_queued_again():
+    ended = "DataLoader worker (pid 3) is killed by signal: Terminated. "
+    with stop_on_signals() as stop:
+        with pytest.raises(DataError, match=r"that reads data ended \(DataLoader worker \(pid 3\)"):
+            _ended_by(stop, ended)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Preempted, match=r"stopped by SIGTERM, which also ended.*--resume goes on from the last"):
+            _ended_by(stop, ended)
+        with pytest.raises(RuntimeError, match="of something else"):
+            _ended_by(stop, "of something else")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanished_is_named_in_one_line(pictures, encoders, tmp_path, monkeypatch, workers):
-    def vanish(dataset, index):
+    def vanish(dataset, epoch, index):
         raise DataError("picture not found: a/b.png")
 
-    monkeypatch.setattr(CaptionedPictures, "__getitem__", vanish)
+    monkeypatch.setattr(CaptionedPictures, "visit", vanish)
     with pytest.raises(DataError) as caught:
         train(train_config(pictures, encoders, [f"data.workers={workers}"]), tmp_path)
     assert str(caught.value) == "picture not found: a/b.png"

@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000, help="of each target")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(TARGETS), help=", ".join(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one case may take")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that one case may take")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="targets at a time")
     parser.add_argument("--show", type=int, default=3, help="failures of a target that are printed")
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "fuzz.json")

@@ -145,7 +145,7 @@ def _watched(target: Target, shared: Shared) -> Target:
         shared.begin(repr(case))
         target.check(case)
 
-    return Target(target.name, target.kind, target.cases, check, target.names, target.share)
+    return Target(target.name, target.kind, target.cases, check, target.names)
 
 
 class _Runner:
@@ -155,6 +155,7 @@ class _Runner:
         self.target, self.number, self.limit = target, number, limit
         self.wanted = max(1, round(cases * target.share))
         self.row, self.restarts, self.started = Row(target.name, target.kind), 0, time.monotonic()
+        target.prepare()
         self.begin()
 
     def begin(self) -> None:

@@ -78,7 +78,7 @@ def reader(name: str, seeds: Seeds, read: Callable[[Path], object], *, suffix: s
                 _nothing_ran(place)
 
     cases = st.deferred(lambda: file_cases(sorted(valid()), instead))
-    return Target(name, "reader", cases, check, lambda case: ("given",))
+    return Target(name, "reader", cases, check, lambda case: ("given",), prepare=valid)
 
 
 def _nothing_ran(place: Path) -> None:
@@ -113,13 +113,13 @@ def _torch_files() -> dict[str, bytes]:
 
 
 def _deflated(content: bytes) -> bytes:
-    """The same archive with one record that unpacks to 1 GiB of zeros."""
+    """The same archive with one record that unpacks to 256 MiB of zeros."""
     source, to = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in source.namelist():
             if name.endswith("/data/0"):
                 with archive.open(name, "w") as stream:
-                    for _ in range(64):
+                    for _ in range(16):
                         stream.write(bytes(1 << 24))
             else:
                 archive.writestr(name, source.read(name))
@@ -182,7 +182,7 @@ def _folder_target(
                 _nothing_ran(place)
 
     cases = st.deferred(lambda: file_cases([file for file in sorted(valid()) if mutable(file)]))
-    return Target(name, "reader", cases, check, lambda case: ("given", case[0].rpartition("/")[2]))
+    return Target(name, "reader", cases, check, lambda case: ("given", case[0].rpartition("/")[2]), prepare=valid)
 
 
 def _read_bundle(root: Path) -> None:

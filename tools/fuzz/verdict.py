@@ -33,6 +33,7 @@ class Target:
     ``cases``: descriptions of inputs in plain values, so that the ``repr`` of one repeats it. ``check``: builds the
     input, hands it over and raises ``Wrong`` if the answer is not right. ``names``: of a case, the arguments or files
     of which a refusal has to mention one. ``share``: of a campaign's cases, where a case takes long.
+    ``prepare``: makes once what all cases take.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Target:
     check: Callable[[Any], None]
     names: Callable[[Any], Iterable[str]]
     share: float = 1.0
+    prepare: Callable[[], object] = lambda: None
 
 
 def judge(target: Target, case: Any) -> Outcome:

@@ -1,0 +1,171 @@
+"""What a run reports while it trains: tables, and a board, TensorBoard or Weights & Biases, with curves and samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import uuid
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+from typing_extensions import Self
+
+from dmgan_fast.config import to_dict
+from dmgan_fast.errors import InputError
+from dmgan_fast.files import replace_file
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+WANDB_NAME = "wandb.json"  # which run of Weights & Biases a folder's run is
+PROJECT = "dmgan_fast"
+
+
+class Board(Protocol):
+    """Where curves and samples are looked at. ``group``: ``metrics``, ``validation``, ``gates``, ``measures`` or
+    ``throughput``."""
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None: ...
+    def image(self, name: str, file: Path, step: int) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def check_logger(logger: str) -> None:
+    """Raise ``InputError`` if it is not installed."""
+    if logger == "wandb" and find_spec("wandb") is None:
+        raise InputError(
+            "loop.logger=wandb: Weights & Biases is not installed; `pip install wandb`, or leave the setting out to "
+            "log to TensorBoard"
+        )
+
+
+def open_board(config: Any, out: Path, done: int) -> Board:
+    """The board that ``config.loop.logger`` names, for the run in ``out`` after ``done`` steps."""
+    return WeightsAndBiases(config, out) if config.loop.logger == "wandb" else TensorBoard(out / "tensorboard", done)
+
+
+class TensorBoard:
+    """Event files in ``folder``, those of each group but the metrics in a folder of its own."""
+
+    def __init__(self, folder: Path, done: int) -> None:
+        self.folder, self.done = folder, done
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer(group).add_scalar(name, value, step)
+
+    def image(self, name: str, file: Path, step: int) -> None:
+        import numpy as np
+
+        with Image.open(file) as image:
+            self._writer("metrics").add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def _writer(self, group: str) -> SummaryWriter:
+        if group not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = self.folder if group == "metrics" else self.folder / group
+            purge = self.done + 1 if self.done else None
+            self._writers[group] = SummaryWriter(str(folder), purge_step=purge)
+        return self._writers[group]
+
+
+class WeightsAndBiases:
+    """One run there for the run in ``out``, which a resumed run goes on with; offline with ``WANDB_MODE=offline``."""
+
+    def __init__(self, config: Any, out: Path) -> None:
+        self.config, self.out = config, out
+        self._run: Any = None
+
+    def __enter__(self) -> Self:
+        import wandb
+
+        options: dict[str, Any] = {"project": PROJECT, "name": self.out.absolute().name, "dir": str(self.out)}
+        options |= {"id": self._id(), "resume": "allow", "config": to_dict(self.config)}
+        try:
+            self._run = wandb.init(**options)
+        except Exception as error:  # the client raises many unrelated types
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"loop.logger=wandb: Weights & Biases could not begin: {said}; with WANDB_MODE=offline it logs "
+                "to this machine only"
+            ) from error
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")  # a resumed run may go back some steps
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._run.finish(exit_code=0 if raised[0] is None else 1)
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        self._run.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
+
+    def image(self, name: str, file: Path, step: int) -> None:
+        import wandb
+
+        self._run.log({"step": step, name: wandb.Image(str(file))})
+
+    def _id(self) -> str:
+        file = self.out / WANDB_NAME
+        try:
+            return str(json.loads(file.read_text(encoding="utf-8"))["id"])
+        except FileNotFoundError:
+            name = uuid.uuid4().hex[:12]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} does not say which run of Weights & Biases this is: {error}; remove it") from None
+        with replace_file(file) as temporary:
+            temporary.write_text(json.dumps({"id": name}) + "\n", encoding="utf-8")
+        return name
+
+
+class Log:
+    """A table, told to the board as well; on resuming, rows after the resumed step are dropped."""
+
+    def __init__(self, file: Path, board: Board, done: int) -> None:
+        self.file, self.board = file, board
+        self.rows: list[dict[str, str]] = []
+        if done and self.file.is_file():
+            with self.file.open(newline="") as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
+
+    def __enter__(self) -> Self:
+        if self.rows or self.file.exists():
+            with replace_file(self.file) as temporary:
+                self._rewrite(temporary)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
+        """A row; none without values."""
+        if not values:
+            return
+        row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
+        first = not self.rows
+        self.rows.append(row)
+        with self.file.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row))
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+        self.board.scalars(self.file.stem, values, step)
+
+    def _rewrite(self, file: Path) -> None:
+        with file.open("w", newline="") as stream:
+            if self.rows:
+                writer = csv.DictWriter(stream, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
