@@ -1,4 +1,4 @@
-"""``sample``: captions in, pictures out."""
+"""``sample``: captions in, images out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dmgan_fast.sampling.sampler import Drawing, Sampler
 
 HUB = "Weights on the Hub"
-SHOWN = 100  # pictures in grid.png and sheet.png
+SHOWN = 100  # images in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
 BYTES = 120  # and bytes, for file systems that take 255 in all
 
@@ -90,7 +90,7 @@ def sample(
         bool, typer.Option("--json", help="For programs: captions, unknown words and files, once all are written.")
     ] = False,
 ) -> None:
-    """Draw pictures from captions, at every side."""
+    """Generate images from captions, at every resolution."""
     from dmgan_fast.sampling.sampler import Sampler
 
     given = [] if between and not captions and file is None else gather(captions or [], file)
@@ -147,7 +147,7 @@ def _place(drawing: Drawing, total: int, count: int) -> str:
 
 
 def _write(drawing: Drawing, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
-    """Pictures, and the maps asked for, as PNG files named after the caption."""
+    """Images, and the maps asked for, as PNG files named after the caption."""
     from dmgan_fast.pictures import picture_of, relative, save_picture, shade
 
     stem = f"{place}-{_short('-'.join(drawing.words))}"
@@ -168,13 +168,13 @@ def _short(text: str) -> str:
 
 
 def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
-    """``grid.png`` of several pictures; ``sheet.png`` with captions if asked for."""
+    """``grid.png`` of several images; ``sheet.png`` with captions if asked for."""
     from dmgan_fast.pictures import contact_sheet, grid, save_picture
 
     files = []
     if len(shown) > 1:
         rows = [drawing.images for drawing in shown]
-        if count > 1:  # a row for each caption, its pictures beside each other
+        if count > 1:  # a row for each caption, its images beside each other
             whole = len(shown) // count * count or len(shown)
             last = [drawing.images[-1] for drawing in shown[:whole]]
             rows = [last[k : k + count] for k in range(0, whole, count)]

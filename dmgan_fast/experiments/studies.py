@@ -115,7 +115,7 @@ def noisy(h: Tensor, *, strength: float) -> Tensor:
 
 
 def blurred(h: Tensor, *, strength: float) -> Tensor:
-    """Means over squares of ``strength`` pixels a side."""
+    """Means over squares of ``strength`` pixels on each side."""
     return F.interpolate(F.avg_pool2d(h, int(strength)), size=h.shape[2:], mode="nearest")
 
 
