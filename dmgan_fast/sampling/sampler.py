@@ -293,7 +293,7 @@ class Sampler:
 
     def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
         if not caption.strip():
-            raise InputError(f"caption {number} is empty; write what the picture should show")
+            raise InputError(f"caption {number} is empty; write what the image should show")
         indices, unknown = self.vocabulary.encode(caption)
         if not indices:
             raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")

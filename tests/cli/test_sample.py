@@ -35,7 +35,7 @@ def test_names_of_many_captions_sort_as_the_captions_do(sample, tmp_path):
     largest = [name for name in written if name.endswith("-128.png")]
     assert largest == sorted(largest)
     assert (largest[0], largest[-1]) == ("0001-a-red-128.png", "1001-a-red-128.png")
-    assert "show the first 100 of 1001 pictures" in errors
+    assert "show the first 100 of 1001 images" in errors
 
 
 # ------------------------------------------------------------------------------------------------------------- between
@@ -48,7 +48,7 @@ def test_between_on_the_command_line(sample, tmp_path):
     assert (tmp_path / "out" / "grid.png").is_file()
     status, _, errors = sample("a car", "--between", "a red apple", "a blue car")
     assert status == 2
-    assert "--between draws two captions only" in errors
+    assert "--between takes two captions only" in errors
 
 
 # ---------------------------------------------------------------------------------------------- truncation and the rest
