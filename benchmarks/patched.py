@@ -17,8 +17,9 @@ from torch import Tensor
 
 from benchmarks.authors.checkout import CheckoutStep
 from benchmarks.common import Rows, case_table, environment, finish, parser_of, results_of, save
-from benchmarks.harness import TOLERANCE, allocation_peak, error, in_own_process, spread, take_turns
+from benchmarks.harness import allocation_peak, error, in_own_process, spread, take_turns
 from benchmarks.models import BIRDS, Setting, batch_of
+from benchmarks.precision import TOLERANCE
 from dmgan_fast.compat import patch
 
 PARTS = ("generator", "step")

@@ -1,10 +1,37 @@
-"""Where to compute."""
+"""Where to compute, and for which device a step without data is planned."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
+from torch import Tensor
 
 from dmgan_fast.errors import InputError
+
+_planned: ContextVar[str | None] = ContextVar("planned", default=None)
+
+
+@contextmanager
+def planned_for(kind: str) -> Iterator[None]:
+    """Within, tensors without data, which say that they are on a CPU, stand for some on a device of this type."""
+    before = _planned.set(kind if kind != "cpu" else None)
+    try:
+        yield
+    finally:
+        _planned.reset(before)
+
+
+def planned() -> str | None:
+    """The type of the device that is planned for; None outside of plans, and for CPUs."""
+    return _planned.get()
+
+
+def type_of(tensor: Tensor) -> str:
+    """The type of the device that the tensor is on, or stands for one on."""
+    return _planned.get() or tensor.device.type
 
 
 def pick_device(name: str) -> torch.device:

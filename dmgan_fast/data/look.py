@@ -16,6 +16,7 @@ from PIL import Image
 from dmgan_fast.data.dataset import crop_area, read_picture
 from dmgan_fast.data.record import Record, read_bytes, where
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 DECODED = 64 << 20  # bytes of images that are decoded without being asked: a second or two
 SAMPLE = 10_000  # images of a larger set of which the headers and ends are read
@@ -128,6 +129,7 @@ def _edges(record: Record) -> ImageLook:
     if record.member:
         return _whole(record)
     try:
+        require_regular(record.picture)
         with record.picture.open("rb") as stream:
             size, whole = _header(stream)
             length = stream.seek(0, os.SEEK_END)

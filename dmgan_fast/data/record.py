@@ -13,6 +13,7 @@ from typing import Any
 from dmgan_fast.data.remote import Remote, use
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def read_bytes(record: Record) -> bytes:
         DataError: naming the file, if it is missing or can't be read.
     """
     try:
+        require_regular(record.picture)
         if record.span is not None:
             offset, size = record.span
             if record.remote is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -213,7 +214,9 @@ class ResidualBlock(FusedNorms):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.conv1.weight
         if x.shape[1] != weight.shape[1]:
-            weight = weight.unflatten(1, (-1, x.shape[1])).sum(1)
+            weight = reduce(
+                torch.add, weight.split(x.shape[1], 1)
+            )  # which keeps the weight's layout, as a sum does not
         if self.tile_rows:
             h = self.norm1.apply_to(functional.tiled_glu, x, weight, rows=self.tile_rows)
             y: Tensor = self.norm2.apply_to(functional.tiled_skip, h, self.conv2.weight, skip=x, rows=self.tile_rows)

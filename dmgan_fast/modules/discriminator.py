@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
+from dmgan_fast.layouts import is_channels_last
 from dmgan_fast.modules.blocks import init_weights
 from dmgan_fast.modules.pretrained import PretrainedModel
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
 
 MIN_SIDE = 64
 FEATURE_SIDE = 4
@@ -72,8 +73,8 @@ class Discriminator(PretrainedModel):
         self.narrow = nn.ModuleList(_conv(config, i, i // 2, 3) for i in narrowing if i > 8 * base)
         features = 8 * base
         self.joint = _conv(config, features + config.sentence_channels, features, 3)
-        self.conditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
-        self.unconditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
+        self.conditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
+        self.unconditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
         self.apply(init_weights)
 
     def features(self, images: Tensor) -> Tensor:
@@ -106,7 +107,9 @@ class Discriminator(PretrainedModel):
                 f"got {list(sentence.shape)}"
             ),
         )
-        spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
+        spread = sentence.to(features.dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
+        if is_channels_last(features):
+            spread = spread.contiguous(memory_format=torch.channels_last)
         joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
         return _head(self.conditional_head, joint)
 
@@ -115,9 +118,12 @@ class Discriminator(PretrainedModel):
         return self.logits(self.features(images), sentence)
 
 
-def _head(head: nn.Conv2d, features: Tensor) -> Tensor:
+def _head(head: HeldConv2d, features: Tensor) -> Tensor:
     """``head(features).flatten()``: a convolution as large as its map is a dot product, which starts far sooner."""
-    return F.linear(features.flatten(1), head.weight.flatten(1), head.bias).flatten()
+    weight, bias = head.operands
+    if is_channels_last(features):  # both as they lie in memory
+        features, weight = features.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
+    return F.linear(features.flatten(1), weight.flatten(1), bias).flatten()
 
 
 def _conv(config: DiscriminatorConfig, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Module:

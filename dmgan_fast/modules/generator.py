@@ -102,7 +102,12 @@ class ConditioningAugmentation(nn.Module):
 
 
 class InitialStage(FusedNorms):
-    """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``."""
+    """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``.
+
+    ``memory_format``: of the first features; what is made of them keeps it.
+    """
+
+    memory_format = torch.contiguous_format
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
         super().__init__()
@@ -116,6 +121,7 @@ class InitialStage(FusedNorms):
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x = self.projection(torch.cat((condition, noise), 1))
         h = self.norm(x[:, :, None, None]).reshape(-1, self.seed_channels, SEED_SIDE, SEED_SIDE)
+        h = h.contiguous(memory_format=self.memory_format)
         for up_block in self.up_blocks[:-1]:  # type: ignore[union-attr]
             h = up_block(h)
         return self.up_blocks[-1].with_mean(h)  # type: ignore[operator]

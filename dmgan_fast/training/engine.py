@@ -164,9 +164,9 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
     with (
-        checkpoints,
         stop_on_signals() as stop,
         told_of_readers(stop),
+        checkpoints,
         board,
         log,
         validation,

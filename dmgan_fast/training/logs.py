@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from PIL import Image
 from typing_extensions import Self
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.errors import InputError
+from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.files import replace_file
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 WANDB_NAME = "wandb.json"  # which run of Weights & Biases a folder's run is
 PROJECT = "dmgan_fast"
+
+_log = logging.getLogger("dmgan_fast.runs")
 
 
 class Board(Protocol):
@@ -134,16 +137,15 @@ class Log:
     """A table, told to the board as well; on resuming, rows after the resumed step are dropped."""
 
     def __init__(self, file: Path, board: Board, done: int) -> None:
-        self.file, self.board = file, board
-        self.rows: list[dict[str, str]] = []
-        if done and self.file.is_file():
-            with self.file.open(newline="") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
+        self.file, self.board, self.done = file, board, done
+        self.begun = False  # has its header
 
     def __enter__(self) -> Self:
-        if self.rows or self.file.exists():
+        if self.file.exists():
+            rows = _rows_until(self.file, self.done) if self.done else []
             with replace_file(self.file) as temporary:
-                self._rewrite(temporary)
+                _write_rows(temporary, rows)
+            self.begun = bool(rows)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,18 +156,39 @@ class Log:
         if not values:
             return
         row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
-        first = not self.rows
-        self.rows.append(row)
         with self.file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))
-            if first:
+            if not self.begun:
                 writer.writeheader()
             writer.writerow(row)
+        self.begun = True
         self.board.scalars(self.file.stem, values, step)
 
-    def _rewrite(self, file: Path) -> None:
-        with file.open("w", newline="") as stream:
-            if self.rows:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+
+def _rows_until(file: Path, done: int) -> list[dict[str, str]]:
+    """Rows of a table up to a step; those that a crash left half written are told and left out.
+
+    Raises:
+        CheckpointError: if it is no table any more.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [(reader.line_num, row) for reader in [csv.DictReader(stream)] for row in reader]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}; move it away, and --resume goes on without it") from None
+    kept = []
+    for line, row in rows:
+        whole = None not in row and all(isinstance(value, str) for value in row.values())
+        if not whole or not row.get("step", "").isdecimal():
+            _log.warning("%s:%d is not a whole row and is left out: %s", file, line, list(row.values())[:3])
+        elif int(row["step"]) <= done:
+            kept.append(row)
+    return kept
+
+
+def _write_rows(file: Path, rows: list[dict[str, str]]) -> None:
+    with file.open("w", newline="") as stream:
+        if rows:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.profiler import record_function
 
+from dmgan_fast.devices import planned
 from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
-from dmgan_fast.losses.adversarial import discriminator_loss_of
+from dmgan_fast.losses.adversarial import Targets, discriminator_loss_of, joint_discriminator_loss
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.generator import GeneratorOutput
@@ -32,6 +33,7 @@ from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
+from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.optimisers import adam, take_step
 
@@ -78,12 +80,16 @@ class TrainStep:
         config = config or StepConfig()
         _check_models(generator, discriminators, image_encoder, config)
         self.config = config
+        self.device_type = next(generator.parameters()).device.type
+        self.layout = layout_of(self.device_type, config.precision in AUTOCAST)
+        lay_out((generator, *discriminators), self.layout)
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
-        self.device_type = next(generator.parameters()).device.type
+        self._judge = self._half_encoder()
+        self._targets: dict[int, Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -107,6 +113,11 @@ class TrainStep:
             raise InputError(
                 "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward, nor "
                 "with batch_norm, which normalises by the whole batch; use spectral_norm='paper'"
+            )
+        if policy.together and any(d.config.needs_whole_batches for d in self.discriminators):
+            raise InputError(
+                "memory.together does not go with spectral_norm='official', which iterates on every forward, nor with "
+                "batch_norm, which normalises real and generated pictures apart; use spectral_norm='paper'"
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
@@ -198,8 +209,10 @@ class TrainStep:
         return Judgement(losses, judged, gradients)
 
     def _update_discriminator(self, k: int, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Real and drawn pictures in turn, each graph freed before the next; one power iteration in all."""
+        """Real and drawn pictures at once or in turn, each graph freed before the next; one power iteration in all."""
         discriminator, scaler, real = self.discriminators[k], self.discriminator_scalers[k], batch.images[k]
+        if self.layout is not None:
+            real = real.to(fake.dtype, memory_format=self.layout)
         optimizer, sentence, size = self.discriminator_optimizers[k], batch.sentence, len(batch.sentence)
         optimizer.zero_grad(set_to_none=True)
 
@@ -212,6 +225,12 @@ class TrainStep:
         loss_of = partial(discriminator_loss_of, discriminator)
         if discriminator.config.needs_whole_batches:  # in the authors' order
             losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=sentence[1:]))]
+        elif self._together():
+            if size not in self._targets:
+                self._targets[size] = Targets.of(size, sentence)
+            joint = partial(joint_discriminator_loss, discriminator, real, fake, sentence, self._targets[size])
+            with self._autocast(), hold_weights(discriminator, once=True):
+                losses = [learn(joint)]
         else:
             losses = []
             with hold_weights(discriminator):
@@ -229,7 +248,8 @@ class TrainStep:
         gradients, losses = [], {}
         for discriminator, picture in zip(self.discriminators, pictures, strict=True):
             gradient, judged = torch.empty_like(picture), []
-            with record_function(f"adversarial_{picture.shape[-1]}"), hold_weights(discriminator):
+            phase = record_function(f"adversarial_{picture.shape[-1]}")
+            with phase, self._autocast(), hold_weights(discriminator, once=True):
                 for part in self._micro_batches(size):
                     leaf = picture[part].detach().requires_grad_()
                     with self._autocast():
@@ -246,7 +266,7 @@ class TrainStep:
     def _add_damsm_gradient(self, batch: Batch, picture: Tensor, gradient: Tensor) -> dict[str, Tensor]:
         """The matching losses couple all pictures of a batch, the encoder does not: encode, differentiate the losses by
         the features, then encode again in micro-batches to carry that back to the pictures."""
-        encoder, config = self.image_encoder, self.config
+        encoder, config = self._judge, self.config
         assert encoder is not None
         whole = (config.memory.micro_batch or len(picture)) >= len(picture)
         leaf = picture.detach().requires_grad_(whole)
@@ -256,6 +276,8 @@ class TrainStep:
         if not whole:
             features = [each.requires_grad_() for each in features]
         regions, codes = features
+        if self.layout is not None:
+            regions = widened(regions)
         captions = (batch.sentence, batch.words, batch.lengths, batch.class_ids)
         gammas = (config.gamma1, config.gamma2, config.gamma3)
         with self._autocast():
@@ -274,8 +296,8 @@ class TrainStep:
 
     def _encode(self, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Regions and code of each micro-batch."""
-        assert self.image_encoder is not None
-        return [self.image_encoder(pictures[part]) for part in self._micro_batches(len(pictures))]
+        assert self._judge is not None
+        return [self._judge(pictures[part]) for part in self._micro_batches(len(pictures))]
 
     @record_function("generator")
     def learn_from(self, parts: Iterator[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
@@ -333,6 +355,22 @@ class TrainStep:
     def _autocast(self) -> AbstractContextManager[Any]:
         precision = self.config.precision
         return torch.autocast(self.device_type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
+
+    def _together(self) -> bool:
+        """Whether a discriminator learns from real and generated images in one pass."""
+        policy = self.config.memory
+        if policy.together is not None:
+            return policy.together
+        return (planned() or self.device_type) == "cuda" and policy.micro_batch is None
+
+    def _half_encoder(self) -> nn.Module | None:
+        """The image encoder that judges: frozen weights are rounded once, not by autocast at every step."""
+        encoder, precision = self.image_encoder, self.config.precision
+        if encoder is None or self.layout is None or precision not in AUTOCAST:
+            return encoder
+        if not any(isinstance(each, ImageEncoder) for each in encoder.modules()):
+            return encoder  # others' code may use its weights elsewhere than autocast does
+        return rounded(encoder, AUTOCAST[precision], self.layout)
 
     def _micro_batches(self, size: int) -> Iterator[slice]:
         return _parts(size, self.config.memory.micro_batch or size)

@@ -69,7 +69,7 @@ def test_metrics_of_every_network_with_all_weights(config, inception, tmp_path):
     assert set(report["extractors"]) == {"tf", "tf-pil", "classifier", "torchvision"}
     notes = {metric["name"]: metric["warnings"] for metric in report["metrics"]}
     few_of = [note.split(" images are too few for 2048 features")[0] for note in notes["fid-paper"]]
-    assert sorted(few_of) == ["12 drawn", "8 real"]
+    assert sorted(few_of) == ["12 generated", "8 real"]
     assert "can't score above 2, and there are 1008 classes" in notes["is-tf"][0]
 
 

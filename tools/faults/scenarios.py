@@ -140,8 +140,8 @@ def read_only_folder(rig: Rig) -> str:
 # ------------------------------------------------------------------------------------------------- damaged checkpoints
 
 
-def _stopped(rig: Rig, out: Path, step: int = 4) -> None:
-    run = rig.start(out, before=_stop_at(step, lambda: signal.raise_signal(signal.SIGTERM)))
+def _stopped(rig: Rig, out: Path, step: int = 4, images: Path | None = None) -> None:
+    run = rig.start(out, images=images, before=_stop_at(step, lambda: signal.raise_signal(signal.SIGTERM)))
     require(run.wait() == EXIT_REQUEUE, f"status {run.status}: {run.board.said}")
 
 
@@ -253,7 +253,7 @@ def changed(rig: Rig) -> str:
             file.write_bytes(content)
         rig.finish(out, images=images)
     with folder_in(rig, "changed") as out:
-        _stopped(rig, out)
+        _stopped(rig, out, images=images)
         one, other = list(victims)[:2]
         one.write_bytes(victims[other] + b" ")
         run = rig.start(out, images=images)

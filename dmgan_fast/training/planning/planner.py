@@ -44,7 +44,7 @@ def plan(
         raise InputError(f"plan: memory_bytes must be positive, got {memory_bytes}")
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     measure = measure_of(config, kind)
-    policies = list(ladder(config, batch_size))
+    policies = list(ladder(config, batch_size, kind))
     least = measure(policies[0], batch_size)
     if measure.state_bytes > memory_bytes:
         policies = policies[-2:]
