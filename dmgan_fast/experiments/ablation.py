@@ -78,7 +78,7 @@ def ablate(
             the first.
         seeds: runs of each variant.
         metrics: those of ``evaluate``.
-        count: pictures drawn for each evaluation.
+        count: images generated for each evaluation.
         preset, file, settings, data: of the training, as in ``build_config``; the same for all variants.
         damsm: encoders; None: the preset's pretraining goes first, into ``out/encoders``.
         judge: other encoders to measure with, so that no run is judged by those it was trained to please.
@@ -206,9 +206,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Ablation",
         "",
-        f"{loop['steps']} steps of {loop['batch_size']} pictures on {report['config']['data']['source']!r}, "
-        f"{report['count']} pictures drawn for each evaluation. Mean over seeds ± half of the 95 % confidence interval "
-        "(Student's t).",
+        f"{loop['steps']} steps of {loop['batch_size']} images on {report['config']['data']['source']!r}, "
+        f"{report['count']} images generated for each evaluation. Mean over seeds ± half of the 95 % confidence "
+        "interval (Student's t).",
         "",
         "| variant | seeds | "
         + " | ".join(f"`{m.name}` ({m.better} is better)" for m in metrics)

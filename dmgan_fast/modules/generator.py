@@ -31,9 +31,9 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 class GeneratorConfig:
     """Settings of a generator; the defaults are the paper's for CUB birds.
 
-    The rest takes parts away. ``refinement``: ``"attention"`` is AttnGAN's, without memory and gates. ``writing_gate``,
-    ``response_gate``: those of the memory. ``text``: what of the caption is drawn from; instead of words every word
-    slot holds the sentence, and what is left out is zero.
+    The remaining fields are ablations. ``refinement``: ``"attention"`` is AttnGAN's, without memory and gates.
+    ``writing_gate``, ``response_gate``: those of the memory. ``text``: which part of the caption conditions the
+    generator; without words every word slot holds the sentence, and what is left out is zero.
     """
 
     image_sizes: tuple[int, ...] = (64, 128, 256)

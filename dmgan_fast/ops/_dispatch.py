@@ -73,7 +73,7 @@ RULES = (
 
 
 def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability, elements: int) -> tuple[str, ...]:
-    """The backends for ``auto`` to try on such a card, best first; the reference is the last.
+    """The backends for ``auto`` to try on such a GPU, best first; the reference is the last.
 
     An op without a rule: its GPU kernels as the contract names them.
     """

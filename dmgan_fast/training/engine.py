@@ -66,7 +66,7 @@ LOGS = ("metrics", "validation", "gates", "measures")  # tables of a run
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
-    """Do what of ``work`` (``pretrain`` or ``train``) is not done yet: start it, go on after a stop, or leave it alone.
+    """Run ``work`` (``pretrain`` or ``train``) to completion: start it, resume it, or return if it has finished.
 
     Raises:
         CheckpointError: if ``out`` holds a run with other settings.

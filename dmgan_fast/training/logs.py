@@ -86,7 +86,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run there for the run in ``out``, which a resumed run goes on with; offline with ``WANDB_MODE=offline``."""
+    """One run there for the run in ``out``, which a resumed run continues with; offline with ``WANDB_MODE=offline``."""
 
     def __init__(self, config: Any, out: Path) -> None:
         self.config, self.out = config, out

@@ -34,9 +34,9 @@ FEW_PARTS = 3  # micro-batches of a network that learns
 
 @dataclass(frozen=True)
 class _Part:
-    """Drawing with the generator's update, or judging. ``events``: by phase, bytes by kind after each allocation
-    ``[N, kinds]``; ``arithmetic``: operations by phase; ``held``: bytes by kind while pictures are judged that are
-    there before it begins."""
+    """The generator's phases, or the discriminators'. ``events``: by phase, bytes per kind after each allocation
+    ``[N, kinds]``; ``arithmetic``: operations by phase; ``held``: bytes per kind already allocated when the
+    discriminator phase starts."""
 
     events: Mapping[str, Tensor]
     arithmetic: Mapping[str, int]

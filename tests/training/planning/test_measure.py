@@ -104,7 +104,7 @@ def assert_alike(found, exact):
 @pytest.mark.parametrize(("name", "batch_size"), [("none", 5), ("four", 14), ("block", 14), ("tile", 9)])
 @pytest.mark.parametrize("damsm_weight", [0.0, 5.0])
 def test_a_step_costs_what_its_parts_do(name, batch_size, damsm_weight, monkeypatch):
-    """Drawing and judging are run apart, and of many micro-batches only a few are."""
+    """Generating and judging are run apart, and of many micro-batches only a few are."""
     policy = (POLICIES | {"four": MemoryPolicy(micro_batch=4)})[name]
     chosen = with_encoder(config(), damsm_weight)
     exact = whole_step(chosen, policy, batch_size, monkeypatch)
