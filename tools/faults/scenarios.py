@@ -20,6 +20,7 @@ from tools.faults.rig import STEPS, Board, Impossible, Rig, Run, folder_in, fork
 
 Scenario = Callable[[Rig], str]
 RACES = 10
+NO_CACHE = "data.cache=0"  # else decoded images stay in memory
 FLIPS = 20
 _ALL: dict[str, Scenario] = {}
 
@@ -223,7 +224,7 @@ def vanished(rig: Rig) -> str:
             file.rename(file.with_suffix(".gone"))
 
     with folder_in(rig, "vanished") as out:
-        run = rig.start(out, images=images, before=_stop_at(2, vanish))
+        run = rig.start(out, NO_CACHE, images=images, before=_stop_at(2, vanish))
         during = _refused(run, "train-", "not found")
         step = rig.survives(out, run.board.completed)
         require(step >= run.board.get("step") - 1, f"{run.board.get('step')} steps were taken, {step} are saved")
@@ -246,7 +247,7 @@ def changed(rig: Rig) -> str:
             file.write_bytes(content[: len(content) // 2])
 
     with folder_in(rig, "changed") as out:
-        run = rig.start(out, images=images, before=_stop_at(2, spoil))
+        run = rig.start(out, NO_CACHE, images=images, before=_stop_at(2, spoil))
         said = _refused(run, "train-", "can't be read")
         rig.survives(out, run.board.completed)
         for file, content in victims.items():
