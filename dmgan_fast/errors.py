@@ -4,7 +4,12 @@ from collections.abc import Callable
 
 
 class DMGANError(Exception):
-    """Base of every error the library raises on purpose; the command line prints it as one paragraph."""
+    """Base of every error the library raises on purpose; the command line prints it as one paragraph.
+
+    ``told_elsewhere``: of several processes, another one prints it.
+    """
+
+    told_elsewhere = False
 
 
 class InputError(DMGANError, ValueError):
@@ -25,6 +30,10 @@ class NonFiniteLossError(DMGANError):
 
 class Interrupted(DMGANError):
     """Ctrl-C: the state is saved and ``--resume`` continues."""
+
+
+class ProcessError(DMGANError, RuntimeError):
+    """One of several processes failed, differs from the others or can't be reached."""
 
 
 class BackendError(DMGANError, RuntimeError):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dmgan_fast.cli.app import app
-from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
+from dmgan_fast.cli.options import SkipBad, Step, Threads, first_process, pair, split_names, use_threads
 
 
 @app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
@@ -75,7 +74,7 @@ def evaluate(
     settings["statistics"] = dict(pair(given) for given in statistics or [])
     settings["skip_bad"] = skip_bad or 0
     report = run(load_config(EvaluationConfig, settings, where="evaluate"), out)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return
     for metric in report["metrics"]:
         typer.echo(f"{metric['title']}: {shown(metric)}")

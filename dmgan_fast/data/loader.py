@@ -24,22 +24,35 @@ class PictureBatch(NamedTuple):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Shuffled batches of one epoch from ``start_batch`` on; the last incomplete one is dropped."""
+    """Shuffled batches of one epoch from ``start_batch`` on; the last incomplete one is dropped.
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, epoch: int, start_batch: int = 0) -> None:
+    ``rows``: of each batch only these; None: all.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start_batch: int = 0,
+        rows: range | None = None,
+    ) -> None:
         if not 1 <= batch_size <= size:
             raise InputError(f"batch_size must lie in 1..{size} (the pictures of this split), got {batch_size}")
         if start_batch < 0:
             raise InputError(f"start_batch must be 0 or more, got {start_batch}")
         self._order = torch.randperm(size, generator=generator(seed, epoch)).tolist()
         self._starts = range(start_batch * batch_size, size - batch_size + 1, batch_size)
-        self._batch_size = batch_size
+        self._rows = rows or range(batch_size)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self._order[start : start + self._batch_size] for start in self._starts)
+        rows = self._rows
+        return (self._order[start + rows.start : start + rows.stop] for start in self._starts)
 
 
 def make_loader(
@@ -51,6 +64,7 @@ def make_loader(
     start_batch: int = 0,
     workers: int = 0,
     pin_memory: bool = False,
+    rows: range | None = None,
 ) -> DataLoader[PictureBatch]:
     """Batches of one epoch.
 
@@ -60,11 +74,14 @@ def make_loader(
         start_batch: batches to leave out, for resuming.
         workers: processes that read ahead; the data do not depend on it.
         pin_memory: for copies to a GPU.
+        rows: of each batch only these, which one of several processes has; None: all.
     """
     dataset.set_epoch(epoch)
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # items become batches in collate
-        batch_sampler=EpochBatches(len(dataset), batch_size, seed=seed, epoch=epoch, start_batch=start_batch),
+        batch_sampler=EpochBatches(
+            len(dataset), batch_size, seed=seed, epoch=epoch, start_batch=start_batch, rows=rows
+        ),
         num_workers=workers,
         pin_memory=pin_memory,
         collate_fn=collate,

@@ -331,7 +331,7 @@ class Generator(PretrainedModel):
                 partial("Generator: {} is {}, the weights are {}".format, name, tensor.dtype, weight.dtype),
             )
         require(
-            not self.training or batch > 1,
+            not self.training or batch > 1 or self.initial_stage.norm.sharing is not None,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )
 

@@ -14,6 +14,7 @@ from dmgan_fast import reference
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require
 from dmgan_fast.ops import _backends, _custom_op
+from dmgan_fast.parallel import collectives
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -118,13 +119,8 @@ def _process_group(name: str) -> ProcessGroup:
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
-    from torch import distributed
-
-    process_group = _process_group(group)
     own = torch.cat((mean, var, torch.full_like(mean[:1], count)))
-    gathered = own.new_empty(process_group.size() * own.numel())
-    distributed.all_gather_into_tensor(gathered, own, group=process_group)
-    parts, channels = gathered.view(-1, own.numel()), mean.numel()
+    parts, channels = collectives.gather(own, _process_group(group)), mean.numel()
     counts = parts[:, -1:]
     mean, var = merge_statistics(parts[:, :channels], parts[:, channels:-1], counts)
     return mean, var, (own[-1] / counts.sum()).to(mean.dtype)
@@ -140,11 +136,7 @@ def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[
 
 def share_sums(sums: Tensor, group: str) -> Tensor:
     """Sums of all processes."""
-    from torch import distributed
-
-    total = sums.clone()
-    distributed.all_reduce(total, group=_process_group(group))
-    return total
+    return collectives.gather(sums, _process_group(group)).sum(0)
 
 
 def gradient_of_skip(grad_y: Tensor, grad_spatial_mean: Tensor | None, skip_channels: int) -> Tensor:

@@ -1,4 +1,7 @@
-"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, Ctrl-C, non-finite losses."""
+"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, Ctrl-C, non-finite losses.
+
+Several processes go through it in step: the first one writes, measures and says what happens.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ from torch import Tensor
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
+from dmgan_fast.parallel import Processes
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
     checkpoint_file,
@@ -65,19 +69,31 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
     Raises:
         CheckpointError: if ``out`` holds a run with other settings.
     """
-    checkpoints = out / CHECKPOINTS
+    checkpoints, processes = out / CHECKPOINTS, Processes.of()
     done = checkpoint_file(checkpoints, config.loop.steps)
     begun = latest_checkpoint(checkpoints) is not None
     if begun and (out / "config.json").is_file():
         saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
         refuse_changes(saved, to_dict(config), out / "config.json")
-    if not (done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()):
+    finished = done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()
+    begun, finished = processes.from_first((begun, finished))  # before it begins to write
+    if not finished:
         work(config, out, resume=begun, console=console)
 
 
-def check_start(out: Path, resume: bool, config: Any) -> None:
+def quiet(processes: Processes) -> Console | None:
+    """Where all but the first process write to: nowhere."""
+    return None if processes.first else Console(quiet=True)
+
+
+def check_start(out: Path, resume: bool, config: Any, processes: Processes | None = None) -> None:
     """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
-    settings that can't change."""
+    settings that can't change; ``InputError`` if there are more ``processes`` than images in a batch."""
+    batch_size, size = config.loop.batch_size, (processes or Processes()).size
+    if batch_size < size:
+        raise InputError(
+            f"loop.batch_size is of all processes together and must be at least their number {size}, got {batch_size}"
+        )
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
@@ -93,14 +109,23 @@ def steps_left(config: Any, out: Path) -> int:
     return max(0, config.loop.steps - (int(latest.stem[5:]) if latest else 0))
 
 
-def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
+def run(
+    task: Task,
+    dataset: CaptionedPictures,
+    out: Path,
+    *,
+    resume: bool,
+    console: Console | None = None,
+    processes: Processes | None = None,
+) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
     The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``metrics.csv``,
     ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of ``validation.csv``
     if the task measures anything on held-out pictures; with every measurement a line of ``measures.csv``; and
     ``best/``, the weights of the best so far. Resumed on a CPU with the same number of threads, the result has the same
-    bits as without the stop.
+    bits as without the stop. Of several ``processes`` each calls this, and takes its rows of every batch; all of them
+    must see ``out``, which the first one writes.
 
     Raises:
         CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
@@ -110,20 +135,25 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         Interrupted: after Ctrl-C, once the state is saved.
     """
     loop: LoopConfig = task.config.loop
-    checkpoints = out / CHECKPOINTS
+    checkpoints, processes = out / CHECKPOINTS, processes or Processes()
+    first = processes.first
     if loop.keep_freed_memory:
         keep_freed_memory()
-    begun = _begin(task, dataset, out, resume)
-    done = begun.step
-    with replace_file(out / "config.json") as temporary:
-        temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+    with processes.agreeing():
+        begun = _begin(task, dataset, out, resume, processes)
+    done, fingerprints = begun.step, task.fingerprints()
+    processes.same(f"the checkpoint in {checkpoints}, which all processes must see,", f"step {done}")
+    processes.same("what data, encoders and vocabulary hold", fingerprints)
+    if first:
+        with replace_file(out / "config.json") as temporary:
+            temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
     started = time.monotonic() - begun.seconds
-    guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
-    validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
-    measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
+    guard, board = _Guard(loop, processes), out / "tensorboard"
+    log = _Log(out / "metrics.csv", board, done, first)
+    validation = _Log(out / "validation.csv", board / "validation", done, first)
+    measures = _Log(out / "measures.csv", board / "measures", done, first)
     best = _Best(task, out / BEST, resume)
-    fingerprints = task.fingerprints()
-    console = console or Console(stderr=True)
+    console = quiet(processes) or console or Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -136,6 +166,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
+        if not first:
+            return
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
@@ -156,12 +188,13 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         log,
         validation,
         measures,
-        Progress(*columns, console=console) as progress,
+        Progress(*columns, console=console, disable=not first) as progress,
         told_of_training(task.config, task.device),
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
-        begin, first = time.monotonic(), done
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
+        begin = time.monotonic()
+        own = _batches(dataset, task.config, begun.epoch, begun.batches, processes)
+        for epoch, batches, batch in processes.side_by_side(own):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -172,27 +205,32 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
                 guard.check()
                 values = {name: float(value) for name, value in losses.items()}
                 log.write(done, time.monotonic() - started, values)
-                rate = (done - first) / (time.monotonic() - begin)
+                rate = (done - begun.step) / (time.monotonic() - begin)
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
-            if done % loop.sample_every == 0 or done == loop.steps:
+            if first and (done % loop.sample_every == 0 or done == loop.steps):
                 found = task.sample(out / "samples" / f"step-{done:08d}.png")
                 if found:
                     validation.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
             if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
                 guard.check()
-                found = task.measure()
+                found = task.measure() if first else {}
                 if found:
                     measures.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
                     shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
                     shown += ", the best so far" if best.step == done else ""
                     progress.console.print(f"step {done}: {shown}", soft_wrap=True)
-            if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
+            stopping = processes.any(bool(stop))  # any of them may be told to
+            if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
                 save(done, epoch, batches)
-            if stop and done < loop.steps:
-                raise Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
+            if stopping and done < loop.steps:
+                processes.wait()  # until the first has saved
+                told = Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
+                told.told_elsewhere = not first
+                raise told
+        processes.wait()  # until the first has written everything
 
 
 class _Begun(NamedTuple):
@@ -204,7 +242,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _Begun:
+def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool, processes: Processes) -> _Begun:
     check_start(out, resume, task.config)
     latest = latest_checkpoint(out / CHECKPOINTS)
     if latest is None:
@@ -214,6 +252,8 @@ def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _
     accept_changes(state["config"], to_dict(task.config), old, task.fingerprints(), latest)
     task.load_state_dict(state["task"])
     set_random_state(state["random"])
+    if processes.size > 1 and task.device.type == "cuda" and state["random"]["cuda"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"][0], task.device)  # of the first process's GPU, on all
     loop: LoopConfig = task.config.loop
     per_epoch = len(make_loader(dataset, loop.batch_size, seed=loop.seed))
     before = state["config"]["loop"]["batch_size"]
@@ -227,9 +267,12 @@ def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool) -> _
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int, processes: Processes
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far, without end."""
+    """Batches from there on, with their epoch and the number of its batches so far, without end.
+
+    Of several processes, this one's rows of them.
+    """
     loop: LoopConfig = config.loop
     while True:
         loader = make_loader(
@@ -240,6 +283,7 @@ def _batches(
             start_batch=start,
             workers=config.data.workers,
             pin_memory=pick_device(loop.device).type == "cuda",
+            rows=processes.part(loop.batch_size) if processes.size > 1 else None,
         )
         for number, batch in enumerate(loader, start=start + 1):
             yield epoch, number, batch
@@ -274,7 +318,8 @@ class _Best:
 class _Guard:
     """Watches for non-finite losses without waiting for the device at each step."""
 
-    def __init__(self, loop: LoopConfig) -> None:
+    def __init__(self, loop: LoopConfig, processes: Processes) -> None:
+        self.processes = processes
         self.recent: deque[tuple[int, list[str]]] = deque(maxlen=max(loop.log_every, 1))
         self.bad_step: Tensor | None = None
 
@@ -288,26 +333,29 @@ class _Guard:
         """Raise if any step since the start was not finite."""
         if self.bad_step is None or (step := float(self.bad_step)) == torch.inf:
             return
-        keys = next((keys for number, keys in self.recent if number == step), [])
-        raise NonFiniteLossError(
+        own = next((keys for number, keys in self.recent if number == step), [])
+        keys = [key for part in self.processes.objects(own) for key in part]  # losses are alike on all processes
+        told = NonFiniteLossError(
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"
         )
+        told.told_elsewhere = not self.processes.first
+        raise told
 
 
 class _Log:
-    """A table and TensorBoard; on resuming, rows after the resumed step are dropped."""
+    """A table and TensorBoard; on resuming, rows after the resumed step are dropped. Only one process ``writes``."""
 
-    def __init__(self, file: Path, board: Path, done: int) -> None:
-        self.file, self.board, self.done = file, board, done
+    def __init__(self, file: Path, board: Path, done: int, writes: bool) -> None:
+        self.file, self.board, self.done, self.writes = file, board, done, writes
         self.writer: SummaryWriter | None = None
         self.rows: list[dict[str, str]] = []
-        if done and self.file.is_file():
+        if writes and done and self.file.is_file():
             with self.file.open(newline="") as stream:
                 self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
 
     def __enter__(self) -> _Log:
-        if self.rows or self.file.exists():
+        if self.writes and (self.rows or self.file.exists()):
             with replace_file(self.file) as temporary:
                 self._rewrite(temporary)
         return self
@@ -317,6 +365,8 @@ class _Log:
             self.writer.close()
 
     def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
+        if not self.writes:
+            return
         row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
         first = not self.rows
         self.rows.append(row)

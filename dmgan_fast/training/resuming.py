@@ -13,7 +13,8 @@ from dmgan_fast.errors import CheckpointError
 FREE = {
     "kind", "loop.steps", "loop.log_every", "loop.sample_every", "loop.checkpoint_every", "loop.keep_checkpoints",
     "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_pictures", "loop.best_by",
-    "data.workers", "data.skip_bad", "step.memory", "step.cuda_graph", "inception_weights", "init_from",
+    "data.workers", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph", "inception_weights",
+    "init_from",
 }  # fmt: skip
 # The training goes on in another way, which is logged.
 RATES = {"step.generator_learning_rate", "step.discriminator_learning_rate", "learning_rate", "learning_rate_decay"}
