@@ -119,16 +119,19 @@ def _process_group(name: str) -> ProcessGroup:
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
-    own = torch.cat((mean, var, torch.full_like(mean[:1], count)))
-    parts, channels = collectives.gather(own, _process_group(group)), mean.numel()
-    counts = parts[:, -1:]
-    mean, var = merge_statistics(parts[:, :channels], parts[:, channels:-1], counts)
-    return mean, var, (own[-1] / counts.sum()).to(mean.dtype)
+
+    def merge(parts: Tensor) -> Tensor:  # [P, 3, C]
+        mean, var = merge_statistics(*parts.unbind(1))
+        return torch.stack((mean, var, parts[:, 2].sum(0)))
+
+    own = torch.stack((mean, var, torch.full_like(mean, count)))
+    of_all = collectives.merged(own, _process_group(group), merge)
+    return of_all[0].clone(), of_all[1].clone(), own[2, 0] / of_all[2, 0]
 
 
 def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``[C]`` of parts' ``means, variances [K, C]`` of ``counts [K, 1]`` values."""
-    parts = counts.double() / counts.double().sum()
+    """Mean and biased variance ``[C]`` of parts' ``means, variances [K, C]`` of ``counts [K, 1 or C]`` values."""
+    parts = counts.double() / counts.double().sum(0)
     mean = (parts * means.double()).sum(0)
     var = (parts * (variances.double() + (means.double() - mean).square())).sum(0)
     return mean.to(means.dtype), var.to(variances.dtype)
@@ -136,7 +139,7 @@ def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[
 
 def share_sums(sums: Tensor, group: str) -> Tensor:
     """Sums of all processes."""
-    return collectives.gather(sums, _process_group(group)).sum(0)
+    return collectives.total_of(sums, _process_group(group))
 
 
 def gradient_of_skip(grad_y: Tensor, grad_spatial_mean: Tensor | None, skip_channels: int) -> Tensor:

@@ -5,17 +5,20 @@ Sums are taken in the order of the ranks, of numbers that every process has: so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dmgan_fast.errors import ProcessError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+GATHERED = 1 << 20  # bytes from all processes that each may merge by itself
 
 
 @contextmanager
@@ -42,6 +45,30 @@ def gather(own: Tensor, group: ProcessGroup) -> Tensor:
     with exchanging(group):
         all_gather(gathered.view(-1), own.view(-1), group=group)
     return gathered
+
+
+def merged(own: Tensor, group: ProcessGroup, merge: Callable[[Tensor], Tensor]) -> Tensor:
+    """``merge`` of what all processes have: ``[P, K, C]`` → ``[M, C]``, channel by channel; ``own`` is ``[K, C]``.
+
+    Few numbers are gathered and merged by all. Of many, each process merges some channels for the others: that sends
+    about ``2 K C`` numbers on any number of processes, where gathering sends ``(P - 1) K C``.
+    """
+    from torch import distributed
+
+    size, (rows, channels) = group.size(), own.shape
+    if size * own.nbytes <= GATHERED:
+        return merge(gather(own, group))
+    width = -(-channels // size)
+    parts = F.pad(own, (0, size * width - channels)).view(rows, size, width).transpose(0, 1).contiguous()
+    received = torch.empty_like(parts)
+    with exchanging(group):
+        distributed.all_to_all_single(received, parts, group=group)
+    return gather(merge(received), group).transpose(0, 1).flatten(1)[:, :channels].contiguous()
+
+
+def total_of(own: Tensor, group: ProcessGroup) -> Tensor:
+    """The sum over all processes, without gradient."""
+    return merged(own.reshape(1, -1), group, lambda parts: parts.sum(0)).view(own.shape)
 
 
 def scatter_sum(parts: Tensor, sizes: Sequence[int], group: ProcessGroup) -> Tensor:
@@ -76,7 +103,7 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
-        return gather(own, group).sum(0)
+        return total_of(own, group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

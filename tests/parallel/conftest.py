@@ -57,6 +57,13 @@ def exchange(processes):
     (first,) = torch.autograd.grad(total.pow(3).sum(), own, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), own)
     found |= {"total": total.detach(), "gradient of total": first.detach(), "second gradient of total": second}
+    many = torch.arange(22.0, dtype=torch.float64).view(2, 11) + processes.rank / 3  # 3 divides no 11
+    gathered = [collectives.merged(many, processes.group, lambda parts: parts.pow(2).sum(0) / 3)]
+    collectives.GATHERED = 0
+    gathered += [collectives.merged(many, processes.group, lambda parts: parts.pow(2).sum(0) / 3)]
+    found["merged"] = torch.stack(gathered)
+    found["total of many"] = collectives.total_of(own.detach().sum(0), processes.group)
+    collectives.GATHERED = 1 << 20
     found["numbers"] = torch.tensor(processes.exchange([processes.rank, 7]))
     torch.manual_seed(processes.rank)
     found["random"] = share.random(4, own)

@@ -44,6 +44,17 @@ def test_a_total_has_first_and_second_gradients_of_all_processes(of_three):
         close(found["exchange"]["second gradient of total"], second[own_rows(rank)])
 
 
+def test_what_each_merges_for_the_others_is_what_all_would_merge(of_three):
+    parts = (
+        torch.arange(22.0, dtype=torch.float64).view(2, 11) + torch.arange(3.0, dtype=torch.float64)[:, None, None] / 3
+    )
+    for found in of_three[0]:
+        of_all, for_others = found["exchange"]["merged"]
+        close(of_all, parts.pow(2).sum(0) / 3)
+        assert torch.equal(for_others, of_all)
+        assert torch.equal(found["exchange"]["total of many"], found["exchange"]["total"])
+
+
 def test_totals_have_the_same_bits_on_all_processes(of_three):
     first, *others = (found["exchange"]["total"] for found in of_three[0])
     assert all(torch.equal(first, other) for other in others)
