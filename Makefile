@@ -38,7 +38,7 @@ cpp-test: build  ## C++ tests; builds what Python tests of C++ internals load
 check-oldest: env  ## torch 2.11 with Triton 3.6: builds, compiles every kernel for every card, tests the ops
 	$(BIN)/python -m tools.checks oldest --folder $(CHECKS)
 
-release-check: env  ## sdist and wheel; the wheel with the oldest and newest PyTorch and Python, and without a compiler
+release-check: env  ## sdist and wheel; dependencies audited; the wheel with the oldest and newest PyTorch and Python, and without a compiler
 	$(BIN)/python -m tools.checks release --folder $(CHECKS)
 
 cross-test: $(CROSS)/_cpu_neon.abi3.so $(CROSS)/cross  ## the CPU library for ARM; its kernels' tests in an emulator

@@ -64,6 +64,10 @@ inline constexpr const char* conv4x4_stride2_backward =
     "conv4x4_stride2_backward(Tensor grad_y, Tensor x, Tensor weight, bool want_x, bool want_weight) "
     "-> (Tensor, Tensor)";
 
+inline constexpr const char* folded_conv3x3_forward =
+    "folded_conv3x3_forward(Tensor x, Tensor conv_weight, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
+    "Tensor? skip, float eps, bool upsample) -> Tensor";
+
 inline constexpr const char* words_similarity_forward =
     "words_similarity_forward(Tensor regions, Tensor words, Tensor lengths, float gamma1, float gamma2) -> Tensor";
 inline constexpr const char* words_similarity_backward =

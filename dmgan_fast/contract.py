@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
@@ -24,6 +24,7 @@ from dmgan_fast.errors import InputError
 
 BACKENDS = ("cuda", "triton", "aten", "cpu")  # that have kernels
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+REFERENCE_FLOATS = (*FLOATS, torch.float64)  # that the reference takes
 KINDS = {"bool": (torch.bool,), "integers": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)}
 MANY = 4096  # sets of shapes that an op remembers
 AXES = {"C": "channels", "T": "words"}  # of the letters in shapes, those that kernels have limits for
@@ -99,6 +100,51 @@ class Function:
         return Function(name, f"{inputs.strip()}, str backend ->{results}", self.shapes)
 
 
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on where ``x`` is; tensors without data know none."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Within, autocast is off where ``x`` is."""
+    return torch.autocast(x.device.type, enabled=False) if is_autocast(x) else nullcontext()
+
+
+def require_tensor(where: str, name: str, value: Any, kind: str = "floats") -> None:
+    """Raise ``InputError``, which begins with ``where``, unless ``value`` is a dense tensor of that kind.
+
+    ``kind``: ``"floats"``, ``"any"`` for every dtype, or one of ``KINDS``.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(f"{where}: {name} must be a tensor, got {type(value).__name__}")
+    if not torch.compiler.is_compiling() and (value.layout != torch.strided or value.is_nested):
+        what = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        raise InputError(f"{where}: {name} must be a dense tensor, got one that is {what}")
+    if kind == "floats" and not value.dtype.is_floating_point:
+        raise InputError(f"{where}: {name} must be floating point, got {value.dtype}")
+    if kind == "floats" and value.dtype not in REFERENCE_FLOATS:
+        raise InputError(f"{where}: {name} must be float32, bfloat16, float16 or float64, got {value.dtype}")
+    if kind in KINDS and value.dtype not in KINDS[kind]:
+        raise InputError(f"{where}: {name} must be {kind}, got {value.dtype}")
+
+
+def require_tensors(where: str, kind: str = "floats", **values: Any) -> None:
+    """``require_tensor`` for each, and none of them may be empty."""
+    for name, value in values.items():
+        require_tensor(where, name, value, kind)
+        if value.numel() == 0:
+            raise InputError(f"{where}: {name} is empty, got {list(value.shape)}")
+
+
+def require_fits(where: str, weight: Tensor, **values: Tensor) -> None:
+    """Raise ``InputError`` unless each is where ``weight`` is, and of its dtype or under autocast."""
+    for name, value in values.items():
+        if value.device != weight.device:
+            raise InputError(f"{where}: {name} is on {value.device}, the weights are on {weight.device}")
+        if value.dtype != weight.dtype and not is_autocast(weight):
+            raise InputError(f"{where}: {name} is {value.dtype}, the weights are {weight.dtype}")
+
+
 def _empty(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
@@ -112,7 +158,7 @@ class Input(NamedTuple):
     """A tensor that a public function takes, written ``"B C T"``: a letter stands for any size, the same everywhere.
 
     ``"like key"`` has key's shape. A kind may follow, ``"B T, bool"``: without one a tensor has the first input's dtype
-    (under autocast any), ``any`` is a dtype of its own.
+    (under autocast any), ``any`` is a floating-point dtype of its own.
     """
 
     name: str
@@ -175,15 +221,20 @@ class Op:
         """The sizes that the letters stand for, of tensors in the order of ``inputs``.
 
         Raises:
-            InputError: for what is no tensor, shapes that do not fit, and dtypes or devices that differ.
+            InputError: for what is no dense tensor, shapes that do not fit, and dtypes or devices that differ.
         """
         first = tensors[0]
-        autocast = isinstance(first, Tensor) and torch.is_autocast_enabled(first.device.type)
+        autocast = isinstance(first, Tensor) and is_autocast(first)
         if torch.compiler.is_compiling():
             return self._check(tensors, autocast)
-        given = (autocast, *[(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in tensors])
         try:  # the same come again and again
+            given = (
+                autocast,
+                *[(x.shape, x.dtype, x.device, x.layout) if isinstance(x, Tensor) else x for x in tensors],
+            )
             return self.checked[given]
+        except RuntimeError:  # a nested tensor has no shape
+            return self._check(tensors, autocast)
         except (KeyError, TypeError):  # sizes of a traced call are symbols, which have no hash
             sizes = self._check(tensors, autocast)
         with suppress(TypeError):
@@ -197,14 +248,13 @@ class Op:
         for (name, optional, axes, kind, like), tensor in zip(self.read, tensors, strict=True):
             if tensor is None and optional:
                 continue
-            if not isinstance(tensor, Tensor):
-                raise InputError(f"{self.name}: {name} must be a tensor, got {type(tensor).__name__}")
+            require_tensor(self.name, name, tensor, "any")
+            assert tensor is not None
             if tuple(map(sizes.get, axes)) != tensor.shape:
                 sizes = self._learn(sizes, axes, tensor.shape) or self._refuse(name, sizes, axes, like, tensor.shape)
             if tensor is base:
                 device, dtype = tensor.device, tensor.dtype
-                if not dtype.is_floating_point:
-                    raise InputError(f"{self.name}: {name} must be floating point, got {dtype}")
+                require_tensor(self.name, name, tensor)
             elif tensor.device != device:
                 places = f"{name} is on {tensor.device}, {self.read[0].name} is on {device}"
                 raise InputError(f"{self.name}: {places}; they must be on one device")
@@ -212,7 +262,10 @@ class Op:
                 if tensor.dtype != dtype and not autocast:
                     types = f"{name} is {tensor.dtype}, {self.read[0].name} is {dtype}"
                     raise InputError(f"{self.name}: {types}; they must have one dtype")
-            elif kind != "any" and tensor.dtype not in KINDS[kind.split()[0]]:
+                require_tensor(self.name, name, tensor)
+            elif kind == "any":
+                require_tensor(self.name, name, tensor)
+            elif tensor.dtype not in KINDS[kind.split()[0]]:
                 raise InputError(f"{self.name}: {name} must be {kind}, got {tensor.dtype}")
         return sizes
 
@@ -508,6 +561,36 @@ def _convolution(
 CONV3X3 = _convolution("conv3x3", 3)
 CONV4X4_STRIDE2 = _convolution("conv4x4_stride2", 4, down=2)
 UPSAMPLE_CONV3X3 = _convolution("upsample_conv3x3", 3, up=2, bias=False, kernels=("cuda", "triton", "aten", "cpu"))
+
+
+def _folded(x: Tensor, conv_weight: Tensor, skip: Tensor | None, upsample: bool) -> Tensor:
+    channels, times = conv_weight.shape[0] // (2 if skip is None else 1), 2 if upsample else 1
+    return layouts.empty_picture(x, channels, times * x.shape[2], times * x.shape[3])
+
+
+def _folded_flops(x: Sequence[int], conv_weight: Sequence[int], upsample: bool) -> float:
+    return PRODUCTS["upsample_conv3x3" if upsample else "conv3x3"].forward * _pairs(x, x, conv_weight)
+
+
+FOLDED_CONV3X3 = Op(
+    "folded_conv3x3",
+    inputs={
+        "x": "B I H W",
+        "conv_weight": "O I 3 3",
+        **dict.fromkeys(("weight?", "bias?", "running_mean", "running_var"), "O, any"),
+        "skip?": "B K H W",
+    },
+    functions=(
+        Function(
+            "folded_conv3x3_forward",
+            "x, conv_weight, weight?, bias?, mean, var, skip?, float eps, bool upsample -> y",
+            _folded,
+            _folded_flops,
+        ),
+    ),
+    bring={"x": layouts.dense, "skip": "x", **dict.fromkeys(("weight", "bias", "mean", "var"), layouts.wide)},
+    python=True,
+)
 
 WORDS_SIMILARITY = Op(
     "words_similarity",

@@ -28,6 +28,8 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"device must be auto, cpu, cuda or cuda:N, got {name!r}: {str(error).splitlines()[0]}"
         ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise InputError(f"device: PyTorch sees no CUDA device here, got {name!r}")

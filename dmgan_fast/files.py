@@ -1,20 +1,32 @@
-"""Files and folders are replaced whole or not at all."""
+"""Files that may be read; files and folders that are replaced whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
+def require_regular(file: str | os.PathLike[str]) -> None:
+    """Raise ``OSError`` for a pipe, which would be waited for, and for a device, which may have no end."""
+    if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(file))
+
+
 @contextmanager
-def replace_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+def replace_file(target: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``target``; on success it becomes ``target`` at once, on failure it vanishes.
 
-    A crash, an exception or a full disk leaves the old file as it was.
+    A crash, an exception, a full disk or a loss of power leaves the old file or the new one, whole.
+
+    Args:
+        target: the file.
+        durable: return only when the new one is sure to be found after a loss of power, which takes a disk a moment.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -23,12 +35,13 @@ def replace_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
+        sync(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; give what open() would have given
         os.replace(temporary, target)
+        if durable:
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,12 +55,14 @@ def replace_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
+        sync_below(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)
+        sync(target.parent)
     except BaseException:
         if old.exists() and not target.exists():
             os.replace(old, target)
@@ -55,3 +70,29 @@ def replace_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a folder, where a file system knows no such thing
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    if folder and sys.platform == "win32":  # folders can't be opened there; names are written with their files
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_below(folder: Path) -> None:
+    """``sync`` for everything in a folder, and the folder itself."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(parent, name))
+        sync(Path(parent))

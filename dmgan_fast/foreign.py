@@ -178,6 +178,7 @@ def read_torch(file: Path, what: str = "checkpoint of tensors only", *, husks: b
             head = stream.read(16)
         if len(head) > 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 28:
             return _safetensors(file)
+        _refuse_packed(file, head)
         return _torch(file, husks, mmap)
     except _Asks as error:
         raise CheckpointError(f"{file}: not a {what}, so it was not read: {error}") from None
@@ -195,6 +196,28 @@ def _safetensors(file: Path) -> Any:
     from safetensors.torch import load_file
 
     return load_file(file)
+
+
+def _refuse_packed(file: Path, head: bytes) -> None:
+    """PyTorch stores tensors as they are; what is compressed may unpack to any size."""
+    if not head.startswith(b"PK"):
+        return
+    names = _members(file)
+    packed = next((entry for entry in names or () if entry.compress_type != zipfile.ZIP_STORED), None)
+    if packed is not None:
+        raise _Asks(
+            f"{packed.filename!r} in it is compressed ({packed.compress_size:,} bytes that unpack to "
+            f"{packed.file_size:,}), which PyTorch's files are not; unpack it, and give what is inside"
+        )
+
+
+def _members(file: Path) -> list[zipfile.ZipInfo] | None:
+    """Of a zip archive; None for one that is damaged, or none."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+        return None
 
 
 def _torch(file: Path, husks: bool, mmap: bool) -> Any:
@@ -221,8 +244,9 @@ def _torch(file: Path, husks: bool, mmap: bool) -> Any:
 
 def _reason(file: Path, error: Exception) -> str:
     """Why, without PyTorch's advice to load it unsafely."""
-    if zipfile.is_zipfile(file):
-        names = zipfile.ZipFile(file).namelist()
+    entries = _members(file)
+    if entries is not None:
+        names = [entry.filename for entry in entries]
         if any(name.endswith("constants.pkl") for name in names):
             return "it is a TorchScript program; save its state_dict() with torch.save"
         if not any(name.endswith("data.pkl") for name in names):

@@ -6,6 +6,7 @@ raises ``BackendError`` with the reason.
 from dmgan_fast.ops.batch_norm_glu import batch_norm_glu
 from dmgan_fast.ops.conv3x3 import conv3x3
 from dmgan_fast.ops.conv4x4_stride2 import conv4x4_stride2
+from dmgan_fast.ops.folded_conv3x3 import folded_conv3x3
 from dmgan_fast.ops.memory_read import memory_read
 from dmgan_fast.ops.memory_write import memory_write
 from dmgan_fast.ops.tiled_glu import tiled_glu
@@ -17,6 +18,7 @@ __all__ = [
     "batch_norm_glu",
     "conv3x3",
     "conv4x4_stride2",
+    "folded_conv3x3",
     "memory_read",
     "memory_write",
     "tiled_glu",

@@ -1,11 +1,24 @@
-"""What the kernels share on the host: how exact products are, how wide programs are, how pixels lie."""
+"""What the kernels share: how programs are numbered; on the host how exact products are, how wide programs are, how
+pixels lie.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+
+
+@triton.jit
+def program_in(first, second):
+    """Place of this program in a grid of ``first`` by ``second`` by any number, the last in 64 bits. What is launched
+    is one axis of all of them: along any other, cards take 65,535 at most.
+    """
+    program = tl.program_id(0)
+    return program % first, program // first % second, (program // first // second).to(tl.int64)
 
 
 def dot_precision() -> str:

@@ -4,11 +4,16 @@ their gradients by autograd. All weights ``[B, T, N]`` exist at once.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from dmgan_fast import reference
 from dmgan_fast.layouts import empty_picture
+
+CUDA_WORDS = 32  # kLongestRow of csrc/cuda/memory_read.cuh
 
 
 def _read(
@@ -77,3 +82,19 @@ def backward(
     grads = pull(tuple(torch.zeros_like(y) if grad is None else grad.float() for y, grad in given))
     of_gate = grads[3:] or (lse.new_empty(0), lse.new_empty(0))
     return _like(h, grads[0]), grads[1].to(key.dtype), grads[2].to(value.dtype), *of_gate
+
+
+def behind_cuda(library: Any) -> SimpleNamespace:
+    """memory_read for captions of any length: short ones by the CUDA library's kernels."""
+
+    def memory_read_forward(h: Tensor, key: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        run = library.memory_read_forward if key.shape[2] <= CUDA_WORDS else forward
+        return run(h, key, *others)  # type: ignore[no-any-return]
+
+    def memory_read_backward(
+        grad_out: Tensor, grad_attention: Tensor | None, grad_gate: Tensor | None, h: Tensor, key: Tensor, *others: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        run = library.memory_read_backward if key.shape[2] <= CUDA_WORDS else backward
+        return run(grad_out, grad_attention, grad_gate, h, key, *others)  # type: ignore[no-any-return]
+
+    return SimpleNamespace(memory_read_forward=memory_read_forward, memory_read_backward=memory_read_backward)

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dmgan_fast.kernels._common import program_in
 from dmgan_fast.layouts import empty_picture, is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
@@ -28,11 +29,11 @@ REDUCE_COLUMNS = 16  # few columns a program, since there are no more than chann
 @triton.jit
 def _tile(ptr, sample, channel, pixel, channels, pixels, CHANNELS_LAST: tl.constexpr):
     """Pointers ``[channel, pixel]`` into one sample of a dense ``[B, channels, pixels]``, in either layout."""
-    ptr += sample.to(tl.int64) * channels * pixels
+    ptr += sample * channels * pixels
     if CHANNELS_LAST:
-        return ptr + (pixel[None, :] * channels + channel[:, None])
+        return (ptr + pixel.to(tl.int64) * channels)[None, :] + channel[:, None]
     else:
-        return ptr + (channel[:, None] * pixels + pixel[None, :])
+        return (ptr + channel.to(tl.int64) * pixels)[:, None] + pixel[None, :]
 
 
 @triton.jit
@@ -55,9 +56,10 @@ def _moments_kernel(
     The sums are of x less the first tile's mean. That tile is a share w of the block, so by the law of total variance
     the square of the sum is at most (1 - w) / w times the result: however large the mean, three bits cancel at most.
     """
-    channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    sample = tl.program_id(2)
-    start = tl.program_id(0) * (BP * TILES)
+    blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
+    block, channel_block, sample = program_in(blocks, tl.cdiv(channels, BC))
+    channel = channel_block * BC + tl.arange(0, BC)
+    start = block * (BP * TILES)
     end = tl.minimum(start + BP * TILES, pixels)
     channel_mask = channel < channels
     pixel = start + tl.arange(0, BP)
@@ -75,9 +77,9 @@ def _moments_kernel(
         squares += shift * shift
     shift_sum = tl.sum(shifts, 1)  # [BC]
     shift_mean = shift_sum / (end - start)  # [BC]
-    block = sample * tl.num_programs(0) + tl.program_id(0)
-    tl.store(mean_parts + block * channels + channel, pivot + shift_mean, channel_mask)
-    tl.store(m2_parts + block * channels + channel, tl.sum(squares, 1) - shift_sum * shift_mean, channel_mask)
+    part = (sample * blocks + block) * channels + channel  # [BC]
+    tl.store(mean_parts + part, pivot + shift_mean, channel_mask)
+    tl.store(m2_parts + part, tl.sum(squares, 1) - shift_sum * shift_mean, channel_mask)
 
 
 @triton.jit
@@ -88,14 +90,15 @@ def _merge_blocks_kernel(
     """Each channel's mean and biased variance from its blocks: the mean first, then deviations from it."""
     channel = tl.program_id(0) * BC + tl.arange(0, BC)
     channel_mask = channel < channels
-    count = blocks // blocks_per_sample * pixels
+    count = tl.cast(blocks // blocks_per_sample, tl.float32) * pixels
     pivot = tl.load(mean_parts + channel, channel_mask, other=0.0)  # [BC]
     shifts = tl.zeros([BR, BC], tl.float32)
     for first in range(0, blocks, BR):
         block = first + tl.arange(0, BR)
         mask = (block < blocks)[:, None] & channel_mask[None, :]  # [BR, BC]
         size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]  # [BR, 1]
-        means = tl.load(mean_parts + block[:, None] * channels + channel[None, :], mask, other=0.0)  # [BR, BC]
+        offset = block.to(tl.int64)[:, None] * channels + channel[None, :]  # [BR, BC]
+        means = tl.load(mean_parts + offset, mask, other=0.0)  # [BR, BC]
         shifts += tl.where(mask, (means - pivot[None, :]) * size, 0.0)
     mean = pivot + tl.sum(shifts, 0) / count  # [BC]
     m2 = tl.zeros([BR, BC], tl.float32)
@@ -103,7 +106,7 @@ def _merge_blocks_kernel(
         block = first + tl.arange(0, BR)
         mask = (block < blocks)[:, None] & channel_mask[None, :]  # [BR, BC]
         size = tl.minimum(pixels - block % blocks_per_sample * BLOCK_PIXELS, BLOCK_PIXELS)[:, None]  # [BR, 1]
-        offset = block[:, None] * channels + channel[None, :]  # [BR, BC]
+        offset = block.to(tl.int64)[:, None] * channels + channel[None, :]  # [BR, BC]
         deviation = tl.load(mean_parts + offset, mask, other=0.0) - mean[None, :]  # [BR, BC]
         m2 += tl.where(mask, tl.load(m2_parts + offset, mask, other=0.0) + deviation * deviation * size, 0.0)
     tl.store(mean_out + channel, mean, channel_mask)
@@ -113,14 +116,14 @@ def _merge_blocks_kernel(
 @triton.jit
 def _add_blocks_kernel(parts, out, blocks, columns, scale, BR: tl.constexpr, BC: tl.constexpr):
     """``out [G, columns]`` = scale * sum of ``parts [G, blocks, columns]`` over the blocks."""
-    group = tl.program_id(1)
-    column = tl.program_id(0) * BC + tl.arange(0, BC)
-    parts += group.to(tl.int64) * blocks * columns
+    column_block, _, group = program_in(tl.cdiv(columns, BC), 1)
+    column = column_block * BC + tl.arange(0, BC)
+    parts += group * blocks * columns
     total = tl.zeros([BR, BC], tl.float32)
     for first in range(0, blocks, BR):
         block = first + tl.arange(0, BR)
         mask = (block < blocks)[:, None] & (column < columns)[None, :]  # [BR, BC]
-        total += tl.load(parts + block[:, None] * columns + column[None, :], mask, other=0.0)
+        total += tl.load(parts + block.to(tl.int64)[:, None] * columns + column[None, :], mask, other=0.0)
     tl.store(out + group * columns + column, tl.sum(total, 0) * scale, column < columns)
 
 
@@ -133,11 +136,12 @@ def _forward_kernel(
     BC: tl.constexpr, BP: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """y of one block of pixels; with ``y_parts`` its sum too. Channel c of x is gated by channel c + y_channels."""
-    channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    sample = tl.program_id(2)
-    start = tl.program_id(0) * (BP * TILES)
+    blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
+    block, channel_block, sample = program_in(blocks, tl.cdiv(y_channels, BC))
+    channel = channel_block * BC + tl.arange(0, BC)
+    start = block * (BP * TILES)
     channel_mask = channel < y_channels
-    first_program = (tl.program_id(0) == 0) & (sample == 0)
+    first_program = (block == 0) & (sample == 0)
     mean_a = tl.load(mean + channel, channel_mask, other=0.0)  # [BC]
     rstd_a = 1.0 / tl.sqrt_rn(tl.load(var + channel, channel_mask, other=1.0) + eps)  # [BC]
     tl.store(rstd_out + channel, rstd_a, channel_mask & first_program)
@@ -168,8 +172,7 @@ def _forward_kernel(
         if y_parts is not None:
             total += tl.where(mask, result, 0.0)
     if y_parts is not None:
-        block = sample * tl.num_programs(0) + tl.program_id(0)
-        tl.store(y_parts + block * y_channels + channel, tl.sum(total, 1), channel_mask)
+        tl.store(y_parts + (sample * blocks + block) * y_channels + channel, tl.sum(total, 1), channel_mask)
 
 
 # ----------------------------------------------------------------------------------------------------------- backward
@@ -230,9 +233,10 @@ def _sums_kernel(
     GLU: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, TILES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """``parts [blocks, 2, channels]``: sum dz and sum dz * x-hat over one block of pixels."""
-    channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    sample = tl.program_id(2)
-    start = tl.program_id(0) * (BP * TILES)
+    blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
+    block, channel_block, sample = program_in(blocks, tl.cdiv(y_channels, BC))
+    channel = channel_block * BC + tl.arange(0, BC)
+    start = block * (BP * TILES)
     channel_mask = channel < y_channels
     dz_sum_a = tl.zeros([BC, BP], tl.float32)
     dot_sum_a = tl.zeros([BC, BP], tl.float32)
@@ -250,8 +254,7 @@ def _sums_kernel(
         if GLU:
             dz_sum_b += dz_b
             dot_sum_b += dz_b * xhat_b
-    block = sample * tl.num_programs(0) + tl.program_id(0)
-    parts += block.to(tl.int64) * 2 * channels
+    parts += (sample * blocks + block) * 2 * channels
     tl.store(parts + channel, tl.sum(dz_sum_a, 1), channel_mask)
     tl.store(parts + channels + channel, tl.sum(dot_sum_a, 1), channel_mask)
     if GLU:
@@ -278,9 +281,9 @@ def _backward_kernel(
     GLU: tl.constexpr, TRAINING: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x, one tile a program."""
-    channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    pixel = tl.program_id(0) * BP + tl.arange(0, BP)
-    sample = tl.program_id(2)
+    tile, channel_block, sample = program_in(tl.cdiv(pixels, BP), tl.cdiv(y_channels, BC))
+    channel = channel_block * BC + tl.arange(0, BC)
+    pixel = tile * BP + tl.arange(0, BP)
     channel_mask = channel < y_channels
     mask = channel_mask[:, None] & (pixel < pixels)[None, :]  # [BC, BP]
     xhat_a, dz_a, xhat_b, dz_b = _grad_z_tile(
@@ -334,12 +337,12 @@ class _Blocks(NamedTuple):
         return self.samples * self.per_sample
 
     @property
-    def grid(self) -> tuple[int, int, int]:
-        return self.per_sample, triton.cdiv(self.channels, self.BC), self.samples
+    def grid(self) -> tuple[int]:
+        return (self.total * triton.cdiv(self.channels, self.BC),)
 
     @property
-    def tile_grid(self) -> tuple[int, int, int]:
-        return triton.cdiv(self.pixels, self.BP), triton.cdiv(self.channels, self.BC), self.samples
+    def tile_grid(self) -> tuple[int]:
+        return (self.samples * triton.cdiv(self.pixels, self.BP) * triton.cdiv(self.channels, self.BC),)
 
     @property
     def tile(self) -> dict[str, int | bool]:
@@ -354,8 +357,8 @@ def _add_blocks(parts: Tensor, scale: float = 1.0) -> Tensor:
     """``[G, blocks, columns]`` → ``[G, columns]``."""
     groups, blocks, columns = parts.shape
     out = _per_channel_like(parts, groups, columns)
-    grid = (triton.cdiv(columns, REDUCE_COLUMNS), groups)
-    _add_blocks_kernel[grid](parts, out, blocks, columns, scale, BR=REDUCE_ROWS, BC=REDUCE_COLUMNS)
+    grid = triton.cdiv(columns, REDUCE_COLUMNS) * groups
+    _add_blocks_kernel[(grid,)](parts, out, blocks, columns, scale, BR=REDUCE_ROWS, BC=REDUCE_COLUMNS)
     return out
 
 

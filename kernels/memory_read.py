@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmgan_fast.kernels import _long_captions
-from dmgan_fast.kernels._common import dot_precision, pixel_strides, warps_of
+from dmgan_fast.kernels._common import dot_precision, pixel_strides, program_in, warps_of
 from dmgan_fast.layouts import empty_picture
 
 MAX_KEYS = 32  # of a tile: words, and w_h if there is a gate; captions have 18 words, or a few more
@@ -64,16 +64,16 @@ def _gate_value(value, gate_weight, t, words, C: tl.constexpr, BC: tl.constexpr,
 
 
 @triton.jit
-def _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL: tl.constexpr):
+def _readable(mask, sample, p, t, live, batch, words, pixels, OFFICIAL: tl.constexpr):
     """Whether pixel p reads word t: [1, BT], or [BP, BT] in the authors' rows ``(b * N + p) % B``."""
     real = (t < words)[None, :]  # [1, BT]
     if mask is None:
         readable = real
     elif OFFICIAL:
-        row = (b.to(tl.int64) * pixels + p) % batch  # [BP]
+        row = (sample * pixels + p) % batch  # [BP]
         readable = tl.load(mask + row[:, None] * words + t[None, :], mask=live[:, None] & real, other=True) == 0
     else:
-        readable = tl.load(mask + b.to(tl.int64) * words + t[None, :], mask=real, other=True) == 0
+        readable = tl.load(mask + sample * words + t[None, :], mask=real, other=True) == 0
     return readable
 
 
@@ -85,9 +85,8 @@ def _forward_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: a tile of pixels of one sample."""
-    b = tl.program_id(1)
-    sample = b.to(tl.int64)
-    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    tile, _, sample = program_in(tl.cdiv(pixels, BP), 1)
+    p = tile * BP + tl.arange(0, BP)
     t = tl.arange(0, BT)
     live = p < pixels
     h += sample * h_stride_b + p.to(tl.int64) * h_stride_p  # [BP]
@@ -100,7 +99,7 @@ def _forward_kernel(
         c = c0 + tl.arange(0, BC)
         key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
         logits = tl.dot(_pixel_block(h, c, h_stride_c, live, C), key_block, logits, input_precision=PRECISION)
-    readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
+    readable = _readable(mask, sample, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
     top = tl.max(tl.where(readable, logits, float("-inf")), 1)  # [BP]
     top = tl.where(top == float("-inf"), 0.0, top)  # nothing to read
     scores = tl.where(readable, tl.exp(logits - top[:, None]), 0.0)  # [BP, BT]
@@ -169,18 +168,18 @@ def _backward_kernel(
     C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: TILES tiles of pixels of one sample, and BC of the channels of grad_h and of the sums."""
-    b = tl.program_id(2)
-    sample = b.to(tl.int64)
+    programs = tl.cdiv(pixels, BP * TILES)  # of a sample's channel block
+    program, channel_block, sample = program_in(programs, tl.cdiv(C, BC))
     grad_out += sample * g_stride_b
     h += sample * h_stride_b
     grad_h += sample * dh_stride_b
     key += sample * C * words
     value += sample * C * words
-    row = tl.program_id(0).to(tl.int64) * batch + sample
+    row = program * batch + sample
 
     c = tl.arange(0, BC)
     if BC < C:  # else all tiles have the same channels, and are loaded once
-        c += tl.program_id(1) * BC
+        c += channel_block * BC
     t = tl.arange(0, BT)
     key_block = _key_block(key, gate_weight, c, t, words, C)  # [BC, BT]
     value_block = _value_block(value, c, t, words, C)  # [BC, BT]
@@ -193,13 +192,13 @@ def _backward_kernel(
         bias_sum = tl.zeros([BP], tl.float32)
 
     for tile in range(TILES):
-        p = (tl.program_id(0) * TILES + tile) * BP + tl.arange(0, BP)
+        p = (program * TILES + tile) * BP + tl.arange(0, BP)
         live = p < pixels
         n = sample * pixels + p  # [BP]
         grad_pixel = grad_out + p.to(tl.int64) * g_stride_p  # [BP]
         h_pixel = h + p.to(tl.int64) * h_stride_p  # [BP]
         lse_pixel = tl.load(lse + n, mask=live, other=float("inf"))  # [BP]
-        readable = _readable(mask, b, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
+        readable = _readable(mask, sample, p, t, live, batch, words, pixels, OFFICIAL)  # [BP, BT]
         alpha, grad_alpha, gate_h, grad_dot_h = _weigh(
             grad_pixel, g_stride_c, h_pixel, h_stride_c, key, value, key_block, value_block, gate_weight, lse_pixel,
             readable, t, live, words, C, BP, BC, BT, PRECISION,
@@ -242,7 +241,7 @@ def _backward_kernel(
         weight_sums += row * 2 * C + c  # [BC]
         tl.store(weight_sums, tl.sum(tl.where((t == words)[None, :], key_sum, 0.0), 1), mask=c < C)
         tl.store(weight_sums + C, tl.sum(value_block.to(tl.float32) * z_sum[None, :], 1), mask=c < C)
-        if tl.program_id(1) == 0:
+        if channel_block == 0:
             tl.store(bias_sums + row, tl.sum(bias_sum, 0))
     _store_sums(key_sums + row * C * words, key_sum, c, t, words, C)
     _store_sums(value_sums + row * C * words, value_sum, c, t, words, C)
@@ -250,7 +249,7 @@ def _backward_kernel(
 
 @triton.jit
 def _add_rows(parts, out, rows, columns, BR: tl.constexpr, BK: tl.constexpr):
-    column = tl.program_id(0) * BK + tl.arange(0, BK)
+    column = tl.program_id(0).to(tl.int64) * BK + tl.arange(0, BK)
     total = tl.zeros([BK], tl.float32)
     for r0 in range(0, rows, BR):
         r = r0 + tl.arange(0, BR)
@@ -315,7 +314,7 @@ def memory_read_forward(
     lse = torch.empty((batch, pixels), dtype=torch.float32, device=h.device)
     attention = torch.empty((batch, words, height, width) if want_attention else 0, dtype=h.dtype, device=h.device)
     gate = torch.empty((batch, 1, height, width) if want_gate else 0, dtype=h.dtype, device=h.device)
-    _forward_kernel[(triton.cdiv(pixels, tiles.BP), batch)](
+    _forward_kernel[(triton.cdiv(pixels, tiles.BP) * batch,)](
         h, key, value, gate_weight, gate_bias, padding_mask, out, lse,
         attention if want_attention else None, gate if want_gate else None,
         *pixel_strides(h), *pixel_strides(out), batch, words, pixels,
@@ -356,7 +355,7 @@ def memory_read_backward(
     grad_weight, grad_bias = (floats(2 * channels), floats(1)) if gated else (floats(0), floats(0))
     key_sums, value_sums = floats(programs, *key.shape), floats(programs, *value.shape)
     weight_sums, bias_sums = floats(programs * batch, grad_weight.numel()), floats(programs * batch, grad_bias.numel())
-    _backward_kernel[(programs, triton.cdiv(channels, tiles.BC), batch)](
+    _backward_kernel[(programs * triton.cdiv(channels, tiles.BC) * batch,)](
         grad_out, grad_attention, grad_gate, h, key, value, gate_weight, gate_bias, padding_mask, lse, grad_h,
         key_sums, value_sums, weight_sums, bias_sums,
         *pixel_strides(grad_out), *pixel_strides(h), *pixel_strides(grad_h), batch, words, pixels,

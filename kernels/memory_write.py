@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision
+from dmgan_fast.kernels._common import dot_precision, program_in
 
-# Axes: b samples, t words, d channels D of a word, c channels C of the picture, j the 2C hidden channels of m.
+# Axes: b samples, t words, d channels D of a word, c channels C of the image, j the 2C hidden channels of m.
 BT = 16  # words of a tile: the fewest that tensor cores take
 BJ = 32  # hidden channels that stream through
 BO = 32  # channels of key and value of one program; more programs, as there are few words
@@ -83,11 +83,11 @@ def _forward_kernel(
     D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BJ: tl.constexpr, BO: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: BT words of one sample, BO channels of their key and value."""
-    b = tl.program_id(2).to(tl.int64)
+    word_block, channel_block, b = program_in(tl.cdiv(T, BT), tl.cdiv(C, BO))
     words += b * D * T
     image_mean += b * C
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
-    c = tl.program_id(1) * BO + tl.arange(0, BO)
+    t = word_block * BT + tl.arange(0, BT)
+    c = channel_block * BO + tl.arange(0, BO)
     hidden = 2 * C
     g = _gate(words, image_mean, gate_word, gate_image, t, T, C, D, BD)[:, None]  # [BT, 1]
     key_block = tl.zeros([BT, BO], tl.float32)
@@ -109,25 +109,25 @@ def _forward_kernel(
     tl.store(value + address, tl.maximum(value_block, 0.0).to(value.dtype.element_ty), mask=real)
 
 
-@triton.jit(do_not_specialize=("T",))
+@triton.jit(do_not_specialize=("batch", "T"))
 def _backward_kernel(
     grad_key, grad_value, words, image_mean, gate_word, gate_image, word_weight, word_bias, image_weight, image_bias,
-    key_weight, value_weight, memory, grad_written, grad_image, grad_gate, T, C,
+    key_weight, value_weight, memory, grad_written, grad_image, grad_gate, batch, T, C,
     D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BJ: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: BJ hidden channels of one sample: m [T, BJ], the gradients of what both relus got, and this program's
     share of the gradient of the gate's argument [T].
     """
-    b = tl.program_id(1).to(tl.int64)
+    hidden = 2 * C
+    block, _, b = program_in(tl.cdiv(hidden, BJ), 1)
     words += b * D * T
     image_mean += b * C
     grad_key += b * C * T
     grad_value += b * C * T
-    hidden = 2 * C
     memory += b * T * hidden
     grad_written += b * T * hidden
-    grad_gate += (tl.program_id(0) * tl.num_programs(1) + b) * T
-    j = tl.program_id(0) * BJ + tl.arange(0, BJ)
+    grad_gate += (block * batch + b) * T
+    j = block * BJ + tl.arange(0, BJ)
     image = _image(image_mean, image_weight, image_bias, j, hidden, C, BD)  # [BJ]
     image_sum = tl.zeros([BJ], tl.float32)
     for t0 in range(0, T, BT):
@@ -165,7 +165,7 @@ def memory_write_forward(words: Tensor, image_mean: Tensor, *weights: Tensor) ->
     """Key and value."""
     (batch, word_channels, length), channels = words.shape, image_mean.shape[1]
     key, value = (words.new_empty((batch, channels, length)) for _ in range(2))
-    _forward_kernel[(triton.cdiv(length, BT), triton.cdiv(channels, BO), batch)](
+    _forward_kernel[(triton.cdiv(length, BT) * triton.cdiv(channels, BO) * batch,)](
         words, image_mean, *weights, key, value, length, channels,
         D=word_channels, BT=BT, BD=_summed_channels(words), BJ=BJ, BO=BO, PRECISION=dot_precision(),
     )  # fmt: skip
@@ -189,10 +189,10 @@ def memory_write_backward(
     memory, grad_written = (words.new_empty((batch, length, hidden)) for _ in range(2))
     grad_image = words.new_empty((batch, hidden))
     grad_gate_parts = words.new_empty((blocks, batch, length), dtype=torch.float32)
-    _backward_kernel[(blocks, batch)](
+    _backward_kernel[(blocks * batch,)](
         grad_key, grad_value, words, image_mean, gate_word, gate_image, word_weight, word_bias,
         image_weight, image_bias, key_weight, value_weight, memory, grad_written, grad_image, grad_gate_parts,
-        length, channels, D=word_channels, BT=BT, BD=_summed_channels(words), BJ=BJ, PRECISION=dot_precision(),
+        batch, length, channels, D=word_channels, BT=BT, BD=_summed_channels(words), BJ=BJ, PRECISION=dot_precision(),
     )  # fmt: skip
     grad_gate = grad_gate_parts.sum(0).to(words.dtype)  # [B, T]
     gate_sum = grad_gate_parts.sum((0, 2)).to(words.dtype)  # [B]

@@ -1,4 +1,4 @@
-"""Matching of every picture with every caption: s = softmax over words of R^T w, a = softmax over regions of gamma1 s,
+"""Matching of every image with every caption: s = softmax over words of R^T w, a = softmax over regions of gamma1 s,
 c_t = R a_t, score = log sum_t exp(gamma2 cos(c_t, w_t)) over the caption's words.
 
 Everything is a matrix product over channels, words or regions with a softmax at its side. Of both softmaxes only peak
@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision
+from dmgan_fast.kernels._common import dot_precision, program_in
 
-# Axes: b pictures, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
-# Buffers of a group are indexed by the pair b * captions + k.
+# Axes: b images, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
+# Buffers of a group are indexed by the pair b * captions + k. b and pairs are 64 bits wide.
 CAPTIONS = 16  # of a group: fills a large card at any batch; logits of 16 captions are as large as the regions
 COSINE_EPS = tl.constexpr(1e-8)  # the clamp of the product of norms
 
@@ -29,7 +29,7 @@ COSINE_EPS = tl.constexpr(1e-8)  # the clamp of the product of norms
 def _regions_tile(regions, b, d, n, D, N):
     """``[BD, BN]``"""
     mask = (d < D)[:, None] & (n < N)[None, :]  # [BD, BN]
-    return tl.load(regions + tl.cast(b, tl.int64) * D * N + d[:, None] * N + n[None, :], mask, other=0.0)
+    return tl.load(regions + b * D * N + d[:, None] * N + n[None, :], mask, other=0.0)
 
 
 @triton.jit
@@ -42,13 +42,13 @@ def _words_tile(words, k, d, t, D, T):
 def _context_tile(context, pair, t, d, D, T):
     """``[BT, BD]`` of context ``[pairs, T, D]``."""
     mask = (t < T)[:, None] & (d < D)[None, :]  # [BT, BD]
-    return tl.load(context + tl.cast(pair, tl.int64) * T * D + t[:, None] * D + d[None, :], mask, other=0.0)
+    return tl.load(context + pair * T * D + t[:, None] * D + d[None, :], mask, other=0.0)
 
 
 @triton.jit
 def _map_tile(maps, pair, t, n, T, N):
     """Pointers ``[BT, BN]`` into ``[pairs, T, N]``, and which lie inside."""
-    return maps + tl.cast(pair, tl.int64) * T * N + t[:, None] * N + n[None, :], (t < T)[:, None] & (n < N)[None, :]
+    return maps + pair * T * N + t[:, None] * N + n[None, :], (t < T)[:, None] & (n < N)[None, :]
 
 
 @triton.jit
@@ -105,9 +105,8 @@ def _logits_kernel(
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Logits R^T w; their peak over the caption's words and the sum of exponentials around it."""
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    k = tl.program_id(1)
-    b = tl.program_id(2)
+    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
     peak = tl.full([BN], float("-inf"), tl.float32)
@@ -132,10 +131,9 @@ def _context_kernel(
 ):  # fmt: skip
     """Context c = R a in one pass over the regions; peak and sum of a's softmax."""
     word_tiles = tl.cdiv(T, BT)
-    d = tl.program_id(0) // word_tiles * BD + tl.arange(0, BD)
-    t = tl.program_id(0) % word_tiles * BT + tl.arange(0, BT)
-    k = tl.program_id(1)
-    b = tl.program_id(2)
+    block, k, b = program_in(word_tiles * tl.cdiv(D, BD), captions)
+    d = block // word_tiles * BD + tl.arange(0, BD)
+    t = block % word_tiles * BT + tl.arange(0, BT)
     pair = b * captions + k
     length = tl.load(lengths + k)
     peak = tl.full([BT], float("-inf"), tl.float32)
@@ -148,9 +146,9 @@ def _context_kernel(
         region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))  # [BN, BD]
         weights = weights.to(regions.dtype.element_ty)  # [BT, BN]
         read = tl.dot(weights, region_tile, read * scale[:, None], input_precision=PRECISION)  # [BT, BD]
-    pointer = context + tl.cast(pair, tl.int64) * T * D + t[:, None] * D + d[None, :]  # [BT, BD]
+    pointer = context + pair * T * D + t[:, None] * D + d[None, :]  # [BT, BD]
     tl.store(pointer, read / total[:, None], (t < T)[:, None] & (d < D)[None, :])
-    _store_peak_and_sum(region_sums, pair, t, T, peak, total, (t < T) & (tl.program_id(0) < word_tiles))
+    _store_peak_and_sum(region_sums, pair, t, T, peak, total, (t < T) & (block < word_tiles))
 
 
 @triton.jit
@@ -174,8 +172,7 @@ def _score_kernel(
     words, lengths, context, scores, scores_stride, gamma2, captions, D, T, BD: tl.constexpr, BT: tl.constexpr
 ):  # fmt: skip
     """Logarithm of the sum over the caption's words of exp(gamma2 cos(c, w)); -inf for a caption of padding."""
-    k = tl.program_id(0)
-    b = tl.program_id(1)
+    k, _, b = program_in(captions, 1)
     length = tl.load(lengths + k)
     peak = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
@@ -197,8 +194,7 @@ def _cosine_backward_kernel(
     BD: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """``slopes [pairs, 4, T]``: dc = cross w + along_c c, dw = cross c + along_w w, and c . dc."""
-    k = tl.program_id(0)
-    b = tl.program_id(1)
+    k, _, b = program_in(captions, 1)
     pair = b * captions + k
     length = tl.load(lengths + k)
     score = tl.load(scores + b * scores_stride + k)
@@ -237,9 +233,8 @@ def _attention_backward_kernel(
     D, T, N, BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of s and its mean over words, weighted by s. As sum_n a da = c . dc, no pass over the regions is due."""
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    k = tl.program_id(1)
-    b = tl.program_id(2)
+    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
     mean = tl.zeros([BN], tl.float32)
@@ -267,9 +262,8 @@ def _softmax_backward_kernel(
     BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """In place: the gradient of s becomes that of the logits, and the logits become a."""
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    k = tl.program_id(1)
-    b = tl.program_id(2)
+    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
     mean = tl.load(grad_s_mean + pair * N + n, n < N, other=0.0)  # [BN]
@@ -289,9 +283,9 @@ def _grad_regions_kernel(
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds to ``grad_regions [B, D, N]``, float32, what comes of a group's captions: w dlogits + dc a."""
-    n = tl.program_id(0) * BN + tl.arange(0, BN)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
-    b = tl.program_id(2)
+    region_block, channel_block, b = program_in(tl.cdiv(N, BN), tl.cdiv(D, BD))
+    n = region_block * BN + tl.arange(0, BN)
+    d = channel_block * BD + tl.arange(0, BD)
     total = tl.zeros([BD, BN], tl.float32)
     word_tiles = tl.cdiv(T, BT)
     for step in range(captions * word_tiles):
@@ -303,30 +297,30 @@ def _grad_regions_kernel(
         a = _load_map(attention, pair, t, n, T, N).to(words.dtype.element_ty)  # [BT, BN]
         grad_context = tl.trans(_grad_context_tile(words, context, slopes, k, pair, t, d, D, T))  # [BD, BT]
         total = tl.dot(grad_context, a, total, input_precision=PRECISION)  # [BD, BN]
-    pointer = grad_regions + tl.cast(b, tl.int64) * D * N + d[:, None] * N + n[None, :]  # [BD, BN]
+    pointer = grad_regions + b * D * N + d[:, None] * N + n[None, :]  # [BD, BN]
     mask = (d < D)[:, None] & (n < N)[None, :]  # [BD, BN]
     tl.store(pointer, tl.load(pointer, mask, other=0.0) + total, mask)
 
 
 @triton.jit
 def _grad_words_kernel(
-    regions, words, context, slopes, grad_logits, grad_words, pictures, captions, D, T, N,
+    regions, words, context, slopes, grad_logits, grad_words, images, captions, D, T, N,
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sum over the pictures of R dlogits and of the cosine's own gradient."""
+    """Sum over the images of R dlogits and of the cosine's own gradient."""
     t = tl.program_id(0) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
     k = tl.program_id(2)
     total = tl.zeros([BT, BD], tl.float32)
     word_tile = tl.trans(_words_tile(words, k, d, t, D, T).to(tl.float32))  # [BT, BD]
-    for b in range(pictures):
-        pair = b * captions + k
+    for b in range(images):
+        pair = tl.cast(b, tl.int64) * captions + k
         cross = tl.load(slopes + pair * 4 * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
         along_word = tl.load(slopes + (pair * 4 + 2) * T + t, t < T, other=0.0)[:, None]  # [BT, 1]
         total += cross * _context_tile(context, pair, t, d, D, T) + along_word * word_tile  # [BT, BD]
     region_tiles = tl.cdiv(N, BN)
-    for step in range(pictures * region_tiles):
-        b = step // region_tiles
+    for step in range(images * region_tiles):
+        b = tl.cast(step // region_tiles, tl.int64)
         n = step % region_tiles * BN + tl.arange(0, BN)
         dlogits = _load_map(grad_logits, b * captions + k, t, n, T, N).to(regions.dtype.element_ty)  # [BT, BN]
         region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))  # [BN, BD]
@@ -352,7 +346,7 @@ class _Launch:
     """Sizes and options that all kernels of one group of captions share."""
 
     def __init__(self, regions: Tensor, words: Tensor) -> None:
-        self.pictures, self.D, self.N = regions.shape
+        self.images, self.D, self.N = regions.shape
         self.captions, _, self.T = words.shape
         self.precision = dot_precision()
         exact = regions.dtype == torch.float32 and self.precision == "ieee"
@@ -376,15 +370,15 @@ def _contexts(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """logits ``[pairs, T, N]``; peaks and sums ``[pairs, 2, N]``, ``[pairs, 2, T]``; context ``[pairs, T, D]``."""
     captions, D, T, N = launch.sizes
-    pairs = launch.pictures * captions
+    pairs = launch.images * captions
     logits, word_sums = _buffer(regions, pairs, T, N), _buffer(regions, pairs, 2, N)
     region_sums, context = _buffer(regions, pairs, 2, T), _buffer(regions, pairs, T, D)
     tiles = launch.tiles
-    _logits_kernel[launch.region_tiles, captions, launch.pictures](
+    _logits_kernel[(launch.region_tiles * pairs,)](
         regions, words, lengths, logits, word_sums, *launch.sizes,
         **launch.options(channels=tiles.depth, regions=tiles.wide),
     )  # fmt: skip
-    _context_kernel[launch.channel_tiles * launch.word_tiles, captions, launch.pictures](
+    _context_kernel[(launch.channel_tiles * launch.word_tiles * pairs,)](
         regions, lengths, logits, word_sums, context, region_sums, gamma1, *launch.sizes,
         **launch.options(channels=tiles.wide, regions=tiles.depth),
     )  # fmt: skip
@@ -402,7 +396,7 @@ def words_similarity_forward(regions: Tensor, words: Tensor, lengths: Tensor, ga
         words_k, lengths_k, scores_k = words[group], lengths[group], scores[:, group]
         launch = _Launch(regions, words_k)
         *_, context = _contexts(launch, regions, words_k, lengths_k, gamma1)
-        _score_kernel[launch.captions, launch.pictures](
+        _score_kernel[(launch.captions * launch.images,)](
             words_k, lengths_k, context, scores_k, len(words), gamma2, launch.captions, launch.D, launch.T,
             BD=launch.tiles.wide, BT=launch.tiles.words,
         )  # fmt: skip
@@ -420,29 +414,29 @@ def words_similarity_backward(
         words_k, lengths_k = words[group], lengths[group]
         launch = _Launch(regions, words_k)
         tiles, (captions, D, T, N) = launch.tiles, launch.sizes
-        pairs = launch.pictures * captions
+        pairs = launch.images * captions
         logits, word_sums, region_sums, context = _contexts(launch, regions, words_k, lengths_k, gamma1)
         slopes = _buffer(regions, pairs, 4, T)
-        _cosine_backward_kernel[captions, launch.pictures](
+        _cosine_backward_kernel[(pairs,)](
             grad[:, group], scores[:, group], len(words), words_k, lengths_k, context, slopes, gamma2, captions, D, T,
             BD=tiles.wide, BT=tiles.words,
         )  # fmt: skip
         grad_s, grad_s_mean = _buffer(regions, pairs, T, N), _buffer(regions, pairs, N)
-        _attention_backward_kernel[launch.region_tiles, captions, launch.pictures](
+        _attention_backward_kernel[(launch.region_tiles * pairs,)](
             regions, words_k, lengths_k, logits, word_sums, region_sums, context, slopes, grad_s, grad_s_mean, gamma1,
             *launch.sizes, **launch.options(channels=tiles.depth, regions=tiles.wide),
         )  # fmt: skip
-        _softmax_backward_kernel[launch.region_tiles, captions, launch.pictures](
+        _softmax_backward_kernel[(launch.region_tiles * pairs,)](
             lengths_k, logits, word_sums, region_sums, grad_s, grad_s_mean, gamma1, captions, T, N,
             BT=tiles.words, BN=tiles.wide,
         )  # fmt: skip
         attention, grad_logits = logits, grad_s
-        _grad_regions_kernel[launch.region_tiles, launch.channel_tiles, launch.pictures](
+        _grad_regions_kernel[(launch.region_tiles * launch.channel_tiles * launch.images,)](
             words_k, attention, context, slopes, grad_logits, grad_regions, *launch.sizes,
             **launch.options(channels=tiles.wide, regions=tiles.wide),
         )  # fmt: skip
         _grad_words_kernel[launch.word_tiles, launch.channel_tiles, captions](
-            regions, words_k, context, slopes, grad_logits, grad_words[group], launch.pictures, *launch.sizes,
+            regions, words_k, context, slopes, grad_logits, grad_words[group], launch.images, *launch.sizes,
             **launch.options(channels=tiles.wide, regions=tiles.depth),
         )  # fmt: skip
     return grad_regions.to(regions.dtype), grad_words

@@ -2,8 +2,8 @@
 
     python -m tools.checks oldest    the tree with torch 2.11 and its Triton: builds, compiles every GPU kernel, tests
                                      the ops
-    python -m tools.checks release   sdist and wheel; the wheel with the oldest and the newest PyTorch and Python, and
-                                     where there is no compiler
+    python -m tools.checks release   sdist and wheel; known faults and licences of what they need; the wheel with the
+                                     oldest and the newest PyTorch and Python, and where there is no compiler
 
 Needs uv, git and a C++ compiler. Environments download PyTorch from the package registry; builds download nothing.
 """
@@ -132,7 +132,7 @@ def environment(folder: Path, python: Path, torch: Sequence[str], *extras: str, 
     kept = [line for line in installed if line.startswith(("torch==", "torchvision=="))]
     constraints.write_text("\n".join([*kept, *(line for line in torch if line.startswith("numpy"))]) + "\n")
     wanted = [part for extra in extras for part in ("--extra", extra)]
-    found.install("-r", "pyproject.toml", "-c", constraints, *wanted, "setuptools>=77", "wheel", "ninja")
+    found.install("-r", "pyproject.toml", "-c", constraints, *wanted, "setuptools>=78.1.1", "wheel", "ninja")
     made.write_text(recipe)
     return found
 
@@ -160,7 +160,13 @@ def check_oldest(folder: Path, found: dict[int, Path]) -> None:
     oldest.install("--no-build-isolation", "--no-deps", "-e", tree)
     oldest.run("cmake", "-S", ".", "-B", "build/cpp", f"-DPython_EXECUTABLE={oldest.python}", cwd=tree)
     oldest.run("cmake", "--build", "build/cpp", "--target", "dmgan_fast_simt", "-j", "2", cwd=tree)
-    tests = ("tests/packaging/test_native.py", "tests/simt/test_nvcc.py", "tests/kernels/every_card.py", "tests/ops")
+    tests = (
+        "tests/test_native.py",
+        "tests/simt/test_nvcc.py",
+        "tests/kernels/every_card.py",
+        "tests/ops",
+        "tests/aten",
+    )
     oldest.run("python", *TESTS, *tests, cwd=tree, **THREADS)
 
 
@@ -175,6 +181,7 @@ def check_release(folder: Path, found: dict[int, Path]) -> None:
     newest = environment(folder / "newest", last, NEWEST, "dev")
     tree = copied(folder / "release-tree")
     sdist, wheel = build(newest, tree, folder / "dist", not_run)
+    audit(newest, wheel)
     check_sdist(sdist, tree)
     check_wheel(wheel)
     suite = copied_tests(folder / "suite")
@@ -201,6 +208,14 @@ def build(maker: Environment, tree: Path, dist: Path, not_run: list[str]) -> tup
     run(*alone, "uv", "build", "-q", "--offline", "--python", maker.python, "--out-dir", dist, tree, env=variables)
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     return sdist, wheel
+
+
+def audit(newest: Environment, wheel: Path) -> None:
+    """Known faults and licences of what the wheel needs."""
+    newest.install("--no-deps", "--reinstall", wheel)
+    newest.install("pip-audit")
+    say("dependencies: known faults, licences")
+    print(newest.output("python", "-m", "tools.audit", cwd=ROOT))
 
 
 def check_sdist(sdist: Path, tree: Path) -> None:
@@ -242,7 +257,7 @@ def run_op_suite(each: Environment, wheel: Path, suite: Path, but: Sequence[str]
         f"op suite but {', '.join(left_out)}: Python {python}, torch {torch}"
         + ("" if each.compilers else ", no compiler")
     )
-    tests = ("tests/ops", "tests/packaging/test_native.py", "-k", " and ".join(f"not {name}" for name in left_out))
+    tests = ("tests/ops", "tests/aten", "tests/test_native.py", "-k", " and ".join(f"not {name}" for name in left_out))
     each.run("python", *TESTS, *tests, cwd=suite, **THREADS)
 
 

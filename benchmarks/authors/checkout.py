@@ -65,7 +65,8 @@ def _log_by_item(losses: types.ModuleType) -> None:
     file = Path(str(losses.__file__))
     source = file.read_text()
     if ".data[0]" in source:
-        exec(compile(source.replace(".data[0]", ".item()"), str(file), "exec"), vars(losses))
+        code = compile(source.replace(".data[0]", ".item()"), str(file), "exec")
+        exec(code, vars(losses))  # noqa: S102  (the checkout that the user has given)
 
 
 class CheckoutStep:

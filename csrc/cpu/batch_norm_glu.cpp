@@ -16,7 +16,7 @@ namespace dmgan {
 namespace {
 
 constexpr int64_t kBlock = 4096;    // elements summed in floats before the sum goes on in doubles
-constexpr int64_t kRows = 256;      // pixels of a channels-last chunk
+constexpr int64_t kChunk = 256;     // pixels of a channels-last chunk
 
 // Vectors one after the other: along the pixels of one channel (NCHW), or one vector of channels, pixel by pixel
 // (channels-last). All hold `lanes` elements but the last, which holds `last`.
@@ -155,8 +155,9 @@ std::vector<float> per_channel(const std::optional<Tensor>& x, int64_t channels,
 }
 
 Call describe(const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, bool glu) {
-  const int64_t channels = x.size(1);
-  Call call{x.size(0), channels, x.size(2) * x.size(3), glu ? channels / 2 : channels, 0, is_channels_last(x), {}, {}, {}, {}};
+  const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3), outputs = glu ? channels / 2 : channels;
+  const bool channels_last = is_channels_last(x) || pixels == 1;  // one pixel is either: vectors of channels are full
+  Call call{x.size(0), channels, pixels, outputs, 0, channels_last, {}, {}, {}, {}};
   call.weight = per_channel(weight, channels, 1.0f);
   call.bias = per_channel(bias, channels, 0.0f);
   return call;
@@ -198,7 +199,7 @@ DMGAN_HOT Total channel_moments(const Call& call, const S* x, int64_t c) {
 void finish_moments(const Total& total, double shift, double count, float* mean, float* var) {
   const double offset = total.sum / count;
   *mean = static_cast<float>(shift + offset);
-  *var = static_cast<float>(std::max(0.0, total.squares / count - offset * offset));
+  *var = static_cast<float>(std::max(total.squares / count - offset * offset, 0.0));
 }
 
 template <class S>
@@ -214,11 +215,11 @@ DMGAN_HOT void chunk_moments(const Call& call, const S* x, const float* shift, i
 // Runs f(sample, first pixel, pixels, index) on every channels-last chunk; returns how many there are.
 template <class F>
 int64_t each_chunk(const Call& call, const F& f) {
-  const int64_t chunks = (call.pixels + kRows - 1) / kRows;
+  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk;
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % chunks * kRows;
-      f(i / chunks, first, std::min(kRows, call.pixels - first), i);
+      const int64_t first = i % chunks * kChunk;
+      f(i / chunks, first, std::min(kChunk, call.pixels - first), i);
     }
   });
   return call.batch * chunks;
@@ -237,7 +238,7 @@ void statistics(const Call& call, const S* x, float* mean, float* var) {
   }
   std::vector<float> shift(call.channels);
   for (int64_t c = 0; c < call.channels; ++c) shift[c] = static_cast<float>(x[c]);
-  const int64_t chunks = call.batch * ((call.pixels + kRows - 1) / kRows), row = 2 * call.channels;
+  const int64_t chunks = call.batch * ((call.pixels + kChunk - 1) / kChunk), row = 2 * call.channels;
   std::vector<float> sums(chunks * row);
   each_chunk(call, [&](int64_t b, int64_t first, int64_t rows, int64_t i) {
     chunk_moments(call, x + (b * call.pixels + first) * call.channels, shift.data(), rows, sums.data() + i * row);
@@ -291,7 +292,7 @@ void forward(const Call& call, const S* x, const S* skip, S* y, float* spatial_m
     });
     return;
   }
-  const int64_t chunks = (call.pixels + kRows - 1) / kRows;
+  const int64_t chunks = (call.pixels + kChunk - 1) / kChunk;
   std::vector<float> sums(call.batch * chunks * call.outputs);
   each_chunk(call, [&](int64_t b, int64_t first, int64_t rows, int64_t i) {
     const int64_t pixel = b * call.pixels + first;
@@ -396,7 +397,7 @@ void reduce(const Call& call, const S* grad, const float* grad_mean, const S* x,
     });
     return;
   }
-  const int64_t chunks = call.batch * ((call.pixels + kRows - 1) / kRows), row = 2 * call.channels;
+  const int64_t chunks = call.batch * ((call.pixels + kChunk - 1) / kChunk), row = 2 * call.channels;
   std::vector<float> parts(chunks * row);
   each_chunk(call, [&](int64_t b, int64_t first, int64_t rows, int64_t i) {
     const int64_t pixel = b * call.pixels + first;

@@ -3,48 +3,34 @@
 // channels exchanged; there tiles of 4 x 4, 2.25 products, are exact enough where many channels are summed.
 #include <tuple>
 
-#include "convolutions.h"
+#include "choice.h"
 #include "few_results.h"
 
 namespace dmgan {
 namespace {
 
-using Large = Form<Four, Four, 16>;
-using Wide = Form<Two, Four, 32>;
-using Small = Form<Two, Two, 32>;
-constexpr int64_t kLargeInputs = 64;  // with fewer, Four x Four is over three times as inexact as a direct convolution
-
-// Products of a form for every pair of channels; tiles fill whole vectors.
-template <class F>
-int64_t products(const FeatureMap& results) {
-  return round_up(tiling_of<F>(results).count(), kColumns * kLanes) * F::kProducts;
-}
-
-// f(form) with the form that takes the fewest products for such results.
-template <class Function>
-auto with_best_form(const FeatureMap& results, bool may_be_large, const Function& f) {
-  const int64_t large = products<Large>(results), wide = products<Wide>(results), small = products<Small>(results);
-  if (may_be_large && large < wide && large < small) return f(Large{});
-  return wide < small ? f(Wide{}) : f(Small{});
-}
-
 // x [B, I, H, W], weight [O, I, 3, 3], bias [O] -> [B, O, H, W]
 Tensor conv3x3_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), x.size(2), x.size(3)});
-  with_best_form(map_of(y), false, [&](auto form) { convolve_into<decltype(form)>(y, x, weight, false, false, bias); });
+  const Plain finish{bias ? data<float>(*bias) : nullptr};
+  with_best_form(map_of(y), [&](auto form) { convolve_into<decltype(form)>(y, x, weight, false, false, finish); });
   return y;
 }
 
 Tensor gradient_of_input(const Tensor& grad_y, const Tensor& weight) {
   Tensor grad_x = torch::stable::new_empty(grad_y, {grad_y.size(0), weight.size(1), grad_y.size(2), grad_y.size(3)});
-  with_best_form(map_of(grad_x), grad_y.size(1) >= kLargeInputs,
-                 [&](auto form) { convolve_into<decltype(form)>(grad_x, grad_y, weight, true, true); });
+  if (grad_y.size(1) >= kLargeInputs && large_is_best(map_of(grad_x))) {
+    convolve_into<Large>(grad_x, grad_y, weight, true, true);
+  } else {
+    with_best_form(map_of(grad_x),
+                   [&](auto form) { convolve_into<decltype(form)>(grad_x, grad_y, weight, true, true); });
+  }
   return grad_x;
 }
 
 Tensor gradient_of_weight_of(const Tensor& x, const Tensor& grad_y, const Tensor& weight) {
   if (weight.size(0) > kFewResults) {
-    return with_best_form(map_of(grad_y), false, [&](auto form) {
+    return with_best_form(map_of(grad_y), [&](auto form) {
       return gradient_of_weight<decltype(form)>(x, grad_y, weight);
     });
   }

@@ -13,7 +13,7 @@ using Gradient = Form<DownGradient, DownGradient, 128>;
 // x [B, I, 2H, 2W], weight [O, I, 4, 4], bias [O] -> [B, O, H, W]
 Tensor conv4x4_stride2_forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), x.size(2) / 2, x.size(3) / 2});
-  convolve_into<Forward>(y, x, weight, false, false, bias);
+  convolve_into<Forward>(y, x, weight, false, false, Plain{bias ? data<float>(*bias) : nullptr});
   return y;
 }
 

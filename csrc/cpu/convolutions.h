@@ -20,14 +20,16 @@ Tiling tiling_of(const FeatureMap& results) {
   return {results.batch, (results.height + kRows - 1) / kRows, (results.width + kColumns - 1) / kColumns};
 }
 
-// y = form of x; weight as transform_weights has it.
-template <class F, bool kSum = false>
+// y = form of x, finished; weight as transform_weights has it.
+template <class F, bool kSum = false, class Finish = Plain>
 void convolve_into(Tensor& y, const Tensor& x, const Tensor& weight, bool transposed, bool flipped,
-                   const std::optional<Tensor>& bias = std::nullopt) {
-  const Convolution<F> call{map_of(x), map_of(y), tiling_of<F>(map_of(y))};
+                   const Finish& finish = {}) {
+  FeatureMap results = map_of(y);
+  if constexpr (kIsGated<Finish>) results.channels *= 2;
+  const Convolution<F> call{map_of(x), results, tiling_of<F>(results)};
   Tensor u = torch::stable::new_empty(weight, {weight_floats(call)});
-  transform_weights<F>(call, data<float>(weight), transposed, flipped, mutable_data<float>(u));
-  convolve<F, kSum>(call, data<float>(x), data<float>(u), bias ? data<float>(*bias) : nullptr, mutable_data<float>(y));
+  transform_weights<F, Finish>(call, data<float>(weight), transposed, flipped, mutable_data<float>(u));
+  convolve<F, kSum>(call, data<float>(x), data<float>(u), finish, mutable_data<float>(y));
 }
 
 // The gradient of the weight, like `weight`, of a convolution of x by a form whose results have gradient `grad_y`.

@@ -13,6 +13,7 @@ namespace dmgan {
 constexpr int kColumns = 2;                           // vectors of tiles beside the rows of a block of products
 constexpr int64_t kPanel = block_rows<kColumns>();    // rows of a packed panel of U
 constexpr int64_t kChannels = 64;                     // result channels computed at once, about
+constexpr int64_t kChunkStep = kPanel % 2 ? 2 * kPanel : kPanel;  // they are whole panels, and pairs
 constexpr int64_t kGap = 16;  // floats between products: at whole powers of two apart they would share cache sets
 constexpr int64_t kCacheFloats = 160 << 10;           // of a block's windows
 
@@ -33,7 +34,7 @@ struct Convolution {
   }
   int64_t blocks() const { return (tiling.count() + tiles() - 1) / tiles(); }
   int64_t chunks() const { return (y.channels + kChannels - 1) / kChannels; }
-  int64_t chunk() const { return round_up((y.channels + chunks() - 1) / chunks(), kPanel); }
+  int64_t chunk() const { return round_up((y.channels + chunks() - 1) / chunks(), kChunkStep); }
   int64_t value_step() const { return inputs() * tiles() + kGap; }  // from product to product
   int64_t result_step() const { return chunk() * tiles() + kGap; }
 };
@@ -155,10 +156,38 @@ DMGAN_HOT void multiply_products(const Convolution<F>& call, const float* u, int
   }
 }
 
-// The pixels of one group and channel from its products.
+// What becomes of the results before they are written.
+struct Plain {
+  const float* bias;  // [O], or null
+};
+struct Norm {  // of each channel [O]: (result - mean) scale + bias
+  const float *mean, *scale, *bias;
+  DMGAN_INLINE Vec apply(Vec result, int64_t channel) const {
+    return (result - mean[channel]) * scale[channel] + bias[channel];
+  }
+};
+struct Gated {  // z = norm of the results; the first half of its channels times sigmoid of the second
+  Norm norm;
+};
+struct Skipped {  // norm of the results, + skip [B, skip_channels, H, W], which is repeated
+  Norm norm;
+  const float* skip;
+  int64_t skip_channels;
+};
+template <class Finish>
+constexpr bool kIsGated = std::is_same_v<Finish, Gated>;
+
+// The result channel that row `row` of a chunk [first, first + count) computes: a gated chunk has its values first, then
+// their gates, `half` channels further on.
+template <class Finish>
+constexpr int64_t channel_of(int64_t row, int64_t first, int64_t count, int64_t half) {
+  if constexpr (!kIsGated<Finish>) return first + row;
+  return row < count / 2 ? first / 2 + row : half + first / 2 + row - count / 2;
+}
+
+// The vertical transform of one group and channel from its products.
 template <class F>
-DMGAN_INLINE void write_results(const float* products, int64_t step, const Group& group, const FeatureMap& map,
-                                float* plane, float bias, float* strips) {
+DMGAN_INLINE void vertical_results(const float* products, int64_t step, float* strips) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
   DMGAN_UNROLL
@@ -170,39 +199,123 @@ DMGAN_INLINE void write_results(const float* products, int64_t step, const Group
     DMGAN_UNROLL
     for (int r = 0; r < V::kResults; ++r) store(strips + r * kStripFloats + j * kLanes, y[r]);
   }
+}
+
+// y [kResults] = finish(the pixels of one row of it).
+template <class H, class Each>
+DMGAN_INLINE void row_results(const float* strip, Vec* y, const Each& finish) {
+  Vec m[H::kProducts];
+  DMGAN_UNROLL
+  for (int j = 0; j < H::kProducts; ++j) m[j] = load(strip + j * kLanes);
+  H::to(m, y);
+  DMGAN_UNROLL
+  for (int k = 0; k < H::kResults; ++k) y[k] = finish(y[k]);
+}
+
+// Writes the pixels of one group, a row at a time: finish(r, y) finds y [kResults] of row r; add(r, row) changes the row
+// in memory.
+template <class F, class Row, class Add>
+DMGAN_INLINE void write_rows(const Group& group, const FeatureMap& map, float* plane, float* strips, const Row& find,
+                             const Add& add) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
   const bool whole = group.is_whole(H::kResults, map.width);
   const int64_t sample_step = map.channels * map.pixels();
   const Run& run = group.run[0];
   const int64_t top = run.row * V::kResults;
   float* corner = plane + run.sample * sample_step + top * map.width + run.column * H::kResults;
   for (int r = 0; r < V::kResults; ++r) {
-    float* strip = strips + r * kStripFloats;
-    Vec m[H::kProducts], y[H::kResults];
-    DMGAN_UNROLL
-    for (int j = 0; j < H::kProducts; ++j) m[j] = load(strip + j * kLanes);
-    H::to(m, y);
-    DMGAN_UNROLL
-    for (int k = 0; k < H::kResults; ++k) y[k] += bias;
     if (whole && top + r >= map.height) break;
-    interleave<H::kResults>(y, whole ? corner + r * map.width : strip);
+    float* row = whole ? corner + r * map.width : strips + r * kStripFloats;
+    Vec y[H::kResults];
+    find(r, y);
+    interleave<H::kResults>(y, row);
+    add(r, whole, row);
   }
   for (int r = 0; !whole && r < V::kResults; ++r) {
     write_runs<V::kResults, H::kResults>(group, strips + r * kStripFloats, plane, sample_step, map.height, map.width, r);
   }
 }
 
-template <class F, bool kSum>
-DMGAN_HOT void write_channels(const Convolution<F>& call, const float* products, const Group* groups, int64_t first,
-                              int64_t count, const float* bias, float* strips, float* y) {
+// The pixels of one group and channel (or, gated, pair of channels) from its products; `map` is of what is written.
+template <class F>
+DMGAN_INLINE void write_results(const Plain& finish, const float* products, int64_t step, int64_t, const Group& group,
+                                const FeatureMap& map, int64_t channel, float* y, float* strips, float*) {
+  const float bias = finish.bias ? finish.bias[channel] : 0.0f;
+  vertical_results<F>(products, step, strips);
+  write_rows<F>(group, map, y + channel * map.pixels(), strips,
+                [&](int r, Vec* row) DMGAN_INLINED {
+                  row_results<typename F::Horizontal>(strips + r * kStripFloats, row,
+                                                      [=](Vec result) DMGAN_INLINED { return result + bias; });
+                },
+                [](int, bool, float*) DMGAN_INLINED {});
+}
+
+template <class F>
+DMGAN_INLINE void write_results(const Gated& finish, const float* products, int64_t step, int64_t gates,
+                                const Group& group, const FeatureMap& map, int64_t channel, float* y, float* strips,
+                                float*) {
+  using H = typename F::Horizontal;
+  const int64_t gate = map.channels + channel;
+  float* gate_strips = strips + kStrips<F> * kStripFloats;
+  vertical_results<F>(products + gates, step, gate_strips);
+  vertical_results<F>(products, step, strips);
+  write_rows<F>(group, map, y + channel * map.pixels(), strips,
+                [&](int r, Vec* row) DMGAN_INLINED {
+                  Vec open[H::kResults];
+                  row_results<H>(gate_strips + r * kStripFloats, open, [&](Vec result) DMGAN_INLINED {
+                    return sigmoid(finish.norm.apply(result, gate));
+                  });
+                  row_results<H>(strips + r * kStripFloats, row, [&](Vec result) DMGAN_INLINED {
+                    return finish.norm.apply(result, channel);
+                  });
+                  DMGAN_UNROLL
+                  for (int k = 0; k < H::kResults; ++k) row[k] *= open[k];
+                },
+                [](int, bool, float*) DMGAN_INLINED {});
+}
+
+template <class F>
+DMGAN_INLINE void write_results(const Skipped& finish, const float* products, int64_t step, int64_t,
+                                const Group& group, const FeatureMap& map, int64_t channel, float* y, float* strips,
+                                float* staged) {
+  using V = typename F::Vertical;
+  using H = typename F::Horizontal;
+  const float* plane = finish.skip + channel % finish.skip_channels * map.pixels();
+  vertical_results<F>(products, step, strips);
+  write_rows<F>(group, map, y + channel * map.pixels(), strips,
+                [&](int r, Vec* row) DMGAN_INLINED {
+                  row_results<H>(strips + r * kStripFloats, row, [&](Vec result) DMGAN_INLINED {
+                    return finish.norm.apply(result, channel);
+                  });
+                },
+                [&](int r, bool whole, float* row) DMGAN_INLINED {
+                  const float* skip = row_of<H::kResults, V::kResults, 0>(
+                      group, plane, finish.skip_channels * map.pixels(), map.height, map.width, r, whole, staged);
+                  DMGAN_UNROLL
+                  for (int k = 0; k < H::kResults; ++k) {
+                    store(row + k * kLanes, load(row + k * kLanes) + load(skip + k * kLanes));
+                  }
+                });
+}
+
+template <class F, bool kSum, class Finish>
+DMGAN_HOT void write_channels(const Convolution<F>& call, const Finish& finish, const float* products,
+                              const Group* groups, int64_t first, int64_t count, float* strips, float* staged,
+                              float* y) {
   const int64_t tiles = call.tiles();
+  FeatureMap map = call.y;
+  if constexpr (kIsGated<Finish>) {
+    map.channels /= 2, count /= 2, first /= 2;
+  }
   for (int64_t c = 0; c < count; ++c) {
-    float* plane = y + (first + c) * call.y.pixels();
     for (int64_t g = 0; g * kLanes < tiles && groups[g].lanes; ++g) {
       const float* of_c = products + c * tiles + g * kLanes;
       if constexpr (kSum) {
-        write_runs<1, 1>(groups[g], of_c, plane, call.y.channels * call.y.pixels(), call.y.height, call.y.width, 0);
+        write_runs<1, 1>(groups[g], of_c, y + (first + c) * map.pixels(), map.channels * map.pixels(), map.height,
+                         map.width, 0);
       } else {
-        write_results<F>(of_c, call.result_step(), groups[g], call.y, plane, bias ? bias[first + c] : 0.0f, strips);
+        write_results<F>(finish, of_c, call.result_step(), count * tiles, groups[g], map, first + c, y, strips, staged);
       }
     }
   }
@@ -245,8 +358,9 @@ DMGAN_INLINE void transform_weight(const double (*w)[kCount], float (*to)[kCount
 }
 
 // G w G^T of weight [O, I, taps, taps] for each p: panels of kPanel rows of each chunk of result channels, each panel
-// [inputs, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees.
-template <class F>
+// [inputs, rows]; transposed: results and inputs change places, flipped: the kernel is turned by 180 degrees. Rows of a
+// chunk are the channels that Finish wants together.
+template <class F, class Finish = Plain>
 void transform_weights(const Convolution<F>& call, const float* weight, bool transposed, bool flipped, float* u) {
   using V = typename F::Vertical;
   using H = typename F::Horizontal;
@@ -263,8 +377,10 @@ void transform_weights(const Convolution<F>& call, const float* weight, bool tra
         const int64_t count = std::min<int64_t>(kTogether, columns - c);
         double w[kTogether][F::kTaps][kRows] = {};
         for (int64_t r = 0; r < width; ++r) {
+          const int64_t row =
+              channel_of<Finish>(panel + r - start, start, std::min(chunk, rows - start), rows / 2);
           for (int64_t i = 0; i < count; ++i) {
-            const int64_t pair = transposed ? (c + i) * rows + panel + r : (panel + r) * columns + c + i;
+            const int64_t pair = transposed ? (c + i) * rows + row : row * columns + c + i;
             const float* from = weight + pair * F::kTaps;
             for (int tap = 0; tap < F::kTaps; ++tap) w[i][flipped ? F::kTaps - 1 - tap : tap][r] = from[tap];
           }
@@ -293,10 +409,9 @@ void transform_weights(const Convolution<F>& call, const float* weight, bool tra
   });
 }
 
-// y = form of x, + bias [O] if there is one. With kSum, the results are the sums of all products. u: of
-// transform_weights.
-template <class F, bool kSum = false>
-void convolve(const Convolution<F>& call, const float* x, const float* u, const float* bias, float* y) {
+// y = form of x, finished. With kSum, the results are the sums of all products. u: of transform_weights.
+template <class F, bool kSum = false, class Finish>
+void convolve(const Convolution<F>& call, const float* x, const float* u, const Finish& finish, float* y) {
   const int64_t tiles = call.tiles(), chunk = call.chunk(), chunks = (call.y.channels + chunk - 1) / chunk;
   const int64_t blocks = call.blocks();
   // Where blocks are few, their chunks of channels are shared out too, each with windows of its own: the same sums.
@@ -304,10 +419,10 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
   const int64_t value_floats = round_up(F::kValues * call.value_step(), 16);
   const int64_t product_floats = round_up((kSum ? 1 : F::kProducts) * call.result_step(), 16);
   torch::stable::parallel_for(0, blocks * shares, 1, [&](int64_t begin, int64_t end) {
-    float* values = scratch(value_floats + product_floats + kStrips<F> * kStripFloats + kStagedFloats);
+    float* values = scratch(value_floats + product_floats + 2 * kStrips<F> * kStripFloats + kStagedFloats);
     float* products = values + value_floats;
-    float* strips = products + product_floats;
-    float* staged = strips + kStrips<F> * kStripFloats;
+    float* strips = products + product_floats;  // and those of gates
+    float* staged = strips + 2 * kStrips<F> * kStripFloats;
     std::vector<Group> groups(tiles / kLanes);
     for (int64_t task = begin; task < end; ++task) {
       for (int64_t g = 0; g < tiles / kLanes; ++g) groups[g].find(call.tiling, task / shares * tiles + g * kLanes);
@@ -316,7 +431,7 @@ void convolve(const Convolution<F>& call, const float* x, const float* u, const 
       for (int64_t k = share * of_share; k < (share + 1) * of_share; ++k) {
         const int64_t first = k * chunk, count = std::min(chunk, call.y.channels - first);
         multiply_products<F, kSum>(call, u, first, count, values, products);
-        write_channels<F, kSum>(call, products, groups.data(), first, count, bias, strips, y);
+        write_channels<F, kSum>(call, finish, products, groups.data(), first, count, strips, staged, y);
       }
     }
   });

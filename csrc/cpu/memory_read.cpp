@@ -29,7 +29,7 @@ constexpr int64_t kLarge = 8 << 20;  // bytes of a result of which little is in 
 
 constexpr int64_t kAhead = 2;  // channels fetched ahead: runs are too short for hardware to guess the next
 
-// SampleMap first ... first + count - 1 of a sample: a tile or a chunk.
+// Pixels first ... first + count - 1 of a sample: a tile or a chunk.
 struct Span {
   int64_t sample, first, count;
   Span tile(int64_t k) const { return {sample, first + k * kTile, std::min(kTile, count - k * kTile)}; }
@@ -211,7 +211,7 @@ DMGAN_INLINE void softmax(int64_t words, float* logits, float* lse) {
       store(logits + t * kTile + v, weight);
       total += weight;
     }
-    const Vec scale = total > 0.0f ? 1.0f / total : Vec{};
+    const Vec scale = total == 0.0f ? Vec{} : 1.0f / total;
     for (int64_t t = 0; t < words; ++t) store(logits + t * kTile + v, load(logits + t * kTile + v) * scale);
     store(lse + v, shift + log(total));
   }
@@ -256,7 +256,7 @@ DMGAN_HOT void forward_tile(const Call& call, const Memory& memory, const Span& 
 }
 
 // Where a chunk's intermediates live, each a row of kChunkTiles tiles, and its sums over pixels.
-struct Chunk {
+struct BackwardChunk {
   float *h, *grad_out, *grad_h;                     // [tiles, C, kTile]
   float *attention, *grad_logits, *grad_attention;  // [tiles, rows, kTile]; the last row is the gate's
   float *lse, *grad_gate;                           // [tiles, kTile]
@@ -264,7 +264,7 @@ struct Chunk {
   static int64_t floats(const Call& call) {
     return kChunk * (3 * call.channels + 3 * call.rows() + 2) + (call.words + 1) * kLanes;
   }
-  Chunk(float* work, const Call& call) {
+  BackwardChunk(float* work, const Call& call) {
     h = work;
     grad_out = h + call.channels * kChunk;
     grad_h = grad_out + call.channels * kChunk;
@@ -281,7 +281,7 @@ struct Chunk {
 
 // Recomputes a loaded tile from h and the log-sum-exp, leaves grad_h, and in the chunk what sums over pixels need:
 // grad_logits with the gradient of the gate's logit as its last row, and gate * attention as attention.
-DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span& tile, const Chunk& chunk,
+DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span& tile, const BackwardChunk& chunk,
                                 int64_t place, bool has_grad_attention) {
   const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   const bool gated = call.gate_weight;
@@ -312,7 +312,7 @@ DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span&
     Vec of_read = {}, mean = {}, mean_given = {};
     for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
       // No more than 1, even where rounding differs from the forward's.
-      const Vec weight = exp(-max(shift - load(attention + at), Vec{})) * some;
+      const Vec weight = exp(-max(Vec{}, shift - load(attention + at))) * some;
       store(attention + at, weight);
       mean += weight * load(grad_logits + at);
       if (gated) of_read += weight * memory.gate_value[t];
@@ -364,7 +364,7 @@ struct Sums {
   }
 };
 
-DMGAN_HOT void reduce_chunk(const Call& call, const Memory& memory, const Chunk& chunk, int64_t tiles,
+DMGAN_HOT void reduce_chunk(const Call& call, const Memory& memory, const BackwardChunk& chunk, int64_t tiles,
                                const Sums& sums) {
   const int64_t channels = call.channels, words = memory.count(), rows = memory.rows;
   const int64_t features = channels * kTile, weights = rows * kTile;
@@ -459,12 +459,12 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
   Tensor parts = torch::stable::new_empty(h, {call.batch * chunks, row}, torch::headeronly::ScalarType::Float);
   float* parts_data = mutable_data<float>(parts);
   torch::stable::parallel_for(0, call.batch * chunks, 1, [&](int64_t begin, int64_t end) {
-    float* work = scratch(Chunk::floats(call));
+    float* work = scratch(BackwardChunk::floats(call));
     for (int64_t i = begin; i < end; ++i) {
       const Span span = chunk_of(call, i), next = chunk_of(call, std::min(i + 1, end - 1));
       const int64_t b = span.sample;
       const Memory& m = memory[b];
-      const Chunk chunk(work, call);
+      const BackwardChunk chunk(work, call);
       load_tiles<S>(chunk.h, channels * kTile, h_map.sample(b), channels, span);
       load_tiles<S>(chunk.grad_out, channels * kTile, grad_map.sample(b), channels, span);
       load_tiles<float>(chunk.lse, kTile, {lse + b * call.pixels, call.pixels, 1}, 1, span);

@@ -75,12 +75,12 @@ void pad_rows(const float* x, int64_t count, const Sizes& s, float* rows) {
   }
 }
 
-DMGAN_INLINE Vec relu(Vec x) { return max(x, Vec{}); }
+DMGAN_INLINE Vec relu(Vec x) { return max(Vec{}, x); }  // NaN stays
 
 DMGAN_HOT void write_memory(const Sizes& s, const Parameters& p, const float* image_mean, const Sample& x) {
   for (int64_t j = 0; j < s.memory(); ++j) {
     const float value = dot(p.image_weight + j * s.channels, image_mean, s.channels) + p.image_bias[j];
-    x.image[j] = value > 0.0f ? value : 0.0f;
+    x.image[j] = value < 0.0f ? 0.0f : value;
     for (int64_t v = 0; v < s.lanes; v += kLanes) store(x.written + j * s.lanes + v, splat(p.word_bias[j]));
   }
   multiply<true>(s.memory(), s.lanes, s.word_channels, {p.word_weight, s.word_channels, 1}, x.words, s.lanes, x.written,
@@ -162,10 +162,10 @@ struct Gradients {
 };
 
 DMGAN_HOT void backward_sample(const Sizes& s, const Parameters& p, const Sample& x, const Gradients& g) {
-  // x.key and x.value hold the results: relu passes gradients where they are positive.
+  // x.key and x.value hold the results: relu stops gradients where they are zero.
   for (int64_t at = 0; at < s.channels * s.lanes; at += kLanes) {
-    store(g.key + at, load(x.key + at) > 0.0f ? load(g.key + at) : Vec{});
-    store(g.value + at, load(x.value + at) > 0.0f ? load(g.value + at) : Vec{});
+    store(g.key + at, load(x.key + at) <= 0.0f ? Vec{} : load(g.key + at));
+    store(g.value + at, load(x.value + at) <= 0.0f ? Vec{} : load(g.value + at));
   }
   float* grad_memory = g.written;
   multiply<false>(s.memory(), s.lanes, s.channels, {p.key_weight, 1, s.memory()}, g.key, s.lanes, grad_memory, s.lanes);
@@ -179,9 +179,9 @@ DMGAN_HOT void backward_sample(const Sizes& s, const Parameters& p, const Sample
       const Vec grad = load(grad_memory + at), written = load(x.written + at), gate = load(x.gate + v);
       store(g.gate + v, load(g.gate + v) + grad * (relu(written) - x.image[j]));
       of_image += grad * (1.0f - gate);
-      store(g.written + at, written > 0.0f ? grad * gate : Vec{});
+      store(g.written + at, written <= 0.0f ? Vec{} : grad * gate);
     }
-    g.image[j] = x.image[j] > 0.0f ? sum(of_image) : 0.0f;
+    g.image[j] = x.image[j] <= 0.0f ? 0.0f : sum(of_image);
   }
   Vec total = {};
   for (int64_t v = 0; v < s.lanes; v += kLanes) {

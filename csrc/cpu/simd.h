@@ -134,6 +134,7 @@ DMGAN_INLINE void store_some(S* p, Vec x, int64_t n, int64_t step = 1) {
   for (int64_t i = 0; i < (n < kLanes ? n : kLanes); ++i) p[i * step] = static_cast<S>(values[i]);
 }
 
+// NaN where b is: of two arguments b is the one that may be a user's.
 DMGAN_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 // Lanes of a (0 ... kLanes - 1) and b (from kLanes on).
@@ -186,9 +187,9 @@ DMGAN_INLINE Vec sums_of(const Vec* x) {
 
 DMGAN_INLINE float sum(Vec x) { return sums_of<1>(&x)[0]; }
 
-// e^x within 2 ulp; 0 below -87.3, where floats become denormal. x must not exceed 88.
+// e^x within 2 ulp; 0 below -87.3, where floats become denormal; NaN for NaN. x must not exceed 88.
 DMGAN_INLINE Vec exp(Vec x) {
-  const Vec kept = max(x, splat(-87.3f));
+  const Vec kept = max(splat(-87.3f), x);
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec n = (kept * 1.44269504f + magic) - magic;
   const Vec r = (kept - n * 0.693359375f) + n * 2.12194440e-4f;  // minus n * ln 2, in two parts
@@ -203,7 +204,7 @@ DMGAN_INLINE Vec exp(Vec x) {
   return x < -87.3f ? Vec{} : scaled;
 }
 
-// log x of normal positive floats within 2 ulp; -inf for 0.
+// log x of normal positive floats within 2 ulp; -inf for 0, NaN for NaN.
 DMGAN_INLINE Vec log(Vec x) {
   const IntVec raw = bits<IntVec>(x);
   const IntVec high = (raw & 0x7fffff) > 0x3504f3 ? IntVec{} + 1 : IntVec{};  // mantissa above sqrt 2: halve it
@@ -220,10 +221,11 @@ DMGAN_INLINE Vec log(Vec x) {
   p = p * m + 3.3333331174e-1f;
   const Vec square = m * m;
   const Vec low = p * m * square - 2.12194440e-4f * exponent - 0.5f * square;
-  return x > 0.0f ? m + low + 0.693359375f * exponent : splat(-std::numeric_limits<float>::infinity());
+  const Vec special = x == 0.0f ? splat(-std::numeric_limits<float>::infinity()) : x;
+  return x > 0.0f ? m + low + 0.693359375f * exponent : special;
 }
 
-DMGAN_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-max(x, splat(-87.0f)))); }
+DMGAN_INLINE Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-max(splat(-87.0f), x))); }
 
 // Scratch of at least `floats` floats, kept by the thread: fresh pages would cost more than the kernels.
 inline float* scratch(int64_t floats) {

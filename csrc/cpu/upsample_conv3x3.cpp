@@ -3,32 +3,21 @@
 // y[2i] = w0 (x[i-1] - x[i]) + (w0 + w1 + w2) x[i],  y[2i+1] = (w0 + w1 + w2) x[i] + w2 (x[i+1] - x[i]),  both ways.
 #include <tuple>
 
-#include "convolutions.h"
+#include "choice.h"
 
 namespace dmgan {
 namespace {
 
-using Forward = Form<Up, Up, 128>;
 using Gradient = Form<UpGradient, UpGradient, 128>;
-using PairForward = Form<UpPair, UpPair, 64>;
 using PairGradient = Form<UpPairGradient, UpPairGradient, 64>;
-
-// Whether tiles of two by two pixels of x are faster: they take fewer products from here on, but 25 weights for 9.
-constexpr int64_t kPairs = 128;
-
-bool takes_pairs(const Tensor& x) {
-  const FeatureMap map = map_of(x);
-  const Tiling pairs = {map.batch, (map.height + 1) / 2, (map.width + 1) / 2};
-  return pairs.count() >= kPairs && pairs.count() * PairForward::kProducts < map.batch * map.pixels() * Forward::kProducts;
-}
 
 // x [B, I, H, W], weight [O, I, 3, 3] -> [B, O, 2H, 2W]
 Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
   Tensor y = torch::stable::new_empty(x, {x.size(0), weight.size(0), 2 * x.size(2), 2 * x.size(3)});
-  if (takes_pairs(x)) {
-    convolve_into<PairForward>(y, x, weight, false, false);
+  if (takes_pairs(map_of(x))) {
+    convolve_into<UpPairForward>(y, x, weight, false, false);
   } else {
-    convolve_into<Forward>(y, x, weight, false, false);
+    convolve_into<UpForward>(y, x, weight, false, false);
   }
   return y;
 }
@@ -36,12 +25,12 @@ Tensor upsample_conv3x3_forward(const Tensor& x, const Tensor& weight) {
 std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                                      bool want_x, bool want_weight) {
   Tensor grad_x = want_x ? torch::stable::empty_like(x) : nothing_like(x);
-  const bool pairs = takes_pairs(x);
+  const bool pairs = takes_pairs(map_of(x));
   if (want_x && pairs) convolve_into<PairGradient>(grad_x, grad_y, weight, true, false);
   if (want_x && !pairs) convolve_into<Gradient, true>(grad_x, grad_y, weight, true, false);
   if (!want_weight) return {grad_x, nothing_like(weight)};
-  return {grad_x, pairs ? gradient_of_weight<PairForward>(x, grad_y, weight)
-                        : gradient_of_weight<Forward>(x, grad_y, weight)};
+  return {grad_x, pairs ? gradient_of_weight<UpPairForward>(x, grad_y, weight)
+                        : gradient_of_weight<UpForward>(x, grad_y, weight)};
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
-// Matching score of every picture with every caption:
+// Matching score of every image with every caption:
 //   p = softmax over words (r . w);  a = softmax over regions (gamma1 p);  c = sum_n a r_n;
 //   score = log sum_t exp(gamma2 cos(c_t, w_t)).
-// A thread takes pictures one by one and meets the captions in tiles that stay in its L2; nothing of size B B' N T is
+// A thread takes images one by one and meets the captions in tiles that stay in its L2; nothing of size B B' N T is
 // ever stored. Backward computes a tile again. Words beyond a caption's length are dropped before the products.
 #include <torch/csrc/stable/library.h>
 
@@ -19,7 +19,7 @@ namespace {
 
 constexpr float kCosineEps = 1e-8f;  // the authors' clamp of the product of norms
 constexpr int64_t kTileRows = 96;    // words of a tile of captions, unless one caption has more
-constexpr int64_t kGroups = 16;      // groups of pictures that sum their gradients of the words separately
+constexpr int64_t kWordSlices = 16;  // of images: each sums its gradients of the words
 constexpr int64_t kRun = 16;         // regions that change between rows and columns at a time
 
 // All captions' words without padding, one row of `width` floats each.
@@ -31,7 +31,7 @@ struct Captions {
 };
 
 struct Call {
-  int64_t pictures, captions, channels, regions, words;
+  int64_t images, captions, channels, regions, words;
   int64_t width, lanes;  // channels and regions, rounded up to whole vectors
   float gamma1, gamma2;
 };
@@ -63,7 +63,7 @@ Captions gather_captions(const Call& call, const Tensor& words, const int64_t* l
   return all;
 }
 
-// One picture's regions as rows of channels and as rows of regions, and a tile's maps.
+// One image's regions as rows of channels and as rows of regions, and a tile's maps.
 struct Work {
   float *regions, *by_region;                          // [channels, lanes], [regions, width]
   float *weights, *attention, *grad;                   // [rows, lanes]: p, a, and gradients in backward
@@ -85,7 +85,7 @@ struct Work {
 };
 
 template <class S>
-void load_picture(const Call& call, const S* from, const Work& w) {
+void load_image(const Call& call, const S* from, const Work& w) {
   std::fill_n(w.regions, call.channels * call.lanes, 0.0f);
   std::fill_n(w.by_region, call.regions * call.width, 0.0f);
   for (int64_t first = 0; first < call.regions; first += kRun) {
@@ -249,10 +249,10 @@ Call describe(const Tensor& regions, const Tensor& words, double gamma1, double 
 
 template <class S>
 void forward(const Call& call, const Captions& all, const S* regions, float* scores) {
-  torch::stable::parallel_for(0, call.pictures, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, call.images, 1, [&](int64_t begin, int64_t end) {
     const Work w(scratch(Work::floats(call, all.most_rows)), call, all.most_rows);
     for (int64_t b = begin; b < end; ++b) {
-      load_picture(call, regions + b * call.channels * call.regions, w);
+      load_image(call, regions + b * call.channels * call.regions, w);
       for (size_t tile = 0; tile + 1 < all.tiles.size(); ++tile) {
         score_tile(call, all, all.tiles[tile], all.tiles[tile + 1], w, scores + b * call.captions);
       }
@@ -264,7 +264,7 @@ Tensor words_similarity_forward(const Tensor& regions, const Tensor& words, cons
                                 double gamma2) {
   const Call call = describe(regions, words, gamma1, gamma2);
   Tensor scores =
-      torch::stable::new_empty(regions, {call.pictures, call.captions}, torch::headeronly::ScalarType::Float);
+      torch::stable::new_empty(regions, {call.images, call.captions}, torch::headeronly::ScalarType::Float);
   DMGAN_FLOAT_TYPES(regions, forward<S>(call, gather_captions<S>(call, words, data<int64_t>(lengths)),
                                         data<S>(regions), mutable_data<float>(scores)));
   return scores;
@@ -274,19 +274,19 @@ template <class S>
 void backward(const Call& call, const Captions& all, const float* grad, const float* scores, const Tensor& like,
               S* grad_regions, S* grad_words) {
   const S* regions = data<S>(like);
-  const int64_t groups = std::min(kGroups, call.pictures), row_floats = all.first.back() * call.width;
-  Tensor work = torch::stable::new_zeros(like, {groups, row_floats}, torch::headeronly::ScalarType::Float);
+  const int64_t slices = std::min(kWordSlices, call.images), row_floats = all.first.back() * call.width;
+  Tensor work = torch::stable::new_zeros(like, {slices, row_floats}, torch::headeronly::ScalarType::Float);
   float* of_words = mutable_data<float>(work);
-  torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, slices, 1, [&](int64_t begin, int64_t end) {
     const Work w(scratch(Work::floats(call, all.most_rows)), call, all.most_rows);
-    for (int64_t group = begin; group < end; ++group) {
-      for (int64_t b = group; b < call.pictures; b += groups) {
-        load_picture(call, regions + b * call.channels * call.regions, w);
+    for (int64_t slice = begin; slice < end; ++slice) {
+      for (int64_t b = slice; b < call.images; b += slices) {
+        load_image(call, regions + b * call.channels * call.regions, w);
         std::fill_n(w.grad_by_region, call.regions * call.width, 0.0f);
         for (size_t tile = 0; tile + 1 < all.tiles.size(); ++tile) {
           const int64_t first = all.tiles[tile], last = all.tiles[tile + 1];
           backward_tile(call, all, first, last, w, grad + b * call.captions, scores + b * call.captions,
-                        of_words + group * row_floats + all.first[first] * call.width);
+                        of_words + slice * row_floats + all.first[first] * call.width);
         }
         store_gradient(call, w, grad_regions + b * call.channels * call.regions);
       }
@@ -299,7 +299,7 @@ void backward(const Call& call, const Captions& all, const float* grad, const fl
       for (int64_t row = all.first[k]; row < all.first[k + 1]; ++row) {
         for (int64_t d = 0; d < call.channels; ++d) {
           float total = 0;
-          for (int64_t group = 0; group < groups; ++group) total += of_words[group * row_floats + row * call.width + d];
+          for (int64_t slice = 0; slice < slices; ++slice) total += of_words[slice * row_floats + row * call.width + d];
           to[d * call.words + row - all.first[k]] = static_cast<S>(total);
         }
       }

@@ -166,6 +166,16 @@ __host__ __device__ constexpr T divide_up(T value, T by) {
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // ----------------------------------------------------------------------------------------------------------- host
+// As the size of a grid: its first axis is the only one here, and by far the longest that cards have.
+inline unsigned grid_of(int64_t blocks) {
+  constexpr int64_t kMost = 0x7fffffff;
+  if (blocks > kMost) {
+    throw std::runtime_error("a kernel needs " + std::to_string(blocks) + " blocks, a grid has at most " +
+                             std::to_string(kMost) + "; another backend can run this");
+  }
+  return static_cast<unsigned>(blocks);
+}
+
 #ifdef __CUDACC__
 
 using Stream = cudaStream_t;
@@ -197,7 +207,7 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, St
           "cudaFuncSetAttribute");
   }
   check(cudaGetLastError(), "an error from before this kernel");  // else it would be taken for this launch's
-  kernel<<<static_cast<unsigned>(blocks), threads, shared, stream>>>(arguments...);
+  kernel<<<grid_of(blocks), threads, shared, stream>>>(arguments...);
   check(cudaGetLastError(), "kernel launch");
 }
 
@@ -211,7 +221,7 @@ template <class... P>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, size_t shared, Stream,
             std::type_identity_t<P>... arguments) {
   if (blocks == 0) return;
-  simt::launch(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, [&] { kernel(arguments...); });
+  simt::launch(grid_of(blocks), static_cast<unsigned>(threads), shared, [&] { kernel(arguments...); });
 }
 
 #endif

@@ -2,7 +2,7 @@
 // h'_j = g o_j + (1 - g) h_j.
 // One pass over h: a tile of pixels stays in shared memory while one thread per pixel keeps the weights of all its
 // words in registers. w_o . o_j = sum_i alpha_ij (w_o . v_i), so the gate is known before o_j is. Captions longer than
-// the register row are streamed: once for the softmax, once more for what depends on it.
+// a register row are left to PyTorch (kernels/_long_captions.py).
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ struct MemoryReadBackward : MemoryReadInputs<S> {
   float* work;                               // memory_read_work_floats()
 };
 
-constexpr int kLongestRow = 32;            // words: longer captions are streamed, 32 at a time
+constexpr int kLongestRow = 32;            // words; captions have 18, or a few more
 constexpr int kForwardPixels = 128;        // largest tile; one thread each
 constexpr int kBackwardPixels = 64;        // largest tile; two threads each
 constexpr int kLeastPixels = 8;            // smallest tile: what many channels leave room for
@@ -102,26 +102,26 @@ __device__ __forceinline__ void store_tile(const S* rows, FeatureMap<S> map, int
   }
 }
 
-// [panel][kWords] <- words t0 ... of channels c0 ... of sample b's key or value; zeros past the caption.
+// [panel][kWords] <- channels c0 ... of sample b's key or value; zeros past the caption.
 template <int kWords, class S>
 __device__ __forceinline__ void load_words(float* rows, const S* source, int64_t b, int channels, int words, int c0,
-                                           int count, int t0) {
-  const S* first = source + (b * channels + c0) * words + t0;
+                                           int count) {
+  const S* first = source + (b * channels + c0) * words;
   for (int i = threadIdx.x; i < count * kWords; i += blockDim.x) {
     const int c = i / kWords, t = i % kWords;
-    const float x = load(first + static_cast<int64_t>(c) * words + min(t, words - 1 - t0));
-    rows[i] = t0 + t < words ? x : 0.0f;
+    const float x = load(first + static_cast<int64_t>(c) * words + min(t, words - 1));
+    rows[i] = t < words ? x : 0.0f;
   }
 }
 
-// Bit t is set if pixel n of sample b reads word t0 + t.
+// Bit t is set if pixel n of sample b reads word t.
 template <int kWords, class S>
-__device__ __forceinline__ uint32_t readable_words(const MemoryReadInputs<S>& in, int64_t b, int n, int t0) {
+__device__ __forceinline__ uint32_t readable_words(const MemoryReadInputs<S>& in, int64_t b, int n) {
   const int64_t row = in.official ? (b * in.pixels + n) % in.batch : b;
   uint32_t readable = 0;
 #pragma unroll
   for (int t = 0; t < kWords; ++t) {
-    const bool reads = t0 + t < in.words && !(in.padding_mask && load_as_is(in.padding_mask + row * in.words + t0 + t));
+    const bool reads = t < in.words && !(in.padding_mask && load_as_is(in.padding_mask + row * in.words + t));
     readable |= static_cast<uint32_t>(reads) << t;
   }
   return readable;
@@ -175,14 +175,13 @@ struct Panel {
   // Visits all channels, panel by panel: work(c, i) for channel c, which is row i of the panel. Leaves gate_read and
   // the last panel behind.
   template <class S, class Work>
-  __device__ __forceinline__ void for_each_channel(const MemoryReadInputs<S>& in, int64_t b, int t0, bool works,
-                                                   Work work) {
+  __device__ __forceinline__ void for_each_channel(const MemoryReadInputs<S>& in, int64_t b, bool works, Work work) {
     float read = 0.0f;  // thread t sums w_o . v_t
     for (int c0 = 0; c0 < in.channels; c0 += size) {
       const int count = min(size, in.channels - c0);
       __syncthreads();  // the panel before has been read
-      load_words<kWords>(key, in.key, b, in.channels, in.words, c0, count, t0);
-      load_words<kWords>(value, in.value, b, in.channels, in.words, c0, count, t0);
+      load_words<kWords>(key, in.key, b, in.channels, in.words, c0, count);
+      load_words<kWords>(value, in.value, b, in.channels, in.words, c0, count);
       for (int i = threadIdx.x; i < count; i += blockDim.x) {
         gate_h[i] = in.gate_weight ? load(in.gate_weight + c0 + i) : 0.0f;
         gate_o[i] = in.gate_weight ? load(in.gate_weight + in.channels + c0 + i) : 0.0f;
@@ -202,14 +201,14 @@ struct Panel {
 
   // The same for one of key (`keys`) or value, without the sums. All channels are still there if they fit one panel.
   template <class S, class Work>
-  __device__ __forceinline__ void for_each_channel_of(bool keys, const MemoryReadInputs<S>& in, int64_t b, int t0,
-                                                      bool works, Work work) {
+  __device__ __forceinline__ void for_each_channel_of(bool keys, const MemoryReadInputs<S>& in, int64_t b, bool works,
+                                                      Work work) {
     float* rows = keys ? key : value;
     for (int c0 = 0; c0 < in.channels; c0 += size) {
       const int count = min(size, in.channels - c0);
       if (size < in.channels) {
         __syncthreads();
-        load_words<kWords>(rows, keys ? in.key : in.value, b, in.channels, in.words, c0, count, t0);
+        load_words<kWords>(rows, keys ? in.key : in.value, b, in.channels, in.words, c0, count);
         __syncthreads();
       }
       if (works) {
@@ -221,98 +220,56 @@ struct Panel {
 };
 
 // --------------------------------------------------------------------------------------------------------- forward
-template <class S, int kWords, bool kStream>
+template <class S, int kWords>
 __global__ void __launch_bounds__(kForwardPixels, kWords == kLongestRow ? 3 : 5)
     memory_read_forward_kernel(MemoryReadForward<S> a, int tile, int panel_channels) {
-  const int channels = a.channels, row = tile_row<S>(tile), sum_row = tile_row<float>(tile);
-  const int tiles = divide_up(a.pixels, tile);
+  const int channels = a.channels, row = tile_row<S>(tile), tiles = divide_up(a.pixels, tile);
   const int64_t b = blockIdx.x / tiles;
   const int n0 = static_cast<int>(blockIdx.x % tiles) * tile;
 
   SharedArena arena;
   S* h = arena.take<S>(channels * row);  // [C][row]; h' takes its place
   Panel<kWords> panel(arena, panel_channels);
-  float* sum = kStream ? arena.take<float>(channels * sum_row) : nullptr;  // [C][sum_row]: o so far
 
   load_tile(h, a.h, b, channels, n0, a.pixels, tile);
 
   const int p = threadIdx.x, n = n0 + p;
   const bool works = p < tile, live = works && n < a.pixels;
-  float weight[kWords];
+  float weight[kWords] = {};  // logits, then their exponentials, then alpha
   float gate_logit = 0.0f;
-
-  const auto compute_logits = [&](int t0) {  // -infinity where a word is not read
+  panel.for_each_channel(a, b, works, [&](int c, int i) {
+    const float x = static_cast<float>(h[c * row + p]);
+    multiply_add(weight, x, panel.key + i * kWords);
+    gate_logit += x * panel.gate_h[i];
+  });
+  const uint32_t readable = live ? readable_words<kWords>(a, b, n) : 0;
+  float highest = -INFINITY, total = 0.0f;
 #pragma unroll
-    for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
-    float gate_h = 0.0f;
-    panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
-      const float x = static_cast<float>(h[c * row + p]);
-      multiply_add(weight, x, panel.key + i * kWords);
-      gate_h += x * panel.gate_h[i];
-    });
-    gate_logit = gate_h;
-    const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
+  for (int t = 0; t < kWords; ++t) {
+    if (!(readable >> t & 1)) weight[t] = -INFINITY;
+    highest = fmaxf(highest, weight[t]);
+  }
 #pragma unroll
-    for (int t = 0; t < kWords; ++t) {
-      if (!(readable >> t & 1)) weight[t] = -INFINITY;
-    }
-  };
-  // Turns the logits into exponentials and adds to the running sums; without a readable word so far all are zero.
-  float maximum = -INFINITY, total = 0.0f, gate_read = 0.0f;
-  const auto exponentiate = [&](float highest) {
-#pragma unroll
-    for (int t = 0; t < kWords; ++t) weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
-  };
-
-  for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-    compute_logits(t0);
-    float highest = maximum;
-#pragma unroll
-    for (int t = 0; t < kWords; ++t) highest = fmaxf(highest, weight[t]);
-    exponentiate(highest);
-    const float rescale = maximum == -INFINITY ? 0.0f : expf(maximum - highest);
-    float part = 0.0f;
-#pragma unroll
-    for (int t = 0; t < kWords; ++t) part += weight[t];
-    total = total * rescale + part;
-    gate_read = gate_read * rescale + dot(weight, panel.gate_read);
-    maximum = highest;
+  for (int t = 0; t < kWords; ++t) {  // without a readable word all are zero
+    weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
+    total += weight[t];
   }
   const float scale = total > 0.0f ? 1.0f / total : 0.0f;
-  const float gate = a.gate_weight ? sigmoid(gate_logit + gate_read * scale + load(a.gate_bias)) : 1.0f;
+#pragma unroll
+  for (int t = 0; t < kWords; ++t) {
+    weight[t] *= scale;
+    if (a.attention && live && t < a.words) store(a.attention + (b * a.words + t) * a.pixels + n, weight[t]);
+  }
+  const float gate =
+      a.gate_weight ? sigmoid(gate_logit + dot(weight, panel.gate_read) + load(a.gate_bias)) : 1.0f;
   if (live) {
-    store(a.lse + b * a.pixels + n, total > 0.0f ? maximum + logf(total) : -INFINITY);
+    store(a.lse + b * a.pixels + n, total > 0.0f ? highest + logf(total) : -INFINITY);
     if (a.gate) store(a.gate + b * a.pixels + n, gate);
   }
-
-  for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-    if constexpr (kStream) {
-      compute_logits(t0);
-      exponentiate(maximum);
-    }
-#pragma unroll
-    for (int t = 0; t < kWords; ++t) {
-      weight[t] *= scale;
-      if (a.attention && live && t0 + t < a.words) {
-        store(a.attention + (b * a.words + t0 + t) * a.pixels + n, weight[t]);
-      }
-    }
-    panel.for_each_channel_of(false, a, b, t0, works, [&](int c, const float* value) {
-      const float read = dot(weight, value);
-      if constexpr (kStream) {
-        sum[c * sum_row + p] = t0 == 0 ? read : sum[c * sum_row + p] + read;
-      } else {
-        const float x = static_cast<float>(h[c * row + p]);
-        h[c * row + p] = static_cast<S>(gate * read + (1.0f - gate) * x);
-      }
-    });
-  }
-  if (kStream && works) {
-    for (int c = 0; c < channels; ++c) {
-      const float x = static_cast<float>(h[c * row + p]);
-      h[c * row + p] = static_cast<S>(gate * sum[c * sum_row + p] + (1.0f - gate) * x);
-    }
-  }
+  panel.for_each_channel_of(false, a, b, works, [&](int c, const float* value) {
+    S* x = h + c * row + p;
+    *x = static_cast<S>(gate * dot(weight, value) + (1.0f - gate) * static_cast<float>(*x));
+  });
   __syncthreads();
   store_tile(h, a.out, b, channels, n0, a.pixels, tile);
 }
@@ -332,11 +289,11 @@ struct MemoryReadSums {
 
 constexpr int kBlocking = 4;  // words and channels per thread in a product over pixels
 
-// sums[t][c] (+)= sum_p factor[t][p] * rows[c][p] for the words t0 ... of the register row. The work is dealt out from
+// sums[t][c] (+)= sum_p factor[t][p] * rows[c][p] for the words of the register row. The work is dealt out from
 // `first_thread` on: two products in a row start half a block apart and so fill each other's last round.
 template <int kWords, class S>
 __device__ __forceinline__ void multiply_over_pixels(float* sums, const float* factor, const S* rows, int channels,
-                                                     int words, int t0, int tile, int first_thread, bool first) {
+                                                     int words, int tile, int first_thread, bool first) {
   const int row = tile_row<S>(tile), factor_row = tile_row<float>(tile), threads = blockDim.x;
   const int step = divide_up(channels, kBlocking);  // a thread's channels are this far apart: no bank conflicts
   for (int i = (threadIdx.x + threads - first_thread) % threads; i < step * (kWords / kBlocking); i += threads) {
@@ -360,7 +317,7 @@ __device__ __forceinline__ void multiply_over_pixels(float* sums, const float* f
     for (int j = 0; j < kBlocking; ++j) {
 #pragma unroll
       for (int k = 0; k < kBlocking; ++k) {
-        const int t = t0 + t1 + j, c = c0 + k * step;
+        const int t = t1 + j, c = c0 + k * step;
         if (t < words && c < channels) {
           float* sum = sums + static_cast<int64_t>(t) * channels + c;
           store(sum, first ? product[j][k] : load(sum) + product[j][k]);
@@ -390,15 +347,15 @@ struct BackwardTile {
            2 * shared_bytes<float>(kWords * tile_row<float>(tile)) + 3 * shared_bytes<float>(tile);
   }
 
-  // For pixel n, which is p of the tile, and the words t0 ...: its leading thread gets alpha in `weight` and returns
-  // w_h . h; the other one writes dh' . v to `gated` and dh' . h to `dz`.
+  // For pixel n, which is p of the tile: its leading thread gets alpha in `weight` and returns w_h . h; the other one
+  // writes dh' . v to `gated` and dh' . h to `dz`.
   __device__ __forceinline__ float weigh(float (&weight)[kWords], const MemoryReadBackward<S>& a, int64_t b, int n,
-                                         int p, int t0, bool works, bool leads, bool live, float lse) {
+                                         int p, bool works, bool leads, bool live, float lse) {
     const S* factor = leads ? h : grad;
     float side = 0.0f;
 #pragma unroll
     for (int t = 0; t < kWords; ++t) weight[t] = 0.0f;
-    panel.for_each_channel(a, b, t0, works, [&](int c, int i) {
+    panel.for_each_channel(a, b, works, [&](int c, int i) {
       const float x = static_cast<float>(factor[c * row + p]);
       multiply_add(weight, x, (leads ? panel.key : panel.value) + i * kWords);
       side += x * (leads ? panel.gate_h[i] : static_cast<float>(h[c * row + p]));
@@ -408,29 +365,29 @@ struct BackwardTile {
       for (int t = 0; t < kWords; ++t) gated[t * word_row + p] = weight[t];
       dz[p] = side;
     }
-    const uint32_t readable = live ? readable_words<kWords>(a, b, n, t0) : 0;
+    const uint32_t readable = live ? readable_words<kWords>(a, b, n) : 0;
 #pragma unroll
     for (int t = 0; t < kWords; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
     __syncthreads();
     return side;
   }
 
-  // Adds the tile's part for the words t0 ... to the slice's sums; the first tile stores it.
-  __device__ __forceinline__ void add_to(float* sums, const MemoryReadBackward<S>& a, int t0, bool first) const {
+  // Adds the tile's part to the slice's sums; the first tile stores it.
+  __device__ __forceinline__ void add_to(float* sums, const MemoryReadBackward<S>& a, bool first) const {
     const MemoryReadSums at{a.channels, a.words};
     const int half = blockDim.x / 2;
-    multiply_over_pixels<kWords>(sums + at.key(), ds, h, a.channels, a.words, t0, tile, 0, first);
-    multiply_over_pixels<kWords>(sums + at.value(), gated, grad, a.channels, a.words, t0, tile, half, first);
+    multiply_over_pixels<kWords>(sums + at.key(), ds, h, a.channels, a.words, tile, 0, first);
+    multiply_over_pixels<kWords>(sums + at.value(), gated, grad, a.channels, a.words, tile, half, first);
     if (!a.gate_weight) return;
     const auto add = [&](int64_t where, auto product) {  // one factor per pixel: one thread for each sum
       float total = 0.0f;
       for (int q = 0; q < tile; ++q) total += product(q);
       store(sums + where, first ? total : load(sums + where) + total);
     };
-    for (int i = threadIdx.x; i < kWords && t0 + i < a.words; i += blockDim.x) {
-      add(at.read() + t0 + i, [&](int q) { return gated[i * word_row + q] * dz_per_gate[q]; });
+    for (int t = threadIdx.x; t < a.words; t += blockDim.x) {
+      add(at.read() + t, [&](int q) { return gated[t * word_row + q] * dz_per_gate[q]; });
     }
-    for (int c = threadIdx.x; t0 == 0 && c <= a.channels; c += blockDim.x) {
+    for (int c = threadIdx.x; c <= a.channels; c += blockDim.x) {
       if (c < a.channels) {
         add(at.gate_h() + c, [&](int q) { return dz[q] * static_cast<float>(h[c * row + q]); });
       } else {
@@ -444,7 +401,7 @@ struct BackwardTile {
 // dz = dg g (1 - g) and dg = dh' . (o - h) + dL/dg:  ds = alpha (da - sum_i alpha da) and
 // dh = (1 - g) dh' + dz w_h + ds k.
 // Two threads share a pixel: one multiplies h by the keys while the other multiplies dh' by the values.
-template <class S, int kWords, bool kStream>
+template <class S, int kWords>
 __global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2 : 3)
     memory_read_backward_kernel(MemoryReadBackward<S> a, int tile, int panel_channels, int slices,
                                 int tiles_per_slice) {
@@ -455,7 +412,6 @@ __global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2
   SharedArena arena;
   BackwardTile<S, kWords> block{arena, a.channels, tile, panel_channels};
   const int row = block.row, word_row = block.word_row;
-  float* sum = kStream ? arena.take<float>(a.channels * word_row) : nullptr;  // [C][word_row]: ds k so far
 
   const int p = threadIdx.x % tile, part = threadIdx.x / tile;
   const bool works = part < 2, leads = part == 0;  // the leading thread of a pixel has its logits
@@ -463,31 +419,25 @@ __global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2
 
   for (int tile_index = first_tile; tile_index <= last_tile; ++tile_index) {
     const int n0 = tile_index * tile, n = n0 + p;
-    const bool live = leads && n < a.pixels, first = tile_index == first_tile;
+    const bool live = leads && n < a.pixels;
     __syncthreads();  // the tile before has been stored, maybe in another layout
     load_tile(block.h, a.h, b, a.channels, n0, a.pixels, tile);
     load_tile(block.grad, a.grad_out, b, a.channels, n0, a.pixels, tile);
     const float lse = live ? load(a.lse + b * a.pixels + n) : -INFINITY;
-    const auto weigh = [&](int t0) { return block.weigh(weight, a, b, n, p, t0, works, leads, live, lse); };
     const auto grad_attention = [&](int t) {
       return a.grad_attention && live && t < a.words ? load(a.grad_attention + (b * a.words + t) * a.pixels + n) : 0.0f;
     };
 
-    float side = 0.0f, pulled = 0.0f, gate_read = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, w_o . v, dL/dalpha)
-    for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-      side = weigh(t0);
-      if (leads) {
-#pragma unroll
-        for (int t = 0; t < kWords; ++t) {
-          pulled += weight[t] * block.gated[t * word_row + p];
-          attended += weight[t] * grad_attention(t0 + t);
-        }
-        gate_read += dot(weight, block.panel.gate_read);
-      }
-    }
-    float gate = 1.0f, dz = 0.0f, mean = 0.0f;  // mean = sum_i alpha da
+    const float side = block.weigh(weight, a, b, n, p, works, leads, live, lse);
     if (leads) {
-      float dz_per_gate = 0.0f;
+      float pulled = 0.0f, attended = 0.0f;  // sum_i alpha (dh' . v, dL/dalpha)
+#pragma unroll
+      for (int t = 0; t < kWords; ++t) {
+        pulled += weight[t] * block.gated[t * word_row + p];
+        attended += weight[t] * grad_attention(t);
+      }
+      const float gate_read = dot(weight, block.panel.gate_read);  // sum_i alpha (w_o . v)
+      float gate = 1.0f, dz = 0.0f, dz_per_gate = 0.0f;
       if (a.gate_weight) {
         gate = sigmoid(side + gate_read + load(a.gate_bias));
         float grad_gate = pulled - block.dz[p];
@@ -495,49 +445,34 @@ __global__ void __launch_bounds__(2 * kBackwardPixels, kWords == kLongestRow ? 2
         dz_per_gate = grad_gate * (1.0f - gate);
         dz = dz_per_gate * gate;
       }
+      const float mean = gate * pulled + dz * gate_read + attended;  // sum_i alpha da
+#pragma unroll
+      for (int t = 0; t < kWords; ++t) {
+        float* gated = block.gated + t * word_row + p;
+        const float da = gate * *gated + dz * block.panel.gate_read[t] + grad_attention(t);
+        block.ds[t * word_row + p] = weight[t] * (da - mean);
+        *gated = weight[t] * gate;
+      }
+      block.gate[p] = gate;
+      block.dz[p] = dz;
       block.dz_per_gate[p] = dz_per_gate;
-      mean = gate * pulled + dz * gate_read + attended;
     }
-
-    const auto finish = [&](int c, float pull) {  // dh of channel c
+    __syncthreads();
+    block.add_to(sums, a, tile_index == first_tile);
+    __syncthreads();
+    float gate = 1.0f, dz = 0.0f;
+    if (works) {
+#pragma unroll
+      for (int t = 0; t < kWords; ++t) weight[t] = block.ds[t * word_row + p];
+      gate = block.gate[p];
+      dz = block.dz[p];
+    }
+    block.panel.for_each_channel_of(true, a, b, works, [&](int c, const float* key) {
+      if (c % 2 != part) return;  // the two threads of a pixel take channels in turn
       const float gate_h = a.gate_weight ? dz * load(a.gate_weight + c) : 0.0f;
       S* grad = block.grad + c * row + p;
-      *grad = static_cast<S>((1.0f - gate) * static_cast<float>(*grad) + gate_h + pull);
-    };
-    for (int t0 = 0; t0 == 0 || (kStream && t0 < a.words); t0 += kWords) {
-      if constexpr (kStream) weigh(t0);
-      if (leads) {
-#pragma unroll
-        for (int t = 0; t < kWords; ++t) {
-          float* gated = block.gated + t * word_row + p;
-          const float da = gate * *gated + dz * block.panel.gate_read[t] + grad_attention(t0 + t);
-          block.ds[t * word_row + p] = weight[t] * (da - mean);
-          *gated = weight[t] * gate;
-        }
-        block.gate[p] = gate;
-        block.dz[p] = dz;
-      }
-      __syncthreads();
-      block.add_to(sums, a, t0, first);
-      __syncthreads();
-      if (works) {
-#pragma unroll
-        for (int t = 0; t < kWords; ++t) weight[t] = block.ds[t * word_row + p];
-        gate = block.gate[p];
-        dz = block.dz[p];
-      }
-      // The two threads of a pixel take channels in turn.
-      block.panel.for_each_channel_of(true, a, b, t0, works, [&](int c, const float* key) {
-        if (c % 2 != part) return;
-        const float pull = dot(weight, key);
-        if constexpr (kStream) {
-          sum[c * word_row + p] = t0 == 0 ? pull : sum[c * word_row + p] + pull;
-        } else {
-          finish(c, pull);
-        }
-      });
-    }
-    for (int c = part; kStream && works && c < a.channels; c += 2) finish(c, sum[c * word_row + p]);
+      *grad = static_cast<S>((1.0f - gate) * static_cast<float>(*grad) + gate_h + dot(weight, key));
+    });
     __syncthreads();
     store_tile(block.grad, a.grad_h, b, a.channels, n0, a.pixels, tile);
   }
@@ -567,22 +502,20 @@ __device__ __forceinline__ void finish_words(const MemoryReadBackward<S>& a, con
   float* key = arena.take<float>(kWarp * kRow);  // [t][c]
   float* value = arena.take<float>(kWarp * kRow);
   const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
-  for (int t0 = 0; t0 < a.words; t0 += kWarp) {
-    __syncthreads();
-    const int rows = min(kWarp, a.words - t0), columns = min(kWarp, a.channels - c0);
-    for (int t = warp; t < rows && lane < columns; t += warps) {
-      const int64_t i = static_cast<int64_t>(t0 + t) * a.channels + c0 + lane;
-      key[t * kRow + lane] = load(sample + at.key() + i);
-      const float read = a.gate_weight ? load(sample + at.read() + t0 + t) : 0.0f;
-      const float gate_o = a.gate_weight ? load(a.gate_weight + a.channels + c0 + lane) : 0.0f;
-      value[t * kRow + lane] = load(sample + at.value() + i) + gate_o * read;
-    }
-    __syncthreads();
-    for (int c = warp; c < columns && lane < rows; c += warps) {
-      const int64_t i = (b * a.channels + c0 + c) * a.words + t0 + lane;
-      store(a.grad_key + i, key[lane * kRow + c]);
-      store(a.grad_value + i, value[lane * kRow + c]);
-    }
+  static_assert(kLongestRow <= kWarp);
+  const int columns = min(kWarp, a.channels - c0);
+  for (int t = warp; t < a.words && lane < columns; t += warps) {
+    const int i = t * a.channels + c0 + lane;
+    key[t * kRow + lane] = load(sample + at.key() + i);
+    const float read = a.gate_weight ? load(sample + at.read() + t) : 0.0f;
+    const float gate_o = a.gate_weight ? load(a.gate_weight + a.channels + c0 + lane) : 0.0f;
+    value[t * kRow + lane] = load(sample + at.value() + i) + gate_o * read;
+  }
+  __syncthreads();
+  for (int c = warp; c < columns && lane < a.words; c += warps) {
+    const int64_t i = (b * a.channels + c0 + c) * a.words + lane;
+    store(a.grad_key + i, key[lane * kRow + c]);
+    store(a.grad_value + i, value[lane * kRow + c]);
   }
 }
 
@@ -596,10 +529,8 @@ __device__ __forceinline__ void finish_gate(const MemoryReadBackward<S>& a, cons
   for (int64_t b = lane; b < a.batch; b += kWarp) {
     for_h += load(sums + b * at.size() + (bias ? at.bias() : at.gate_h() + c));
   }
-  for (int64_t b = 0; b < a.batch && !bias; ++b) {
-    for (int t = lane; t < a.words; t += kWarp) {
-      for_o += load(a.value + (b * a.channels + c) * a.words + t) * load(sums + b * at.size() + at.read() + t);
-    }
+  for (int64_t b = 0; b < a.batch && !bias && lane < a.words; ++b) {
+    for_o += load(a.value + (b * a.channels + c) * a.words + lane) * load(sums + b * at.size() + at.read() + lane);
   }
   for_h = warp_sum(for_h);
   for_o = warp_sum(for_o);
@@ -648,27 +579,23 @@ struct MemoryReadSlices {
   int tile, slices, tiles_per_slice;
 };
 
-template <class S, int kWords, bool kStream>
-size_t memory_read_backward_shared(int channels, int tile) {
-  return BackwardTile<S, kWords>::bytes(channels, tile, choose_panel(channels)) +
-         (kStream ? shared_bytes<float>(channels * tile_row<float>(tile)) : 0);
-}
-
-// Calls run<kWords, kStream>() with the shortest register row that holds the caption. 20 words: the authors' captions.
+// Calls run<kWords>() with the shortest register row that holds the caption. 20 words: the authors' captions.
 template <class Run>
 auto with_row(int words, Run run) {
-  if (words <= 8) return run.template operator()<8, false>();
-  if (words <= 16) return run.template operator()<16, false>();
-  if (words <= 20) return run.template operator()<20, false>();
-  if (words <= kLongestRow) return run.template operator()<kLongestRow, false>();
-  return run.template operator()<kLongestRow, true>();
+  if (words <= 8) return run.template operator()<8>();
+  if (words <= 16) return run.template operator()<16>();
+  if (words <= 20) return run.template operator()<20>();
+  if (words <= kLongestRow) return run.template operator()<kLongestRow>();
+  throw std::runtime_error("memory_read: the kernels take at most " + std::to_string(kLongestRow) + " words, got " +
+                           std::to_string(words));
 }
 
 template <class S>
 MemoryReadSlices memory_read_slices(int64_t batch, int channels, int pixels, int words, int blocks) {
-  const int tile = with_row(words, [&]<int kWords, bool kStream>() {
-    return choose_tile(kBackwardPixels, pixels,
-                       [&](int size) { return memory_read_backward_shared<S, kWords, kStream>(channels, size); });
+  const int tile = with_row(words, [&]<int kWords>() {
+    return choose_tile(kBackwardPixels, pixels, [&](int size) {
+      return BackwardTile<S, kWords>::bytes(channels, size, choose_panel(channels));
+    });
   });
   const int tiles = divide_up(pixels, tile);
   const int wanted = static_cast<int>(divide_up<int64_t>(blocks, std::max(batch, int64_t{1})));
@@ -685,14 +612,13 @@ int64_t memory_read_work_floats(int64_t batch, int channels, int pixels, int wor
 
 template <class S>
 void launch_memory_read_forward(const MemoryReadForward<S>& a, Stream stream) {
-  with_row(a.words, [&]<int kWords, bool kStream>() {
+  with_row(a.words, [&]<int kWords>() {
     const int panel = choose_panel(a.channels);
     const auto bytes = [&](int tile) {
-      return shared_bytes<S>(a.channels * tile_row<S>(tile)) + Panel<kWords>::bytes(panel) +
-             (kStream ? shared_bytes<float>(a.channels * tile_row<float>(tile)) : 0);
+      return shared_bytes<S>(a.channels * tile_row<S>(tile)) + Panel<kWords>::bytes(panel);
     };
     const int tile = choose_tile(kForwardPixels, a.pixels, bytes);
-    launch(memory_read_forward_kernel<S, kWords, kStream>, a.batch * divide_up(a.pixels, tile), std::max(tile, kWarp),
+    launch(memory_read_forward_kernel<S, kWords>, a.batch * divide_up(a.pixels, tile), std::max(tile, kWarp),
            bytes(tile), stream, a, tile, panel);
   });
 }
@@ -702,10 +628,10 @@ void launch_memory_read_backward(const MemoryReadBackward<S>& a, Stream stream, 
   const auto [tile, slices, tiles_per_slice] = memory_read_slices<S>(a.batch, a.channels, a.pixels, a.words, blocks);
   const MemoryReadSums at{a.channels, a.words};
   float* samples = a.work + a.batch * slices * at.size();
-  with_row(a.words, [&, tile = tile, slices = slices, tiles_per_slice = tiles_per_slice]<int kWords, bool kStream>() {
-    launch(memory_read_backward_kernel<S, kWords, kStream>, a.batch * slices, std::max(2 * tile, kWarp),
-           memory_read_backward_shared<S, kWords, kStream>(a.channels, tile), stream, a, tile, choose_panel(a.channels),
-           slices, tiles_per_slice);
+  with_row(a.words, [&, tile = tile, slices = slices, tiles_per_slice = tiles_per_slice]<int kWords>() {
+    const int panel = choose_panel(a.channels);
+    launch(memory_read_backward_kernel<S, kWords>, a.batch * slices, std::max(2 * tile, kWarp),
+           BackwardTile<S, kWords>::bytes(a.channels, tile, panel), stream, a, tile, panel, slices, tiles_per_slice);
   });
   const int64_t sum_blocks = divide_up<int64_t>(a.batch * at.size(), kReduceThreads);
   const int64_t used = a.gate_weight ? at.bias() + 1 : at.gate_h();

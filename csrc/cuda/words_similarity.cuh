@@ -1,4 +1,4 @@
-// Matching of every picture with every caption: s = softmax over words of r_n . w_t,  a = softmax over regions of
+// Matching of every image with every caption: s = softmax over words of r_n . w_t,  a = softmax over regions of
 // gamma1 s,  c_t = sum_n a_tn r_n,  score = log sum_t exp(gamma2 cos(c_t, w_t)).
 // The words of a group of captions are the rows of one matrix, so that every sum over channels, words or regions is a
 // large product; one multiplication, tiled in shared memory and registers, does them all, and the softmaxes work on its
@@ -11,10 +11,10 @@
 
 namespace dmgan {
 
-// Axes: b picture, k caption of the group, d dimension, n region, t word, m row: word t of caption k, m = k T + t.
+// Axes: b image, k caption of the group, d dimension, n region, t word, m row: word t of caption k, m = k T + t.
 template <class S>
 struct WordsSimilarityInputs {
-  int64_t pictures;
+  int64_t images;
   int captions, dimensions, regions, words;
   const S* region;         // [B, D, N]
   const S* word;           // [K, D, T]
@@ -33,7 +33,7 @@ struct WordsSimilarityInputs {
 };
 
 constexpr int kGroup = 16;           // captions: their maps are about as large as the regions, and fill a large card
-constexpr int kWordSlices = 16;      // of pictures: each sums its gradients of the words, to fill the card
+constexpr int kWordSlices = 16;      // of images: each sums its gradients of the words, to fill the card
 constexpr float kCosineEps = 1e-8f;  // the authors' clamp of the product of norms
 constexpr int kSimilarityThreads = 128;
 constexpr int kSimilarityWarps = kSimilarityThreads / kWarp;
@@ -148,7 +148,7 @@ class ProductTile {
   float sum_[kProductRows][kProductColumns] = {};
 };
 
-// maps [B, M, N] = sum over d of rows [M, D] and the regions. `step`: from a picture's rows to the next one's.
+// maps [B, M, N] = sum over d of rows [M, D] and the regions. `step`: from a image's rows to the next one's.
 template <class S>
 __global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
     words_similarity_project_kernel(WordsSimilarityInputs<S> a, const float* rows, int64_t step, float* maps) {
@@ -160,15 +160,15 @@ __global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
   tile.for_each([&](int m, int n, float sum) { store(maps + a.map_at(b * a.rows() + m) + n, sum); });
 }
 
-// rows [slices, M, D] = sum over n and a slice's pictures of maps [B, M, N] and the regions.
+// rows [slices, M, D] = sum over n and a slice's images of maps [B, M, N] and the regions.
 template <class S>
 __global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
-    words_similarity_gather_kernel(WordsSimilarityInputs<S> a, const float* maps, int64_t pictures_per_slice,
+    words_similarity_gather_kernel(WordsSimilarityInputs<S> a, const float* maps, int64_t images_per_slice,
                                    float* rows) {
   SharedArena arena;
   ProductTile tile(arena, a.rows(), a.dimensions);
-  const int64_t slice = tile.batch, first = slice * pictures_per_slice;
-  for (int64_t b = first; b < min(first + pictures_per_slice, a.pictures); ++b) {
+  const int64_t slice = tile.batch, first = slice * images_per_slice;
+  for (int64_t b = first; b < min(first + images_per_slice, a.images); ++b) {
     tile.add(Factor<float, true>{maps + a.map_at(b * a.rows()), a.regions}, Factor<S, true>{a.region_of(b), a.regions},
              a.regions);
   }
@@ -210,7 +210,7 @@ __device__ __forceinline__ float warp_maximum(float value) {
   return value;
 }
 
-// A thread's region of a pair of picture and caption, and that column of the maps [B, M, N].
+// A thread's region of a pair of image and caption, and that column of the maps [B, M, N].
 struct Column {
   int64_t b, first;  // element of word 0
   int k, stride;     // from word to word
@@ -228,7 +228,7 @@ struct Column {
 
   template <class S>
   static int64_t blocks(const WordsSimilarityInputs<S>& a) {
-    return a.pictures * a.captions * divide_up(a.regions, kSimilarityThreads);
+    return a.images * a.captions * divide_up(a.regions, kSimilarityThreads);
   }
 
   __device__ __forceinline__ int64_t at(int t) const { return first + static_cast<int64_t>(t) * stride; }
@@ -260,7 +260,7 @@ template <class S>
 __global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_over_regions_kernel(WordsSimilarityInputs<S> a, const float* maps, float* attention) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kSimilarityWarps + threadIdx.x / kWarp;
-  if (row >= a.pictures * a.rows()) return;
+  if (row >= a.images * a.rows()) return;
   const bool padding = a.is_padding(static_cast<int>(row % a.rows()));
   const float* from = maps + a.map_at(row);
   const int lane = threadIdx.x % kWarp;
@@ -298,7 +298,7 @@ struct Match {
   __device__ __forceinline__ float cosine() const { return product / clamped_norms(); }
 };
 
-// Scores of a group; those of a picture are `stride` apart. One block per pair. A caption of padding scores -infinity.
+// Scores of a group; those of a image are `stride` apart. One block per pair. A caption of padding scores -infinity.
 template <class S>
 __global__ void __launch_bounds__(kSimilarityThreads)
     words_similarity_score_kernel(WordsSimilarityInputs<S> a, const float* rows, const float* context, float* scores,
@@ -337,7 +337,7 @@ __global__ void __launch_bounds__(kSimilarityThreads)
                                             int stride, const float* rows, const float* context, float* grad_context,
                                             Slopes slopes) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kSimilarityWarps + threadIdx.x / kWarp;
-  if (row >= a.pictures * a.rows()) return;
+  if (row >= a.images * a.rows()) return;
   const int m = static_cast<int>(row % a.rows()), lane = threadIdx.x % kWarp;
   const int64_t pair = row / a.rows() * stride + m / a.words;
   const float *c = context + a.row_at(row), *w = rows + a.row_at(m);
@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(kSimilarityThreads, kProductBlocks)
   });
 }
 
-// dw [K, D, T]: parts [slices, M, D], which are sums of dlogits r, and the cosines' own gradient, summed over pictures.
+// dw [K, D, T]: parts [slices, M, D], which are sums of dlogits r, and the cosines' own gradient, summed over images.
 // One block per caption and kWarp dimensions.
 template <class S>
 __global__ void __launch_bounds__(kSimilarityThreads)
@@ -423,7 +423,7 @@ __global__ void __launch_bounds__(kSimilarityThreads)
 #pragma unroll 4
       for (int slice = 0; slice < slices; ++slice) sum += load(parts + slice * size + i);
 #pragma unroll 8
-      for (int64_t b = 0; b < a.pictures; ++b) {
+      for (int64_t b = 0; b < a.images; ++b) {
         sum += load(slopes.cross + b * a.rows() + m) * load(context + b * size + i);
         along += load(slopes.along + b * a.rows() + m);
       }
@@ -438,17 +438,17 @@ __global__ void __launch_bounds__(kSimilarityThreads)
 // ------------------------------------------------------------------------------------------------------------ host
 // Where a group's matrices lie in the work buffer; the backward pass needs all of them. Each starts at a sector.
 struct WordsSimilarityWork {
-  int64_t pictures, captions, dimensions, regions, words;
+  int64_t images, captions, dimensions, regions, words;
 
   static int64_t aligned(int64_t floats) { return divide_up(floats, int64_t{8}) * 8; }
   int64_t group() const { return std::min(captions, int64_t{kGroup}); }
-  int64_t pictures_per_slice() const { return divide_up(pictures, int64_t{kWordSlices}); }
-  int64_t slices() const { return divide_up(pictures, pictures_per_slice()); }
+  int64_t images_per_slice() const { return divide_up(images, int64_t{kWordSlices}); }
+  int64_t slices() const { return divide_up(images, images_per_slice()); }
 
   int64_t row_floats() const { return aligned(group() * words * dimensions); }                 // [M, D]
-  int64_t map_floats() const { return aligned(pictures * group() * words * regions); }         // [B, M, N]
-  int64_t context_floats() const { return aligned(pictures * group() * words * dimensions); }  // [B, M, D]
-  int64_t slope_floats() const { return aligned(pictures * group() * words); }                 // [B, M]
+  int64_t map_floats() const { return aligned(images * group() * words * regions); }         // [B, M, N]
+  int64_t context_floats() const { return aligned(images * group() * words * dimensions); }  // [B, M, D]
+  int64_t slope_floats() const { return aligned(images * group() * words); }                 // [B, M]
 
   int64_t rows() const { return 0; }
   int64_t maps() const { return rows() + row_floats(); }
@@ -460,12 +460,12 @@ struct WordsSimilarityWork {
   int64_t slopes() const { return grad_context() + context_floats(); }
   int64_t parts() const { return slopes() + 3 * slope_floats(); }     // [slices, M, D]
   int64_t sums() const { return parts() + slices() * row_floats(); }  // [B, D, N], if there are several groups
-  int64_t backward_size() const { return sums() + (captions > kGroup ? pictures * dimensions * regions : 0); }
+  int64_t backward_size() const { return sums() + (captions > kGroup ? images * dimensions * regions : 0); }
 };
 
 template <class S>
 WordsSimilarityWork words_similarity_work(const WordsSimilarityInputs<S>& a) {
-  return {a.pictures, a.captions, a.dimensions, a.regions, a.words};
+  return {a.images, a.captions, a.dimensions, a.regions, a.words};
 }
 
 // Calls run(group, first) for each group of captions: the inputs of captions first ...
@@ -490,7 +490,7 @@ struct WordsSimilarityLaunches {
   float* work;
   Stream stream;
 
-  int64_t map_rows() const { return a.pictures * a.rows(); }
+  int64_t map_rows() const { return a.images * a.rows(); }
   int64_t row_blocks() const { return divide_up(map_rows(), int64_t{kSimilarityWarps}); }
   int64_t transpose_blocks() const { return a.captions * divide_up(a.dimensions, kWarp); }
   float* rows() const { return work + at.rows(); }
@@ -498,12 +498,12 @@ struct WordsSimilarityLaunches {
   float* context() const { return work + at.context(); }
 
   void project(const float* factor, int64_t step, float* to) const {
-    launch(words_similarity_project_kernel<S>, ProductTile::blocks(a.pictures, a.rows(), a.regions), kSimilarityThreads,
+    launch(words_similarity_project_kernel<S>, ProductTile::blocks(a.images, a.rows(), a.regions), kSimilarityThreads,
            ProductTile::kShared, stream, a, factor, step, to);
   }
-  void gather(const float* from, int64_t slices, int64_t pictures_per_slice, float* to) const {
+  void gather(const float* from, int64_t slices, int64_t images_per_slice, float* to) const {
     launch(words_similarity_gather_kernel<S>, ProductTile::blocks(slices, a.rows(), a.dimensions), kSimilarityThreads,
-           ProductTile::kShared, stream, a, from, pictures_per_slice, to);
+           ProductTile::kShared, stream, a, from, images_per_slice, to);
   }
 
   // rows, s in maps(), a in `attention` (which may be maps() too), context.
@@ -513,12 +513,12 @@ struct WordsSimilarityLaunches {
     project(rows(), 0, maps());
     launch(words_similarity_over_words_kernel<S>, Column::blocks(a), kSimilarityThreads, 0, stream, a, maps());
     launch(words_similarity_over_regions_kernel<S>, row_blocks(), kSimilarityThreads, 0, stream, a, maps(), attention);
-    gather(attention, a.pictures, 1, context());
+    gather(attention, a.images, 1, context());
   }
 
   void score(float* scores) const {
     attend(maps());
-    launch(words_similarity_score_kernel<S>, a.pictures * a.captions, kSimilarityThreads, shared_bytes<float>(a.words),
+    launch(words_similarity_score_kernel<S>, a.images * a.captions, kSimilarityThreads, shared_bytes<float>(a.words),
            stream, a, rows(), context(), scores, static_cast<int>(at.captions));
   }
 
@@ -532,10 +532,10 @@ struct WordsSimilarityLaunches {
     project(grad_context, a.row_at(a.rows()), grad_maps);
     launch(words_similarity_softmax_backward_kernel<S>, Column::blocks(a), kSimilarityThreads, 0, stream, a, maps(),
            attention, slopes.pulled, grad_maps);
-    launch(words_similarity_grad_regions_kernel<S>, ProductTile::blocks(a.pictures, a.dimensions, a.regions),
+    launch(words_similarity_grad_regions_kernel<S>, ProductTile::blocks(a.images, a.dimensions, a.regions),
            kSimilarityThreads, ProductTile::kShared, stream, a, rows(), grad_maps, grad_context, attention,
            work + at.sums(), first, last, grad_region);
-    gather(grad_maps, at.slices(), at.pictures_per_slice(), parts);
+    gather(grad_maps, at.slices(), at.images_per_slice(), parts);
     launch(words_similarity_grad_words_kernel<S>, transpose_blocks(), kSimilarityThreads, kTransposeShared, stream, a,
            rows(), context(), slopes, parts, static_cast<int>(at.slices()), grad_word);
   }

@@ -10,10 +10,11 @@ import typer
 
 from dmgan_fast.cli.app import app
 from dmgan_fast.cli.stderr import without_traces
-from dmgan_fast.errors import DMGANError, Interrupted
+from dmgan_fast.errors import DMGANError, Interrupted, Preempted
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 DRAWING = {"demo", "pretrain", "train", "sample", "evaluate", "ablate", "study"}  # commands that run native ops
 
 for group in ("train", "data", "sample", "transfer", "evaluate", "experiments", "machine"):
@@ -21,7 +22,7 @@ for group in ("train", "data", "sample", "transfer", "evaluate", "experiments", 
 
 
 def main() -> None:
-    """Run; errors a user can act on are one paragraph and exit with 2, Ctrl-C with 130."""
+    """Run; an error that a user can act on is one paragraph and exits with 2, Ctrl-C with 130, a scheduler with 75."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments  # wherever it stands
     try:
@@ -36,7 +37,7 @@ def main() -> None:
             raise
         if not error.told_elsewhere:
             print(f"dmgan-fast: {error}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_BAD_INPUT)
+        sys.exit(_status(error))
     except Exception as error:
         if not debug and _is_out_of_memory(error):
             print(f"dmgan-fast: {_levers(arguments, error)}", file=sys.stderr)
@@ -45,6 +46,12 @@ def main() -> None:
             raise
         print(f"dmgan-fast: {error.format_message()}", file=sys.stderr)
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _status(error: DMGANError) -> int:
+    if isinstance(error, Preempted):
+        return EXIT_REQUEUE
+    return EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_BAD_INPUT
 
 
 def _is_out_of_memory(error: Exception) -> bool:

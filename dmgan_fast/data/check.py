@@ -171,7 +171,12 @@ def open_checked(
         raise DataError(report.refusal())
     show(report.brief())
     facts = report.facts
-    return _open(facts, "train", **settings), _open(facts, "test", augment=False, **settings)
+    caches: list[dict[str, int]] = [{}, {}]
+    if (budget := settings.pop("cache_bytes", None)) is not None:
+        aside = round(budget * len(facts.test) / (len(facts.train) + len(facts.test)))
+        caches = [{"cache_bytes": budget - aside}, {"cache_bytes": aside}]
+    train = _open(facts, "train", **settings, **caches[0])
+    return train, _open(facts, "test", augment=False, **settings, **caches[1])
 
 
 def _open(facts: Facts, split: str, **settings: Any) -> CaptionedPictures:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
+from dmgan_fast.data.cache import PictureCache
 from dmgan_fast.data.captions import choose_words, pad
+from dmgan_fast.data.order import Shards
+from dmgan_fast.data.randomness import generator
 from dmgan_fast.data.record import Record, read_bytes, where
 from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
 from dmgan_fast.data.vocabulary import Vocabulary
@@ -26,6 +29,17 @@ class PictureItem(NamedTuple):
     """``images``: ``[3, S, S]`` in [-1, 1] for each side; ``caption [T]`` int64; ``length``, ``class_id``; ``key``."""
 
     images: list[Tensor]
+    caption: Tensor
+    length: int
+    class_id: int
+    key: str
+
+
+class RawItem(NamedTuple):
+    """As workers send it. ``image``: ``[3, S, S]`` uint8, cropped; ``flip``: whether it is to be mirrored; as above."""
+
+    image: Tensor
+    flip: bool
     caption: Tensor
     length: int
     class_id: int
@@ -46,7 +60,8 @@ class CaptionedPictures(Dataset[PictureItem]):
         seed: of the choices.
         augment: random caption, crop and flip.
         margin: pictures are resized to ``margin * side`` before the crop; 1 keeps them whole.
-        keep_decoded: hold decoded pictures in memory (small sets).
+        cache_bytes: of memory for decoded pictures, which workers share; 0: decode at each visit.
+        shards: in which order to visit them, where they lie in shards.
         left_out: what of the data set is not among the pictures, kept for the user to read.
 
     Raises:
@@ -63,7 +78,8 @@ class CaptionedPictures(Dataset[PictureItem]):
         seed: int = 0,
         augment: bool = True,
         margin: float = CROP_MARGIN,
-        keep_decoded: bool = False,
+        cache_bytes: int = 0,
+        shards: Shards | None = None,
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         if not image_sizes or list(image_sizes) != sorted(image_sizes) or image_sizes[0] < 1:
@@ -81,24 +97,33 @@ class CaptionedPictures(Dataset[PictureItem]):
         self.epoch = 0
         self.augment = augment
         self.margin = margin
-        self._decoded: dict[int, Tensor] | None = {} if keep_decoded else None
+        self.shards = shards
+        self.cache = PictureCache(len(self.records), cache_bytes) if cache_bytes else None
         self._captions = [self._encode(record) for record in self.records]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"cache": None}  # shared by forking only
 
     def set_epoch(self, epoch: int) -> None:
         """Choose anew for another pass over the data."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> PictureItem:
+        raw = self.visit(self.epoch, index)
+        images = scaled(raw.image[None], torch.tensor([raw.flip]), self.image_sizes)
+        return PictureItem([image[0] for image in images], raw.caption, raw.length, raw.class_id, raw.key)
+
+    def visit(self, epoch: int, index: int) -> RawItem:
+        """A picture with what is chosen for it in this epoch, before it is scaled."""
         record, captions = self.records[index], self._captions[index]
-        choose = generator(self.seed, self.epoch if self.augment else 0, index)
+        choose = generator(self.seed, epoch if self.augment else 0, index)
         caption = captions[int(torch.randint(len(captions), (), generator=choose))] if self.augment else captions[0]
         words = choose_words(caption, self.max_words, choose)
-        return PictureItem(
-            self._images(index, choose), pad(words, self.max_words), len(words), record.class_id, record.key
-        )
+        image, flip = self._crop(index, choose)
+        return RawItem(image, flip, pad(words, self.max_words), len(words), record.class_id, record.key)
 
     def _encode(self, record: Record) -> list[list[int]]:
         captions = [self.vocabulary.encode(caption)[0] for caption in record.captions]
@@ -108,40 +133,44 @@ class CaptionedPictures(Dataset[PictureItem]):
             raise DataError(f"{record.key} has no caption with a known word{said}")
         return captions
 
-    def _images(self, index: int, choose: torch.Generator) -> list[Tensor]:
+    def _crop(self, index: int, choose: torch.Generator) -> tuple[Tensor, bool]:
         side = self.image_sizes[-1]
         picture = self._resized(index, round(side * self.margin))
         height, width = picture.shape[1:]
         shares = torch.rand(3, generator=choose).tolist() if self.augment else [0.5, 0.5, 1.0]
         top, left = int(shares[0] * (height - side + 1)), int(shares[1] * (width - side + 1))
-        crop = picture[:, top : top + side, left : left + side]
-        if shares[2] < 0.5:
-            crop = crop.flip(2)
-        whole = crop[None].float()
-        scaled = [
-            whole if s == side else torch.nn.functional.interpolate(whole, size=(s, s), mode="bilinear", antialias=True)
-            for s in self.image_sizes
-        ]
-        return [image[0] / 127.5 - 1 for image in scaled]
+        return picture[:, top : top + side, left : left + side], shares[2] < 0.5
 
     def _resized(self, index: int, side: int) -> Tensor:
         """``[3, h, w]`` uint8 whose shorter side is ``side``."""
-        if self._decoded is not None and index in self._decoded:
-            return self._decoded[index]
+        if self.cache is not None and (kept := self.cache.get(index)) is not None:
+            return kept
         record = self.records[index]
         picture = crop_to_box(read_picture(record), record.box)
         scale = side / min(picture.size)
         size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
         pixels = pil_to_tensor(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
-        if self._decoded is not None:
-            self._decoded[index] = pixels
+        if self.cache is not None:
+            self.cache.put(index, pixels)
         return pixels
 
 
-def generator(*keys: int | str) -> torch.Generator:
-    """Randomness that depends on the keys only, on every machine alike."""
-    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+def scaled(images: Tensor, flips: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """What a model is given: mirrored where asked for, at every resolution, in [-1, 1]; on whichever device they are.
+
+    Args:
+        images: ``[B, 3, S, S]`` uint8.
+        flips: ``[B]`` bool.
+        sizes: resolutions, the last of which is ``S``.
+
+    Returns:
+        ``[B, 3, s, s]`` float32 for each.
+    """
+    whole = torch.where(flips[:, None, None, None], images.flip(3), images).float()
+    every = [
+        whole if s == sizes[-1] else interpolate(whole, size=(s, s), mode="bilinear", antialias=True) for s in sizes
+    ]
+    return [image / 127.5 - 1 for image in every]
 
 
 def read_picture(record: Record) -> Image.Image:

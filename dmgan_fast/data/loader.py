@@ -1,16 +1,24 @@
-"""Batches in an order that depends on seed and epoch only, so that training resumes in the middle of an epoch."""
+"""Batches in an order that depends on seed and epoch only, read ahead by worker processes, finished on the device.
+
+Workers send 8-bit images, cropped. Mirroring, the smaller resolutions and the range [-1, 1] are made of the whole batch
+on the device that trains; the random numbers come with the images, so they are the same on every device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, generator
-from dmgan_fast.errors import InputError
+from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, RawItem, scaled
+from dmgan_fast.data.order import Batches, Visit
+from dmgan_fast.data.workers import AHEAD
+from dmgan_fast.sizes import show_size
 
 
 class PictureBatch(NamedTuple):
@@ -23,36 +31,67 @@ class PictureBatch(NamedTuple):
     keys: list[str]
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Shuffled batches of one epoch from ``start_batch`` on; the last incomplete one is dropped.
+class RawBatch(NamedTuple):
+    """As workers send it: ``images [B, 3, S, S]`` uint8, ``flips [B]`` bool, and as in ``PictureBatch``."""
 
-    ``rows``: of each batch only these; None: all.
+    images: Tensor
+    flips: Tensor
+    captions: Tensor
+    lengths: Tensor
+    class_ids: Tensor
+    keys: list[str]
+
+
+class Loader:
+    """Batches of a data set; each iteration starts its workers anew.
+
+    Args:
+        dataset: to read.
+        batches: which images, ``Visit`` s or indices of the dataset's own epoch.
+        workers: processes that read ahead; the data do not depend on it.
+        device: for the images; None: the CPU.
     """
 
     def __init__(
         self,
-        size: int,
-        batch_size: int,
+        dataset: CaptionedPictures,
+        batches: Any,
         *,
-        seed: int,
-        epoch: int,
-        start_batch: int = 0,
-        rows: range | None = None,
+        workers: int = 0,
+        device: torch.device | None = None,
     ) -> None:
-        if not 1 <= batch_size <= size:
-            raise InputError(f"batch_size must lie in 1..{size} (the pictures of this split), got {batch_size}")
-        if start_batch < 0:
-            raise InputError(f"start_batch must be 0 or more, got {start_batch}")
-        self._order = torch.randperm(size, generator=generator(seed, epoch)).tolist()
-        self._starts = range(start_batch * batch_size, size - batch_size + 1, batch_size)
-        self._rows = rows or range(batch_size)
+        self.dataset, self.batches = dataset, batches
+        self.device = device or torch.device("cpu")
+        self._loader: DataLoader[RawBatch] = DataLoader(
+            _Visits(dataset),  # type: ignore[arg-type]  # items become batches in collate
+            batch_sampler=batches,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=collate_raw,
+            generator=torch.Generator(),  # else each start would draw from the global one
+            prefetch_factor=AHEAD if workers else None,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        )
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        rows = self._rows
-        return (self._order[start + rows.start : start + rows.stop] for start in self._starts)
+    def __iter__(self) -> Iterator[PictureBatch]:
+        for raw in self._loader:
+            images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
+            images = scaled(images, flips, self.dataset.image_sizes)
+            yield PictureBatch(images, raw.captions, raw.lengths, raw.class_ids, raw.keys)
+
+
+class _Visits(Dataset[RawItem]):
+    """The data set by epoch and index."""
+
+    def __init__(self, dataset: CaptionedPictures) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, visit: Visit) -> RawItem:
+        return self.dataset.visit(*visit)
 
 
 def make_loader(
@@ -62,40 +101,80 @@ def make_loader(
     seed: int = 0,
     epoch: int = 0,
     start_batch: int = 0,
+    endless: bool = False,
     workers: int = 0,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
     rows: range | None = None,
-) -> DataLoader[PictureBatch]:
-    """Batches of one epoch.
+) -> Loader:
+    """Shuffled batches of one epoch, or of all from there on by the same workers.
 
     Args:
-        dataset: its epoch is set to ``epoch``.
-        batch_size: 1 or more, at most the pictures of the split.
+        dataset: the images.
+        batch_size: of all processes together: 1 or more, at most the images of the split.
         start_batch: batches to leave out, for resuming.
-        workers: processes that read ahead; the data do not depend on it.
-        pin_memory: for copies to a GPU.
-        rows: of each batch only these, which one of several processes has; None: all.
+        endless: go on with the next epochs, without a pause between them.
+        workers, device: see ``Loader``.
+        rows: of each batch only these, which one of several processes takes; None: all.
     """
-    dataset.set_epoch(epoch)
-    return DataLoader(
-        dataset,  # type: ignore[arg-type]  # items become batches in collate
-        batch_sampler=EpochBatches(
-            len(dataset), batch_size, seed=seed, epoch=epoch, start_batch=start_batch, rows=rows
-        ),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(seed),  # else each epoch's start would draw from the global one
-        prefetch_factor=2 if workers else None,
+    batches = Batches(
+        len(dataset),
+        batch_size,
+        seed=seed,
+        epoch=epoch,
+        start_batch=start_batch,
+        endless=endless,
+        rows=rows,
+        shards=dataset.shards,
+    )
+    return Loader(dataset, batches, workers=workers, device=device)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """What a scheduler sends to all processes must not end those that read before the step is saved."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def loader_in_order(
+    dataset: CaptionedPictures, batch_size: int, *, workers: int = 0, device: torch.device | None = None
+) -> Loader:
+    """Every image once in the order of the set, the last batch as large as is left."""
+    visits = [Visit(dataset.epoch, index) for index in range(len(dataset))]
+    batches = [visits[start : start + batch_size] for start in range(0, len(visits), batch_size)]
+    return Loader(dataset, batches, workers=workers, device=device)
+
+
+def reading(dataset: CaptionedPictures, workers: int) -> str:
+    """How images are read, for people."""
+    who = f"{workers} worker processes read ahead" if workers else "images are read between the steps"
+    if dataset.cache is None:
+        return f"{who}; each is decoded at every visit"
+    return f"{who}; decoded images are kept in memory, at most {show_size(dataset.cache.budget)} (data.cache)"
+
+
+def batch_bytes(dataset: CaptionedPictures, batch_size: int) -> int:
+    """Of a batch as workers send it, about."""
+    return batch_size * (3 * dataset.image_sizes[-1] ** 2 + 8 * dataset.max_words)
+
+
+def collate_raw(items: Sequence[RawItem]) -> RawBatch:
+    """Stack what workers send."""
+    images = torch.stack([item.image for item in items])
+    return RawBatch(images, torch.tensor([item.flip for item in items]), *_common(items))
+
+
+def collate(items: Sequence[PictureItem]) -> PictureBatch:
+    """Stack items."""
+    return PictureBatch(
+        [torch.stack(side) for side in zip(*(item.images for item in items), strict=True)], *_common(items)
     )
 
 
-def collate(items: list[PictureItem]) -> PictureBatch:
-    """Stack items."""
-    return PictureBatch(
-        images=[torch.stack(side) for side in zip(*(item.images for item in items), strict=True)],
-        captions=torch.stack([item.caption for item in items]),
-        lengths=torch.tensor([item.length for item in items]),
-        class_ids=torch.tensor([item.class_id for item in items]),
-        keys=[item.key for item in items],
+def _common(items: Sequence[RawItem] | Sequence[PictureItem]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    return (
+        torch.stack([item.caption for item in items]),
+        torch.tensor([item.length for item in items]),
+        torch.tensor([item.class_id for item in items]),
+        [item.key for item in items],
     )

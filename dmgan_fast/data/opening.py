@@ -17,6 +17,7 @@ from dmgan_fast.errors import DataError, InputError
 SPLITS = ("train", "test")
 NAMED = 100  # names in a message; the rest is counted
 EXPLAINED = 3  # of a kind: so many are told one by one, more are counted and named
+EMBEDDED = 256 << 20  # bytes of memory for decoded pictures of the embedded set, where nobody says
 log = logging.getLogger("dmgan_fast")
 
 
@@ -42,6 +43,7 @@ def open_dataset(
     vocabulary: Vocabulary | None = None,
     augment: bool | None = None,
     skip_bad: int = 0,
+    cache_bytes: int | None = None,
 ) -> CaptionedPictures:
     """Open a data set, whichever layout it has.
 
@@ -54,6 +56,7 @@ def open_dataset(
         vocabulary: of a trained text encoder; None takes the data set's own, from its training captions.
         augment: None: in training only.
         skip_bad: go on without at most so many pictures that can't be used; ``left_out`` of the result names them.
+        cache_bytes: of memory for decoded pictures; None: enough for the embedded set, none for others.
 
     Raises:
         DataError: if nothing known is found there (says what is near and what is missing); if pictures are missing or
@@ -61,6 +64,7 @@ def open_dataset(
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    settings: dict[str, Any] = {} if cache_bytes is None else {"cache_bytes": cache_bytes}
     pictures = open_split(
         read_set(source),
         split,
@@ -70,6 +74,7 @@ def open_dataset(
         seed=seed,
         vocabulary=vocabulary,
         augment=split == "train" if augment is None else augment,
+        **settings,
     )
     if pictures.left_out:
         log.warning("%s, split %s: left out: %s", source, split, named(pictures.left_out))
@@ -101,6 +106,8 @@ def open_split(
     bad = [*faults.values(), *(item for item in contents.lost if item.kind in BAD)]
     if len(bad) > skip_bad:
         raise DataError(refusal(contents, bad, skip_bad))
+    if contents.embedded:
+        settings.setdefault("cache_bytes", EMBEDDED)
     good = [row.record for row in rows if id(row) not in faults]
     if not good:
         raise DataError(empty(contents, split))
@@ -109,7 +116,6 @@ def open_split(
         good,
         words,
         margin=contents.margin,
-        keep_decoded=contents.embedded,
         left_out=(*faults.values(), *aside),
         **settings,
     )

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 from dmgan_fast.foreign import HEAD, what_instead
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -18,6 +19,7 @@ def require_content(file: Path) -> None:
         DataError: naming the file, if it can't be read or is a pointer or a web page.
     """
     try:
+        require_regular(file)
         with file.open("rb") as stream:
             start = stream.read(HEAD)
     except OSError as error:
@@ -33,6 +35,7 @@ def read_text(file: Path, *, errors: str = "strict") -> str:
         DataError: naming the file, if it can't be read or is in another encoding.
     """
     try:
+        require_regular(file)
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None

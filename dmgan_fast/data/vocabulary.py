@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import DataError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, require_regular
 from dmgan_fast.foreign import what_is
 
 END = "<end>"
@@ -95,10 +95,11 @@ class Vocabulary:
             DataError: if the file is missing or not a list of words.
         """
         try:
+            require_regular(path)
             words = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"vocabulary {path} can't be read: {error}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             found = what_is(Path(path))
             raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):

@@ -6,12 +6,14 @@ D: (real + conditional real) / 2 + (fake + conditional fake + conditional wrong)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.errors import InputError
+from dmgan_fast.contract import require_tensors
+from dmgan_fast.errors import InputError, require_number
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator
 
@@ -36,6 +38,12 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
     Raises:
         InputError: if the batches differ in size.
     """
+    require_tensors("discriminator_loss", real=real, fake=fake, sentence=sentence)
+    if not all(each.dim() for each in (real, fake, sentence)):
+        raise InputError(
+            "discriminator_loss: real and fake must be [B, 3, S, S] and sentence [B, D], "
+            f"got {list(real.shape)}, {list(fake.shape)} and {list(sentence.shape)}"
+        )
     size = len(sentence)
     if not len(real) == len(fake) == size:
         raise InputError(
@@ -119,6 +127,9 @@ def generator_loss(
     """
     if len(discriminators) != len(fakes):
         raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")
+    require_number("generator_loss", "damsm_weight", damsm_weight, least=0)
+    named: dict[str, Any] = {f"fakes_{k}": fake for k, fake in enumerate(fakes)}
+    require_tensors("generator_loss", sentence=sentence, **named)
     parts = {
         f"adversarial_{fake.shape[-1]}": generator_adversarial_loss(discriminator, fake, sentence)
         for discriminator, fake in zip(discriminators, fakes, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dmgan_fast.contract import require_tensors
 from dmgan_fast.errors import InputError
 
 
@@ -13,6 +14,7 @@ def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
     Raises:
         InputError: if shapes, dtypes or devices differ.
     """
+    require_tensors("conditioning_loss", mu=mu, logvar=logvar)
     if mu.shape != logvar.shape:
         raise InputError(
             f"conditioning_loss: logvar must have the shape of mu {list(mu.shape)}, got {list(logvar.shape)}"

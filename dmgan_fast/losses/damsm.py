@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
-from dmgan_fast.errors import InputError
+from dmgan_fast.contract import require_tensor, require_tensors, without_autocast
+from dmgan_fast.errors import InputError, require_number
 from dmgan_fast.parallel import Share
 
 COSINE_EPS = 1e-8  # the authors' clamp of the product of norms
@@ -48,11 +49,19 @@ def words_loss(
     Raises:
         InputError: for shapes, dtypes or devices that do not fit.
     """
+    require_tensors("words_loss", regions=regions, words=words)
+    require_tensors("words_loss", "integers", lengths=lengths)
+    require_number("words_loss", "gamma3", gamma3, least=0)
+    if not regions.dim() or not words.dim():
+        raise InputError(
+            "words_loss: regions must be [B, D, H, W] and words [B, D, T], "
+            f"got {list(regions.shape)} and {list(words.shape)}"
+        )
     if len(regions) != len(words):
         raise InputError(f"words_loss: regions and words differ in batch size: {len(regions)} and {len(words)}")
     if share is not None:
         words, lengths = share.gather(words), share.gather(lengths)
-    with torch.autocast(regions.device.type, enabled=False):
+    with without_autocast(regions):
         similarity = functional.words_similarity(_wide(regions), _wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
     return _match("words_loss", gamma3 * similarity, class_ids, share)
 
@@ -66,6 +75,8 @@ def sentence_loss(
     share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sentence loss of image codes and sentences, ``[B, D]`` each; the rest and the result as in ``words_loss``."""
+    require_tensors("sentence_loss", codes=codes, sentences=sentences)
+    require_number("sentence_loss", "gamma3", gamma3, least=0)
     if codes.dim() != 2 or codes.shape != sentences.shape:
         raise InputError(
             "sentence_loss: codes and sentences must both be [B, D], "
@@ -78,7 +89,7 @@ def sentence_loss(
         raise InputError(f"sentence_loss: sentences is {sentences.dtype}, codes is {codes.dtype}")
     if share is not None:
         sentences = share.gather(sentences)
-    with torch.autocast(codes.device.type, enabled=False):
+    with without_autocast(codes):
         norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
         similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
     return _match("sentence_loss", gamma3 * similarity, class_ids, share)
@@ -149,10 +160,12 @@ def _match(name: str, scores: Tensor, class_ids: Tensor | None, share: Share | N
         scores = share.gather_alike(scores)
     labels = torch.arange(len(scores), device=scores.device)
     if class_ids is not None:
+        require_tensor(name, "class_ids", class_ids, "any")
         if tuple(class_ids.shape) != (len(scores),):
             raise InputError(f"{name}: class_ids must be [{len(scores)}], got {list(class_ids.shape)}")
         if class_ids.device != scores.device:
             raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {scores.device}")
+        require_tensor(name, "class_ids", class_ids, "integers")
         same_class = class_ids[:, None] == class_ids
         scores = scores.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
     return F.cross_entropy(scores, labels), F.cross_entropy(scores.t(), labels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.metrics._checks import warn
+from dmgan_fast.metrics._checks import numbers, warn
 from dmgan_fast.metrics.moments import FeatureMoments
 
 TOLERANCE = 1e-6  # how far from symmetric and from positive a covariance may be, relative to its size
@@ -72,7 +72,7 @@ def warn_of_few(name: str, moments: FeatureMoments) -> None:
 
 
 def _mean(name: str, values: Any) -> Tensor:
-    mean = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    mean = numbers(name, values)
     if mean.dim() != 1 or not len(mean):
         raise InputError(f"{name} must be [D], got {list(mean.shape)}")
     if not mean.isfinite().all():
@@ -82,7 +82,7 @@ def _mean(name: str, values: Any) -> Tensor:
 
 def _factor(name: str, values: Any, channels: int) -> tuple[Tensor, Tensor]:
     """Trace of C and a matrix A with C = A A^T."""
-    covariance = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    covariance = numbers(name, values)
     if tuple(covariance.shape) != (channels, channels):
         raise InputError(f"{name} must be [{channels}, {channels}], got {list(covariance.shape)}")
     if not covariance.isfinite().all():

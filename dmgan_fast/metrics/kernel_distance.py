@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.metrics._checks import at_least, matrix, warn
+from dmgan_fast.metrics._checks import at_least, matrix, random_of, warn
 
 
 def kernel_distance(
@@ -37,7 +37,7 @@ def kernel_distance(
     for name, rows in (("features1", first), ("features2", second)):
         if float((rows.amax(0) - rows.amin(0)).max()) == 0:
             warn(f"kernel_distance: all {len(rows)} rows of {name} are the same")
-    random = torch.Generator().manual_seed(seed)
+    random = random_of("kernel_distance: seed", seed)
     distances = torch.stack(
         [
             _mmd(*(rows[torch.randperm(len(rows), generator=random)[:subset_size]] for rows in (first, second)))

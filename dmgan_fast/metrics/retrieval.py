@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.metrics._checks import at_least, matrix, warn
+from dmgan_fast.metrics._checks import at_least, matrix, numbers, random_of, warn
 
 TIE = 1e-12  # cosines this close are equal
 ROWS_AT_ONCE = 256  # [256, 100, 256] float64 is 52 MB
@@ -59,7 +59,7 @@ def r_precision(
     texts = _directions("text_codes", text_codes, least)
     if images.shape != texts.shape:
         raise InputError(f"r_precision: text_codes must be {list(images.shape)}, got {list(texts.shape)}")
-    random = torch.Generator().manual_seed(seed)
+    random = random_of("r_precision: seed", seed)
     others = _mismatching(len(images), candidates - 1, class_ids, random)
     hits = torch.cat(
         [
@@ -100,6 +100,8 @@ def _mismatching(count: int, wanted: int, class_ids: Any, random: torch.Generato
     Sorted by class, a class is one stretch; drawing from what lies outside it needs no list of allowed rows. Floyd's
     method draws without repetition: for each k a number up to k, or k itself if that number is taken.
     """
+    if class_ids is not None:
+        numbers("r_precision: class_ids", class_ids)  # which would round large ones
     classes = torch.arange(count) if class_ids is None else torch.as_tensor(class_ids).detach().cpu()
     if tuple(classes.shape) != (count,):
         raise InputError(f"r_precision: class_ids must be [{count}], got {list(classes.shape)}")

@@ -26,11 +26,12 @@ class _BatchNorm(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` on the fused op.
 
     ``process_group``: share the batch's statistics with its processes. ``share_with_all``: with those of the default
-    group, once there is one.
+    group, once there is one. ``row_group``: see ``split_rows``.
     """
 
     process_group: ProcessGroup | None = None
     share_with_all = False
+    row_group: ProcessGroup | None = None
 
     @property
     def sharing(self) -> ProcessGroup | None:
@@ -40,6 +41,21 @@ class _BatchNorm(nn.BatchNorm2d):
     def apply_to(self, op: Callable[..., Any], *inputs: Tensor, **options: Any) -> Any:
         """``op`` of ``functional`` with this norm's parameters and running statistics after ``inputs``."""
         return apply_norm(self, op, *inputs, process_group=self.sharing if self.training else None, **options)
+
+    @property
+    def folds(self) -> bool:
+        """Whether a convolution and this norm after it are one pass: nobody differentiates or looks between them."""
+        learns = self.training or self.running_mean is None or torch.is_grad_enabled()
+        return not (learns or self._forward_hooks or self._forward_pre_hooks or self.row_group is not None)
+
+    def after_conv(self, x: Tensor, conv_weight: Tensor, *skip: Tensor, upsample: bool = False) -> Tensor:
+        """This norm, + skip if it takes one, of conv3×3 of x, or of x nearest ×2."""
+        if self.folds:
+            numbers: Any = (self.weight, self.bias, self.running_mean, self.running_var)
+            return functional.folded_conv3x3(x, conv_weight, *numbers, *skip, upsample=upsample, eps=self.eps)
+        op = functional.upsample_conv3x3 if upsample else functional.conv3x3
+        y: Tensor = self(_convolve(op, x, conv_weight, self.row_group, 2 if upsample else 1), *skip)
+        return y
 
 
 def _sharing(norm: _BatchNorm | SharedBatchNorm2d) -> ProcessGroup | None:
@@ -155,7 +171,7 @@ def split_rows(module: nn.Module, process_group: ProcessGroup | None) -> None:
     Gradients of parameters add up over processes. Blocks split so do not run in tiles.
     """
     for each in module.modules():
-        if isinstance(each, (UpBlock, ResidualBlock, ImageHead)):
+        if isinstance(each, (_BatchNorm, ImageHead)):
             each.row_group = process_group
     share_batch_statistics(module, process_group)
 
@@ -176,12 +192,11 @@ class UpBlock(FusedNorms):
     """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``.
 
     ``tile_rows``: compute in tiles of so many rows (``functional.tiled_glu``); None: all at once. ``recompute_glu``:
-    for a picture, keep the GLU's input only, not its result. ``row_group``: see ``split_rows``.
+    for a picture, keep the GLU's input only, not its result.
     """
 
     tile_rows: int | None = None
     recompute_glu = False
-    row_group: ProcessGroup | None = None
 
     def __init__(
         self,
@@ -204,15 +219,20 @@ class UpBlock(FusedNorms):
         return "" if self.tile_rows is None else f"tile_rows={self.tile_rows}"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.with_mean(x)[0] if self.tile_rows else self.norm(self._convolved(x))
+        return self.with_mean(x)[0] if self.tile_rows else self.norm.after_conv(x, self.conv.weight, upsample=True)
 
     def with_mean(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The result and its mean over pixels ``[B, O]``."""
         if self.tile_rows:
             y, mean = self._tiled(x, return_mean=True)
             return y, mean
-        y, mean = self.norm.with_mean(self._convolved(x))
-        return y, mean if self.row_group is None else mean_over_all(mean, y.shape[2], self.row_group)
+        if self.norm.folds:
+            y = self(x)
+            mean = y.mean((2, 3))
+        else:
+            z = _convolve(functional.upsample_conv3x3, x, self.conv.weight, self.norm.row_group, 2)
+            y, mean = self.norm.with_mean(z)
+        return y, mean if self.norm.row_group is None else mean_over_all(mean, y.shape[2], self.norm.row_group)
 
     def draw(self, x: Tensor, head: ImageHead) -> Tensor:
         """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
@@ -220,15 +240,12 @@ class UpBlock(FusedNorms):
             image: Tensor = self._tiled(x, head_weight=head.conv.weight)
             return image
         if self.recompute_glu:  # tanh keeps its result, so it stays outside: the convolution is then not run again
-            z = self._convolved(x)
+            z = _convolve(functional.upsample_conv3x3, x, self.conv.weight, self.norm.row_group, 2)
             return torch.tanh(rematerialise(lambda z: head.logits(self.norm(z)), z, modules=(self.norm,)))
         return head(self(x))
 
-    def _convolved(self, x: Tensor) -> Tensor:
-        return _convolve(functional.upsample_conv3x3, x, self.conv.weight, self.row_group, 2)
-
     def _tiled(self, x: Tensor, **options: Any) -> Any:
-        require(self.row_group is None, TILES_OF_ROWS)
+        require(self.norm.row_group is None, TILES_OF_ROWS)
         op = functional.tiled_glu
         return self.norm.apply_to(op, x, self.conv.weight, upsample=True, rows=self.tile_rows, **options)
 
@@ -239,12 +256,11 @@ class ResidualBlock(FusedNorms):
     An input of C / 2 channels stands for ``cat(x, x)``, which never exists: ``conv(cat(x, x), W)`` is
     ``conv(x, W[:, :C/2] + W[:, C/2:])``.
 
-    ``tile_rows``, ``recompute_glu``, ``row_group``: as in ``UpBlock``, for the first GLU.
+    ``tile_rows``, ``recompute_glu``: as in ``UpBlock``, for the first GLU.
     """
 
     tile_rows: int | None = None
     recompute_glu = False
-    row_group: ProcessGroup | None = None
 
     def __init__(
         self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -265,17 +281,17 @@ class ResidualBlock(FusedNorms):
         if x.shape[1] != weight.shape[1]:
             weight = weight.unflatten(1, (-1, x.shape[1])).sum(1)
         if self.tile_rows:
-            require(self.row_group is None, TILES_OF_ROWS)
+            require(self.norm1.row_group is None, TILES_OF_ROWS)
             h = self.norm1.apply_to(functional.tiled_glu, x, weight, rows=self.tile_rows)
             y: Tensor = self.norm2.apply_to(functional.tiled_skip, h, self.conv2.weight, skip=x, rows=self.tile_rows)
             return y
-        z = _convolve(functional.conv3x3, x, weight, self.row_group)
         if self.recompute_glu:  # PyTorch's own convolution is not run again: what it keeps is known before it starts
+            z = _convolve(functional.conv3x3, x, weight, self.norm1.row_group)
             return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
-        return self.norm2(self._second_half(z), x)
+        return self.norm2.after_conv(self.norm1.after_conv(x, weight), self.conv2.weight, x)
 
     def _second_half(self, z: Tensor) -> Tensor:
-        return _convolve(functional.conv3x3, self.norm1(z), self.conv2.weight, self.row_group)
+        return _convolve(functional.conv3x3, self.norm1(z), self.conv2.weight, self.norm2.row_group)
 
 
 class ImageHead(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
+from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.blocks import init_weights
 from dmgan_fast.modules.pretrained import PretrainedModel
@@ -78,14 +79,12 @@ class Discriminator(PretrainedModel):
     def features(self, images: Tensor) -> Tensor:
         """Pictures ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
         side, weight = self.config.image_size, self.conditional_head.weight
+        require_tensors("Discriminator", images=images)
         require(
             images.dim() == 4 and tuple(images.shape[1:]) == (3, side, side),
             lambda: f"Discriminator: images must be [B, 3, {side}, {side}], got {list(images.shape)}",
         )
-        require(
-            images.device == weight.device,
-            lambda: f"Discriminator: images are on {images.device}, the weights are on {weight.device}",
-        )
+        require_fits("Discriminator", weight, images=images)
         x = images
         for conv in (*self.down, *self.narrow):
             x = F.leaky_relu(conv(x), LEAK)
@@ -94,7 +93,12 @@ class Discriminator(PretrainedModel):
     def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""
         if sentence is None:
-            return self.unconditional_head(features).flatten()
+            return _head(self.unconditional_head, features)
+        require_tensors("Discriminator", sentence=sentence)
+        require(
+            sentence.device == features.device,
+            lambda: f"Discriminator: sentence is on {sentence.device}, the features are on {features.device}",
+        )
         require(
             tuple(sentence.shape) == (features.shape[0], self.config.sentence_channels),
             lambda: (
@@ -104,11 +108,16 @@ class Discriminator(PretrainedModel):
         )
         spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
         joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
-        return self.conditional_head(joint).flatten()
+        return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of pictures ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
+
+
+def _head(head: nn.Conv2d, features: Tensor) -> Tensor:
+    """``head(features).flatten()``: a convolution as large as its map is a dot product, which starts far sooner."""
+    return F.linear(features.flatten(1), head.weight.flatten(1), head.bias).flatten()
 
 
 def _conv(config: DiscriminatorConfig, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Module:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
-from dmgan_fast.errors import InputError, require
+from dmgan_fast.contract import require_fits, require_tensor, require_tensors
+from dmgan_fast.errors import InputError, require, require_flags
 from dmgan_fast.modules.blocks import BatchNormGLU, FusedNorms, ImageHead, ResidualBlock, UpBlock, init_weights
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel
@@ -237,6 +238,7 @@ class Generator(PretrainedModel):
             InputError: for shapes, dtypes or devices that do not fit, and for a batch of one in training.
         """
         self.check_inputs(noise, sentence, words, padding_mask, eps)
+        require_flags("Generator", return_attention=return_attention)
         sentence, words = self.seen(sentence, words)
         if padding_mask is not None and self.config.mask_mode == "paper":  # what padding holds must not matter
             words = words.masked_fill(padding_mask[:, None], 0)
@@ -301,6 +303,9 @@ class Generator(PretrainedModel):
         self, noise: Tensor, sentence: Tensor, words: Tensor, padding_mask: Tensor | None, eps: Tensor | None
     ) -> None:
         """Raise ``InputError`` unless ``forward`` can take these."""
+        optional: dict[str, Any] = {} if eps is None else {"eps": eps}
+        require_tensors("Generator", noise=noise, sentence=sentence, **optional)
+        require_tensor("Generator", "words", words)
         config, batch = self.config, noise.shape[0] if noise.dim() else 0
         expected = {"noise": (noise, config.noise_channels), "sentence": (sentence, config.word_channels)}
         if eps is not None:
@@ -313,6 +318,7 @@ class Generator(PretrainedModel):
             lambda: f"Generator: words must be [{batch}, {config.word_channels}, T >= 1], got {list(words.shape)}",
         )
         if padding_mask is not None:
+            require_tensor("Generator", "padding_mask", padding_mask, "any")
             require(
                 padding_mask.dtype == torch.bool and tuple(padding_mask.shape) == (batch, words.shape[2]),
                 lambda: (
@@ -321,14 +327,11 @@ class Generator(PretrainedModel):
                 ),
             )
         weight = self.conditioning.projection.weight
-        for name, tensor in (("noise", noise), ("sentence", sentence), ("words", words)):
+        require_fits("Generator", weight, noise=noise, sentence=sentence, words=words)
+        if padding_mask is not None:
             require(
-                tensor.device == weight.device,
-                partial("Generator: {} is on {}, the weights are on {}".format, name, tensor.device, weight.device),
-            )
-            require(
-                tensor.dtype == weight.dtype or torch.is_autocast_enabled(weight.device.type),
-                partial("Generator: {} is {}, the weights are {}".format, name, tensor.dtype, weight.dtype),
+                padding_mask.device == weight.device,
+                lambda: f"Generator: padding_mask is on {padding_mask.device}, the weights are on {weight.device}",
             )
         require(
             not self.training or batch > 1 or self.initial_stage.norm.sharing is not None,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast.config import config_dataclass
+from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import CheckpointError, InputError, require
 from dmgan_fast.foreign import read_torch
 from dmgan_fast.modules.pretrained import PretrainedModel, load_weights
@@ -74,10 +75,12 @@ class ImageEncoder(PretrainedModel):
         return INCEPTION_SIDE if self.config.kind == "inception" else self.config.side
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        require_tensors("ImageEncoder", images=images)
         require(
             images.dim() == 4 and images.shape[1] == 3,
             lambda: f"ImageEncoder: images must be [B, 3, H, W], got {list(images.shape)}",
         )
+        require_fits("ImageEncoder", self.code_head.weight, images=images)
         side = self.input_side
         if tuple(images.shape[2:]) != (side, side):
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)

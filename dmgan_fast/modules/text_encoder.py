@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dmgan_fast.config import config_dataclass
+from dmgan_fast.contract import require_tensors
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.pretrained import PretrainedModel
 
@@ -86,6 +87,7 @@ class TextEncoder(PretrainedModel):
             InputError: for a caption without words, a length beyond ``T``, shapes that do not fit, or (on the CPU) an
                 index that is no word's.
         """
+        require_tensors("TextEncoder", "integers", captions=captions, lengths=lengths)
         require(captions.dim() == 2, lambda: f"TextEncoder: captions must be [B, T], got {list(captions.shape)}")
         require(
             tuple(lengths.shape) == (captions.shape[0],),
@@ -97,6 +99,11 @@ class TextEncoder(PretrainedModel):
             shortest >= 1 and longest <= captions.shape[1],
             lambda: f"TextEncoder: lengths must lie in 1..{captions.shape[1]}, got {lengths.tolist()}",
         )
+        weight = self.embedding.weight
+        require(
+            captions.device == weight.device,
+            lambda: f"TextEncoder: captions are on {captions.device}, the weights are on {weight.device}",
+        )
         if captions.device.type == "cpu":  # elsewhere it would wait for the device
             known, largest = self.config.vocabulary_size, int(captions.max())
             require(
@@ -106,8 +113,8 @@ class TextEncoder(PretrainedModel):
                     "are they of the vocabulary that it was trained with?"
                 ),
             )
-        embedded = self.dropout(self.embedding(captions))
-        packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        embedded = self.dropout(self.embedding(captions.long()))
+        packed = pack_padded_sequence(embedded, lengths.long(), batch_first=True, enforce_sorted=False)
         output, state = self.rnn(packed)
         words, _ = pad_packed_sequence(output, batch_first=True, total_length=captions.shape[1])
         hidden = state[0] if isinstance(state, tuple) else state

@@ -17,13 +17,18 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import contract, native
-from dmgan_fast.aten import conv3x3, conv4x4_stride2, memory_write, upsample_conv3x3
+from dmgan_fast.aten import conv3x3, conv4x4_stride2, folded_conv3x3, memory_write, upsample_conv3x3
 from dmgan_fast.errors import BackendError, InputError
 from dmgan_fast.ops import _dispatch, selfcheck
 
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
-CONVOLUTIONS = {"conv3x3": conv3x3, "conv4x4_stride2": conv4x4_stride2, "upsample_conv3x3": upsample_conv3x3}
+CONVOLUTIONS = {
+    "conv3x3": conv3x3,
+    "conv4x4_stride2": conv4x4_stride2,
+    "folded_conv3x3": folded_conv3x3,
+    "upsample_conv3x3": upsample_conv3x3,
+}
 OPS = tuple(op.name for op in contract.OPS.values() if op.functions)
 VARIABLE = "DMGAN_FAST_BACKEND"
 
@@ -76,13 +81,21 @@ def _cpu_load(op: str) -> Any:
     return CONVOLUTIONS.get(op) or native.load("cpu")
 
 
+@cache
+def cuda_kernels(op: str, library: Any) -> Any:
+    """The CUDA library's kernels of an op, and PyTorch's for what they do not do: the gradients of memory_write, and
+    memory_read of long captions.
+    """
+    if op == "memory_write":
+        backward = memory_write.memory_write_backward
+        return SimpleNamespace(memory_write_forward=library.memory_write_forward, memory_write_backward=backward)
+    if op == "memory_read":
+        return importlib.import_module("dmgan_fast.kernels._long_captions").behind_cuda(library)
+    return library
+
+
 def _cuda_load(op: str) -> Any:
-    """The library's kernels, but for memory_write's gradients, which are cuBLAS's."""
-    kernels = native.load("cuda")
-    if op != "memory_write":
-        return kernels
-    backward = memory_write.memory_write_backward
-    return SimpleNamespace(memory_write_forward=kernels.memory_write_forward, memory_write_backward=backward)
+    return cuda_kernels(op, native.load("cuda"))
 
 
 ATEN = {

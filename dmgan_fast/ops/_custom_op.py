@@ -103,11 +103,13 @@ class CustomOp:
         self.registered.register_autograd(differentiate, setup_context=setup_context)
 
     def refuse_derivatives(self) -> None:
-        """Differentiating this op, the backward of another, is an error that says what to do."""
+        """Differentiating this op, the backward of another or one for evaluation, is an error that says what to do."""
+
+        which = "second derivatives" if self.function.name.endswith("_backward") else "derivatives of it"
 
         def refuse(ctx: Any, *grads: Tensor) -> None:
             raise BackendError(
-                f"{self.op.name}: the fused kernels have no second derivatives; use backend='reference' "
+                f"{self.op.name}: the fused kernels have no {which}; use backend='reference' "
                 f"(or {_backends.VARIABLE}=reference)"
             )
 

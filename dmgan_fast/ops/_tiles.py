@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dmgan_fast import layouts
 from dmgan_fast.aten.upsample_conv3x3 import gather, spread
-from dmgan_fast.errors import require
+from dmgan_fast.errors import require, require_number
 from dmgan_fast.ops import _backends
 from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums
 
@@ -26,6 +26,7 @@ MIN_ROWS = 4  # with fewer, the halos are most of a tile
 
 
 def check_rows(op: str, rows: int) -> None:
+    require_number(op, "rows", rows, whole=True)
     require(
         rows >= MIN_ROWS,
         lambda: f"{op}: rows must be at least {MIN_ROWS} (a tile sees {HALO} more on each side), got {rows}",

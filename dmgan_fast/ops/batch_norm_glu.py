@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dmgan_fast import reference
 from dmgan_fast.contract import BATCH_NORM_GLU
-from dmgan_fast.errors import require
+from dmgan_fast.errors import require, require_flags, require_number
 from dmgan_fast.ops import _backends, _custom_op
 from dmgan_fast.parallel import collectives
 from dmgan_fast.reference import BatchNorm
@@ -66,6 +66,7 @@ def batch_norm_glu(
         channels % 2 == 0 or skip is not None,
         lambda: f"batch_norm_glu: x must have an even number of channels, got {channels}",
     )
+    require_flags("batch_norm_glu", return_mean=return_mean)
     check_norm("batch_norm_glu", norm, x, channels, sizes.get("K", 1), x.numel() // channels)
     chosen = _backends.choose(BATCH_NORM_GLU, backend, x, sizes)
     if chosen == "reference":
@@ -90,24 +91,42 @@ def batch_norm_glu(
 
 def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels: int, values: int) -> None:
     """Of ``channels`` with ``values`` each in this process, normalised from x, with a skip that is repeated."""
+    require_flags(op, training=norm.training)
+    require_number(op, "momentum", norm.momentum, least=0, most=1)
+    require_number(op, "eps", norm.eps, least=0)
     require(channels % skip_channels == 0, lambda: f"{op}: skip's channels must divide {channels}, got {skip_channels}")
     require(
         norm.training or not (norm.running_mean is None or norm.running_var is None),
         lambda: f"{op}: evaluation needs running_mean and running_var",
     )
     require(
+        (norm.running_mean is None) == (norm.running_var is None),
+        lambda: f"{op}: give running_mean and running_var together, or neither",
+    )
+    require(
         not norm.training or values > 1 or norm.process_group is not None,
         lambda: f"{op}: one value per channel has no variance to train with, got x {list(x.shape)}",
     )
+    for name, running in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
+        require(
+            running is None or not norm.training or running.stride(0) != 0 or running.shape[0] == 1,
+            f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
+        )
 
 
 @torch.no_grad()
 def update_running(norm: BatchNorm, mean: Tensor, var: Tensor, count: float, share: Tensor | None) -> None:
-    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values."""
+    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values.
+
+    Not in the kernels that find mean and variance: PyTorch gives custom ops that change an argument no derivatives.
+    """
     unbiased = var * (count / (count - (1 if share is None else share)))
-    for running, value in ((norm.running_mean, mean), (norm.running_var, unbiased)):
-        if running is not None:
-            running.mul_(1 - norm.momentum).add_(value.to(running.dtype), alpha=norm.momentum)
+    both = ((norm.running_mean, mean), (norm.running_var, unbiased))
+    kept = [(running, value.to(running.dtype)) for running, value in both if running is not None]
+    if kept:
+        running, values = map(list, zip(*kept, strict=True))
+        torch._foreach_mul_(running, 1 - norm.momentum)
+        torch._foreach_add_(running, values, alpha=norm.momentum)
 
 
 def _process_group(name: str) -> ProcessGroup:

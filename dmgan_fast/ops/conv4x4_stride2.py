@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dmgan_fast import reference
 from dmgan_fast.contract import CONV4X4_STRIDE2
+from dmgan_fast.errors import require
 from dmgan_fast.ops import _backends, _convolutions
 
 
@@ -20,7 +21,7 @@ def conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ba
     rest is PyTorch's own kernels.
 
     Args:
-        x: ``[B, I, H, W]``.
+        x: ``[B, I, H, W]``, sides of 2 pixels or more.
         weight: ``[O, I, 4, 4]``.
         bias: ``[O]`` or None.
         backend: see ``dmgan_fast.functional``.
@@ -32,7 +33,12 @@ def conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ba
         InputError: for shapes, dtypes or devices that do not fit.
         BackendError: if the backend asked for can't run.
     """
-    chosen = _backends.choose(CONV4X4_STRIDE2, backend, x, CONV4X4_STRIDE2.check(x, weight, bias))
+    sizes = CONV4X4_STRIDE2.check(x, weight, bias)
+    require(
+        min(x.shape[2:]) >= 2,
+        lambda: f"conv4x4_stride2: x must be at least 2 pixels high and wide, got {list(x.shape)}",
+    )
+    chosen = _backends.choose(CONV4X4_STRIDE2, backend, x, sizes)
     even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
     if chosen != "cpu" or not even or _backends.autocast_dtype(x) != torch.float32:
         return reference.conv4x4_stride2(x, weight, bias)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dmgan_fast import reference
 from dmgan_fast.contract import MEMORY_READ
-from dmgan_fast.errors import require
+from dmgan_fast.errors import require, require_flags
 from dmgan_fast.ops import _backends, _custom_op
 
 MASK_MODES = ("paper", "official")
@@ -67,6 +67,7 @@ def memory_read(
     )
     require(gate_weight is not None or not return_gate, "memory_read: return_gate needs a gate_weight")
     check_mask_mode("memory_read", mask_mode)
+    require_flags("memory_read", return_attention=return_attention, return_gate=return_gate)
     chosen = _backends.choose(MEMORY_READ, backend, h, sizes)
     if chosen == "reference":
         result, attention, gate = reference.memory_read(h, key, value, gate_weight, gate_bias, padding_mask, mask_mode)

@@ -6,11 +6,10 @@ ten parameters would cost more than it saves.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dmgan_fast import reference
-from dmgan_fast.contract import MEMORY_WRITE
+from dmgan_fast.contract import MEMORY_WRITE, is_autocast
 from dmgan_fast.ops import _backends, _custom_op
 from dmgan_fast.reference.memory_write import MemoryWeights
 
@@ -68,7 +67,7 @@ def memory_write(
     if chosen == "reference":
         return reference.memory_write(words, image_mean, weights)
     inputs = [words, image_mean, *weights]
-    if torch.is_autocast_enabled(words.device.type):
+    if is_autocast(words):
         inputs = [tensor.float() for tensor in inputs]
     key, value = _forward(*inputs, chosen)
     return key, value

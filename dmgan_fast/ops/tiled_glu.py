@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dmgan_fast import layouts
 from dmgan_fast.contract import BATCH_NORM_GLU, TILED_GLU
-from dmgan_fast.errors import require
+from dmgan_fast.errors import require, require_flags
 from dmgan_fast.ops import _backends, _custom_op
 from dmgan_fast.ops._tiles import Block, Tile, Visit, check_rows, every_tile
 from dmgan_fast.ops.batch_norm_glu import check_norm, update_running
@@ -63,6 +63,7 @@ def tiled_glu(
     """
     norm = BatchNorm(weight, bias, running_mean, running_var, training, momentum, eps, process_group)
     TILED_GLU.check(x, conv_weight, *norm[:4], head_weight)
+    require_flags("tiled_glu", upsample=upsample, return_mean=return_mean)
     channels, values = conv_weight.shape[0], x.numel() // x.shape[1] * (4 if upsample else 1)
     require(channels % 2 == 0, lambda: f"tiled_glu: conv_weight must give an even number of channels, got {channels}")
     require(

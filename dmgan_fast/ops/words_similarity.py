@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import reference
-from dmgan_fast.contract import WORDS_SIMILARITY
+from dmgan_fast.contract import WORDS_SIMILARITY, is_autocast, without_autocast
+from dmgan_fast.errors import require_number
 from dmgan_fast.ops import _backends, _custom_op
 
 
@@ -23,8 +24,8 @@ def words_similarity(
         regions: ``[B, D, H, W]``.
         words: ``[B', D, T]``.
         lengths: ``[B']`` integers, on the same device; words beyond a caption's length do not count.
-        gamma1: sharpness of the attention over regions.
-        gamma2: sharpness of the maximum over words.
+        gamma1: sharpness of the attention over regions, 0 or more.
+        gamma2: sharpness of the maximum over words, 0 or more.
         backend: see ``dmgan_fast.functional``.
 
     Returns:
@@ -35,9 +36,11 @@ def words_similarity(
         BackendError: if the backend asked for can't run.
     """
     sizes = WORDS_SIMILARITY.check(regions, words, lengths)
-    if regions.dtype != torch.float64 and torch.is_autocast_enabled(regions.device.type):
+    require_number("words_similarity", "gamma1", gamma1, least=0)
+    require_number("words_similarity", "gamma2", gamma2, least=0)
+    if is_autocast(regions) and regions.dtype != torch.float64:
         regions, words = regions.float(), words.float()
-    with torch.autocast(regions.device.type, enabled=False):
+    with without_autocast(regions):
         chosen = _backends.choose(WORDS_SIMILARITY, backend, regions, sizes)
         if chosen == "reference":
             return reference.words_similarity(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)

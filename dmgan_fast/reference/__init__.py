@@ -3,6 +3,7 @@
 from dmgan_fast.reference.batch_norm_glu import BatchNorm, batch_norm_glu
 from dmgan_fast.reference.conv3x3 import conv3x3
 from dmgan_fast.reference.conv4x4_stride2 import conv4x4_stride2
+from dmgan_fast.reference.folded_conv3x3 import folded_conv3x3
 from dmgan_fast.reference.memory_read import memory_read
 from dmgan_fast.reference.memory_write import MemoryWeights, memory_write
 from dmgan_fast.reference.tiled_glu import tiled_glu
@@ -16,6 +17,7 @@ __all__ = [
     "batch_norm_glu",
     "conv3x3",
     "conv4x4_stride2",
+    "folded_conv3x3",
     "memory_read",
     "memory_write",
     "tiled_glu",

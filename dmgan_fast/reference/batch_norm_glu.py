@@ -38,10 +38,31 @@ def batch_norm_glu(x: Tensor, norm: BatchNorm, skip: Tensor | None = None) -> Te
 
 def batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
     """Of ``[B, C, H, W]``; in training over the batches of all processes of ``process_group`` taken together."""
-    if not norm.training or norm.process_group is None:
-        statistics = norm.running_mean, norm.running_var
-        return F.batch_norm(x, *statistics, norm.weight, norm.bias, norm.training, norm.momentum, norm.eps)
-    wide, group = _wide(x), norm.process_group
+    if norm.training and norm.process_group is not None:
+        return _shared_batch_norm(x, norm, norm.process_group)
+    return _batch_norm(x, norm)
+
+
+def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
+    """PyTorch's own, for parameters and statistics of any floating-point dtypes beside each other."""
+    given = norm[:4]
+    dtypes = {each.dtype for each in given if each is not None}
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if dtypes <= {x.dtype} or dtypes == {wide}:
+        taken: tuple[Tensor | None, ...] = given
+    else:
+        taken = tuple(None if each is None else each.to(wide) for each in given)
+    weight, bias, *statistics = taken
+    z = F.batch_norm(x, statistics[0], statistics[1], weight, bias, norm.training, norm.momentum, norm.eps)
+    with torch.no_grad():
+        for own, updated in zip(given[2:], statistics, strict=True):
+            if norm.training and own is not None and updated is not None and own is not updated:
+                own.copy_(updated)
+    return z
+
+
+def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:
+    wide = _wide(x)
     sums = wide.sum((0, 2, 3)).double()
     of_all = collectives.total(torch.cat((sums, sums.new_tensor([x.numel() / x.shape[1]]))), group)
     mean, count = (of_all[:-1] / of_all[-1]).to(wide.dtype), of_all[-1].detach()

@@ -17,14 +17,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @config_dataclass
 class DataConfig:
-    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes.
+    """``source``: ``"demo"`` or a folder; ``max_words``: words a caption is cut to; ``workers``: reading processes;
+    None: as many as help (``data.workers``). ``cache``: memory for decoded images, as ``4GiB``; ``auto``: a quarter of
+    what is free; 0: none.
 
     ``skip_bad``: go on without at most so many pictures that can't be used.
     """
 
     source: str = "demo"
     max_words: int = Field(18, ge=1)
-    workers: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)
+    cache: str | int = "auto"
     skip_bad: int = Field(0, ge=0)
 
 
@@ -33,6 +36,8 @@ class LoopConfig:
     """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one. ``batch_size``: of all processes.
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
+
+    ``save_in_background``: checkpoints are copied in memory and written while training goes on; else training waits.
 
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
     and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
@@ -47,6 +52,7 @@ class LoopConfig:
     sample_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    save_in_background: bool = True
     keep_freed_memory: bool = True
     measure_every: int = Field(500, ge=0)
     measure_pictures: int = Field(128, ge=2)

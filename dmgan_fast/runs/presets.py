@@ -14,6 +14,7 @@ from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 
 T = TypeVar("T")
 BIRDS, COCO = 8_855, 82_783  # training pictures
+MOST_VALUES = 10_000  # in a file of settings
 
 
 def _epochs(epochs: int, pictures: int, batch_size: int) -> dict[str, Any]:
@@ -118,10 +119,7 @@ def build_config(
         name, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"a setting is written key=value, got {override!r}")
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"{name}: {text!r} is not a YAML value: {error}") from None
+        value = _yaml(text, f"{name}: {text!r} is not a YAML value")
         for part in reversed(name.split(".")):
             value = {part: value}
         merged = _merge(merged, value)
@@ -131,14 +129,41 @@ def build_config(
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
         raise InputError(f"config {file} can't be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"config {file} can't be read: not UTF-8 text (byte {error.start})") from None
+    content = _yaml(text, f"config {file} can't be read")
     if not isinstance(content, dict):
         raise InputError(
             f"config {file}: expected keys and values, as `loop: {{steps: 500}}`, got {str(content)[:60]!r}"
         )
     return content
+
+
+def _yaml(text: str, wrong: str) -> Any:
+    """What YAML says.
+
+    Raises:
+        InputError: which begins with ``wrong``, if it is none, or says more than any settings do.
+    """
+    try:
+        value: Any = yaml.safe_load(text)
+    except RecursionError:
+        raise InputError(f"{wrong}: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError) as error:  # odd dates and numbers too
+        raise InputError(f"{wrong}: {error}") from None
+    waiting, count = [value], 0  # a name (&a) for a value that holds itself twice (*a) is short to write, and endless
+    while waiting:
+        inner, count = waiting.pop(), count + 1
+        if count > MOST_VALUES:
+            raise InputError(f"{wrong}: it has more than {MOST_VALUES:,} values")
+        if isinstance(inner, dict):
+            waiting += inner.values()
+        elif isinstance(inner, (list, tuple, set)):
+            waiting += inner
+    return value
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, TextEncoder
 from dmgan_fast.modules.pretrained import CONFIG_NAME, UNKNOWN_WORDS, WEIGHTS_NAME, PretrainedModel, load_weights
-from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint, load_checkpoint, steps_of
+from dmgan_fast.runs.checkpoints import find_checkpoint, is_checkpoint, latest_checkpoint, load_checkpoint, steps_of
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 
 VOCABULARY_NAME = "vocabulary.json"
@@ -238,7 +238,7 @@ def open_bundle(
     if isinstance(weights, Bundle):
         return weights
     path = Path(SHIPPED if weights is None else weights)
-    if path.is_file():
+    if is_checkpoint(path):
         if step is not None:
             raise InputError(
                 f"{path} is a checkpoint of one step already; give its run, {path.parent.parent}, and a step"
@@ -302,8 +302,8 @@ def _step(path: Path, step: str | int) -> Path:
     text = str(step)
     if not text.isascii() or not text.isdigit():
         raise InputError(f"--step must be the number of a step or best, got {text!r}; there are {_steps(run)}")
-    file = checkpoint_file(run / CHECKPOINTS, int(text))
-    if not file.is_file():
+    file = find_checkpoint(run / CHECKPOINTS, int(text))
+    if file is None:
         raise CheckpointError(f"--step {text}: {run} has no checkpoint of that step; there are {_steps(run)}")
     return file
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
-from dmgan_fast.data.loader import collate
+from dmgan_fast.data.cache import cache_budget
+from dmgan_fast.data.loader import loader_in_order
+from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.metrics.retrieval import r_precision
@@ -92,13 +96,7 @@ class DAMSMTask:
         images, codes, sentences, class_ids, losses = [], [], [], [], []
         gammas = (self.config.gamma1, self.config.gamma2, self.config.gamma3)
         size = min(self.config.loop.batch_size, len(self.held_out))
-        loader: DataLoader[PictureBatch] = DataLoader(
-            self.held_out,  # type: ignore[arg-type]  # items become batches in collate
-            size,
-            num_workers=self.config.data.workers,
-            collate_fn=collate,
-            generator=torch.Generator(),  # else it would draw from the global one, and a resumed run would differ
-        )
+        loader = loader_in_order(self.held_out, size, workers=self.config.data.workers or 0, device=self.device)
         for batch in loader:
             regions, code = self.image_encoder(batch.images[-1].to(self.device))
             words, sentence = self.text_encoder(batch.captions.to(self.device), batch.lengths)
@@ -106,7 +104,7 @@ class DAMSMTask:
             if len(code) == size:  # the losses of a smaller batch are smaller
                 parts = damsm_losses(regions, code, sentence, words, lengths, ids, *gammas)
                 losses.append(torch.stack([parts["words"], parts["sentence"]]))
-            images.append(batch.images[-1])
+            images.append(batch.images[-1].cpu())
             codes.append(code.cpu())
             sentences.append(sentence.cpu())
             class_ids.append(batch.class_ids)
@@ -134,7 +132,8 @@ class DAMSMTask:
     def fingerprints(self) -> dict[str, str]:
         return {"data": self.fingerprint, "vocabulary": self.vocabulary.fingerprint}
 
-    def save_weights(self, folder: Path, step: int) -> None:
+    def weights(self, step: int) -> Callable[[Path], None]:
+        """What writes the encoders as they are now, with what they reach on held-out images."""
         found = self.validate().measures
         size, source = self.config.loop.batch_size, self.config.data.source
         card = f"DAMSM encoders trained for {step} steps of {size} on {source!r}.\n"
@@ -144,12 +143,12 @@ class DAMSMTask:
                 f"{round(100 / found['chance'])} (R-precision), {found['caption_to_picture']:.1f} % of captions their "
                 f"picture; chance is {found['chance']:.1f} %.\n"
             )
-        save_bundle(
-            folder,
+        return partial(
+            save_bundle,
             vocabulary=self.vocabulary,
             card=card,
-            text_encoder=self.text_encoder,
-            image_encoder=self.image_encoder,
+            text_encoder=deepcopy(self.text_encoder),
+            image_encoder=deepcopy(self.image_encoder),
         )
 
 
@@ -182,6 +181,7 @@ def _prepare(
         "image_sizes": (config.image_size,),
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
+        "cache_bytes": cache_budget(config.data.cache, local_processes()),
     }
     purpose = Purpose(
         side=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad

@@ -1,4 +1,4 @@
-"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, Ctrl-C, non-finite losses.
+"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, signals, non-finite losses.
 
 Several processes go through it in step: the first one writes, measures and says what happens.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from signal import Signals
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -23,24 +22,30 @@ from torch import Tensor
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.data.loader import batch_bytes, reading
+from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
+from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
 from dmgan_fast.files import replace_file, replace_folder
 from dmgan_fast.parallel import Processes
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
-    checkpoint_file,
+    Checkpoints,
+    find_checkpoint,
     latest_checkpoint,
     load_checkpoint,
+    newest_whole,
     random_state,
-    save_checkpoint,
     set_random_state,
+    step_of,
 )
 from dmgan_fast.runs.config import LoopConfig
 from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
+from dmgan_fast.training.finite import require_finite
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
+from dmgan_fast.training.stopping import Stop, stop_on_signals, told_of_readers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +65,7 @@ class Task(Protocol):
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
     def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
-    def save_weights(self, folder: Path, step: int) -> None: ...
+    def weights(self, step: int) -> Callable[[Path], None]: ...  # a copy of them as they are, to be written to a folder
 
 
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
@@ -70,12 +75,12 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
         CheckpointError: if ``out`` holds a run with other settings.
     """
     checkpoints, processes = out / CHECKPOINTS, Processes.of()
-    done = checkpoint_file(checkpoints, config.loop.steps)
+    done = find_checkpoint(checkpoints, config.loop.steps)
     begun = latest_checkpoint(checkpoints) is not None
     if begun and (out / "config.json").is_file():
         saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
         refuse_changes(saved, to_dict(config), out / "config.json")
-    finished = done.is_file() and (out / "weights" / VOCABULARY_NAME).is_file()
+    finished = done is not None and (out / "weights" / VOCABULARY_NAME).is_file()
     begun, finished = processes.from_first((begun, finished))  # before it begins to write
     if not finished:
         work(config, out, resume=begun, console=console)
@@ -99,14 +104,15 @@ def check_start(out: Path, resume: bool, config: Any, processes: Processes | Non
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
     if latest is not None and not resume:
         raise CheckpointError(f"{out} already holds a run (step {latest.stem[5:]}); give --resume or another --out")
-    if latest is not None:
-        refuse_fixed(load_checkpoint(latest, mmap=True)["config"], to_dict(config), latest)
+    whole, _ = newest_whole(out / CHECKPOINTS)
+    if whole is not None:
+        refuse_fixed(load_checkpoint(whole, mmap=True)["config"], to_dict(config), whole)
 
 
 def steps_left(config: Any, out: Path) -> int:
     """Those that ``finish`` will take."""
     latest = latest_checkpoint(out / "checkpoints")
-    return max(0, config.loop.steps - (int(latest.stem[5:]) if latest else 0))
+    return max(0, config.loop.steps - (step_of(latest) if latest else 0))
 
 
 def run(
@@ -133,16 +139,21 @@ def run(
         NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
         OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
+        Preempted: after SIGTERM or SIGUSR1, likewise.
+        DataError: if a picture can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
-    checkpoints, processes = out / CHECKPOINTS, processes or Processes()
+    checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
+    processes = processes or Processes()
     first = processes.first
     if loop.keep_freed_memory:
         keep_freed_memory()
     with processes.agreeing():
-        begun = _begin(task, dataset, out, resume, processes)
+        check_start(out, resume, task.config, processes)
+    latest = checkpoints.newest()  # the first process's choice
+    with processes.agreeing():
+        begun = _begin(task, dataset, latest, processes)
     done, fingerprints = begun.step, task.fingerprints()
-    processes.same(f"the checkpoint in {checkpoints}, which all processes must see,", f"step {done}")
     processes.same("what data, encoders and vocabulary hold", fingerprints)
     if first:
         with replace_file(out / "config.json") as temporary:
@@ -152,8 +163,9 @@ def run(
     log = _Log(out / "metrics.csv", board, done, first)
     validation = _Log(out / "validation.csv", board / "validation", done, first)
     measures = _Log(out / "measures.csv", board / "measures", done, first)
-    best = _Best(task, out / BEST, resume)
+    best = _Best(task, out / BEST, resume, checkpoints)
     console = quiet(processes) or console or Console(stderr=True)
+    console.out(reading(dataset, _workers(dataset, task.config)))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -166,6 +178,7 @@ def run(
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
+        require_finite(task.state_dict(), step)
         if not first:
             return
         state = {
@@ -180,11 +193,12 @@ def run(
             "vocabulary_fingerprint": fingerprints["vocabulary"],
             "task": task.state_dict(),
         }
-        save_checkpoint(checkpoint_file(checkpoints, step), state, loop.keep_checkpoints)
-        task.save_weights(out / "weights", step)
+        checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
     with (
-        _ctrl_c() as stop,
+        checkpoints,
+        stop_on_signals() as stop,
+        told_of_readers(stop),
         log,
         validation,
         measures,
@@ -193,6 +207,8 @@ def run(
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin = time.monotonic()
+        if done >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
+            task.weights(done)(out / "weights")
         own = _batches(dataset, task.config, begun.epoch, begun.batches, processes)
         for epoch, batches, batch in processes.side_by_side(own):
             if done >= loop.steps:
@@ -222,14 +238,16 @@ def run(
                     shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
                     shown += ", the best so far" if best.step == done else ""
                     progress.console.print(f"step {done}: {shown}", soft_wrap=True)
-            stopping = processes.any(bool(stop))  # any of them may be told to
+            stopping = _asked_to_stop(stop, processes)
             if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
                 save(done, epoch, batches)
             if stopping and done < loop.steps:
+                checkpoints.wait()
                 processes.wait()  # until the first has saved
-                told = Interrupted(f"stopped at step {done}; the state is saved, --resume continues it")
+                told = stop.error(done)
                 told.told_elsewhere = not first
                 raise told
+        checkpoints.wait()
         processes.wait()  # until the first has written everything
 
 
@@ -242,9 +260,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, out: Path, resume: bool, processes: Processes) -> _Begun:
-    check_start(out, resume, task.config)
-    latest = latest_checkpoint(out / CHECKPOINTS)
+def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processes: Processes) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -274,27 +290,41 @@ def _batches(
     Of several processes, this one's rows of them.
     """
     loop: LoopConfig = config.loop
-    while True:
-        loader = make_loader(
-            dataset,
-            loop.batch_size,
-            seed=loop.seed,
-            epoch=epoch,
-            start_batch=start,
-            workers=config.data.workers,
-            pin_memory=pick_device(loop.device).type == "cuda",
-            rows=processes.part(loop.batch_size) if processes.size > 1 else None,
-        )
-        for number, batch in enumerate(loader, start=start + 1):
-            yield epoch, number, batch
-        epoch, start = epoch + 1, 0
+    loader = make_loader(
+        dataset,
+        loop.batch_size,
+        seed=loop.seed,
+        epoch=epoch,
+        start_batch=start,
+        endless=True,
+        workers=_workers(dataset, config),
+        device=pick_device(loop.device),
+        rows=processes.part(loop.batch_size) if processes.size > 1 else None,
+    )
+    per_epoch = len(dataset) // loop.batch_size
+    for number, batch in enumerate(loader, start=epoch * per_epoch + start):
+        yield number // per_epoch, number % per_epoch + 1, batch
+
+
+def _asked_to_stop(stop: Stop, processes: Processes) -> bool:
+    """Whether any of them was; then all are, by the same signal."""
+    number = max(each for (each,) in processes.exchange([stop.by or 0]))
+    stop.by = Signals(number) if number else None
+    return bool(stop)
+
+
+def _workers(dataset: CaptionedPictures, config: Any) -> int:
+    if config.data.workers is not None:
+        return int(config.data.workers)
+    size = batch_bytes(dataset, config.loop.batch_size)
+    return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
 
 
 class _Best:
     """Keeps the weights that measure best, in a folder of their own; a resumed run goes on from what is there."""
 
-    def __init__(self, task: Task, folder: Path, resume: bool) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task, folder: Path, resume: bool, checkpoints: Checkpoints) -> None:
+        self.task, self.folder, self.checkpoints = task, folder, checkpoints
         self.step: int | None = None
         self.score: float | None = None
         if resume and (folder / BEST_NAME).is_file():
@@ -303,16 +333,23 @@ class _Best:
                 self.step, self.score = known["step"], task.score(known["measures"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 pass  # measured anew
+        checkpoints.best = self.step
 
     def consider(self, step: int, found: dict[str, float]) -> None:
         """Keep the task's weights if what was found of them is better than all before."""
         score = self.task.score(found) if self.task.config.loop.measure_every else None
         if score is None or (self.score is not None and score <= self.score):
             return
-        with replace_folder(self.folder) as temporary:
-            self.task.save_weights(temporary, step)
-            (temporary / BEST_NAME).write_text(json.dumps({"step": step, "measures": found}, indent=2) + "\n")
-        self.step, self.score = step, score
+        write = self.task.weights(step)
+
+        def replace() -> None:
+            with replace_folder(self.folder) as temporary:
+                write(temporary)
+                (temporary / BEST_NAME).write_text(json.dumps({"step": step, "measures": found}, indent=2) + "\n")
+
+        self.checkpoints.later(replace)
+        self.step = self.checkpoints.best = step
+        self.score = score
 
 
 class _Guard:
@@ -388,33 +425,3 @@ class _Log:
                 writer = csv.DictWriter(stream, list(self.rows[0]))
                 writer.writeheader()
                 writer.writerows(self.rows)
-
-
-class _Stop:
-    """True once Ctrl-C was pressed."""
-
-    pressed = False
-
-    def __bool__(self) -> bool:
-        return self.pressed
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[_Stop]:
-    """First Ctrl-C: finish the step and stop. Second: stop at once."""
-    stop = _Stop()
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if stop.pressed:
-            raise KeyboardInterrupt
-        stop.pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, press)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -12,9 +12,10 @@ from dmgan_fast.errors import CheckpointError
 # Reporting, length, and what a step keeps in memory: the result is the same.
 FREE = {
     "kind", "loop.steps", "loop.log_every", "loop.sample_every", "loop.checkpoint_every", "loop.keep_checkpoints",
+    "loop.save_in_background",
     "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_pictures", "loop.best_by",
-    "data.workers", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph", "inception_weights",
-    "init_from",
+    "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph",
+    "inception_weights", "init_from",
 }  # fmt: skip
 # The training goes on in another way, which is logged.
 RATES = {"step.generator_learning_rate", "step.discriminator_learning_rate", "learning_rate", "learning_rate_decay"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data.cache import cache_budget
+from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
@@ -149,18 +154,19 @@ class GANTask:
     def fingerprints(self) -> dict[str, str]:
         return self.content
 
-    def save_weights(self, folder: Path, step: int) -> None:
+    def weights(self, step: int) -> Callable[[Path], None]:
+        """What writes the averaged generator as it is now, with its text encoder."""
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
             f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
             f"encoder, trained for {step} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
         )
-        save_bundle(
-            folder,
+        return partial(
+            save_bundle,
             vocabulary=self.vocabulary,
             card=card,
-            generator=self.train_step.average.module,  # type: ignore[arg-type]
-            text_encoder=self.text_encoder,
+            generator=deepcopy(self.train_step.average.module),  # type: ignore[arg-type]
+            text_encoder=self.text_encoder,  # nobody changes it
         )
 
 
@@ -193,6 +199,7 @@ def _prepare(
         "max_words": config.data.max_words,
         "seed": config.loop.seed,
         "vocabulary": bundle.vocabulary,
+        "cache_bytes": cache_budget(config.data.cache, local_processes()),
     }
     purpose = Purpose(
         side=config.generator.image_sizes[-1],

@@ -83,14 +83,6 @@ def test_info_names_gpu_and_driver(monkeypatch, capsys, tmp_path):
     assert found["refused"] == {"triton/memory_read/float32 on GPU 0": "small shapes: off"}
 
 
-def test_info_tells_of_a_tool_that_fails(monkeypatch, tmp_path):
-    tool = tmp_path / "c++"
-    tool.write_text("#!/no/such/interpreter\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert info._first_line("c++", "--version").startswith(f"{tool} fails: ")
-
-
 def test_info_without_the_native_library_says_what_to_do(monkeypatch, capsys):
     native.load.cache_clear()
     monkeypatch.setattr(native, "library_file", lambda library: None)
@@ -152,3 +144,39 @@ def test_the_issue_template_asks_for_both():
     assert "dmgan-fast info" in fields["info"]["attributes"]["label"]
     assert fields["info"]["validations"]["required"]
     assert "dmgan-fast selfcheck" in fields["selfcheck"]["attributes"]["label"]
+
+
+def test_benchmark_writes_the_page_of_the_committed_results(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "benchmarks.html"
+    status, out, _ = call(monkeypatch, capsys, "benchmark", "--report", file)
+    assert (status, out.split()) == (0, [str(file)])
+    assert "Ops against rivals" in file.read_text()
+
+
+def test_info_as_json_and_text(monkeypatch, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, out, _ = call(monkeypatch, capsys, "info", "--json")
+    table = json.loads(out)
+    assert status == 0
+    assert re.match(r"(AVX-512|AVX2|SSE2|NEON|portable) \(built: \S.*; compiler: (GCC|clang) \d+\.", table["cpu"])
+    assert table["ops"]["memory_read"]["reference"].startswith("yes")
+    assert table["ops"]["memory_read"]["cpu"].startswith("yes: float32")
+    assert "PyTorch sees no CUDA device" in table["ops"]["memory_read"]["triton"]
+    _, text, _ = call(monkeypatch, capsys, "info")
+    assert "words_similarity:" in text
+
+
+@pytest.mark.parametrize("level", native.cpu_levels())
+def test_info_shows_the_cpu_level_in_use_first(monkeypatch, capsys, level, use_level):
+    use_level(level)
+    _, text, _ = call(monkeypatch, capsys, "info")
+    assert re.search(rf"^cpu: {info.LEVEL_NAMES[level]} \(built: {', '.join(native.built_levels())}; ", text, re.M)
+
+
+def test_an_unknown_cpu_level_is_one_paragraph(monkeypatch, capsys, use_level):
+    use_level("avx1024")
+    status, _, error = call(monkeypatch, capsys, "info")
+    assert status == 2
+    assert "Traceback" not in error
+    assert "DMGAN_FAST_CPU must be one of" in " ".join(error.split())

@@ -1,7 +1,7 @@
 """The authors' own networks, losses and trainers' steps, patched and not, from checkouts of their code.
 
 ``DMGAN_AUTHORS=PATH ATTNGAN_AUTHORS=PATH pytest tests/compat/test_patch_authors.py``; none of that code is kept here,
-so without a checkout these are skipped, and the stand-ins of ``test_patch.py`` prove the same.
+so without a checkout these are skipped, and the stand-ins in ``patching/`` prove the same.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from benchmarks.harness import error
 from benchmarks.models import batch_of
 from benchmarks.patched import PATCHED, PLAIN, build, setting_of
-from tests.compat.test_patch import EXACT, GRADIENTS, RESULTS
+from tests.compat.patched import EXACT, GRADIENTS, RESULTS
 
 CHECKOUTS = {name: os.environ.get(f"{name}_AUTHORS") for name in ("DMGAN", "ATTNGAN")}
 STEPS = 10

@@ -1,9 +1,15 @@
 """Miniature data sets in the layouts of AttnGAN's users, written file by file."""
 
 import json
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
-from miniature import write_pickle, write_picture
+from PIL import Image
+
+from tests.data.miniature import write_pickle, write_picture
+from tests.data.trees import Tree
 
 WORDS = {0: "<end>", 1: "a", 2: "red", 3: "blue", 4: "bird", 5: "with", 6: "long", 7: "wings"}
 
@@ -51,3 +57,37 @@ def pictures(tmp_path):
         rows.append(json.dumps(row))
     (tmp_path / "captions.jsonl").write_text("\r\n".join(rows), encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Where to make thousands of folders: in memory if there is such a place."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def pool(place):
+    """Images written once and linked into each tree."""
+    folder = place / "pool"
+    folder.mkdir()
+    for name, size, mode in (("good", (4, 3), "RGB"), ("tiny", (1, 1), "RGB"), ("gray", (3, 4), "L")):
+        Image.new(mode, size, "white").save(folder / f"{name}.png")
+    Image.new("RGB", (4, 4), "red").save(folder / "good.jpg")
+    for name in ("good.png", "good.jpg"):
+        content = (folder / name).read_bytes()
+        (folder / f"cut.{name[5:]}").write_bytes(content[: len(content) // 2])
+    (folder / "empty").touch()
+    (folder / "text").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new_tree(place):
+    """Folders that vanish at once."""
+
+    def make():
+        return Tree(Path(tempfile.mkdtemp(dir=place)))
+
+    return make

@@ -4,66 +4,19 @@ import io
 import json
 import logging
 import os
-import shutil
 import tarfile
-import tempfile
-from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from miniature import write_pickle
-from PIL import Image
 
-from dmgan_fast.data import Purpose, check_data, convert, open_dataset
-from dmgan_fast.data.opening import read_set
+from dmgan_fast.data import Purpose, check_data, open_dataset
 from dmgan_fast.data.rows import BAD
 from dmgan_fast.errors import DataError, DMGANError
+from tests.data.miniature import write_pickle
+from tests.data.trees import CAPTIONS, IMAGES, NAMES, ROWS, SUFFIXES, WORDS, cases, mostly
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-ODD = "ab.Ä\u0308é 鸟🙂'\"%#&;=~^-_\\,\u200b\u2028\t"
-NAMES = st.text(ODD, min_size=1, max_size=8).filter(lambda text: text.strip(" .\t\u2028\\"))
-WORDS = ("...", "", "  ", "Ä", "鸟", "一只红色的鸟在树上", "a_red_bird_on_a_branch", "\ud800", "\u2028x", "7")
-
-
-def mostly(likely, odd):
-    """A strategy that draws a likely value two times of three: most trees are good but for a thing or two."""
-    return st.sampled_from(tuple(likely) * (2 * len(odd)) + tuple(odd) * len(likely))
-
-
-CAPTIONS = st.lists(mostly(("red", "a", "bird"), WORDS), min_size=1, max_size=3).map(" ".join)
-SPLITS = mostly(
-    ("train", "test"),
-    ("Train", "TRAINING", "validation", "val", "dev", "trainval", "trian", "fold1", "", None, 3, "🙂"),
-)
-CLASSES = mostly((None, 0, 1), ("2", 3.0, 3.5, True, "x", "", -1, 10**30, [1], float("nan"), float("inf")))
-IMAGES = mostly(("good.png", "good.jpg", "tiny.png"), ("gray.png", "cut.png", "cut.jpg", "empty", "text", "none"))
-SUFFIXES = st.sampled_from((".png", ".jpg", ".JPG", ".jpeg", ".Png", ".webp", ".gif"))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Where to make thousands of folders: in memory if there is such a place."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def pool(place):
-    """Images written once and linked into each tree."""
-    folder = place / "pool"
-    folder.mkdir()
-    for name, size, mode in (("good", (4, 3), "RGB"), ("tiny", (1, 1), "RGB"), ("gray", (3, 4), "L")):
-        Image.new(mode, size, "white").save(folder / f"{name}.png")
-    Image.new("RGB", (4, 4), "red").save(folder / "good.jpg")
-    for name in ("good.png", "good.jpg"):
-        content = (folder / name).read_bytes()
-        (folder / f"cut.{name[5:]}").write_bytes(content[: len(content) // 2])
-    (folder / "empty").touch()
-    (folder / "text").write_text("no image")
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -71,53 +24,6 @@ def quiet():
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
-
-
-@pytest.fixture(scope="module")
-def new_tree(place):
-    """Folders that vanish at once."""
-
-    def make():
-        return Tree(Path(tempfile.mkdtemp(dir=place)))
-
-    return make
-
-
-class Tree:
-    """A folder to fill."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        shutil.rmtree(self.root)
-
-    def image(self, pool, name, kind):
-        """Whether an image of this kind is now there under this name."""
-        file = self.root / name
-        if kind == "none" or os.path.lexists(file):
-            return False
-        file.parent.mkdir(parents=True, exist_ok=True)
-        os.link(pool / kind, file)
-        return True
-
-    def text(self, name, content):
-        file = self.root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-
-
-def cases(count):
-    return settings(
-        max_examples=count,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
 
 
 def tried(function, *arguments, **options):
@@ -162,17 +68,6 @@ def opened(root, report):
     assert count - of_both == report.facts.rows
 
 
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {"name": NAMES, "suffix": SUFFIXES, "image": IMAGES, "captions": st.lists(CAPTIONS, max_size=3)},
-        optional={
-            "class_id": CLASSES,
-            "split": SPLITS,
-            "broken": mostly(("",), ("{", "[1]", "3", "{}", '{"picture": 4}')),
-        },
-    ),
-    max_size=8,
-)
 ENCODINGS = st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "latin-1"))
 
 
@@ -425,38 +320,3 @@ def test_shards(pool, new_tree, shards, cut):
             report is None
             or len(report.facts.train) + len(report.facts.test) + len(report.facts.left_out) == report.facts.rows
         )
-
-
-@cases(60)
-@given(rows=ROWS)
-def test_what_is_converted_reads_the_same(pool, new_tree, rows):
-    with new_tree() as tree:
-        for number, row in enumerate(rows):
-            tree.image(pool, f"mine/{number}{row['name'].replace(chr(92), '_')}{row['suffix']}", "good.png")
-        lines = [
-            json.dumps(
-                {
-                    "picture": f"{number}{row['name']}{row['suffix']}",
-                    "captions": ["a", *row["captions"]],
-                    "split": row.get("split"),
-                    "class_id": number % 3,
-                }
-            )
-            for number, row in enumerate(rows)
-        ]
-        tree.text("mine/captions.jsonl", "\n".join(lines))
-        before = check_data(tree.root / "mine", Purpose(side=2))
-        convert(before, tree.root / "out", skip_bad=len(rows))
-        after = read_set(tree.root / "out")
-
-        def told(row, role):
-            return (row.record.captions, row.record.class_id, role, row.record.upright)
-
-        kept = [
-            told(row, role)
-            for row, role in zip(before.facts.contents.rows, before.facts.contents.roles, strict=True)
-            if not row.fault
-        ]
-        assert [told(row, role) for row, role in zip(after.rows, after.roles, strict=True)] == kept
-        assert not [row.fault for row in after.rows if row.fault]
-        assert not after.lost

@@ -1,12 +1,14 @@
 """Items and batches depend on seed, epoch and index only."""
 
+from itertools import islice
+
 import pytest
 import torch
-from miniature import write_picture
-from PIL import Image
 
 from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader, open_dataset
+from dmgan_fast.data.loader import PictureBatch, loader_in_order
 from dmgan_fast.errors import DataError, InputError
+from tests.data.small import open_small
 
 
 def flat(batches):
@@ -82,65 +84,6 @@ def test_item_depends_on_seed_epoch_and_index(train):
     assert len({tuple(look(epoch)[0]) for epoch in range(12)}) > 2  # captions and words of the long one vary
 
 
-def gradient_set(tmp_path, **options):
-    """One picture, brighter to the right, so that flips and crops show."""
-    picture = Image.linear_gradient("L").rotate(90).resize((64, 64))
-    picture.convert("RGB").save(tmp_path / "g.png")
-    record = Record("g", tmp_path / "g.png", ("the first words of a longer caption", "other words"), 0)
-    return CaptionedPictures([record], Vocabulary.from_captions(record.captions), (16, 32), 4, **options)
-
-
-def test_training_flips_and_crops_and_testing_does_neither(tmp_path):
-    data = gradient_set(tmp_path)
-    slopes, crops = set(), set()
-    for epoch in range(20):
-        data.set_epoch(epoch)
-        image = data[0].images[1]
-        slopes.add(bool(image[0, 0, 0] < image[0, 0, -1]))
-        crops.add(round(image.mean().item(), 4))
-    assert slopes == {True, False}
-    assert len(crops) > 2
-    data = gradient_set(tmp_path, augment=False)
-    first = data[0]
-    data.set_epoch(9)
-    assert torch.equal(first.images[1], data[0].images[1])
-    assert torch.equal(first.caption, data[0].caption)
-    assert abs(first.images[1].mean()) < 0.02  # the centre
-
-
-def test_smaller_sides_are_the_same_crop(tmp_path):
-    data = gradient_set(tmp_path)
-    for epoch in range(5):
-        data.set_epoch(epoch)
-        small, large = data[0].images
-        pooled = torch.nn.functional.avg_pool2d(large, 2)
-        assert torch.allclose(small[:, 1:-1, 1:-1], pooled[:, 1:-1, 1:-1], atol=0.02)
-
-
-def test_margin_one_keeps_the_picture_whole(tmp_path):
-    data = gradient_set(tmp_path, margin=1.0, augment=False)
-    image = data[0].images[1]
-    assert max(image.max().item(), -image.min().item()) > 0.95
-    cropped = gradient_set(tmp_path, augment=False)[0].images[1]
-    assert cropped.max() < image.max()
-
-
-def test_cached_pictures_equal_decoded_ones(tmp_path):
-    kept, read = gradient_set(tmp_path, keep_decoded=True), gradient_set(tmp_path)
-    first = kept[0].images[1].clone()
-    kept[0].images[1].zero_()
-    assert torch.equal(kept[0].images[1], first)
-    assert torch.equal(read[0].images[1], first)
-
-
-def test_pictures_of_any_shape_fill_the_sides(tmp_path):
-    for size in ((1, 1), (300, 2), (3, 200)):
-        write_picture(tmp_path / "odd.jpg", size=size)
-        record = Record("odd", tmp_path / "odd.jpg", ("words",), 0)
-        data = CaptionedPictures([record], Vocabulary.from_captions(["words"]), (8, 16), 4)
-        assert [tuple(image.shape) for image in data[0].images] == [(3, 8, 8), (3, 16, 16)]
-
-
 @pytest.mark.parametrize("batch_size", [0, -1, 9])
 def test_impossible_batch_size_names_the_allowed_range(train, batch_size):
     with pytest.raises(InputError, match=r"1\.\.8"):
@@ -161,3 +104,60 @@ def test_bad_arguments_are_refused(tmp_path, train):
         CaptionedPictures([], vocabulary, (8,), 4)
     with pytest.raises(DataError, match="no caption at all"):
         CaptionedPictures([Record("a", tmp_path / "a.jpg", (), 0)], vocabulary, (8,), 4)
+
+
+def test_missing_picture_in_a_worker_is_named(pictures):
+    data = open_small(pictures)
+    (pictures / "p1.jpg").unlink()
+    with pytest.raises(DataError, match=r"p1\.jpg"):
+        list(make_loader(data, 4, workers=1))
+
+
+def test_the_pixels_of_a_batch_are_those_of_its_items(train):
+    """What workers send is finished for a whole batch at once."""
+    batch = next(iter(make_loader(train, 6, seed=1, epoch=2)))
+    train.set_epoch(2)
+    items = {record.key: train[index] for index, record in enumerate(train.records)}
+    for number, key in enumerate(batch.keys):
+        assert torch.equal(batch.captions[number], items[key].caption)
+        for side, image in zip(batch.images, items[key].images, strict=True):
+            assert torch.equal(side[number], image)
+
+
+def test_endless_batches_go_on_through_epochs_by_the_same_workers(train):
+    def epoch(number, start=0):
+        return list(make_loader(train, 3, seed=1, epoch=number, start_batch=start))
+
+    endless = make_loader(train, 3, seed=1, epoch=4, start_batch=1, endless=True, workers=1)
+    got = list(islice(endless, 1 + 2 + 2))
+    assert same(got, [*epoch(4, 1), *epoch(5), *epoch(6)])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_together_read_the_batches_of_one(train, workers):
+    whole = list(make_loader(train, 5, seed=1, epoch=2))
+    parts = [make_loader(train, 5, seed=1, epoch=2, rows=rows, workers=workers) for rows in (range(2), range(2, 5))]
+    joined = [
+        PictureBatch(
+            [torch.cat(sides) for sides in zip(a.images, b.images, strict=True)],
+            *(torch.cat(pair) for pair in zip(a[1:4], b[1:4], strict=True)),
+            a.keys + b.keys,
+        )
+        for a, b in zip(*parts, strict=True)
+    ]
+    assert same(whole, joined)
+
+
+def test_workers_share_what_they_decode(pictures, monkeypatch):
+    data = open_dataset(pictures, image_sizes=(8, 16), cache_bytes=1 << 20)
+    first = list(make_loader(data, 4, workers=2))
+    assert len(data.cache) == 8
+    monkeypatch.setattr("dmgan_fast.data.dataset.read_picture", None)
+    assert same(first, make_loader(data, 4, workers=2))
+    assert same(first, make_loader(data, 4))
+
+
+def test_all_are_read_in_order_to_the_last(train):
+    batches = list(loader_in_order(train, 3))
+    assert [len(batch.keys) for batch in batches] == [3, 3, 2]
+    assert [key for batch in batches for key in batch.keys] == [record.key for record in train.records]

@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from miniature import write_pickle, write_picture
 from PIL import Image
 
 from dmgan_fast.data import open_dataset
 from dmgan_fast.data.dataset import Record, read_picture
 from dmgan_fast.errors import DataError
+from tests.data.miniature import write_pickle, write_picture
 
 SIDE = 32
 ORIENTATION = 0x0112  # EXIF tag

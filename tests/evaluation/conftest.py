@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dmgan_fast.evaluation import extractors
+from dmgan_fast.config import load_config
+from dmgan_fast.evaluation import EvaluationConfig, extractors
 from dmgan_fast.modules import Generator
 from dmgan_fast.training.trainer import train
+from tests.evaluation.runs import COUNT
 from tests.training.conftest import encoders, one_thread, pictures, train_config  # noqa: F401
 
 
@@ -70,3 +72,14 @@ def trained(pictures, encoders, tmp_path_factory):  # noqa: F811
         generator.image_heads[-1].conv.weight *= 1000
     generator.save_pretrained(out / "weights" / "generator")
     return out
+
+
+@pytest.fixture
+def config(trained, tmp_path):
+    """Settings of an evaluation of the run, over which others may be laid."""
+
+    def build(**values):
+        base = {"weights": str(trained), "count": COUNT, "cache": str(tmp_path / "cache"), "batch_size": 25}
+        return load_config(EvaluationConfig, base | values)
+
+    return build

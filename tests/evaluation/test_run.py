@@ -12,44 +12,17 @@ import pytest
 import torch
 
 from dmgan_fast import cli
-from dmgan_fast.config import load_config
 from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
-from dmgan_fast.evaluation import (
-    EvaluationConfig,
-    evaluate,
-    extractors,
-    frechet_distance,
-    kernel_distance,
-    r_precision,
-    sources,
-    store,
-)
-from dmgan_fast.evaluation.catalogue import METRICS, Weights
+from dmgan_fast.evaluation import evaluate, extractors, frechet_distance, kernel_distance, r_precision, sources, store
 from dmgan_fast.evaluation.sources import DrawnPictures
 from dmgan_fast.sampling.sampler import Sampler
-
-COUNT = 128  # with 8 pictures a caption has 112 others of other classes
+from tests.evaluation.runs import COUNT, results
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(store, "CHUNK", 50)
-
-
-@pytest.fixture
-def config(trained, tmp_path):
-    """Settings of an evaluation of the run, over which others may be laid."""
-
-    def build(**values):
-        base = {"weights": str(trained), "count": COUNT, "cache": str(tmp_path / "cache"), "batch_size": 25}
-        return load_config(EvaluationConfig, base | values)
-
-    return build
-
-
-def results(report):
-    return {metric["name"]: (metric["value"], metric["std"]) for metric in report["metrics"]}
 
 
 def test_every_figure_is_its_formula_on_the_pictures_drawn(config, trained, encoders, pictures, tmp_path):
@@ -70,23 +43,6 @@ def test_every_figure_is_its_formula_on_the_pictures_drawn(config, trained, enco
         precision = r_precision(fake, sentences, class_ids=drawn.class_ids, slicing=slicing)
         assert got[name] == pytest.approx(precision, rel=1e-5)
     assert tuple(got) == names
-
-
-def test_the_report_says_what_was_measured_with_what(config, tmp_path):
-    report = evaluate(config(), tmp_path / "out")
-    assert report == json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert report["drawn"]["count"] == COUNT
-    assert report["real"]["count"] == 8
-    assert report["extractors"]["damsm"].startswith("damsm sha256=")
-    assert len(report["generator"]["sha256"]) == 64
-    assert report["settings"]["seed"] == 0
-    assert report["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert "too few for 8 features" in report["metrics"][0]["warnings"][0]  # 8 real pictures
-    assert "subsets of 8 pictures, where the standard is 1000" in report["metrics"][1]["warnings"][0]
-    page = (tmp_path / "out" / "evaluation.md").read_text()
-    assert "| R-precision % (DAMSM) | `r-precision` |" in page
-    assert "is-tf, fid-tf, kid-tf: TensorFlow's Inception of 2015-12-05" in page
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "evaluation.md"}
 
 
 def test_metrics_whose_weights_are_missing_are_left_out_and_it_is_said_what_to_fetch(config, tmp_path):
@@ -115,22 +71,6 @@ def test_metrics_of_every_network_with_all_weights(config, inception, tmp_path):
     few_of = [note.split(" pictures are too few for 2048 features")[0] for note in notes["fid-paper"]]
     assert sorted(few_of) == ["12 drawn", "8 real"]
     assert "can't score above 2, and there are 1008 classes" in notes["is-tf"][0]
-
-
-def test_every_metric_has_an_extractor_of_its_protocol(inception, encoders, tmp_path):
-    torch.save({"fc.weight": torch.zeros(2, 5), "fc.bias": torch.zeros(2)}, tmp_path / "birds.pth")
-    weights = Weights(inception=inception, classifier=tmp_path / "birds.pth", damsm=encoders / "weights")
-    keys = {}
-    for metric in METRICS.values():
-        if metric.extractor != "classifier":
-            keys[metric.name] = weights.load(metric.extractor, torch.device("cpu")).key.split(" ")
-    assert [keys[name][0] for name in ("fid-paper", "fid-align-corners")] == ["torchvision-inception-v3"] * 2
-    assert [keys[name][2] for name in ("fid-paper", "fid-align-corners")] == ["resize=pil", "resize=align_corners"]
-    assert {keys[name][0] for name in ("is-tf", "is-coco", "fid-tf", "kid-tf")} == {"tf-inception-2015-12-05"}
-    assert [keys[name][2] for name in ("is-tf", "is-coco")] == ["resize=tf", "resize=pil"]
-    assert {keys[name][0] for name in ("fid-damsm", "kid-damsm", "r-precision", "r-precision-official")} == {"damsm"}
-    with pytest.raises(CheckpointError, match=r"birds\.pth: not an Inception-v3 classifier"):
-        weights.load(METRICS["is-birds"].extractor, torch.device("cpu"))
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was_with_the_same_result(config, tmp_path, monkeypatch):
@@ -204,25 +144,6 @@ def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders
     assert "captions.jsonl or captions.csv" in report["left_out"]["r-precision"]
 
 
-def test_given_statistics_stand_for_the_real_pictures(config, tmp_path):
-    mean, covariance = np.linspace(-1, 1, 8), np.diag(np.arange(1.0, 9.0))
-    np.savez(tmp_path / "birds.npz", mu=mean, sigma=covariance)
-    given = {
-        "count": 40,
-        "metrics": ("fid-damsm",),
-        "statistics": {"fid-damsm": str(tmp_path / "birds.npz")},
-        "keep_features": True,
-    }
-    report = evaluate(config(**given), tmp_path / "out")
-    (folder,) = (tmp_path / "out" / "features").iterdir()
-    kept = store.FeatureStore(folder.parent, f"{report['drawn']['key']} {report['extractors']['damsm']}")
-    rows = torch.cat([kept.read(rows, "features") for rows in store.chunks_of(40)]).double()
-    expected = frechet_distance(rows.mean(0), torch.cov(rows.t()), mean, covariance)
-    assert results(report)["fid-damsm"][0] == pytest.approx(expected, rel=1e-9)
-    assert report["real"] is None
-    assert len(report["statistics"]["fid-damsm"]["sha256"]) == 64
-
-
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
@@ -258,12 +179,6 @@ def test_what_cannot_be_evaluated_is_said_before_any_work(config, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("values", "message"), [({"count": 1}, "count: .*got 1"), ({"seed": -1}, "seed: .*got -1")])
-def test_settings_out_of_range_are_named(config, values, message):
-    with pytest.raises(InputError, match=message):
-        config(**values)
-
-
 def test_weights_of_no_run_need_data_to_be_named(config, trained, tmp_path):
     """A bare bundle does not say what it was trained on, and is not compared with the demo set for want of it."""
     bare = tmp_path / "bare"
@@ -287,12 +202,6 @@ def test_captions_that_the_encoders_cannot_read_are_named_before_any_work(config
         evaluate(config(damsm=str(strangers)), tmp_path / "out")
 
 
-def test_statistics_of_another_width_are_refused(config, tmp_path):
-    np.savez(tmp_path / "x.npz", mu=np.zeros(5), sigma=np.eye(5))
-    with pytest.raises(InputError, match=r"mu must be \[8\] for fid-damsm, got \[5\]"):
-        evaluate(config(statistics={"fid-damsm": str(tmp_path / "x.npz")}), tmp_path / "out")
-
-
 def test_features_that_are_not_finite_name_the_picture(config, tmp_path, monkeypatch):
     look = extractors.DAMSMFeatures.__call__
 
@@ -304,13 +213,6 @@ def test_features_that_are_not_finite_name_the_picture(config, tmp_path, monkeyp
 
     monkeypatch.setattr(extractors.DAMSMFeatures, "__call__", spoil)
     with pytest.raises(InputError, match="features of picture 3 by damsm are not finite"):
-        evaluate(config(), tmp_path / "out")
-
-
-def test_a_broken_report_is_named(config, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "evaluation.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"evaluation\.json is not a report"):
         evaluate(config(), tmp_path / "out")
 
 

@@ -5,9 +5,8 @@ import errno
 import pytest
 import torch
 
-from dmgan_fast.errors import CheckpointError, DataError
+from dmgan_fast.errors import CheckpointError
 from dmgan_fast.evaluation import store as stores
-from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.evaluation.store import FeatureStore, cache_folder, chunks_of
 
 
@@ -57,26 +56,3 @@ def test_damaged_and_foreign_chunks_are_refused(tmp_path):
 def test_the_cache_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "dmgan_fast" / "features"
-
-
-def test_statistics_as_the_authors_publish_them(tmp_path):
-    import numpy as np
-
-    np.savez(tmp_path / "birds.npz", mu=np.arange(3, dtype=np.float32), sigma=np.eye(3))
-    given = GivenStatistics.read(tmp_path / "birds.npz")
-    assert given.mean.tolist() == [0, 1, 2]
-    assert given.covariance.dtype == np.float64
-    for arrays, message in (
-        ({"mu": np.zeros(3)}, "not an .npz file with mu and sigma"),
-        ({"mu": np.zeros(3), "sigma": np.eye(2)}, r"sigma \[D, D\], got \(3,\) and \(2, 2\)"),
-        ({"mu": np.array([print]), "sigma": np.eye(2)}, "not an .npz file"),  # would have to be unpickled
-    ):
-        np.savez(tmp_path / "broken.npz", **arrays)
-        with pytest.raises(DataError, match=message):
-            GivenStatistics.read(tmp_path / "broken.npz")
-    for content in (b"", b"no archive"):
-        (tmp_path / "broken.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"broken\.npz is not an \.npz file"):
-            GivenStatistics.read(tmp_path / "broken.npz")
-    with pytest.raises(DataError, match="absent"):
-        GivenStatistics.read(tmp_path / "absent.npz")

@@ -77,11 +77,13 @@ def words_similarity(
     words: int = 18,
     batch: int = 4,
     regions: int = 289,
+    captions: int | None = None,
 ) -> None:
+    """``captions``: as many as pictures by default."""
     from dmgan_fast.kernels import words_similarity as op
 
     pictures = torch.zeros((batch, channels, regions), dtype=dtype)
-    captions = torch.zeros((batch, channels, words), dtype=dtype)
-    lengths = torch.full((batch,), words)
-    scores = op.words_similarity_forward(pictures, captions, lengths, 4.0, 5.0)
-    op.words_similarity_backward(scores, scores, pictures, captions, lengths, 4.0, 5.0)
+    captioned = torch.zeros((captions or batch, channels, words), dtype=dtype)
+    lengths = torch.full((len(captioned),), words)
+    scores = op.words_similarity_forward(pictures, captioned, lengths, 4.0, 5.0)
+    op.words_similarity_backward(scores, scores, pictures, captioned, lengths, 4.0, 5.0)

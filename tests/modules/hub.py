@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+import torch
+
+from dmgan_fast import TextEncoder, TextEncoderConfig
+
 TOKEN = "hf_secret"
 
 
@@ -112,3 +116,8 @@ class Handler(BaseHTTPRequestHandler):
                 "commitUrl": f"{self.server.url}/{'/'.join(path[2:4])}/commit/{commit}",
             }
         )
+
+
+def encoder(seed=0):
+    torch.manual_seed(seed)
+    return TextEncoder(TextEncoderConfig(vocabulary_size=5, word_channels=4, embedding_channels=3)).eval()

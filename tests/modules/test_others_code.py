@@ -1,89 +1,16 @@
 """Others' code around our models: PyTorch's SyncBatchNorm, wrappers around a step's models, padding that holds NaN."""
 
-import copy
-import os
-
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DataParallel
 
 from dmgan_fast import functional
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import (
-    Discriminator,
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-    ImageEncoder,
-    ImageEncoderConfig,
-    fold,
-)
-from dmgan_fast.modules.blocks import BatchNormGLU, BatchNormSkip, share_batch_statistics
+from dmgan_fast.modules import Discriminator, DiscriminatorConfig, Generator, ImageEncoder, ImageEncoderConfig, fold
 from dmgan_fast.runs.config import StepConfig
 from dmgan_fast.training.step import TrainStep
-
-CONFIG = GeneratorConfig(
-    image_sizes=(64, 128), base_channels=2, residual_blocks=1, word_channels=8, condition_channels=4, noise_channels=4
-)
-
-
-@pytest.fixture
-def alone():
-    """A process group of one, as DDP scripts begin with."""
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
-    yield
-    distributed.destroy_process_group()
-
-
-def inputs(seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    noise, sentence, eps = (torch.randn(3, size, generator=draw) for size in (4, 8, 4))
-    words = torch.randn(3, 8, 5, generator=draw)
-    mask = torch.arange(5) >= torch.tensor([5, 2, 3])[:, None]
-    return {"noise": noise, "sentence": sentence, "words": words, "padding_mask": mask, "eps": eps}
-
-
-def norms(model):
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_convert_sync_batchnorm_leaves_a_generator_that_draws_and_learns_the_same(training):
-    torch.manual_seed(0)
-    model = Generator(CONFIG).train(training)
-    plain = copy.deepcopy(model)
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert {type(norm) for norm in norms(converted)} == {BatchNormGLU, BatchNormSkip}
-    assert list(converted.state_dict()) == list(plain.state_dict())
-    for each in (converted, plain):
-        sum(image.square().sum() for image in each(**inputs()).images).backward()
-    for one, other in zip(converted.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)
-    for one, other in zip(converted.buffers(), plain.buffers(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_converted_norms_share_statistics_as_asked(alone):
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(Generator(CONFIG))
-    assert {norm.sharing for norm in norms(model)} == {distributed.group.WORLD}
-    group = distributed.new_group([0])
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(Generator(CONFIG), group)
-    assert {norm.sharing for norm in norms(model)} == {group}
-    share_batch_statistics(model, None)
-    assert {norm.sharing for norm in norms(model)} == {None}
-
-
-def test_norms_converted_before_the_processes_join_share_once_they_have():
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(Generator(CONFIG))
-    assert {norm.sharing for norm in norms(model)} == {None}
-    os.environ.pop("MASTER_ADDR", None)
-    distributed.init_process_group("gloo", rank=0, world_size=1, store=distributed.HashStore())
-    try:
-        assert {norm.sharing for norm in norms(model)} == {distributed.group.WORLD}
-    finally:
-        distributed.destroy_process_group()
+from tests.modules.others import CONFIG, inputs
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ std::vector<float> convolved(const Convolution<F>& call, const float* x, const f
   std::vector<float> u(weight_floats(call));
   std::vector<float> y(call.y.batch * call.y.channels * call.y.pixels(), std::numeric_limits<float>::quiet_NaN());
   transform_weights<F>(call, weight, transposed, flipped, u.data());
-  convolve<F, kSum>(call, x, u.data(), nullptr, y.data());
+  convolve<F, kSum>(call, x, u.data(), Plain{}, y.data());
   return y;
 }
 

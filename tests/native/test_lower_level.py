@@ -18,7 +18,7 @@ AVX2 = {
 }
 CHOSEN = {
     "tests/training/planning/test_measure.py": "predicted_peak and not tile",
-    "tests/modules/test_models.py": "spectral",
+    "tests/modules/test_spectral_norm.py": "spectral",
 }
 
 pytestmark = pytest.mark.skipif(native.cpu_levels()[0] != "avx512", reason="the whole suite runs at this CPU's level")

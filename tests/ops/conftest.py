@@ -33,7 +33,7 @@ def level(request, use_level):
 
 def _load_simt(op: str) -> object:
     torch.ops.load_library(SIMT)
-    return torch.ops.dmgan_fast_simt
+    return _backends.cuda_kernels(op, torch.ops.dmgan_fast_simt)
 
 
 def _simt_why_not(op: str) -> str | None:

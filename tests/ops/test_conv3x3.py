@@ -8,20 +8,8 @@ from dmgan_fast import functional
 from dmgan_fast.aten import convolutions
 from dmgan_fast.errors import BackendError, InputError
 from tests.ops.conftest import LEVELS
-from tests.ops.harness import DTYPES, LAYOUTS, Case, check, inputs, relative_error, run, with_threads
-
-GENERATOR = torch.Generator().manual_seed(0)
-
-
-def case(batch, in_channels, out_channels, height, width, layout="contiguous", op="conv3x3", bias=False):
-    side = 4 if op == "conv4x4_stride2" else 3
-    x = torch.randn(batch, in_channels, height, width, dtype=torch.float64, generator=GENERATOR)
-    weight = torch.randn(out_channels, in_channels, side, side, dtype=torch.float64, generator=GENERATOR)
-    tensors = {"x": x, "weight": weight * (side**2 * in_channels) ** -0.5}
-    if bias:
-        tensors["bias"] = torch.randn(out_channels, dtype=torch.float64, generator=GENERATOR)
-    return Case(op, tensors, layout=layout, pictures=("x",))
-
+from tests.ops.convolution_cases import case
+from tests.ops.harness import DTYPES, LAYOUTS, Case, check, inputs, run, with_threads
 
 CASES = {
     "one pixel": case(2, 4, 6, 1, 1),
@@ -86,12 +74,6 @@ def matrices_everywhere(monkeypatch):
 @pytest.mark.parametrize("name", [name for name in CASES if name != "strided, odd sides"])
 def test_products_of_matrices_are_as_exact_as_eager(name):
     check(CASES[name], torch.float32, "cpu", "cpu")
-
-
-def test_a_weight_of_millions_of_elements_is_a_matrix():
-    head = torch.empty(1024, 512, 4, 4)
-    assert convolutions.runs_as_matrix("conv4x4_stride2", 4 * 4 * 4, head)
-    assert not convolutions.runs_as_matrix("conv4x4_stride2", 4 * 8 * 8, head[:512, :256])
 
 
 @pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.float32], ids=str)
@@ -170,29 +152,3 @@ def test_custom_op_passes_opcheck_and_compiles_whole():
 def test_bad_weight_is_named():
     with pytest.raises(InputError, match=r"conv3x3: weight must have shape \[O, 4, 3, 3\], got \[5, 4, 5, 5\]"):
         functional.conv3x3(torch.zeros(1, 4, 6, 6), torch.zeros(5, 4, 5, 5))
-
-
-@pytest.mark.parametrize("op", ["conv3x3", "conv4x4_stride2", "upsample_conv3x3"])
-def test_second_derivatives_are_right(op):
-    tensors = inputs(case(2, 18, 5, 40, 38, op=op), torch.float32, "cpu")
-    exact = {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
-
-    def penalty(tensors, backend):
-        """A gradient penalty's gradients."""
-        y = getattr(functional, op)(**tensors, backend=backend)
-        grads = torch.autograd.grad(y.square().sum(), list(tensors.values()), create_graph=True)
-        return torch.autograd.grad(sum(g.square().sum() for g in grads), list(tensors.values()))
-
-    for found, truth in zip(penalty(tensors, "cpu"), penalty(exact, "reference"), strict=True):
-        assert relative_error(found, truth) < 2e-6
-
-
-@pytest.mark.parametrize("op", ["conv3x3", "conv4x4_stride2", "upsample_conv3x3"])
-def test_each_direction_takes_the_faster_kernel(op):
-    assert convolutions.runs_forward(op, 1 << 20, 64)
-    assert convolutions.runs_forward(op, 16, 64) == (op == "upsample_conv3x3")
-    assert convolutions.runs_weight(op, 1 << 20, 64, 64)
-    upsamples = op == "upsample_conv3x3"
-    assert convolutions.runs_forward(op, 1 << 20, 3) == upsamples, "large results of few inputs are PyTorch's"
-    assert convolutions.runs_weight(op, 1 << 20, 3, 64) == upsamples
-    assert convolutions.runs_weight(op, 1 << 20, 64, 3) != upsamples

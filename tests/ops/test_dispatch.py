@@ -9,8 +9,6 @@ import torch
 from dmgan_fast import contract, native
 from dmgan_fast.errors import BackendError
 from dmgan_fast.ops import _backends, _dispatch
-from tests.ops.harness import DTYPES, check, inputs, run
-from tests.ops.test_backends import UPSAMPLE, WRITE
 from tools import gpu_page
 
 ROOT = Path(__file__).parents[2]
@@ -110,33 +108,3 @@ def test_every_op_has_a_rule_and_every_rule_a_reason():
 
 def test_the_page_has_the_table_as_it_is():
     assert gpu_page.written(gpu_page.PAGE.read_text()) == gpu_page.PAGE.read_text()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", UPSAMPLE)
-def test_the_transposed_convolution_is_as_exact_as_eager(name, dtype):
-    check(UPSAMPLE[name], dtype, "aten", "cpu")
-
-
-@pytest.fixture
-def cuda_on_cpu(monkeypatch):
-    """The cuda backend with the native kernels of the CPU in place of its own."""
-    kernels = native.load("cpu")
-    monkeypatch.setattr(native, "load", lambda kind="cpu": kernels)
-    backend = _backends.REGISTRY["cuda"]
-    stand_in = _backends.Kernels(lambda op: None, backend.load, lambda: ("cpu",))
-    monkeypatch.setitem(_backends.REGISTRY, "cuda", stand_in)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", WRITE)
-def test_gradients_of_memory_write_by_matrix_products_are_as_exact_as_eager(name, dtype, cuda_on_cpu):
-    check(WRITE[name], dtype, "cuda", "cpu")
-
-
-def test_the_cuda_backend_computes_those_gradients_by_matrix_products(cuda_on_cpu):
-    case = WRITE["birds"]
-    tensors = inputs(case, torch.float32, "cpu")
-    _, fused = run(case, tensors, "cpu")
-    _, products = run(case, tensors, "cuda")
-    assert any(not torch.equal(fused[name], products[name]) for name in fused)

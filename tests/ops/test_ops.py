@@ -6,74 +6,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from dmgan_fast import functional
 from dmgan_fast.errors import BackendError, InputError
 from dmgan_fast.ops import _backends
-
-B, C, D, T, H, W = 3, 4, 5, 6, 3, 7
-LENGTHS = (6, 4, 1)
-
-
-def rand(*shape, dtype=torch.float64):
-    return torch.randn(*shape, dtype=dtype)
+from tests.ops.arguments import (
+    B,
+    C,
+    D,
+    H,
+    T,
+    W,
+    call,
+    norm_arguments,
+    padding,
+    rand,
+    read_arguments,
+    similarity_arguments,
+    write_arguments,
+)
 
 
 @pytest.fixture(autouse=True)
 def seed(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.delenv(_backends.VARIABLE, raising=False)
-
-
-def padding():
-    return torch.arange(T) >= torch.tensor(LENGTHS)[:, None]
-
-
-def write_arguments(channels=C):
-    C = channels
-    return {
-        "words": rand(B, D, T),
-        "image_mean": rand(B, C),
-        "gate_word": rand(D),
-        "gate_image": rand(C),
-        "word_weight": rand(2 * C, D),
-        "word_bias": rand(2 * C),
-        "image_weight": rand(2 * C, C),
-        "image_bias": rand(2 * C),
-        "key_weight": rand(C, 2 * C),
-        "key_bias": rand(C),
-        "value_weight": rand(C, 2 * C),
-        "value_bias": rand(C),
-    }
-
-
-def read_arguments():
-    return {
-        "h": rand(B, C, H, W),
-        "key": rand(B, C, T),
-        "value": rand(B, C, T),
-        "gate_weight": rand(2 * C),
-        "gate_bias": rand(1),
-        "padding_mask": padding(),
-    }
-
-
-def norm_arguments():
-    return {
-        "x": rand(B, 2 * C, H, W),
-        "weight": rand(2 * C),
-        "bias": rand(2 * C),
-        "running_mean": torch.zeros(2 * C).double(),
-        "running_var": torch.ones(2 * C).double(),
-        "training": True,
-    }
-
-
-def similarity_arguments():
-    words, lengths = rand(B, D, T), torch.tensor(LENGTHS)
-    return {"regions": rand(2, D, H, W), "words": words, "lengths": lengths, "gamma1": 4.0, "gamma2": 5.0}
 
 
 ARGUMENTS = {
@@ -87,104 +44,8 @@ ARGUMENTS = {
 }
 
 
-def call(op, arguments, **more):
-    return getattr(functional, op)(**arguments, **more)
-
-
 def clone(arguments):
     return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-
-
-# what they compute
-
-
-@pytest.mark.parametrize("mask_mode", ["paper", "official"])
-def test_read_equals_the_paper_pixel_by_pixel(mask_mode):
-    a = read_arguments()
-    result, attention, gate = call("memory_read", a, mask_mode=mask_mode, return_attention=True, return_gate=True)
-    for b in range(B):
-        for n in range(H * W):
-            row = b if mask_mode == "paper" else (b * H * W + n) % B
-            seen = ~a["padding_mask"][row]
-            pixel = a["h"][b].flatten(1)[:, n]
-            alpha = torch.zeros(T).double()
-            alpha[seen] = (a["key"][b].t() @ pixel)[seen].softmax(0)
-            read = a["value"][b] @ alpha
-            g = torch.sigmoid(a["gate_weight"] @ torch.cat((pixel, read)) + a["gate_bias"])
-            torch.testing.assert_close(attention[b].flatten(1)[:, n], alpha)
-            torch.testing.assert_close(gate[b].flatten(1)[:, n], g)
-            torch.testing.assert_close(result[b].flatten(1)[:, n], g * read + (1 - g) * pixel)
-
-
-def test_masked_words_get_no_weight_and_change_nothing():
-    a = read_arguments()
-    result, attention = call("memory_read", a, return_attention=True)
-    assert (attention.flatten(2)[padding()] == 0).all()
-    a["key"] = a["key"].masked_fill(padding()[:, None], 1e6)
-    a["value"] = a["value"].masked_fill(padding()[:, None], -1e6)
-    assert torch.equal(call("memory_read", a), result)
-
-
-@pytest.mark.parametrize("sample", [1, 2])
-def test_read_of_a_sample_does_not_depend_on_its_neighbours_in_paper_mode(sample):
-    a = read_arguments()
-    length = LENGTHS[sample]
-    alone = {k: v[sample : sample + 1] if k in ("h", "key", "value", "padding_mask") else v for k, v in a.items()}
-    alone |= {k: alone[k][..., :length] for k in ("key", "value", "padding_mask")}
-    torch.testing.assert_close(call("memory_read", a)[sample], call("memory_read", alone)[0])
-    official = call("memory_read", a, mask_mode="official")[sample]
-    assert not torch.allclose(official, call("memory_read", alone, mask_mode="official")[0])
-
-
-@pytest.mark.parametrize("mask_mode", ["paper", "official"])
-def test_a_fully_masked_caption_reads_zero_with_finite_gradients(mask_mode):
-    a = read_arguments()
-    a["padding_mask"][1] = True
-    a["gate_weight"] = a["gate_bias"] = None
-    for name in ("h", "key", "value"):
-        a[name].requires_grad_()
-    result, attention = call("memory_read", a, mask_mode=mask_mode, return_attention=True)
-    rows = torch.arange(B * H * W) % B if mask_mode == "official" else torch.arange(B).repeat_interleave(H * W)
-    unread = (rows == 1).view(B, H, W)
-    assert (result.movedim(1, 3)[unread] == 0).all()
-    assert (attention.movedim(1, 3)[unread] == 0).all()
-    assert (result.movedim(1, 3)[~unread] != 0).all()
-    (result.square().sum() + attention.square().sum()).backward()
-    assert all(a[name].grad.isfinite().all() for name in ("h", "key", "value"))
-
-
-@pytest.mark.parametrize(("training", "tracked"), [(True, True), (True, False), (False, True)])
-def test_norm_and_running_statistics_equal_batchnorm2d(training, tracked):
-    module = nn.BatchNorm2d(2 * C, momentum=0.3, eps=1e-3, track_running_stats=tracked).double().train(training)
-    nn.init.normal_(module.weight)
-    nn.init.normal_(module.bias)
-    a = norm_arguments() | {"weight": module.weight, "bias": module.bias, "training": training}
-    if not tracked:
-        a["running_mean"] = a["running_var"] = None
-    found = call("batch_norm_glu", a, momentum=0.3, eps=1e-3)
-    value, gate = module(a["x"]).chunk(2, 1)
-    torch.testing.assert_close(found, value * gate.sigmoid())
-    if tracked:
-        assert torch.equal(a["running_mean"], module.running_mean)
-        assert torch.equal(a["running_var"], module.running_var)
-
-
-def test_upsampling_equals_the_transposed_convolution():
-    x, weight = rand(B, C, H, W), rand(D, C, 3, 3)
-    flipped = weight.flip(2, 3).transpose(0, 1)
-    spread = sum(F.pad(flipped, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1))
-    expected = F.conv_transpose2d(x, spread, stride=2, padding=1)
-    torch.testing.assert_close(functional.upsample_conv3x3(x, weight), expected)
-
-
-def test_similarity_does_not_depend_on_padding():
-    a = similarity_arguments()
-    found = call("words_similarity", a)
-    a["words"] = a["words"].masked_fill(padding()[:, None], 100.0)
-    assert torch.equal(call("words_similarity", a), found)
-    for j, length in enumerate(LENGTHS):
-        alone = a | {"words": a["words"][j : j + 1, :, :length], "lengths": torch.tensor([length])}
-        torch.testing.assert_close(call("words_similarity", alone)[:, 0], found[:, j])
 
 
 @pytest.mark.parametrize("op", ARGUMENTS)

@@ -92,13 +92,6 @@ def test_the_picture_of_the_layers_shows_every_layer():
     assert [layer for layer in layers if f"<b>{layer}</b>" not in picture] == []
 
 
-def test_the_path_that_was_documented_for_saving_weights_still_works():
-    from dmgan_fast.sampling import save_bundle
-    from dmgan_fast.training import weights
-
-    assert weights.save_bundle is save_bundle
-
-
 def test_imports_go_down_the_layers_and_never_in_a_circle():
     linter = Path(sys.executable).with_name("lint-imports")
     if not linter.exists():

@@ -157,6 +157,9 @@ int main() {
     expect_refusal("disagree", run(disagreeing_kernel, kWarp, 1024));
     expect_refusal("asked for", run(greedy_kernel, kWarp, simt::kSharedLimit + 1));
     expect_refusal("whole warps", run(half_waits_kernel, kWarp + 1, 0));
+    expect_refusal("a grid has at most", [] {
+      dmgan::launch(half_shuffles_kernel, (int64_t{1} << 32) + 1, kWarp, 0, nullptr);  // as 32 bits: one
+    });
 
     for (const bool waits : {false, true}) {
       dmgan::launch(copy_kernel, 1, kWarp, dmgan::shared_bytes<float>(kWarp), nullptr, x.data(), out.data(), waits);

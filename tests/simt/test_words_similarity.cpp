@@ -7,7 +7,7 @@ namespace {
 using Doubles = std::vector<double>;
 
 struct Case {
-  int pictures, captions, dimensions, regions, words;
+  int images, captions, dimensions, regions, words;
   float gamma1 = 4.0f;
   bool zero_word = false;       // one word is zero: its cosine is clamped
   bool padded_caption = false;  // one caption has no word
@@ -22,9 +22,9 @@ struct Inputs {
 
   explicit Inputs(const Case& s)
       : size(s),
-        region(check::normal<S>(s.pictures * s.dimensions * s.regions, std::pow(s.dimensions, -0.25f))),
+        region(check::normal<S>(s.images * s.dimensions * s.regions, std::pow(s.dimensions, -0.25f))),
         word(check::normal<S>(s.captions * s.dimensions * s.words, std::pow(s.dimensions, -0.25f))),
-        grad(check::normal<float>(s.pictures * s.captions, 1.0f)) {
+        grad(check::normal<float>(s.images * s.captions, 1.0f)) {
     for (int k = 0; k < s.captions; ++k) lengths.push_back(std::max(1, s.words - 2 * k));
     if (s.padded_caption) lengths.back() = 0;
     for (int d = 0; s.zero_word && d < s.dimensions; ++d) word[d * s.words] = S(0.0f);
@@ -36,7 +36,7 @@ struct Inputs {
   double w(int k, int d, int t) const { return static_cast<float>(word[(k * size.dimensions + d) * size.words + t]); }
 
   dmgan::WordsSimilarityInputs<S> kernel_inputs() const {
-    return {size.pictures, size.captions, size.dimensions, size.regions, size.words,
+    return {size.images, size.captions, size.dimensions, size.regions, size.words,
             region.data(), word.data(),   lengths.data(),  size.gamma1,  kGamma2};
   }
 
@@ -124,7 +124,7 @@ template <class S>
 void test(const Case& size, bool traffic = false) {
   const auto [B, K, D, N, T, gamma1, zero_word, padded_caption] = size;
   const std::string name = "words_similarity " + std::string(check::kName<S>) + " " + std::to_string(B) +
-                           " pictures, " + std::to_string(K) + " captions, D " + std::to_string(D) + ", N " +
+                           " images, " + std::to_string(K) + " captions, D " + std::to_string(D) + ", N " +
                            std::to_string(N) + ", T " + std::to_string(T) + ": ";
   const Inputs<S> in(size);
   const dmgan::WordsSimilarityInputs<S> inputs = in.kernel_inputs();
@@ -157,7 +157,7 @@ int main() {
     test<c10::BFloat16>({1, 2, 33, 20, 18});
     test<float>({2, 18, 5, 9, 2, 4.0f, false, true});  // two groups
 #ifndef SIMT_THREADS
-    test<float>({18, 2, 7, 5, 33});  // a slice of two pictures
+    test<float>({18, 2, 7, 5, 33});  // a slice of two images
     test<float>({2, 3, 70, 150, 25, 30.0f});
     test<float>({1, 2, 12, 9, 3, 4.0f, true});
     test<c10::Half>({2, 2, 96, 81, 18, 10.0f, false, true});

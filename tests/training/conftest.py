@@ -1,6 +1,7 @@
 """Runs small enough to repeat: a folder of drawn pictures, and settings for it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -94,3 +95,12 @@ def measured_run(pictures, encoders, tmp_path_factory):
 def averaged(run, step):
     state = load_checkpoint(checkpoint_file(run / "checkpoints", step), "gan")["task"]["train_step"]["average"]
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+@pytest.fixture
+def begun(pictures, encoders, tmp_path):
+    """A run of two steps whose data and encoders are its own, to be moved."""
+    shutil.copytree(pictures, tmp_path / "data")
+    shutil.copytree(encoders, tmp_path / "damsm")
+    train(train_config(tmp_path / "data", tmp_path / "damsm", steps=2), tmp_path / "run")
+    return tmp_path

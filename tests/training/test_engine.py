@@ -1,19 +1,18 @@
 """Whole runs: exact resume, Ctrl-C, full disk, non-finite losses, and what a run leaves behind."""
 
 import json
+import shutil
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dmgan_fast.errors import CheckpointError, InputError, Interrupted, NonFiniteLossError
-from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint, load_checkpoint
+from dmgan_fast.errors import CheckpointError, Interrupted, NonFiniteLossError
+from dmgan_fast.runs.checkpoints import checkpoint_file, latest_checkpoint, load_checkpoint, steps_of
 from dmgan_fast.sampling.sampler import Sampler
 from dmgan_fast.training.trainer import GANTask, train
-
-from .conftest import train_config
+from tests.training.conftest import train_config
 
 
 def same(one, other, path=""):
@@ -126,22 +125,54 @@ def test_a_run_is_not_overwritten_and_resumes_only_with_its_own_settings(picture
         train(other, tmp_path, resume=True)
 
 
-def test_a_run_leaves_logs_samples_and_a_model_card(pictures, encoders, tmp_path):
-    train(train_config(pictures, encoders, steps=2, sample_every=1), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["kind"] == "gan"
-    assert {file.name for file in (tmp_path / "samples").iterdir()} == {"step-00000001.png", "step-00000002.png"}
-    assert list((tmp_path / "tensorboard").iterdir())
-    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert header.startswith("step,seconds,discriminator_64,discriminator_128")
-    assert [row.split(",")[0] for row in rows] == ["1", "2"]
-    assert "2 steps of 3 pictures" in (tmp_path / "weights" / "README.md").read_text()
-    assert not (tmp_path / "validation.csv").exists()
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_with_the_same_bits(
+    pictures, encoders, tmp_path, caplog
+):
+    train(train_config(pictures, encoders, steps=3, checkpoint_every=1), tmp_path / "run")
+    file = checkpoint_file(tmp_path / "run" / "checkpoints", 3)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    train(train_config(pictures, encoders, steps=4), tmp_path / "run", resume=True)
+    train(train_config(pictures, encoders, steps=4), tmp_path / "whole")
+    assert "going on from step 2" in caplog.text
+    same(checkpoint(tmp_path / "whole")["task"], checkpoint(tmp_path / "run")["task"])
+    assert without_time(tmp_path / "whole" / "metrics.csv") == without_time(tmp_path / "run" / "metrics.csv")
 
 
-def test_widths_that_do_not_match_the_encoders_are_refused(pictures, encoders, tmp_path):
-    config = train_config(pictures, encoders)
-    config = replace(config, generator=replace(config.generator, word_channels=16))
-    with pytest.raises(InputError, match=r"generator\.word_channels must be the text encoder's 8, got 16"):
-        train(config, tmp_path)
-    with pytest.raises(CheckpointError, match=r"no weights at .*text_encoder"):
-        train(train_config(pictures, tmp_path), tmp_path / "out")
+def test_saving_in_the_background_writes_what_waiting_for_it_writes(pictures, encoders, tmp_path):
+    """Training goes on to change what is saved; what is written is of the step."""
+    options = {"steps": 4, "checkpoint_every": 1, "keep_checkpoints": 9, "measure_every": 1}
+    for background in (True, False):
+        loop = {**options, "save_in_background": background}
+        train(train_config(pictures, encoders, **loop), tmp_path / str(background))
+    one, other = tmp_path / "True", tmp_path / "False"
+    for step in range(1, 5):
+        files = (checkpoint_file(run / "checkpoints", step) for run in (one, other))
+        same(*(load_checkpoint(file)["task"] for file in files))
+    for folder in ("weights", "best"):
+        files = [run / folder / "generator" / "model.safetensors" for run in (one, other)]
+        same(*map(load_file, files))
+    best = json.loads((one / "best" / "best.json").read_text())["step"]
+    kept = load_checkpoint(checkpoint_file(one / "checkpoints", best))["task"]["train_step"]["average"]
+    drawn = load_file(one / "best" / "generator" / "model.safetensors")
+    same({name: kept[f"module.{name}"] for name in drawn}, drawn)
+
+
+def test_the_checkpoint_of_the_best_step_is_kept_beside_the_newest(pictures, encoders, tmp_path):
+    config = train_config(pictures, encoders, steps=5, checkpoint_every=1, keep_checkpoints=1, measure_every=1)
+    train(config, tmp_path)
+    best = json.loads((tmp_path / "best" / "best.json").read_text())["step"]
+    assert steps_of(tmp_path / "checkpoints") == sorted({best, 5})
+
+
+def test_a_run_stopped_between_its_last_checkpoint_and_the_weights_gets_its_weights_on_resuming(
+    pictures, encoders, tmp_path
+):
+    config = train_config(pictures, encoders, steps=2)
+    train(config, tmp_path)
+    file = tmp_path / "weights" / "generator" / "model.safetensors"
+    before = file.read_bytes()
+    shutil.rmtree(tmp_path / "weights")
+    train(config, tmp_path, resume=True)
+    assert file.read_bytes() == before

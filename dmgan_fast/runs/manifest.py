@@ -1,0 +1,99 @@
+"""What each file of a run's checkpoints must hold: sizes and SHA-256, in one JSON file beside them.
+
+It is written after the checkpoint itself. A checkpoint that it does not name (of an older version, or of a process that
+was killed in between) is judged by the checksums that a PyTorch file carries inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dmgan_fast.files import replace_file
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+BLOCK = 1 << 20
+
+
+class Entry(NamedTuple):
+    """Size and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def entry_of(file: Path) -> Entry:
+    """Of a file as it is now.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return Entry(size, digest.hexdigest())
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """Entries by path below ``folder``; none where there is no manifest that can be read."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {name: Entry(int(each["bytes"]), str(each["sha256"])) for name, each in found["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """Replace the manifest of ``folder``; entries of files that are gone are dropped."""
+    files = {name: entry._asdict() for name, entry in sorted(entries.items()) if (folder / name).is_file()}
+    with replace_file(folder / MANIFEST, durable=True) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def named(entries: Mapping[str, Entry], checkpoint: Path) -> dict[str, Entry]:
+    """The entries of one checkpoint."""
+    name = checkpoint.name
+    return {path: entry for path, entry in entries.items() if path == name or path.startswith(f"{name}/")}
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every byte is as it was written, as far as that is known.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    folder = checkpoint.parent
+    entries = named(read_manifest(folder), checkpoint)
+    if not entries:
+        return _damaged_inside(checkpoint) if checkpoint.is_file() else None
+    for path, entry in entries.items():
+        file = folder / path
+        if not file.is_file():
+            return f"{path} is missing"
+        size = file.stat().st_size
+        if size != entry.bytes:
+            return f"{path} has {size:,} bytes, but {entry.bytes:,} were written"
+        if entry_of(file).sha256 != entry.sha256:
+            return f"{path} is not what was written: its SHA-256 differs from the one in {MANIFEST}"
+    return None
+
+
+def _damaged_inside(file: Path) -> str | None:
+    """By the checksums in a zip archive, as PyTorch's files are."""
+    if not zipfile.is_zipfile(file):
+        return None  # cut short, or something else altogether: reading it says what
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # a broken archive can raise almost anything
+        return f"its archive is broken: {error}"
+    return None if broken is None else f"{broken} inside it is not what was written"

@@ -1,0 +1,23 @@
+"""words_similarity and padding."""
+
+import pytest
+import torch
+
+from dmgan_fast.ops import _backends
+from tests.ops.arguments import LENGTHS, call, padding, similarity_arguments
+
+
+@pytest.fixture(autouse=True)
+def seed(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.delenv(_backends.VARIABLE, raising=False)
+
+
+def test_similarity_does_not_depend_on_padding():
+    a = similarity_arguments()
+    found = call("words_similarity", a)
+    a["words"] = a["words"].masked_fill(padding()[:, None], 100.0)
+    assert torch.equal(call("words_similarity", a), found)
+    for j, length in enumerate(LENGTHS):
+        alone = a | {"words": a["words"][j : j + 1, :, :length], "lengths": torch.tensor([length])}
+        torch.testing.assert_close(call("words_similarity", alone)[:, 0], found[:, j])

@@ -1,0 +1,98 @@
+"""Files and folders are replaced whole or not at all."""
+
+import os
+
+import pytest
+
+from dmgan_fast.files import replace_file, replace_folder, sync, sync_below
+
+
+def test_a_file_is_the_new_one_only_after_the_end_and_has_usual_permissions(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with replace_file(target) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == target.suffix
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert os.listdir(target.parent) == ["a.txt"]
+    (tmp_path / "usual").touch()
+    assert target.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write():
+        with replace_file(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "old").touch()
+    with replace_folder(target) as temporary:
+        (temporary / "new").touch()
+        assert os.listdir(target) == ["old"]
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("step", ["while it is filled", "while it takes its place"])
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch, step):
+    target = tmp_path / "weights"
+    target.mkdir()
+    (target / "old").touch()
+    replace = os.replace
+
+    def fail(source, destination):
+        if str(destination) == str(target) and not str(source).endswith(".old"):
+            raise OSError("full")
+        replace(source, destination)
+
+    def write():
+        with replace_folder(target) as temporary:
+            (temporary / "new").touch()
+            if step == "while it is filled":
+                raise OSError("full")
+            monkeypatch.setattr(os, "replace", fail)
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert os.listdir(target) == ["old"]
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_on_return_if_asked_for(tmp_path, monkeypatch, durable):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.path.isdir(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("rename"), replace(*names)))
+    with replace_file(tmp_path / "a", durable=durable) as temporary:
+        temporary.write_text("text")
+    assert events == [False, "rename", True][: 3 if durable else 2]
+
+
+def test_everything_in_a_folder_is_synced_and_folders_that_can_not_be_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    for name in ("a", "sub/b"):
+        (tmp_path / name).write_text(name)
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+    sync_below(tmp_path)
+    assert sorted(seen) == sorted(["a", "b", "sub", tmp_path.name])
+
+    def unable(descriptor):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", unable)
+    sync(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync(tmp_path / "a")

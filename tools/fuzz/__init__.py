@@ -1,0 +1,1 @@
+"""Bad input on purpose: what every public function, every reader and the command line do with it."""
