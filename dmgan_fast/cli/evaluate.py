@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dmgan_fast.cli.app import MEASURE, app
-from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
+from dmgan_fast.cli.options import SkipBad, Step, Threads, first_process, pair, split_names, use_threads
 
 
 @app.command(
@@ -80,7 +79,7 @@ def evaluate(
     settings["statistics"] = dict(pair(given) for given in statistics or [])
     settings["skip_bad"] = skip_bad or 0
     report = run(load_config(EvaluationConfig, settings, where="evaluate"), out)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return
     if as_json:
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,18 @@ def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
     return values | ({"step": {"precision": dtype}} if dtype else {})
 
 
+def first_process() -> bool:
+    """Whether this is the only process or, under ``torchrun``, the one that says what happens."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse_processes(command: str) -> None:
+    """Raise ``InputError`` under ``torchrun`` with several processes, each of which would do the same."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise InputError(f"{command} is for one process, and WORLD_SIZE is {size}; start it without torchrun")
+
+
 @contextmanager
 def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """``progress.working``, imported when first needed."""
@@ -94,7 +107,10 @@ def pair(given: str) -> tuple[str, str]:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Within, what a run takes over, finds moved or goes on with is told on standard error."""
+    """Within, what a run takes over, finds moved or goes on with is told on standard error, by one process."""
+    if not first_process():
+        yield
+        return
     logger = logging.getLogger("dmgan_fast.runs")
     handler, level = _Notices(), logger.level
     logger.addHandler(handler)

@@ -19,8 +19,10 @@ from dmgan_fast.cli.options import (
     Size,
     SkipBad,
     Threads,
+    first_process,
     generator_values,
     notices,
+    refuse_processes,
     run_values,
     use_threads,
     working,
@@ -39,6 +41,7 @@ def demo(
     """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
     from dmgan_fast.demo import run_demo
 
+    refuse_processes("demo")
     page = run_demo(out, pretrain_steps=pretrain_steps, train_steps=train_steps, seed=seed)
     typer.echo(f"open {page}")
 
@@ -55,7 +58,10 @@ def pretrain(
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
-    """Train the text and image encoders (DAMSM)."""
+    """Train the text and image encoders (DAMSM).
+
+    Under torchrun its processes train them together: torchrun --nproc-per-node 4 -m dmgan_fast pretrain ...
+    """
     from dmgan_fast.runs.config import PretrainConfig
     from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import damsm
@@ -65,7 +71,8 @@ def pretrain(
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     with notices():
         damsm.pretrain(built, out, resume=resume)
-    typer.echo(f"weights in {out / 'weights'}")
+    if first_process():
+        typer.echo(f"weights in {out / 'weights'}")
 
 
 @app.command(
@@ -102,7 +109,10 @@ def train(
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
-    """Train the GAN."""
+    """Train the GAN.
+
+    Under torchrun its processes train it together: torchrun --nproc-per-node 4 -m dmgan_fast train ...
+    """
     from dmgan_fast.runs.config import TrainConfig
     from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import trainer
@@ -116,10 +126,12 @@ def train(
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     if memory is not None:
         built, plan = fit(built, memory)
-        typer.echo(plan.explain(), err=True)
+        if first_process():
+            typer.echo(plan.explain(), err=True)
     with notices():
         trainer.train(built, out, resume=resume)
-    typer.echo(f"weights in {out / 'weights'}")
+    if first_process():
+        typer.echo(f"weights in {out / 'weights'}")
 
 
 @app.command(

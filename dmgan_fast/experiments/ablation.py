@@ -23,11 +23,12 @@ from dmgan_fast.evaluation import EvaluationConfig, evaluate
 from dmgan_fast.evaluation.catalogue import CANDIDATES, METRICS, Weights, named
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.training.damsm import pretrain
-from dmgan_fast.training.engine import finish
+from dmgan_fast.training.engine import finish, quiet
 from dmgan_fast.training.trainer import train
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -52,6 +53,7 @@ STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060)  # t
 NORMAL = 1.959964  # the same for infinitely many
 
 
+@Processes.joined()
 def ablate(
     out: Path,
     *,
@@ -67,7 +69,7 @@ def ablate(
     judge: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train and measure ``variants`` from seeds 0 to ``seeds - 1``.
+    """Train and measure ``variants`` from seeds 0 to ``seeds - 1``. Under ``torchrun`` its processes share each run.
 
     ``out`` gets ``runs/VARIANT-seedN`` with its evaluation, and, renewed after each run, ``ablation.json``,
     ``ablation.md`` and ``ablation.png``.
@@ -91,7 +93,8 @@ def ablate(
         CheckpointError: if ``out`` holds runs with other settings, or weights for a metric are not here.
         Interrupted: after Ctrl-C; what was done is kept.
     """
-    console = console or Console(stderr=True)
+    first = Processes.of().first
+    console = quiet(Processes.of()) or console or Console(stderr=True)
     if seeds < 1:
         raise InputError(f"ablate: seeds must be at least 1, got {seeds}")
     for metric in named(metrics):
@@ -144,7 +147,8 @@ def ablate(
                 "seconds": _seconds(folder),
             }
         )
-        _write(out, report)
+        if first:
+            _write(out, report)
     return report
 
 

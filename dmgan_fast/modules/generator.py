@@ -340,7 +340,7 @@ class Generator(PretrainedModel):
                 lambda: f"Generator: padding_mask is on {padding_mask.device}, the weights are on {weight.device}",
             )
         require(
-            not self.training or batch > 1,
+            not self.training or batch > 1 or self.initial_stage.norm.sharing is not None,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )
 

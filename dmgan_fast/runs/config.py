@@ -9,6 +9,7 @@ from pydantic import Field
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
+from dmgan_fast.parallel.processes import TIMEOUT
 from dmgan_fast.runs.policy import MemoryPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -32,7 +33,7 @@ class DataConfig:
 
 @config_dataclass
 class LoopConfig:
-    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one.
+    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one. ``batch_size``: of all processes.
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
 
@@ -107,6 +108,13 @@ class StepConfig:
 
 
 @config_dataclass
+class ParallelConfig:
+    """Of several processes. ``timeout``: seconds after which one that does not answer counts as lost."""
+
+    timeout: float = Field(TIMEOUT, gt=0)
+
+
+@config_dataclass
 class PretrainConfig:
     """DAMSM pretraining; the defaults are AttnGAN's for CUB."""
 
@@ -125,6 +133,7 @@ class PretrainConfig:
     gamma2: float = Field(5.0, gt=0)
     gamma3: float = Field(10.0, gt=0)
     loop: LoopConfig = LoopConfig(batch_size=48)
+    parallel: ParallelConfig = ParallelConfig()
 
     def text_encoder(self, words: int) -> TextEncoderConfig:
         """Of a vocabulary of so many words."""
@@ -153,6 +162,7 @@ class TrainConfig:
     batch_norm: bool = False
     step: StepConfig = StepConfig()
     loop: LoopConfig = LoopConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     def discriminator(self, side: int) -> DiscriminatorConfig:
         """Of the pictures of one side."""

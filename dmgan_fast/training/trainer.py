@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -19,15 +20,16 @@ from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
 from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.engine import check_start, run
+from dmgan_fast.training.engine import check_start, quiet, run
 from dmgan_fast.training.growth import grow_from
 from dmgan_fast.training.held_out import HeldOutMeasures, score
 from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
-from dmgan_fast.training.locks import only_writer, refuse_several_processes
+from dmgan_fast.training.locks import only_writer
 from dmgan_fast.training.step import TrainStep
 
 SAMPLES = 24
@@ -39,9 +41,14 @@ class GANTask:
     kind = "gan"
 
     def __init__(
-        self, config: TrainConfig, encoders: Path | Bundle, dataset: CaptionedPictures, held_out: CaptionedPictures
+        self,
+        config: TrainConfig,
+        encoders: Path | Bundle,
+        dataset: CaptionedPictures,
+        held_out: CaptionedPictures,
+        processes: Processes | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.processes = config, processes or Processes()
         self.device = pick_device(config.loop.device)
         self.vocabulary, self.held_out = dataset.vocabulary, held_out
         bundle = open_bundle(encoders, "text_encoder", "image_encoder")
@@ -64,7 +71,7 @@ class GANTask:
         discriminators = [
             Discriminator(config.discriminator(side)).to(self.device) for side in config.generator.image_sizes
         ]
-        self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
+        self.train_step = TrainStep(generator, discriminators, image_encoder, config.step, processes=self.processes)
         average = self.train_step.average.module
         for model in (generator, *discriminators, average):
             model.vocabulary_fingerprint = words  # type: ignore[assignment]
@@ -81,9 +88,14 @@ class GANTask:
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
-        size = len(batch.captions)
-        noise = torch.randn(size, self.config.generator.noise_channels, generator=self.noise)
-        eps = torch.randn(size, self.config.generator.condition_channels, generator=self.noise)
+        model, size = self.config.generator, len(batch.captions)
+        if self.processes.size > 1:
+            size = self.config.loop.batch_size
+        noise = torch.randn(size, model.noise_channels, generator=self.noise)
+        eps = torch.randn(size, model.condition_channels, generator=self.noise)
+        if self.processes.size > 1:  # all draw for the whole batch, so that it is the same on any number of processes
+            rows = self.processes.part(size)
+            noise, eps = noise[rows.start : rows.stop], eps[rows.start : rows.stop]
         return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
 
     @torch.no_grad()
@@ -177,15 +189,24 @@ class GANTask:
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
-    """Train a GAN; the result is in ``out/weights``.
+    """Train a GAN; the result is in ``out/weights``. Under ``torchrun`` its processes train it together.
 
     Args:
         config: what, with which encoders, and how long.
         out: see ``engine.run``.
         resume: go on from the latest checkpoint in ``out``.
     """
-    refuse_several_processes("train")
-    check_start(out, resume, config)
+    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+        with processes.agreeing():
+            task, dataset = _prepare(config, out, resume, processes, held, console)
+        run(task, dataset, out, resume=resume, console=console, processes=processes)
+
+
+def _prepare(
+    config: TrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
+) -> tuple[GANTask, CaptionedPictures]:
+    """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
+    check_start(out, resume, config, processes)
     if config.encoders is None:
         raise InputError(
             "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
@@ -204,10 +225,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         matches=config.step.damsm_weight > 0,
         skip_bad=config.data.skip_bad,
     )
-    console = console or Console(stderr=True)
+    console = quiet(processes) or console or Console(stderr=True)
     dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
-    with only_writer(out):
-        task = GANTask(config, bundle, dataset, held_out)
-        if config.init_from is not None and not resume:
-            grow_from(task.train_step, config.init_from)
-        run(task, dataset, out, resume=resume, console=console)
+    if processes.first:
+        held.enter_context(only_writer(out))
+    task = GANTask(config, bundle, dataset, held_out, processes)
+    if config.init_from is not None and not resume:
+        grow_from(task.train_step, config.init_from)
+    return task, dataset

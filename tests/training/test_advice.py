@@ -48,9 +48,7 @@ def test_a_step_that_does_not_fit_names_memory_batch_precision_and_plan(pictures
 
 
 def test_encoders_that_do_not_fit_name_the_batch(pictures, little, tmp_path):
-    with pytest.raises(
-        OutOfMemory, match=r"in a step of 4 images \(400 MiB asked for last, 100 MiB free\).*--batch 2"
-    ):
+    with pytest.raises(OutOfMemory, match=r"in a step of 4 images \(400 MiB asked for last, 100 MiB free\).*--batch 2"):
         pretrain(pretrain_config(pictures), tmp_path / "run")
 
 

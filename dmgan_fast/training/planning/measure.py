@@ -21,6 +21,7 @@ from dmgan_fast.metering.cuda import CUBLAS, block_bytes
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import KINDS, Meter
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, fold, padding_mask
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.sampling.bundle import open_bundle
@@ -105,7 +106,7 @@ class Measure:
         def draw() -> _Part:
             self.step.set_memory(policy)
             with self._batch(batch_size) as (batch, noise):
-                parts, pictures = self.step.draw(batch, **noise)
+                parts, pictures = self.step.draw(batch, noise["noise"], noise["eps"])
                 held, self.meter.phase = self.meter.now, ""
                 self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures])
             return self._part(held)
@@ -150,7 +151,7 @@ class _FewParts(TrainStep):
     """A step on tensors without data that judges a few of the micro-batches, which stand for the others."""
 
     def __init__(self, meter: Meter, *models: Any) -> None:
-        super().__init__(*models)
+        super().__init__(*models, processes=Processes())
         self.meter = meter
 
     def _micro_batches(self, size: int) -> Iterator[slice]:
