@@ -29,6 +29,7 @@ WITH_PYTHON = [page for page in NAMES if any(block.language == "python" for bloc
 ELSEWHERE = {  # pages whose Python needs files or a Hub, and the tests that bring these
     "docs/evaluation.md": "tests/evaluation/test_docs.py",
     "docs/install.md": "tests/docs/test_hub_page.py",
+    "docs/several-machines.md": "tests/docs/test_several_machines_page.py",
 }
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "orange")
 SHORT = {"loop.steps": 2, "loop.batch_size": 4, "loop.measure_every": 0, "loop.checkpoint_every": 2}
