@@ -107,7 +107,9 @@ def check(words, whole=True):
 
 
 def has_options(file, arguments):
-    text = Path(file).read_text(encoding="utf-8")
+    """Its own options, or those that all commands of its folder share."""
+    files = [Path(file), *(ROOT / "benchmarks").glob("*.py")] if "benchmarks" in str(file) else [Path(file)]
+    text = "".join(each.read_text(encoding="utf-8") for each in files)
     for argument in arguments:
         if argument.startswith("--"):
             assert f'"{argument.split("=")[0]}"' in text, f"{file} has no {argument}"
