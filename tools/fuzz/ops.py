@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import contract, functional, reference
-from tools.fuzz.tensors import INF, NAN, Signature, compare, copied, exact, has_nan
+from tools.fuzz.tensors import INF, NAN, Allowed, Signature, compare, copied, exact
 from tools.fuzz.verdict import Target, Wrong
 
 BACKENDS = {
@@ -105,14 +105,14 @@ def check(op: contract.Op, signature: Signature, case: Mapping[str, Any]) -> Non
         return
     grad = case["grad"] and case["values"] not in ("huge", "denormal")
     found = _differentiated(lambda: _tensors(function(**own)), _learning(own), grad)
-    low, wide, nan_given = copied(arguments), exact(arguments), has_nan(arguments)
+    low, wide, allowed = copied(arguments), exact(arguments), Allowed.of(arguments)
     eager = _differentiated(lambda: _truth(op.name, low), _learning(low), grad)
     truth = _differentiated(lambda: _truth(op.name, wide), _learning(wide), grad)
     for given, results in ((own, found), (low, eager), (wide, truth)):
         results |= {n: x for n, x in given.items() if n.startswith("running") and isinstance(x, Tensor)}
     for name, x in found.items():
         if name in truth:
-            compare(name, x, eager[name], truth[name], nan_given)
+            compare(name, x, eager[name], truth[name], allowed)
 
 
 def _check_without_data(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
