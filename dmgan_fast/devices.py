@@ -39,7 +39,7 @@ def pick_device(name: str) -> torch.device:
     """``"auto"``: a GPU if there is one. Of several processes, ``"auto"`` and ``"cuda"`` give each a GPU of its own.
 
     Raises:
-        InputError: for another name than auto, cpu, cuda, cuda:N, a card that is not here, or fewer than processes.
+        InputError: for another name than auto, cpu, cuda, cuda:N, a GPU that is not here, or fewer than processes.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available() and os.environ.get("WORLD_SIZE", "1") != "1":
         place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()

@@ -19,7 +19,7 @@ class InputError(DMGANError, ValueError):
 
 
 class DataError(DMGANError):
-    """A picture, caption or data-set file is missing, unreadable or hostile."""
+    """An image, caption or data-set file is missing, unreadable or hostile."""
 
 
 class CheckpointError(DMGANError):

@@ -104,7 +104,7 @@ def gan_steps(processes: Processes, steps: int, config: StepConfig | None = None
         batch, noise = batch_of(number)
         rows = processes.part(BATCH)
         given = {name: x[rows.start : rows.stop] for name, x in noise.items()}
-        if number == steps - 1:  # draws its noise itself, from the generator of the first process
+        if number == steps - 1:  # generates its noise itself, from the generator of the first process
             given = {}
             torch.manual_seed(processes.rank)
         losses = step(part_of(batch, rows), **given)

@@ -27,14 +27,14 @@ from dmgan_fast.cli.options import (
 )
 def ablate(
     out: Annotated[
-        Path, typer.Option(help="Folder for runs, table and figure; the same command goes on after a stop.")
+        Path, typer.Option(help="Folder for runs, table and figure; the same command continues after a stop.")
     ],
     variants: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="What to compare with the first; also KEY=VALUE. Default: the paper's."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
-    count: Annotated[int, typer.Option(min=2, help="Pictures drawn for each evaluation.")] = 2000,
+    count: Annotated[int, typer.Option(min=2, help="Images generated for each evaluation.")] = 2000,
     metrics: Annotated[str | None, typer.Option(metavar="NAME,...", help="Those of evaluate.")] = None,
     damsm: Annotated[
         str | None,

@@ -38,7 +38,7 @@ def demo(
     train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, noise and order.")] = 0,
 ) -> None:
-    """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
+    """Train on the embedded images for a few minutes, generate from captions, write index.html."""
     from dmgan_fast.demo import run_demo
 
     refuse_processes("demo")
@@ -96,7 +96,7 @@ def train(
     dtype: Precision = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Budget, as 24GiB: choose what is kept and what is computed again so that a step fits."),
+        typer.Option(help="Budget, as 24GiB: choose what is kept and what is recomputed so that a step fits."),
     ] = None,
     init_from: Annotated[
         Path | None,
@@ -139,7 +139,7 @@ def train(
 )
 def plan(
     size: Size = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step; default: the preset's.")] = None,
     dtype: Precision = None,
     memory: Annotated[str | None, typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, which need not be here.")] = None,
@@ -160,7 +160,7 @@ def plan(
     batch_size = batch or built.loop.batch_size
     with working("running steps without data"):
         found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)
-        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and side
+        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and resolution
     typer.echo(text)
     if not found.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)

@@ -1,7 +1,7 @@
 """Ablations (paper, section 4.3): variants of one GAN, trained from equal seeds for equal steps and measured alike.
 
 ``ablate`` trains and evaluates each variant and seed, and writes one table and one figure. What is done is not done
-again, so it goes on after a stop.
+again, so it continues after a stop.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def ablate(
     ``ablation.md`` and ``ablation.png``.
 
     Args:
-        out: folder; called again with the same settings, it goes on where it was.
+        out: folder; called again with the same settings, it continues where it was.
         variants: names in ``VARIANTS``, or any other setting as ``step.damsm_weight=5``. Differences are taken from
             the first.
         seeds: runs of each variant.

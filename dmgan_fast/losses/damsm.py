@@ -1,6 +1,6 @@
-"""DAMSM losses (AttnGAN, section 3.2): match pictures and captions of a batch, by words and by sentence.
+"""DAMSM losses (AttnGAN, section 3.2): match images and captions of a batch, by words and by sentence.
 
-P(caption j | picture i) = softmax_j(gamma3 R_ij), and the same the other way round; off-diagonal pairs of one class
+P(caption j | image i) = softmax_j(gamma3 R_ij), and the same the other way round; off-diagonal pairs of one class
 do not count. Both losses are cross entropies of the diagonal.
 
 Of a batch that several processes hold (``share``), each computes the rows of its own images against the captions of
@@ -150,7 +150,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _match(name: str, scores: Tensor, class_ids: Tensor | None, share: Share | None = None) -> tuple[Tensor, Tensor]:
-    """Cross entropies of the diagonal of ``scores [B, B]`` (row: picture), over captions and over pictures.
+    """Cross entropies of the diagonal of ``scores [B, B]`` (row: image), over captions and over images.
 
     With a share, scores and class_ids are some rows of them.
     """

@@ -193,7 +193,7 @@ class UpBlock(FusedNorms):
     """Nearest ×2 → conv3×3 → BN → GLU: ``[B, I, H, W]`` → ``[B, O, 2H, 2W]``.
 
     ``tile_rows``: compute in tiles of so many rows (``functional.tiled_glu``); None: all at once. ``recompute_glu``:
-    for a picture, keep the GLU's input only, not its result.
+    for an image, keep the GLU's input only, not its result.
     """
 
     tile_rows: int | None = None
@@ -236,7 +236,7 @@ class UpBlock(FusedNorms):
         return y, mean if self.norm.row_group is None else mean_over_all(mean, y.shape[2], self.norm.row_group)
 
     def draw(self, x: Tensor, head: ImageHead) -> Tensor:
-        """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
+        """``head`` of the result: an image ``[B, 3, 2H, 2W]``."""
         if self.tile_rows:
             image: Tensor = self._tiled(x, head_weight=head.conv.weight)
             return image
@@ -298,7 +298,7 @@ class ResidualBlock(FusedNorms):
 
 
 class ImageHead(nn.Module):
-    """conv3×3 → tanh: features ``[B, C, H, W]`` → picture ``[B, 3, H, W]`` in [-1, 1]."""
+    """conv3×3 → tanh: features ``[B, C, H, W]`` → image ``[B, 3, H, W]`` in [-1, 1]."""
 
     row_group: ProcessGroup | None = None
 
@@ -310,7 +310,7 @@ class ImageHead(nn.Module):
         return torch.tanh(self.logits(h))
 
     def logits(self, h: Tensor) -> Tensor:
-        """The picture before tanh."""
+        """The image before tanh."""
         return _convolve(functional.conv3x3, h, self.conv.weight, self.row_group)
 
 

@@ -38,7 +38,7 @@ class TextEncoderConfig:
 
 
 class RowsOfDropout(nn.Dropout):
-    """Dropout of some rows of a batch, by the numbers that are drawn for the whole of it.
+    """Dropout of some rows of a batch, by the numbers that are generated for the whole of it.
 
     ``rows``: first, last and how many rows the batch has; None: it is all here.
     """

@@ -1,6 +1,6 @@
 """Batch norm + GLU (or + skip): checks, custom ops, statistics shared by processes.
 
-Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is computed again from x.
+Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is recomputed from x.
 """
 
 from __future__ import annotations

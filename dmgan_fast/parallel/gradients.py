@@ -1,4 +1,4 @@
-"""Gradients added up over processes while backward goes on, as ``DistributedDataParallel`` does it.
+"""Gradients added up over processes while backward continues, as ``DistributedDataParallel`` does it.
 
 That wrapper reduces what one backward of one ``forward`` gives. A step here calls parts of models, starts backward at
 the images, collects gradients of spectral norms on leaves, and runs a model several times before its optimiser: so this

@@ -21,7 +21,7 @@ class DataConfig:
     None: as many as help (``data.workers``). ``cache``: memory for decoded images, as ``4GiB``; ``auto``: a quarter of
     what is free; 0: none.
 
-    ``skip_bad``: go on without at most so many pictures that can't be used.
+    ``skip_bad``: continue without at most so many images that can't be used.
     """
 
     source: str = "demo"
@@ -37,11 +37,11 @@ class LoopConfig:
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
 
-    ``save_in_background``: checkpoints are copied in memory and written while training goes on; else training waits.
+    ``save_in_background``: checkpoints are copied in memory and written while training continues; else training waits.
 
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
-    and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
-    says what is best; encoders go by their losses on held-out pictures.
+    and whether the best weights are kept; 0: never. ``measure_pictures``: generated each time. ``best_by``: which
+    measure says what is best; encoders go by their losses on held-out images.
 
     ``logger``: where curves and samples are looked at; ``"wandb"``: Weights & Biases, if it is installed.
     """
@@ -69,7 +69,7 @@ class StepConfig:
     ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
     with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
 
-    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
+    ``memory``: what is kept and what is recomputed; exact. ``accumulate``: the generator generates the batch in so many
     parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
     and its running statistics move once per part.
 
@@ -165,7 +165,7 @@ class TrainConfig:
     parallel: ParallelConfig = ParallelConfig()
 
     def discriminator(self, side: int) -> DiscriminatorConfig:
-        """Of the pictures of one side."""
+        """Of the images of one resolution."""
         return DiscriminatorConfig(
             image_size=side,
             base_channels=self.discriminator_channels,

@@ -78,7 +78,7 @@ class DAMSMTask:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def sample(self, file: Path) -> dict[str, float]:
-        """Pictures of held-out captions by their score, the true one first; what ``validate`` measures."""
+        """Images of held-out captions by their score, the true one first; what ``validate`` measures."""
         file.parent.mkdir(parents=True, exist_ok=True)
         found = self.validate()
         images, scores = found.images, normalize(found.sentences) @ normalize(found.codes).t()
@@ -88,7 +88,7 @@ class DAMSMTask:
 
     @torch.no_grad()
     def validate(self) -> _Validation:
-        """Losses on held-out pictures, and retrieval among up to 100 candidates of other classes, both ways."""
+        """Losses on held-out images, and retrieval among up to 100 candidates of other classes, both ways."""
         if self.validation is not None:
             return self.validation
         self.text_encoder.eval()
@@ -130,7 +130,7 @@ class DAMSMTask:
         return {}
 
     def score(self, found: dict[str, float]) -> float | None:
-        """By the losses on held-out pictures."""
+        """By the losses on held-out images."""
         return -(found["words"] + found["sentence"]) if {"words", "sentence"} <= found.keys() else None
 
     def fingerprints(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class DAMSMTask:
 
 
 class _Validation(NamedTuple):
-    """Held-out pictures ``[N, 3, S, S]``, codes and sentences ``[N, D]``, and what was measured, in per cent."""
+    """Held-out images ``[N, 3, S, S]``, codes and sentences ``[N, D]``, and what was measured, in per cent."""
 
     images: Tensor
     codes: Tensor

@@ -59,7 +59,7 @@ class Task(Protocol):
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
+    def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
     def gates(self) -> dict[str, float]: ...  # means of the memory's gates on held-out captions; empty: none
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
@@ -132,7 +132,7 @@ def run(
 
     The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``environment.json``,
     ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of
-    ``validation.csv`` if the task measures anything on held-out pictures, and of ``gates.csv`` if it has gates; with
+    ``validation.csv`` if the task measures anything on held-out images, and of ``gates.csv`` if it has gates; with
     every measurement a line of ``measures.csv``; and ``best/``, the weights of the best so far. Resumed on a CPU with
     the same number of threads, the result has the same bits as without the stop. Of several
     ``processes`` each calls this, and takes its rows of every batch; all of them must see ``out``, which the first one
@@ -141,11 +141,11 @@ def run(
     Raises:
         CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
             settings.
-        NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
+        NonFiniteLossError: naming the step and the images; no checkpoint is written after it.
         OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
         Preempted: after SIGTERM or SIGUSR1, likewise.
-        DataError: if a picture can't be read any more, or a process that reads them ended.
+        DataError: if an image can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
     checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
@@ -264,7 +264,7 @@ def run(
 
 
 class _Begun(NamedTuple):
-    """Where a run goes on: steps and seconds done, the epoch, and the batches of it that were seen."""
+    """Where a run continues: steps and seconds done, the epoch, and the batches of it that were seen."""
 
     step: int = 0
     seconds: float = 0.0
@@ -333,7 +333,7 @@ def _workers(dataset: CaptionedPictures, config: Any) -> int:
 
 
 class _Best:
-    """Keeps the weights that measure best, in a folder of their own; a resumed run goes on from what is there."""
+    """Keeps the weights that measure best, in a folder of their own; a resumed run continues from what is there."""
 
     def __init__(self, task: Task, folder: Path, resume: bool, checkpoints: Checkpoints) -> None:
         self.task, self.folder, self.checkpoints = task, folder, checkpoints

@@ -66,7 +66,7 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Take the lock or raise ``BlockingIOError``; where files can't be locked at all, go on without."""
+    """Take the lock or raise ``BlockingIOError``; where files can't be locked at all, continue without."""
     if sys.platform == "win32":
         import msvcrt
 

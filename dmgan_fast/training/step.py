@@ -1,6 +1,6 @@
 """One training step of DM-GAN: each discriminator in turn, then the generator, then the average of its weights.
 
-The losses meet the generator only in its pictures, so d loss / d picture is computed for one discriminator at a time
+The losses meet the generator only in its images, so d loss / d image is computed for one discriminator at a time
 and its graph freed before the next; the generator's backward starts from those gradients. The sum is the same, and the
 peak is the largest discriminator's, not all of them with the generator's.
 
@@ -53,7 +53,7 @@ _log = logging.getLogger("dmgan_fast")
 
 
 class Judgement(NamedTuple):
-    """Losses of the discriminators, losses of the pictures, and the gradients of these by the pictures of each side."""
+    """Losses of the discriminators and of the images, and the gradients of these by the images of each resolution."""
 
     discriminators: dict[str, Tensor]
     pictures: dict[str, Tensor]
@@ -63,14 +63,14 @@ class Judgement(NamedTuple):
 class TrainStep:
     """Owns the optimisers and the average of a GAN, and takes one step at a time.
 
-    Order of operations as in the authors' trainer: draw; for each side update its discriminator on the real and the
-    detached drawn pictures; update the generator through the updated discriminators; average its weights.
+    Order of operations as in the authors' trainer: generate; for each resolution update its discriminator on the real
+    and the detached generated images; update the generator through the updated discriminators; average its weights.
     Weights of the discriminators get no gradient in the generator's part. Gradients are freed as soon as they are
     used. No host sync.
 
     Args:
         generator: in training mode.
-        discriminators: one for each of the generator's sides, smallest first.
+        discriminators: one for each of the generator's resolutions, smallest first.
         image_encoder: DAMSM encoder, called as ``image_encoder(images) -> (regions, code)``; None only with
             ``damsm_weight = 0``. Of an ``ImageEncoder`` a folded copy is used, any other module is frozen.
         config: learning rates, weights of the losses, average, precision, memory.
@@ -79,8 +79,8 @@ class TrainStep:
             models share their statistics from here on.
 
     Raises:
-        InputError: if the discriminators do not match the generator's sides, the image encoder is missing, or settings
-            do not go together.
+        InputError: if the discriminators do not match the generator's resolutions, the image encoder is missing, or
+            settings do not go together.
     """
 
     def __init__(
@@ -166,9 +166,9 @@ class TrainStep:
         overflowed and the weights were left alone.
 
         Args:
-            batch: pictures and encoded captions; of several processes, this one's rows of them. Losses are the whole
+            batch: images and encoded captions; of several processes, this one's rows of them. Losses are the whole
                 batch's.
-            noise: ``[B, Z]``; None draws it from PyTorch's global generator, of several processes the first one's.
+            noise: ``[B, Z]``; None: from PyTorch's global generator, of several processes the first one's.
             eps: ``[B, C]`` of the conditioning augmentation; likewise.
 
         Raises:
@@ -226,7 +226,7 @@ class TrainStep:
 
         Returns:
             ``accumulate`` parts with their graphs, for ``learn_from``, and the detached images of all parts, for each
-            side. With ``accumulate > 1`` no graph is kept; each part is recomputed in backward.
+            resolution. With ``accumulate > 1`` no graph is kept; each part is recomputed in backward.
         """
         size, config = len(batch.sentence), self.generator.config
         if noise is None:
@@ -252,7 +252,7 @@ class TrainStep:
     def judge(self, batch: Batch, pictures: list[Tensor], share: Share | None = None) -> Judgement:
         """Update the discriminators, then have them and the image encoder judge."""
         losses: dict[str, Tensor] = {}
-        following = batch.sentence[1:]  # of each picture the next one's sentence; the last of the batch has none
+        following = batch.sentence[1:]  # of each image the next one's sentence; the last of the batch has none
         if share is not None:
             following = share.gather(batch.sentence)[share.rows.start + 1 : share.rows.stop + 1]
         waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
@@ -318,7 +318,7 @@ class TrainStep:
     def _picture_gradients(
         self, batch: Batch, pictures: list[Tensor], share: Share | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """d loss / d picture for each side, and the losses."""
+        """d loss / d image for each resolution, and the losses."""
         own, sentence = len(batch.sentence), batch.sentence
         size = own if share is None else share.total
         gradients, losses = [], {}
@@ -342,8 +342,8 @@ class TrainStep:
     def _add_damsm_gradient(
         self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
     ) -> dict[str, Tensor]:
-        """The matching losses couple all pictures of a batch, the encoder does not: encode, differentiate the losses by
-        the features, then encode again in micro-batches to carry that back to the pictures."""
+        """The matching losses couple all images of a batch, the encoder does not: encode, differentiate the losses by
+        the features, then encode again in micro-batches to carry that back to the images."""
         encoder, config = self._judge, self.config
         assert encoder is not None
         whole = (config.memory.micro_batch or len(picture)) >= len(picture)
@@ -381,12 +381,12 @@ class TrainStep:
     def learn_from(
         self, parts: Iterator[GeneratorOutput], gradients: list[Tensor], share: Share | None = None
     ) -> dict[str, Tensor]:
-        """Backward from the pictures' gradients, part by part, and a step of the generator's optimiser.
+        """Backward from the images' gradients, part by part, and a step of the generator's optimiser.
 
         Args:
             parts: what ``draw`` gave; each is let go of before the next, so that its graph is freed.
-            gradients: of the loss by the pictures, for each side.
-            share: of the batch that the pictures are this process's rows of.
+            gradients: of the loss by the images, for each resolution.
+            share: of the batch that the images are this process's rows of.
         """
         self.generator_optimizer.zero_grad(set_to_none=True)
         own, first, conditioning = len(gradients[0]), 0, []
@@ -529,7 +529,7 @@ def _check_shared(generator: Generator, config: StepConfig) -> None:
 
 
 def _refuse_wrapped(name: str, model: nn.Module) -> None:
-    """A step calls parts of a model and differentiates at the pictures, which a wrapper around it does not see."""
+    """A step calls parts of a model and differentiates at the images, which a wrapper around it does not see."""
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise InputError(
             f"TrainStep: {name} is wrapped by torch.compile, and its average would be too; compile with "

@@ -29,6 +29,7 @@ WITH_PYTHON = [page for page in NAMES if any(block.language == "python" for bloc
 ELSEWHERE = {  # pages whose Python needs files or a Hub, and the tests that bring these
     "docs/evaluation.md": "tests/evaluation/test_docs.py",
     "docs/install.md": "tests/docs/test_hub_page.py",
+    "docs/several-machines.md": "tests/docs/test_several_machines_page.py",
 }
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "orange")
 SHORT = {"loop.steps": 2, "loop.batch_size": 4, "loop.measure_every": 0, "loop.checkpoint_every": 2}
@@ -106,7 +107,9 @@ def check(words, whole=True):
 
 
 def has_options(file, arguments):
-    text = Path(file).read_text(encoding="utf-8")
+    """Its own options, or those that all commands of its folder share."""
+    files = [Path(file), *(ROOT / "benchmarks").glob("*.py")] if "benchmarks" in str(file) else [Path(file)]
+    text = "".join(each.read_text(encoding="utf-8") for each in files)
     for argument in arguments:
         if argument.startswith("--"):
             assert f'"{argument.split("=")[0]}"' in text, f"{file} has no {argument}"

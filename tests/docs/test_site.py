@@ -79,6 +79,6 @@ def test_pages_of_the_root_have_links_of_the_site():
 def test_a_page_that_the_navigation_does_not_name_is_added(tmp_path):
     changed = load_config(str(ROOT / "mkdocs.yml"))
     changed.docs_dir = str(tmp_path)
-    (tmp_path / "several-machines.md").write_text("# Several machines\n")
+    (tmp_path / "a-new-page.md").write_text("# A new page\n")
     guides = next(entry["Guides"] for entry in hook.on_config(changed).nav if "Guides" in entry)
-    assert guides[-1] == "several-machines.md"
+    assert guides[-1] == "a-new-page.md"

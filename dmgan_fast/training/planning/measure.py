@@ -1,7 +1,7 @@
 """Memory and arithmetic of a run's training steps, policy by policy and batch by batch.
 
-Nothing is computed: the real step runs on tensors without data (``metering``). How it draws and how it judges pictures
-is run apart, so that policies which share one of them share its cost.
+Nothing is computed: the real step runs on tensors without data (``metering``). How it generates and how it judges
+images is run apart, so that policies which share one of them share its cost.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Measure:
         self.state_bytes = self.meter.now.total()  # weights and optimisers
 
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        """Drawing and judging meet in the pictures, and in what the generator holds meanwhile."""
+        """Generating and judging meet in the images, and in what the generator holds meanwhile."""
         drawn, judged = self._drawn(policy, batch_size), self._judged(policy, batch_size)
         more = Counter(drawn.held)
         more.subtract(judged.held)
@@ -174,7 +174,7 @@ def _standing_for(parts: list[slice], learns: bool) -> Iterator[tuple[slice, int
     """Micro-batches to run, and how many they stand for.
 
     Of a network that learns: the first, the second, which meets gradients that are there and stands for those after it,
-    and the last, which has a picture less to pair with wrong captions. Of another one: one of each size.
+    and the last, which has an image less to pair with wrong captions. Of another one: one of each size.
     """
     if learns and len(parts) > FEW_PARTS:
         yield from ((parts[0], 1), (parts[1], len(parts) - 2), (parts[-1], 1))
@@ -188,7 +188,7 @@ def _standing_for(parts: list[slice], learns: bool) -> Iterator[tuple[slice, int
 
 def _found(known: dict[int, _Part], batch_size: int, straight: int, run: Callable[[], _Part]) -> _Part:
     """What is known of a batch, else of the two largest ones, else what ``run`` finds: every allocation is a line over
-    the batch, from ``straight`` pictures on."""
+    the batch, from ``straight`` images on."""
     if batch_size in known:
         return known[batch_size]
     sizes = [size for size in sorted(known) if size >= straight][-2:]

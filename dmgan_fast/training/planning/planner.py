@@ -30,7 +30,7 @@ def plan(
     Args:
         config: of the run; a ``GeneratorConfig`` alone takes the other settings of the birds. ``config.encoders``, if
             given, tells which image encoder.
-        batch_size: pictures a step, 2 or more.
+        batch_size: images a step, 2 or more.
         memory_bytes: budget for weights, optimisers and everything else that PyTorch allocates.
         device: planned for; None: a GPU if there is one. A GPU need not be there.
 
