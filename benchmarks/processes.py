@@ -8,6 +8,7 @@ timed, losses of both must be the same.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
@@ -96,7 +97,8 @@ def worker(rank: int, size: int, name: str, repeats: int, folder: str) -> None:
             rounds.append({"alone": one, "together": all_, "exchanges": 1e3 * sum(seconds)})
         processes.wait()
     if rank == 0:
-        torch.save({"rounds": rounds, "correct": bool(correct), "machine": machine}, Path(folder) / "found.pt")
+        found_here = {"rounds": rounds, "correct": bool(correct), "machine": machine}
+        Path(folder, "found.json").write_text(json.dumps(found_here))
     distributed.destroy_process_group()
 
 
@@ -104,7 +106,7 @@ def rows_of(name: str, size: int, repeats: int) -> Rows:
     """One process and ``size`` of them."""
     with TemporaryDirectory() as folder:
         multiprocessing.spawn(worker, (size, name, repeats, folder), nprocs=size)
-        found = torch.load(Path(folder) / "found.pt", weights_only=True)
+        found = json.loads(Path(folder, "found.json").read_text())
     rounds, case = found["rounds"], SETTINGS[name].name
     row: Row = {"op": "processes", "case": case, "direction": "step", "correct": found["correct"]} | found["machine"]
     speed_ups = [each["alone"] / each["together"] for each in rounds]

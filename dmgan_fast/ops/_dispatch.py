@@ -69,6 +69,7 @@ RULES = (
     ),
     Rule("conv3x3", (), "PyTorch's own convolution is the reference"),
     Rule("conv4x4_stride2", (), "PyTorch's own convolution is the reference"),
+    Rule("folded_conv3x3", (), "its kernel is for CPUs; the reference is PyTorch's own convolution and GLU"),
 )
 
 
