@@ -70,7 +70,9 @@ def convert(
     typer.echo(f"{count} images in {out}")
 
 
-@app.command(epilog="Example: dmgan-fast shard data/coco --out s3://bucket/coco --shard-size 256MiB")
+@app.command(
+    rich_help_panel=DATA, epilog="Example: dmgan-fast shard data/coco --out s3://bucket/coco --shard-size 256MiB"
+)
 def shard(
     data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
     out: Annotated[

@@ -21,6 +21,7 @@ COMMANDS = (
     "web",
     "check",
     "convert",
+    "shard",
     "sample",
     "import",
     "export",
