@@ -1,7 +1,7 @@
 """Times implementations of one case against each other: correctness first, then interleaved runs in one process.
 
 A benchmark gives ``Case``s; each names its inputs and its implementations, the reference among them. Rows hold medians
-and the 20th and 80th percentiles, the bytes kept for backward (each storage once, parameters left out) and the peak
+and the 20th and 80th percentiles, the bytes saved for backward (each storage once, parameters left out) and the peak
 of what PyTorch allocated during forward + backward.
 """
 

@@ -3,10 +3,10 @@
 ``python -m benchmarks.memory`` runs everything; ``--only`` one part:
 
 - ``measured``: peak of PyTorch's allocations during a step, each in a process of its own, beside the forecast;
-- ``sampling``: the same of drawing one large image, whole and in tiles;
+- ``sampling``: the same of generating one large image, whole and in tiles;
 - ``training``: the losses of 50 steps at 64 to 512 under every policy, beside those without any;
 - ``time``: steps under every policy and the authors', interleaved, after a check that all find the same losses;
-- ``computed``: bytes of each further image, and the batches that fit on cards of four sizes, from the planner alone.
+- ``computed``: bytes of each further image, and the batches that fit on GPUs of four sizes, from the planner alone.
 
 Peaks are above weights, optimiser states and the batch. Parts that are not run keep their rows in the file. ``--device
 cuda`` measures the first two and the times on a GPU, at the paper's batch, with PyTorch's ``activation_memory_budget``
@@ -65,7 +65,7 @@ POLICIES = ("none", "op", "block", "tile")
 NUDGED = "none, weights a last bit off"
 
 SMALL = ((64, (4, 8)), (128, (2, 4)), (256, (2, 4)))
-# side, batch, dtype, policy
+# resolution, batch, dtype, policy
 PAPER_BATCH = 10
 MEASURED = [
     (64, 8, "fp32", "none"),
@@ -95,11 +95,11 @@ ON_GPU = [
     for precision in ("fp32", "bf16", "fp16")
     for name in (AUTHORS, COMPILED, *BUDGETS, *POLICIES)
 ]
-SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # side, tile
+SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # resolution, tile
 
 
 def policy(name: str, side: int) -> MemoryPolicy:
-    """``block`` and ``tile`` compute only the last side again by parts, and smaller sides as a whole."""
+    """``block`` and ``tile`` compute only the highest resolution again by parts, and lower resolutions as a whole."""
     if name in ("none", "op"):
         return MemoryPolicy(checkpointing=name)  # type: ignore[arg-type]
     before = ("stage",) * (len(sides_up_to(side)) - 1)
@@ -124,7 +124,7 @@ class Choice:
     tiny: bool = False
 
     def cells(self) -> list[tuple[int, int, str, str]]:
-        """Side, batch, precision and policy of every peak."""
+        """Resolution, batch, precision and policy of every peak."""
         all_cells = MEASURED if self.device == "cpu" else ON_GPU
         if self.tiny:
             all_cells = [(0, 2, precision, name) for precision in ("fp32", "bf16") for name in ("none", AUTHORS)]
@@ -369,7 +369,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def losses_of(setting: Setting, chosen: MemoryPolicy, steps: int, *, nudged: bool = False) -> torch.Tensor:
-    """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights a last bit off."""
+    """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights one ulp off."""
     step = ours(Models.build(setting), setting.config)
     step.set_memory(chosen)
     if nudged:
@@ -387,7 +387,7 @@ def losses_of(setting: Setting, chosen: MemoryPolicy, steps: int, *, nudged: boo
 
 
 def computed() -> Iterator[Row]:
-    """For every side, dtype and policy: fixed and further bytes of a step, and the largest batches by card."""
+    """For every resolution, dtype and policy: fixed and further bytes of a step, and the largest batches by GPU."""
     for side in (64, 128, 256, 512, 1024):
         theirs = AuthorsMeasure(setting_of(side), "cuda")
         yield {"side": side, "precision": "fp32", "policy": AUTHORS} | line(theirs, theirs.state_bytes)

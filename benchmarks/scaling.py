@@ -1,4 +1,4 @@
-"""How ops scale: over the batch, the side, words and threads, the authors' form beside ours, forward + backward.
+"""How ops scale: over the batch, the resolution, words and threads, the authors' form beside ours, forward + backward.
 ``--device cuda --precision bf16``: on a GPU, by its clock, each of our backends apart.
 
 Results are compared with the reference by the ops' own benchmarks; a cell that runs out of memory says so.

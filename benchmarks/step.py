@@ -99,7 +99,7 @@ def rival_gate(setting: Setting, target: Target) -> bool:
 
 
 def graph_gate(setting: Setting, target: Target, make_graph: Callable[..., Any] | None = None) -> bool:
-    """True if steps that are replayed from a graph have the losses of steps that are not, and go on from them.
+    """True if steps that are replayed from a graph have the losses of steps that are not, and resume from them.
 
     What neither warms up nor captures is the last ``GATE_REPLAYS`` steps. ``make_graph``: as ``ours``, with a graph.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,11 +36,16 @@ def type_of(tensor: Tensor) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"``: a GPU if there is one.
+    """``"auto"``: a GPU if there is one. Of several processes, ``"auto"`` and ``"cuda"`` give each a GPU of its own.
 
     Raises:
-        InputError: for another name than auto, cpu, cuda, cuda:N, or a card that is not here.
+        InputError: for another name than auto, cpu, cuda, cuda:N, a GPU that is not here, or fewer than processes.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available() and os.environ.get("WORLD_SIZE", "1") != "1":
+        place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if place >= gpus:
+            raise InputError(f"device: this is process {place + 1} of a machine with {gpus} GPUs; start {gpus} there")
+        return torch.device("cuda", place)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -50,14 +50,14 @@ def _environment(folder: Path) -> Environment:
 
 
 def data_url(picture: Image.Image) -> str:
-    """The picture as PNG inside the page."""
+    """The image as PNG inside the page."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def photo_url(picture: Image.Image) -> str:
-    """The picture as JPEG inside the page: large ones, of which nobody counts pixels."""
+    """The image as JPEG inside the page: large ones, of which nobody counts pixels."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

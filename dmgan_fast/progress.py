@@ -29,11 +29,13 @@ class Progress(progress.Progress):
         console: Console | None = None,
         disable: bool = False,
         redirect_stdout: bool = True,
+        transient: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         console = console or Console(stderr=True)
-        super().__init__(*columns, console=console, disable=disable, redirect_stdout=redirect_stdout, get_time=clock)
+        options: dict[str, Any] = {"disable": disable, "redirect_stdout": redirect_stdout, "transient": transient}
+        super().__init__(*columns, console=console, get_time=clock, **options)
         self._done = Event()
         self._wait = wait or self._done.wait
         self._first: dict[TaskID, float] = {}  # steps that were done before
@@ -65,6 +67,13 @@ class Progress(progress.Progress):
             self._lines.join()
         super().__exit__(*error)
 
+    def stop(self) -> None:
+        """As rich's, which ends what it leaves off a terminal with a line's end, even if that is nothing."""
+        if self.live.transient:
+            self.live.stop()
+        else:
+            super().stop()
+
     def write_lines(self) -> None:
         """One for each task that is under way, every 15 seconds until the work is done."""
         while not self._wait(INTERVAL):
@@ -93,8 +102,8 @@ def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]
     known = (progress.BarColumn(), progress.MofNCompleteColumn()) if total else (progress.SpinnerColumn(),)
     left = (progress.TimeRemainingColumn(),) if total else ()
     columns = (progress.TextColumn("{task.description}"), *known, progress.TimeElapsedColumn(), *left)
-    # What is piped elsewhere is not for the terminal that shows the bar.
-    with Progress(*columns, redirect_stdout=sys.stdout.isatty()) as shown:
+    # What is piped elsewhere is not for the terminal that shows the bar; a spinner leaves nothing behind.
+    with Progress(*columns, redirect_stdout=sys.stdout.isatty(), transient=not total) as shown:
         task = shown.add_task(what, total=total)
         yield lambda: shown.advance(task)
 

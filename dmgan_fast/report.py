@@ -1,4 +1,4 @@
-"""A self-contained page: what was drawn from which caption, what each word looked at, and how training went."""
+"""A self-contained page: what was generated from which caption, what each word looked at, and how training went."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Section:
 
     @classmethod
     def drawn(cls, title: str, weights: Path, sampler: Sampler, captions: Sequence[str], seed: int) -> Section:
-        """Draw the captions; the model card is taken from ``weights/README.md``."""
+        """Generate the captions; the model card is taken from ``weights/README.md``."""
         card = (weights / "README.md").read_text(encoding="utf-8").removeprefix("# Model card").strip()
         return cls(title, card, sampler.draw(captions, seed=seed, maps=True))
 
@@ -42,7 +42,7 @@ class Section:
 
     @property
     def captioned(self) -> list[tuple[Drawing, list[Tile]]]:
-        """Every drawing with maps, and its row."""
+        """Every result with maps, and its row."""
         return [(drawing, _tiles(drawing)) for drawing in self.drawings if drawing.attention]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from dmgan_fast import pages
@@ -103,40 +104,37 @@ def _facts(config: dict[str, Any], metrics: Rows) -> dict[str, str]:
     return facts
 
 
-def _curves(run: Path, metrics: Rows, measures: Rows, batch: int) -> list[tuple[str, Markup]]:
-    """A title and a figure for each table that has rows."""
+def _curves(run: Path, metrics: Rows, measures: Rows, batch: int) -> list[tuple[str, list[Markup]]]:
+    """A title and figures for each table that has rows."""
     speed = [
         {"step": row["step"], "images per second": batch * (row["step"] - before["step"]) / passed}
         for before, row in pairwise(metrics)
         if (passed := row["seconds"] - before["seconds"]) > 0
     ]
     figures = {
-        "Losses": loss_curves("Losses", run / "metrics.csv") if metrics else None,
+        "Losses": [loss_curves("Losses", run / "metrics.csv")] if metrics else [],
         "Throughput": _panels(speed),
         "Held-out images": _panels(_rows(run / "validation.csv")),
         "Gates": _panels(_rows(run / "gates.csv")),
         "Measures": _panels(measures),
     }
-    return [(title, pages.inline_svg(figure)) for title, figure in figures.items() if figure is not None]
+    return [(title, [pages.inline_svg(each) for each in found]) for title, found in figures.items() if found]
 
 
-def _panels(rows: Rows) -> Figure | None:
+def _panels(rows: Rows) -> list[Figure]:
     """A small diagram for each column."""
-    names = [name for name in (rows[0] if rows else {}) if name not in ("step", "seconds", "chance")]
-    if not names:
-        return None
-    columns = min(3, len(names))
-    lines = -(-len(names) // columns)
-    figure = Figure(figsize=(3.3 * columns, 2.5 * lines), layout="constrained")
-    for place, name in enumerate(names, start=1):
-        axes = figure.add_subplot(lines, columns, place)
-        known = [row for row in rows if name in row]
-        axes.plot(
-            [row["step"] for row in known], [row[name] for row in known], marker="o", markersize=2.5, linewidth=1.4
-        )
-        axes.set_title(name.replace("_", " "), fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25)
+    return [_panel(name, rows) for name in (rows[0] if rows else {}) if name not in ("step", "seconds", "chance")]
+
+
+def _panel(name: str, rows: Rows) -> Figure:
+    figure = Figure(figsize=(3.3, 2.5), layout="constrained")
+    axes = figure.add_subplot()
+    known = [row for row in rows if name in row]
+    axes.plot([row["step"] for row in known], [row[name] for row in known], marker="o", markersize=2.5, linewidth=1.4)
+    axes.set_title(name.replace("_", " "), fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25)
     return figure
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 @triton.jit
 def program_in(first, second):
     """Place of this program in a grid of ``first`` by ``second`` by any number, the last in 64 bits. What is launched
-    is one axis of all of them: along any other, cards take 65,535 at most.
+    is one axis of all of them: along any other, GPUs take 65,535 at most.
     """
     program = tl.program_id(0)
     return program % first, program // first % second, (program // first // second).to(tl.int64)
 
 
 def dot_precision() -> str:
-    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the card has it."""
+    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the GPU has it."""
     return _precision(torch.backends.cuda.matmul)
 
 

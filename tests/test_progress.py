@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from dmgan_fast.progress import INTERVAL, Progress, show_time
+from dmgan_fast.progress import INTERVAL, Progress, show_time, working
 
 
 class Clock:
@@ -83,3 +83,13 @@ def test_work_without_known_steps_says_how_long_it_has_taken():
     progress.add_task("exporting", total=None)
     progress.write_lines()
     assert stream.getvalue() == "exporting: 15 s so far\n"
+
+
+def test_work_of_unknown_length_leaves_no_spinner_in_a_log(capsys):
+    with working("looking"):
+        pass
+    assert capsys.readouterr().err == ""
+    with working("copying", 2) as tick:
+        tick()
+        tick()
+    assert "2/2" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_the_page_holds_everything_and_loads_nothing(page):
         "Samples over time", "Memory of a training step", "Environment", "Settings",
     ]  # fmt: skip
     assert not re.findall(r'(?:src|href)="(?!data:image/|#)', page)
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 7, "losses, throughput, two gates, three measures"
 
 
 def test_numbers_are_those_of_the_run(run, page):

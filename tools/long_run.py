@@ -1,4 +1,4 @@
-"""A long run: memory, open files and threads stay flat while one process trains, saves, draws and evaluates.
+"""A long run: memory, open files and threads stay flat while one process trains, saves, generates and evaluates.
 
     python -m tools.long_run --minutes 120 --out build/long_run
 
@@ -81,7 +81,7 @@ class Watch(threading.Thread):
 
 
 def run(rig: Rig, minutes: float, out: Path) -> Watch:
-    """Train, save, draw and evaluate for so long."""
+    """Train, save, generate and evaluate for so long."""
     watch = Watch(60 * minutes, max(0.2, min(1.0, minutes / 10)))
     step = GANTask.step
 

@@ -15,7 +15,7 @@ from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.planning.measure import measure_of
 
 ROUNDS = 8
-COPY, PRODUCT = 1 << 28, 8192  # elements; side of a matrix
+COPY, PRODUCT = 1 << 28, 8192  # elements; rows of a matrix
 Share = Callable[[Row, int], Row]
 
 

@@ -33,7 +33,7 @@ def batch_norm_skip(batch: int, channels: int, pixels: int, width: int = 4) -> W
 
 
 def conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:
-    """x → y of the same side."""
+    """x → y of the same resolution."""
     x, y, weight = batch * inputs * pixels * width, batch * outputs * pixels * width, 9 * inputs * outputs * width
     return _both(18.0 * batch * inputs * outputs * pixels, x + y + weight, 3 * x + 2 * y + 3 * weight)
 

@@ -36,7 +36,8 @@ def main() -> None:
     except DMGANError as error:
         if debug:
             raise
-        print(f"dmgan-fast: {error}", file=sys.stderr)
+        if not error.told_elsewhere:
+            print(f"dmgan-fast: {error}", file=sys.stderr)
         sys.exit(_status(error))
     except Exception as error:
         if not debug and _is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""``sample``: captions in, pictures out."""
+"""``sample``: captions in, images out."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from dmgan_fast.sampling.sampler import Drawing, Sampler
 
 HUB = "Weights on the Hub"
-SHOWN = 100  # pictures in grid.png and sheet.png
+SHOWN = 100  # images in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
 BYTES = 120  # and bytes, for file systems that take 255 in all
 
 
 @app.command(
     rich_help_panel=START,
-    epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention',
+    epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out samples --attention',
 )
 def sample(
     captions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CAPTION...", help="What to draw; - reads standard input.", show_default=False),
+        typer.Argument(metavar="CAPTION...", help="What to generate; - reads standard input.", show_default=False),
     ] = None,
     weights: Annotated[
         str | None,
@@ -60,16 +60,16 @@ def sample(
             "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Pictures of each caption: --count 4.")] = 1,
+    count: Annotated[int, typer.Option(help="Images of each caption: --count 4.")] = 1,
     between: Annotated[
         tuple[str, str] | None,
         typer.Option(
             metavar="FROM TO",
-            help='Pictures on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
+            help='Images on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another image.")] = 0,
     truncation: Annotated[
         float | None,
         typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
@@ -77,25 +77,25 @@ def sample(
     noise: Annotated[
         float, typer.Option(help="Multiply the noise: --noise 0.5; at 0 every seed generates the same image.")
     ] = 1.0,
-    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    batch: Annotated[int, typer.Option(help="Images generated at once.")] = 16,
     tile: Annotated[
-        int | None, typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory.")
+        int | None, typer.Option(help="Generate in windows of this size, 64 or more: large images in little memory.")
     ] = None,
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also sheet.png: pictures with their captions.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also sheet.png: images with their captions.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Also a map for each word.")] = False,
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="For programs: captions, unknown words and files, once all are written.")
     ] = False,
 ) -> None:
-    """Draw pictures from captions, at every side."""
+    """Generate images from captions, at every resolution."""
     from dmgan_fast.sampling.sampler import Sampler
 
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):
-        raise InputError("--between draws two captions only; leave out CAPTION, --captions, --count and maps")
+        raise InputError("--between takes two captions only; leave out CAPTION, --captions, --count and maps")
     download = {"revision": revision, "token": token, "cache_dir": cache_dir}
     download = {name: value for name, value in download.items() if value is not None}
     sampler = Sampler.from_pretrained(weights, device=device, step=step, subfolder=subfolder, **download)
@@ -147,7 +147,7 @@ def _place(drawing: Drawing, total: int, count: int) -> str:
 
 
 def _write(drawing: Drawing, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
-    """Pictures, and the maps asked for, as PNG files named after the caption."""
+    """Images, and the maps asked for, as PNG files named after the caption."""
     from dmgan_fast.pictures import picture_of, relative, save_picture, shade
 
     stem = f"{place}-{_short('-'.join(drawing.words))}"
@@ -168,13 +168,13 @@ def _short(text: str) -> str:
 
 
 def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
-    """``grid.png`` of several pictures; ``sheet.png`` with captions if asked for."""
+    """``grid.png`` of several images; ``sheet.png`` with captions if asked for."""
     from dmgan_fast.pictures import contact_sheet, grid, save_picture
 
     files = []
     if len(shown) > 1:
         rows = [drawing.images for drawing in shown]
-        if count > 1:  # a row for each caption, its pictures beside each other
+        if count > 1:  # a row for each caption, its images beside each other
             whole = len(shown) // count * count or len(shown)
             last = [drawing.images[-1] for drawing in shown[:whole]]
             rows = [last[k : k + count] for k in range(0, whole, count)]
@@ -184,5 +184,5 @@ def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet
     for file, picture in files:
         save_picture(picture, file)
     if files and total > len(shown):
-        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} pictures", err=True)
+        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} images", err=True)
     return [file for file, _ in files]

@@ -1,4 +1,4 @@
-"""Captioned pictures: the embedded demo set, CUB, COCO, flowers, or any folder (docs/data.md)."""
+"""Captioned images: the embedded demo set, CUB, COCO, flowers, or any folder (docs/data.md)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def convert(
     Args:
         report: of ``check_data``.
         out: a folder that does not exist or is empty.
-        skip_bad: go on without at most so many images that can't be used.
+        skip_bad: continue without at most so many images that can't be used.
         tick: called after each image.
 
     Returns:
@@ -153,7 +153,7 @@ def suffix_of(record: Record, content: bytes) -> str:
     try:
         with Image.open(BytesIO(content)) as opened:
             return _SUFFIXES.get(opened.format or "", ".png")
-    except Exception:  # a broken picture can raise almost anything
+    except Exception:  # a broken image can raise almost anything
         raise DataError(
             f"picture can't be read: {record.key}: neither its name nor its content say what it is"
         ) from None

@@ -147,7 +147,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(stream) as opened:
             size, kind = opened.size, opened.format
-    except Exception:  # a broken picture can raise almost anything; decoding says what is wrong
+    except Exception:  # a broken image can raise almost anything; decoding says what is wrong
         return (0, 0), False
     length = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, length - TRAILER))

@@ -1,7 +1,7 @@
 """In which order images are seen: a function of seed and epoch alone, the same for any number of processes.
 
-Batch ``n`` of an epoch is the same images on one process or on many, where each takes its rows of it. So a run goes on
-in the middle of an epoch on another number of processes, and every image is seen once.
+Batch ``n`` of an epoch is the same images on one process or on many, where each takes its rows of it. So a run
+continues in the middle of an epoch on another number of processes, and every image is seen once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Batches(Sampler[list[Visit]]):
         seed: of the order.
         epoch: the first.
         start_batch: batches of it to leave out.
-        endless: go on with the next epochs.
+        endless: continue with the next epochs.
         rows: of each batch only these, which one of several processes takes; None: all.
         shards: see ``Shards``.
 

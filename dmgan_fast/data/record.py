@@ -1,4 +1,4 @@
-"""One captioned picture, and where its bytes lie: a file, a member of an archive, a cell of a parquet file."""
+"""One captioned image, and where its bytes lie: a file, a member of an archive, a cell of a parquet file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dmgan_fast.files import require_regular
 
 @dataclass(frozen=True)
 class Record:
-    """One picture: where it is, what is said of it.
+    """One image: where it is, what is said of it.
 
     ``box``: x, y, width, height in pixels as stored. ``upright``: turn it as its EXIF data say.
     """
@@ -36,7 +36,7 @@ class Record:
 
 
 def where(record: Record) -> str:
-    """The place of a picture as people look it up."""
+    """The place of an image as people look it up."""
     if record.row is not None:
         return f"{record.picture}:row {record.row}"
     place = record.remote.url if record.remote else record.picture
@@ -44,7 +44,7 @@ def where(record: Record) -> str:
 
 
 def read_bytes(record: Record) -> bytes:
-    """The picture's file as it is.
+    """The image's file as it is.
 
     Raises:
         DataError: naming the file, if it is missing or can't be read.

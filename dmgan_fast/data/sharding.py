@@ -48,7 +48,7 @@ def shard(
         report: of ``check_data``.
         out: a folder that does not exist or is empty, or an address (``s3://bucket/birds``). A folder appears once all
             is written; at an address the index comes last.
-        skip_bad: go on without at most so many images that can't be used.
+        skip_bad: continue without at most so many images that can't be used.
         shard_bytes: of an archive, at the most, unless one image is larger.
         window: archives whose images training shuffles together, and has on each machine at a time.
         seed: of the order.

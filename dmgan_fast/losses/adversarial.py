@@ -32,7 +32,7 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
     Args:
         discriminator: called through ``features`` and ``logits``, in the order of the authors' code.
         real, fake: ``[B, 3, S, S]`` in [-1, 1]; no gradient flows into ``fake``.
-        sentence: ``[B, D]``. Wrong pairs are picture i with sentence i + 1; a batch of one has none, so the fake
+        sentence: ``[B, D]``. Wrong pairs are image i with sentence i + 1; a batch of one has none, so the fake
             terms are then averaged over two instead of three.
 
     Raises:
@@ -61,15 +61,15 @@ def discriminator_loss_of(
     fake: Tensor | None = None,
     wrong_sentence: Tensor | None = None,
 ) -> Tensor:
-    """The part of ``discriminator_loss`` that some pictures of a batch have; a scalar.
+    """The part of ``discriminator_loss`` that some images of a batch have; a scalar.
 
-    Over all pictures it adds up to the whole, part by part, so that one graph is freed before the next is built.
+    Over all images it adds up to the whole, part by part, so that one graph is freed before the next is built.
 
     Args:
-        sentence: ``[b, D]``, of ``b`` pictures in a row.
-        batch: pictures in the whole batch.
+        sentence: ``[b, D]``, of ``b`` images in a row.
+        batch: images in the whole batch.
         real, fake: ``[b, 3, S, S]``; one of them may be left out.
-        wrong_sentence: of real pictures, the sentences of the following ones ``[b, D]``; one less at the end of the
+        wrong_sentence: of real images, the sentences of the following ones ``[b, D]``; one less at the end of the
             batch.
     """
     # In the order of the authors' code, for networks that change on every forward.
@@ -129,7 +129,7 @@ def joint_discriminator_loss(
 
 
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
-    """Unconditional + conditional loss of drawn pictures ``[B, 3, S, S]`` under one discriminator; a scalar."""
+    """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
     features = discriminator.features(fake)
     logits = torch.cat((discriminator.logits(features, sentence), discriminator.logits(features)))
     return _judged_real(logits).sum() / len(fake)
@@ -152,16 +152,16 @@ def generator_loss(
     """Loss of the generator without the conditioning term.
 
     Args:
-        discriminators, fakes: one for each side, smallest first; pictures ``[B, 3, S, S]``.
+        discriminators, fakes: one for each resolution, smallest first; images ``[B, 3, S, S]``.
         sentence, words: ``[B, D]``, ``[B, D, T]``; ``lengths``, ``class_ids``: ``[B]``.
-        image_encoder: DAMSM encoder for the last picture; not called if None or ``damsm_weight`` is 0.
+        image_encoder: DAMSM encoder for the last image; not called if None or ``damsm_weight`` is 0.
         damsm_weight: the paper's lambda.
 
     Returns:
         the scalar total, and its parts as detached scalars: ``adversarial_<side>``, ``words``, ``sentence``.
 
     Raises:
-        InputError: if there is not one discriminator for each picture.
+        InputError: if there is not one discriminator for each image.
     """
     if len(discriminators) != len(fakes):
         raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")

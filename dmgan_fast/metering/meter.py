@@ -72,7 +72,7 @@ class Meter(Dataless):
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
-        """Within, gradients of the models' parameters and tensors kept for backward are told from temporaries."""
+        """Within, gradients of the models' parameters and tensors saved for backward are told from temporaries."""
         hooks = [
             parameter.register_post_accumulate_grad_hook(lambda p: self.mark([p.grad], "gradients"))
             for model in models

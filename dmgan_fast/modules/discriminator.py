@@ -1,4 +1,4 @@
-"""Discriminators: one per side, with a conditional and an unconditional head (logits, before the sigmoid)."""
+"""Discriminators: one per resolution, with a conditional and an unconditional head (logits, before the sigmoid)."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class DiscriminatorConfig:
 
 
 class Discriminator(PretrainedModel):
-    """Judges pictures of one side, with or without their sentence.
+    """Judges images of one resolution, with or without their sentence.
 
-    Stride-2 4×4 convolutions halve the side down to 4, doubling the channels; then 3×3 convolutions bring the
+    Stride-2 4×4 convolutions halve the resolution down to 4, doubling the channels; then 3×3 convolutions bring the
     channels back to ``8 * base_channels``.
     """
 
@@ -67,7 +67,7 @@ class Discriminator(PretrainedModel):
         widths = [3] + [base << k for k in range(halvings)]
         down = [_conv(config, i, o, 4, stride=2) for i, o in pairwise(widths)]
         if config.batch_norm:
-            down[0] = nn.Conv2d(3, base, 4, stride=2, padding=1, bias=False)  # sees pictures as they are
+            down[0] = nn.Conv2d(3, base, 4, stride=2, padding=1, bias=False)  # sees images as they are
         self.down = nn.ModuleList(down)
         narrowing = widths[-1:3:-1]  # back to the width of the fourth convolution
         self.narrow = nn.ModuleList(_conv(config, i, i // 2, 3) for i in narrowing if i > 8 * base)
@@ -78,7 +78,7 @@ class Discriminator(PretrainedModel):
         self.apply(init_weights)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
+        """Images ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
         side, weight = self.config.image_size, self.conditional_head.weight
         require_tensors("Discriminator", images=images)
         require(
@@ -114,7 +114,7 @@ class Discriminator(PretrainedModel):
         return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """Logits ``[B]`` of pictures ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
+        """Logits ``[B]`` of images ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
 
 

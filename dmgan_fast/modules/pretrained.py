@@ -126,7 +126,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
 
     @classmethod
     def _kind(cls) -> str:
-        """What the saved configuration says it is of; a subclass with the same settings is saved as its parent."""
+        """The model's name in config.json; a subclass with the same settings is saved as its parent."""
         return cls.config_class.__name__.removesuffix("Config")
 
     @staticmethod

@@ -55,7 +55,7 @@ PLANNED_CARD = (9, 0)
 
 
 def _card_why_not() -> str | None:
-    """None if PyTorch sees a card that the kernels are made for, else the reason."""
+    """None if PyTorch sees a GPU that the kernels are made for, else the reason."""
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     capability = torch.cuda.get_device_capability()

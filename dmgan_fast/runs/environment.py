@@ -30,7 +30,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def write_environment(run: Path, device: torch.device) -> None:
-    """Into the folder of a run; a resumed run is described as it goes on."""
+    """Into the folder of a run; a resumed run is described as it continues."""
     with replace_file(run / NAME) as temporary:
         temporary.write_text(json.dumps(describe(device), indent=2) + "\n", encoding="utf-8")
 

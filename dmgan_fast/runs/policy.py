@@ -1,4 +1,4 @@
-"""What a training step keeps in memory and what it computes again. Every choice here is exact."""
+"""What a training step keeps in memory and what it recomputes. Every choice here is exact."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class MemoryPolicy:
     """How a step trades time for memory; ``planner.plan`` chooses one.
 
     ``checkpointing``: a level for all sides of the generator, or one for each (``Generator.set_checkpointing``).
-    ``tile_rows``: rows of a tile at the level ``"tile"``. ``micro_batch``: pictures that go through a discriminator or
+    ``tile_rows``: rows of a tile at the level ``"tile"``. ``micro_batch``: images that go through a discriminator or
     the image encoder at a time; None: all. ``offload``: what the generator keeps waits in the host's memory (GPU only).
-    ``together``: a discriminator learns from real and generated pictures in one pass, which takes half the launches and
+    ``together``: a discriminator learns from real and generated images in one pass, which takes half the launches and
     keeps both for backward; None: on a GPU, where ``micro_batch`` leaves the batch whole.
     """
 
@@ -37,7 +37,7 @@ class MemoryPolicy:
             )
 
     def levels(self, sides: int) -> tuple[Level, ...]:
-        """One level for each side."""
+        """One level for each resolution."""
         chosen = self.checkpointing
         levels = tuple(chosen for _ in range(sides)) if isinstance(chosen, str) else chosen
         if len(levels) != sides:

@@ -1,4 +1,4 @@
-"""Draw pictures from captions with a folder of weights."""
+"""Generate images from captions with a folder of weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.sampling.hub import fetch_folder, is_hub_id
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
-# And that of a caption's pictures: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
+# And that of a caption's images: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
 # number, the golden ratio's, stay far from each other.
 COPY_STRIDE = 2_654_435_761
 PARTS = ("generator", "text_encoder")
@@ -35,12 +35,12 @@ SEEDS = 1 << 64  # PyTorch's generators take so many
 
 @dataclass
 class Drawing:
-    """What was drawn for one caption.
+    """What was generated for one caption.
 
-    ``images``: ``[3, S, S]`` in [-1, 1], one for each side, smallest first. ``words``: those the model knows, in
+    ``images``: ``[3, S, S]`` in [-1, 1], one for each resolution, smallest first. ``words``: those the model knows, in
     order; ``unknown``: those it does not. With maps: ``attention`` ``[T, H, W]`` (T = len(words)), ``response_gates``
     ``[H, W]`` and ``writing_gates`` ``[T]``, one for each refinement; a model without gates has none. ``number``,
-    ``copy``: the caption's place among those given, and the picture's among those of the caption, both from 1.
+    ``copy``: the caption's place among those given, and the image's among those of the caption, both from 1.
     """
 
     caption: str
@@ -56,7 +56,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One picture to draw."""
+    """One image to generate."""
 
     caption: str
     indices: list[int]
@@ -67,11 +67,11 @@ class _Wanted:
 
 
 class Sampler:
-    """Captions in, pictures out.
+    """Captions in, images out.
 
-    Draws with the generator as it is: on CPUs its fused ops beat those of a copy by ``modules.fold`` and already apply
+    Uses the generator as it is: on CPUs its fused ops beat those of a copy by ``modules.fold`` and already apply
     batch norms in the pass of the GLUs. A sampler of such a copy works as well. A server's waiting requests are one
-    call of ``draw``: it groups them, and a picture does not depend on its group.
+    call of ``draw``: it groups them, and an image does not depend on its group.
 
     Raises:
         CheckpointError: if generator, text encoder and vocabulary do not belong together.
@@ -133,7 +133,7 @@ class Sampler:
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """Where it generates."""
         return self.text_encoder.embedding.weight.device
 
     def draw(
@@ -148,21 +148,21 @@ class Sampler:
         truncation: float | None = None,
         noise_strength: float = 1.0,
     ) -> list[Drawing]:
-        """Draw ``count`` pictures of every side for each caption, a caption's together.
+        """Generate ``count`` images of every resolution for each caption, a caption's together.
 
-        A picture's noise comes from ``(seed, its caption's position, its number)``, so it does not depend on
+        An image's noise comes from ``(seed, its caption's position, its number)``, so it does not depend on
         ``batch_size`` or on the captions beside it (up to rounding; with ``mask_mode="official"`` masks do cross
         samples).
 
         Args:
             captions: any number of texts.
             seed: 0 or more.
-            count: pictures of each caption, 1 or more.
-            batch_size: pictures drawn at once.
+            count: images of each caption, 1 or more.
+            batch_size: images generated at once.
             maps: also return attention and response-gate maps.
-            tile: draw one picture at a time, in windows of this side (``modules.draw_in_tiles``): large pictures in
+            tile: generate one image at a time, in windows of this size (``modules.draw_in_tiles``): large images in
                 little memory. Not with maps.
-            truncation: keep the noise within this many deviations: below 1 pictures are more alike and more typical.
+            truncation: keep the noise within this many deviations: below 1 images are more alike and more typical.
                 None: all of it.
             noise_strength: the noise is multiplied by it: 0 generates the same image for every seed.
 
@@ -186,9 +186,9 @@ class Sampler:
         truncation: float | None = None,
         noise_strength: float = 1.0,
     ) -> Iterator[Drawing]:
-        """``draw``, each batch as it is ready, so that any number of pictures takes no more memory than a batch.
+        """``draw``, each batch as it is ready, so that any number of images takes no more memory than a batch.
 
-        All captions are checked before the first picture is drawn.
+        All captions are checked before the first image is generated.
         """
         if not captions:
             raise InputError("draw: at least one caption is needed")
@@ -224,13 +224,13 @@ class Sampler:
         truncation: float | None = None,
         noise_strength: float = 1.0,
     ) -> list[Drawing]:
-        """Pictures on the way from one caption to another, both included, all of the same noise.
+        """Images on the way from one caption to another, both included, all of the same noise.
 
         Sentence and words are mixed linearly; on the way, words of both captions are read.
 
         Args:
             first, second: the captions.
-            steps: pictures, 2 or more.
+            steps: images, 2 or more.
             seed, batch_size, tile, truncation, noise_strength: as in ``draw``.
 
         Raises:
@@ -281,7 +281,7 @@ class Sampler:
             captions: word indices, at least one for each.
             seeds: one for each caption.
             maps: also attention.
-            tile: in windows of this side; then one caption, without maps.
+            tile: in windows of this size; then one caption, without maps.
             truncation, noise_strength: as in ``draw``.
 
         Returns:
@@ -293,7 +293,7 @@ class Sampler:
 
     def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
         if not caption.strip():
-            raise InputError(f"caption {number} is empty; write what the picture should show")
+            raise InputError(f"caption {number} is empty; write what the image should show")
         indices, unknown = self.vocabulary.encode(caption)
         if not indices:
             raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
@@ -381,7 +381,7 @@ class _Text:
 
 
 def truncate(noise: Tensor, within: float | None) -> Tensor:
-    """Normal noise as if drawn within so many deviations, by its quantiles: the order of all values stays."""
+    """Normal noise as if sampled within so many deviations, by its quantiles: the order of all values stays."""
     if within is None:
         return noise
     lowest = 0.5 * math.erfc(within / math.sqrt(2))

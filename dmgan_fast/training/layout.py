@@ -62,7 +62,7 @@ def is_folded(module: nn.Module) -> bool:
 
 
 class ConvReLU(nn.Module):
-    """A frozen convolution, then ReLU, of which the result alone is kept for backward."""
+    """A frozen convolution, then ReLU, of which the result alone is saved for backward."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

@@ -46,9 +46,28 @@ def check_logger(logger: str) -> None:
         )
 
 
-def open_board(config: Any, out: Path, done: int) -> Board:
-    """The board that ``config.loop.logger`` names, for the run in ``out`` after ``done`` steps."""
+def open_board(config: Any, out: Path, done: int, *, writes: bool = True) -> Board:
+    """The board that ``config.loop.logger`` names, for the run in ``out`` after ``done`` steps; one that takes nothing
+    for a process that does not write."""
+    if not writes:
+        return NoBoard()
     return WeightsAndBiases(config, out) if config.loop.logger == "wandb" else TensorBoard(out / "tensorboard", done)
+
+
+class NoBoard:
+    """Of processes that another one reports for."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        pass
+
+    def image(self, name: str, file: Path, step: int) -> None:
+        pass
 
 
 class TensorBoard:
@@ -86,7 +105,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run there for the run in ``out``, which a resumed run goes on with; offline with ``WANDB_MODE=offline``."""
+    """One run there for the run in ``out``, which a resumed run continues with; offline with ``WANDB_MODE=offline``."""
 
     def __init__(self, config: Any, out: Path) -> None:
         self.config, self.out = config, out
@@ -134,14 +153,15 @@ class WeightsAndBiases:
 
 
 class Log:
-    """A table, told to the board as well; on resuming, rows after the resumed step are dropped."""
+    """A table, told to the board as well; on resuming, rows after the resumed step are dropped. Of several processes
+    only one ``writes``."""
 
-    def __init__(self, file: Path, board: Board, done: int) -> None:
-        self.file, self.board, self.done = file, board, done
+    def __init__(self, file: Path, board: Board, done: int, *, writes: bool = True) -> None:
+        self.file, self.board, self.done, self.writes = file, board, done, writes
         self.begun = False  # has its header
 
     def __enter__(self) -> Self:
-        if self.file.exists():
+        if self.writes and self.file.exists():
             rows = _rows_until(self.file, self.done) if self.done else []
             with replace_file(self.file) as temporary:
                 _write_rows(temporary, rows)
@@ -153,7 +173,7 @@ class Log:
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """A row; none without values."""
-        if not values:
+        if not (values and self.writes):
             return
         row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
         with self.file.open("a", newline="") as stream:

@@ -133,7 +133,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _check(body: bytes, calls: Mapping[int, int] | None) -> None:
-    """Only what the page itself sends goes on: plain values, as many as a function takes."""
+    """Only what the page itself sends passes: plain values, as many as a function takes."""
     odd = Refusal(400, "This request is not one that the page sends.")
     try:
         given = json.loads(body)
@@ -169,7 +169,7 @@ def _name(host: str) -> str:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """``receive`` that gives the body that was read, then goes on."""
+    """``receive`` that gives the body that was read, then reads on."""
     given = False
 
     async def next_message() -> MutableMapping[str, Any]:

@@ -224,7 +224,7 @@ def test_an_evaluation_names_all_held_out_images_that_it_can_not_read(monkeypatc
     assert "12.png" in err
     status, _, err = call(monkeypatch, capsys, *command, "--skip-bad", 2)
     assert status == 0
-    assert err.count("left out of the real pictures: ") == 2
+    assert err.count("left out of the real images: ") == 2
     assert json.loads((tmp_path / "report/evaluation.json").read_text())["real"]["count"] == 2
 
 

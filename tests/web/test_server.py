@@ -74,8 +74,6 @@ HOSTILE_PATHS = [
     ("GET", "/static/../../../etc/passwd"),
     ("GET", "/static/%2e%2e/%2e%2e/etc/passwd"),
     ("GET", "/assets/..%2f..%2f..%2fetc%2fpasswd"),
-    ("GET", "/?deep_link=../../../../etc/passwd"),
-    ("GET", "/config?deep_link=../../../../etc/passwd"),
     ("GET", "/gradio_api/info"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
@@ -90,11 +88,15 @@ HOSTILE_PATHS = [
     ("GET", "/\x00"),
     ("GET", "/%00/%ff"),
     ("GET", "/" + "a" * 5000),
-    ("GET", "/gradio_api/queue/data"),
-    ("GET", "/gradio_api/queue/data?session_hash=nobody"),
     ("PUT", "/"),
     ("OPTIONS", "/gradio_api/queue/join"),
     ("TRACE", "/"),
+]
+HOSTILE_QUERIES = [
+    ("GET", "/?deep_link=../../../../etc/passwd"),
+    ("GET", "/config?deep_link=../../../../etc/passwd"),
+    ("GET", "/gradio_api/queue/data"),
+    ("GET", "/gradio_api/queue/data?session_hash=nobody"),
 ]
 HOSTILE_CAPTIONS = [
     "word " * 5000,
@@ -154,12 +156,16 @@ HOSTILE_VALUES = [
     for name in ("model", "seed", "images", "noise", "truncation")
     for value in ("", "x", "../../etc/passwd", "<b>", "NaN", "1", True, -1, 0.5, 1e308, -1e308, 10**30)
 ] + [{"caption": value} for value in (None, True, 0, -1.5)]
+HOSTILE_VALUES += [{"model": BROKEN}]
 
 
 def test_two_hundred_hostile_requests_leave_no_trace_and_the_page_answers_still(client, leaks):
-    assert len(HOSTILE_PATHS) + len(HOSTILE_CAPTIONS) + len(HOSTILE_VALUES) >= 200
-    for method, path in HOSTILE_PATHS:
+    paths = HOSTILE_PATHS + HOSTILE_QUERIES
+    assert len(paths) + len(HOSTILE_CAPTIONS) + len(HOSTILE_VALUES) >= 200
+    for method, path in paths:
         said = _raw(client, method, path)
+        if (method, path) in HOSTILE_PATHS:  # gradio does not even see it
+            assert "There is nothing here." in said or "Invalid HTTP request" in said, (method, path)
         assert not leaks.search(said), (method, path)
         assert "root:" not in said
     for changed in [{"caption": caption} for caption in HOSTILE_CAPTIONS] + HOSTILE_VALUES:

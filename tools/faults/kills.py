@@ -1,4 +1,4 @@
-"""kill -9 at random moments: a run goes on from its last completed checkpoint, with the bits of an undisturbed one."""
+"""kill -9 at random moments: a run resumes from its last completed checkpoint, with the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.faults.rig import PHASES, Broken, Rig, Run, folder_in, require
 
 KILL_MOMENTS = ("any", "any", "any", "step", "save", "save", "save", "sample", "evaluation", "loader worker")
 LATER = 0.02  # seconds after a phase has begun
-TWICE = 0.3  # share of trials in which the run that goes on is killed too
+TWICE = 0.3  # share of trials in which the run that continues is killed too
 
 
 def trial(rig: Rig, number: int, name: str) -> dict[str, Any]:

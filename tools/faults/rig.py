@@ -272,7 +272,7 @@ class Rig:
         before: Callable[[], None] = lambda: None,
         images: Path | None = None,
     ) -> Run:
-        """Begin the run in ``out``, or go on with it if it has begun; ``before`` is done in its process first."""
+        """Begin the run in ``out``, or continue with it if it has begun; ``before`` is done in its process first."""
         config = self.config(overrides, images)
 
         def work(board: Board) -> None:
@@ -309,7 +309,7 @@ class Rig:
         require(not (out / ".lock").exists(), "the lock was left behind")
 
     def survives(self, out: Path, completed: int) -> int:
-        """The step that a stopped run goes on from.
+        """The step that a stopped run continues from.
 
         Raises:
             Broken: if a completed checkpoint is lost or torn.
@@ -350,7 +350,7 @@ def draw_images(folder: Path) -> None:
 
 
 def final_bits(out: Path) -> dict[str, str]:
-    """Digests of all that a finished run has learned, drawn and logged, by name; of logs without times."""
+    """Digests of all that a finished run has learned, generated and logged, by name; of logs without times."""
     state = load_checkpoint(checkpoints.checkpoint_file(out / "checkpoints", STEPS), "gan")
     found = {
         f"state {name}": _digest(value) for name, value in _leaves({"task": state["task"], "random": state["random"]})

@@ -88,7 +88,7 @@ def _host(rig: Rig, work: Callable[[Board], None]) -> str:
 
 @scenario("disk full")
 def disk_full(rig: Rig) -> str:
-    """A checkpoint that has no room is refused with the room that it takes; with room the run goes on."""
+    """A checkpoint that has no room is refused with the room that it takes; with room the run continues."""
 
     def work(board: Board) -> None:
         disk = rig.folder / "disk"
@@ -147,7 +147,7 @@ def _stopped(rig: Rig, out: Path, step: int = 4, images: Path | None = None) -> 
 
 
 def _damage(rig: Rig, name: str, spoil: Callable[[bytes], bytes]) -> None:
-    """The newest checkpoint is damaged: the run goes on from the one before."""
+    """The newest checkpoint is damaged: the run continues from the one before."""
     with folder_in(rig, name) as out:
         _stopped(rig, out)
         newest = max((out / "checkpoints").glob("step-*.pt"))
@@ -215,7 +215,7 @@ def _images(rig: Rig, name: str) -> Path:
 
 @scenario("vanished image")
 def vanished(rig: Rig) -> str:
-    """Named at the start, and in the middle of a run too, which then goes on once it is back."""
+    """Named at the start, and in the middle of a run too, which then continues once it is back."""
     images = _images(rig, "vanishing")
     victims = sorted(images.glob("train-*.png"))
 
@@ -268,7 +268,7 @@ def changed(rig: Rig) -> str:
 
 @scenario("NaN in a gradient")
 def nan_gradient(rig: Rig) -> str:
-    """No checkpoint holds it; without it the run goes on with the same bits."""
+    """No checkpoint holds it; without it the run continues with the same bits."""
 
     def poison() -> None:
         step, seen = GANTask.step, 0
@@ -296,7 +296,7 @@ def nan_gradient(rig: Rig) -> str:
 
 @scenario("SIGTERM and SIGUSR1")
 def signals(rig: Rig) -> str:
-    """Saves, ends with the status that asks to be queued again, goes on with the same bits; to all processes too."""
+    """Saves, ends with the status that asks to be queued again, continues with the same bits; to all processes too."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         for workers in (0, 2):
             with folder_in(rig, "signal") as out:

@@ -1,7 +1,7 @@
 """Memory and arithmetic of a run's training steps, policy by policy and batch by batch.
 
-Nothing is computed: the real step runs on tensors without data (``metering``). How it draws and how it judges pictures
-is run apart, so that policies which share one of them share its cost.
+Nothing is computed: the real step runs on tensors without data (``metering``). How it generates and how it judges
+images is run apart, so that policies which share one of them share its cost.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dmgan_fast.metering.cuda import CUBLAS, block_bytes
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import KINDS, Meter
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, fold, padding_mask
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.sampling.bundle import open_bundle
@@ -34,9 +35,9 @@ FEW_PARTS = 3  # micro-batches of a network that learns
 
 @dataclass(frozen=True)
 class _Part:
-    """Drawing with the generator's update, or judging. ``events``: by phase, bytes by kind after each allocation
-    ``[N, kinds]``; ``arithmetic``: operations by phase; ``held``: bytes by kind while pictures are judged that are
-    there before it begins."""
+    """The generator's phases, or the discriminators'. ``events``: by phase, bytes per kind after each allocation
+    ``[N, kinds]``; ``arithmetic``: operations by phase; ``held``: bytes per kind already allocated when the
+    discriminator phase starts."""
 
     events: Mapping[str, Tensor]
     arithmetic: Mapping[str, int]
@@ -68,7 +69,7 @@ class Measure:
         self.state_bytes = self.meter.now.total()  # weights and optimisers
 
     def __call__(self, policy: MemoryPolicy, batch_size: int) -> Cost:
-        """Drawing and judging meet in the pictures, and in what the generator holds meanwhile."""
+        """Generating and judging meet in the images, and in what the generator holds meanwhile."""
         drawn, judged = self._drawn(policy, batch_size), self._judged(policy, batch_size)
         more = Counter(drawn.held)
         more.subtract(judged.held)
@@ -105,7 +106,7 @@ class Measure:
         def draw() -> _Part:
             self.step.set_memory(policy)
             with self._batch(batch_size) as (batch, noise):
-                parts, pictures = self.step.draw(batch, **noise)
+                parts, pictures = self.step.draw(batch, noise["noise"], noise["eps"])
                 held, self.meter.phase = self.meter.now, ""
                 self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures])
             return self._part(held)
@@ -150,7 +151,7 @@ class _FewParts(TrainStep):
     """A step on tensors without data that judges a few of the micro-batches, which stand for the others."""
 
     def __init__(self, meter: Meter, *models: Any) -> None:
-        super().__init__(*models)
+        super().__init__(*models, processes=Processes())
         self.meter = meter
 
     def _micro_batches(self, size: int) -> Iterator[slice]:
@@ -173,7 +174,7 @@ def _standing_for(parts: list[slice], learns: bool) -> Iterator[tuple[slice, int
     """Micro-batches to run, and how many they stand for.
 
     Of a network that learns: the first, the second, which meets gradients that are there and stands for those after it,
-    and the last, which has a picture less to pair with wrong captions. Of another one: one of each size.
+    and the last, which has an image less to pair with wrong captions. Of another one: one of each size.
     """
     if learns and len(parts) > FEW_PARTS:
         yield from ((parts[0], 1), (parts[1], len(parts) - 2), (parts[-1], 1))
@@ -187,7 +188,7 @@ def _standing_for(parts: list[slice], learns: bool) -> Iterator[tuple[slice, int
 
 def _found(known: dict[int, _Part], batch_size: int, straight: int, run: Callable[[], _Part]) -> _Part:
     """What is known of a batch, else of the two largest ones, else what ``run`` finds: every allocation is a line over
-    the batch, from ``straight`` pictures on."""
+    the batch, from ``straight`` images on."""
     if batch_size in known:
         return known[batch_size]
     sizes = [size for size in sorted(known) if size >= straight][-2:]

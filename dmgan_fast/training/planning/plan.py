@@ -56,8 +56,9 @@ class Plan:
     bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``; on a GPU
     also ``workspaces`` of libraries, and ``graphs``, what CUDA graphs hold between replays).
     ``recompute_flops``: what it computes beyond a step that keeps everything. ``tried``: policies in the order of
-    their cost. ``bytes_per_picture``: what one more picture costs. ``largest_batch``, ``largest_side``: the most
-    pictures, and their largest side, that fit under the most frugal policy; 0 if not even two pictures, or no side, do.
+    their cost. ``bytes_per_picture``: what one more image costs. ``largest_batch``, ``largest_side``: the most
+    images, and their highest resolution, that fit under the most frugal policy; 0 if not even two images, or no
+    resolution, do.
     """
 
     fits: bool
