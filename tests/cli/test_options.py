@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
-from dmgan_fast.cli.options import data_values, generator_values, notices, pair, split_names
+from dmgan_fast.cli.options import generator_values, notices, pair, run_values, split_names
 from dmgan_fast.errors import InputError
 
 
 def test_only_what_was_given_is_set():
-    assert data_values(None, None) == {}
-    assert data_values("", None) == {}
-    assert data_values("birds", 0) == {"data": {"source": "birds", "skip_bad": 0}}
+    assert run_values(None, None, None) == {}
+    assert run_values("", None, None) == {}
+    assert run_values("birds", 0, None) == {"data": {"source": "birds", "skip_bad": 0}}
     assert generator_values(None, None) == {}
     assert generator_values(256, "bf16") == {
         "generator": {"image_sizes": (64, 128, 256)},
