@@ -198,8 +198,8 @@ def test_an_op_is_added_as_the_guide_says(tmp_path):
     [
         (lambda x: x.to_sparse(), "words must be a dense tensor, got one that is sparse_coo"),
         (lambda x: torch.nested.nested_tensor([x[0], x[0]]), "words must be a dense tensor, got one that is nested"),
-        (lambda x: x.to(torch.float8_e4m3fn), "words must be float32, bfloat16, float16 or float64, got torch.float8"),
-        (lambda x: x.to(torch.complex64), "words must be floating point, got torch.complex64"),
+        (lambda x: x.to(torch.float8_e4m3fn), r"words is torch.float8_e4m3fn, regions is .*one dtype"),
+        (lambda x: x.to(torch.complex64), r"words is torch.complex64, regions is .*one dtype"),
         (lambda x: x.tolist(), "words must be a tensor, got list"),
     ],
 )
@@ -229,3 +229,9 @@ def test_a_nan_reaches_every_result_that_it_reaches_in_the_reference(dtype):
             truth = functional.__dict__[name](**arguments, **given | {"backend": "reference"})
             for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, truth)), strict=True):
                 assert not (one.isfinite() & other.isnan()).any(), f"{name}: a NaN in {spoilt} got lost"
+
+
+def test_a_first_tensor_of_a_dtype_that_nothing_computes_in_is_refused():
+    regions, words, lengths = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 5), torch.tensor([5, 2])
+    with pytest.raises(InputError, match=r"regions must be float32, bfloat16, float16 or float64, got torch\.float8"):
+        functional.words_similarity(regions.to(torch.float8_e4m3fn), words, lengths, gamma1=4.0, gamma2=5.0)

@@ -6,9 +6,11 @@ on the device that trains; the random numbers come with the images, so they are 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -136,10 +138,22 @@ def make_loader(
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """What a scheduler sends to all processes must not end those that read before the step is saved."""
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """What a scheduler sends to all processes must not end those that read before the step is saved.
+
+    The main process itself still ends them by SIGTERM, as when it exits while a loader is open; otherwise it would wait
+    for them without end.
+    """
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_the_main_process, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_main_process(main: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
+        pass
+    os._exit(0)
 
 
 def loader_in_order(

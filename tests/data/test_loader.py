@@ -1,6 +1,9 @@
 """Items and batches depend on seed, epoch and index only."""
 
+import os
+import signal
 from itertools import islice
+from multiprocessing import active_children, get_context
 
 import pytest
 import torch
@@ -167,3 +170,20 @@ def test_all_are_read_in_order_to_the_last(train):
     batches = list(loader_in_order(train, 3))
     assert [len(batch.keys) for batch in batches] == [3, 3, 2]
     assert [key for batch in batches for key in batch.keys] == [record.key for record in train.records]
+
+
+def test_workers_outlive_a_signal_of_others_and_end_by_that_of_their_own_process(train):
+    """A scheduler signals all; a process that exits with a loader open ends its workers, and waits for them."""
+    batches = iter(make_loader(train, 2, endless=True, workers=1))
+    next(batches)
+    (worker,) = active_children()
+    other = get_context("fork").Process(target=os.kill, args=(worker.pid, signal.SIGTERM))
+    other.start()
+    other.join()
+    worker.join(0.3)
+    assert worker.is_alive()
+    for _ in range(8):  # more than were read ahead
+        next(batches)
+    worker.terminate()
+    worker.join(30)
+    assert not worker.is_alive()
