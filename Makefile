@@ -12,23 +12,36 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Environments and trees of check-oldest and release-check.
 CHECKS ?= build/checks
 
-.PHONY: help env build demo test cpp-test cross-test lint check-oldest release-check gpu gpu-run clean
+.PHONY: help env build demo test site cpp-test cross-test lint check-oldest release-check gpu gpu-run clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
-demo: build  ## train on the embedded set, draw from captions, write demo_out/index.html
+demo: build  ## train on the embedded set, generate from captions, write demo_out/index.html
 	$(BIN)/dmgan-fast demo
 
+# Tests of the page in a browser (tests/web/test_browser.py) need a Chromium on PATH or in DMGAN_CHROMIUM, on Debian the
+# package chromium; without it they are skipped and say so. Those over HTTP always run.
 test: build lint cpp-test  ## lint, types, layers, all tests
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.environment  ## ruff, mypy, import layers
+lint: $(VENV)/.environment  ## ruff, spelling and terms, mypy, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/codespell $(TERMS) README.md CONTRIBUTING.md docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The words that CONTRIBUTING lists, in prose: not in code, file names, or idioms as "both sides" and "model card".
+TERMS := --dictionary tools/terms.txt --skip "*.svg,*.png,*.json,*.css" \
+	--ignore-regex '`[^`]*`|\]\([^)]*\)|[Mm]odel cards?|(both|each|either|one|other|the same) sides?|side by side' \
+	--ignore-multiline-regex '(?m)^```.*?^```$$'
+
+site: build  ## the documentation as a web site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 cpp-test: build  ## C++ tests; builds what Python tests of C++ internals load
 	$(BIN)/cmake -S . -B build/cpp -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null

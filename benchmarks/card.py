@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         Stage("check", "benchmarks.gpu.checks:check", 0.12),
         Stage("steps", "benchmarks.gpu.speed:steps", 0.09),
         Stage("ops", "benchmarks.gpu.speed:ops", 0.07),
-        Stage("memory", "benchmarks.gpu.peaks:peaks", 0.06),
+        Stage("memory", "benchmarks.gpu.memory:memory", 0.06),
         Stage("training", "benchmarks.gpu.training:training", 0.5),
         Stage("sanitizer", "benchmarks.gpu.tools:sanitizer", 0.06),
         Stage("profiler", "benchmarks.gpu.tools:profiler", 0.06),

@@ -1,8 +1,8 @@
 """How long a checkpoint keeps training waiting: written in the background, and while training waits for it.
 
-A training step of the preset goes on while a checkpoint is written. What a checkpoint costs is the time that ``save``
+A training step of the preset continues while a checkpoint is written. What a checkpoint costs is the time that ``save``
 takes, and what the steps beside the writing take longer than others; ``share`` is that, of the steps between two
-checkpoints. Before anything is timed, what was written while training went on is compared with a copy of its step.
+checkpoints. Before anything is timed, what was written while training continued is compared with a copy of its step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST = 50
 
 
 def is_of_its_step(step: Any, inputs: dict[str, Any], folder: Path) -> bool:
-    """Whether a checkpoint that is written while training goes on has the bits of its step."""
+    """Whether a checkpoint that is written while training continues has the bits of its step."""
     with Checkpoints(folder) as saving:
         expected = snapshot(step.state_dict())
         saving.save({"kind": "gan", "step": 0, "task": step.state_dict()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
+from benchmarks.precision import PRECISIONS, precisions, set_precision
 from dmgan_fast import __version__, native
 from dmgan_fast.files import replace_file
 from dmgan_fast.training import allocator
@@ -27,6 +29,7 @@ Row = dict[str, Any]
 Rows = list[Row]
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+GPU_RESULTS = RESULTS / "gpu"
 FILES = {  # part of `benchmarks.all` → its committed rows
     "roofline": "roofline.json",
     "ops": "cpu_float32.json",
@@ -42,10 +45,19 @@ FILES = {  # part of `benchmarks.all` → its committed rows
 
 @dataclass(frozen=True)
 class Target:
-    """Where and in which dtype a benchmark runs."""
+    """Where and in which of ``PRECISIONS`` a benchmark runs."""
 
     device: str = "cpu"
-    dtype: torch.dtype = torch.float32
+    precision: str = "fp32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision].dtype
+
+    @property
+    def tolerance(self) -> float:
+        """Relative error against float64 that is right in this precision."""
+        return PRECISIONS[self.precision].tolerance
 
     def place(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Inputs there, as leaves."""
@@ -67,6 +79,7 @@ def environment(target: Target | None = None) -> Row:
     return {
         "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
         "dtype": str(target.dtype).removeprefix("torch."),
+        "precision": target.precision,
         "level": native.cpu_level(),
         "compiler": native.compiler(),
         "commit": commit(),
@@ -115,6 +128,11 @@ def results_of(level: str | None = None) -> Path:
     return RESULTS / (level or native.cpu_level())
 
 
+def results_of_gpu(name: str) -> Path:
+    """The folder of committed results of a GPU, by PyTorch's name of it."""
+    return GPU_RESULTS / "_".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
 def load_rows(folder: Path) -> Rows:
     """Rows of all parts that have been measured."""
     files = [folder / name for name in FILES.values()]
@@ -127,8 +145,8 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def by_case(rows: Iterable[Row]) -> list[Rows]:
-    """Neighbouring rows of one op and case."""
-    return [list(group) for _, group in groupby(rows, key=lambda row: (row["op"], row["case"]))]
+    """Neighbouring rows of one op and case, in one precision."""
+    return [list(group) for _, group in groupby(rows, key=_cell)]
 
 
 def baseline(rows: Iterable[Row]) -> str | None:
@@ -148,6 +166,30 @@ def parser_of(description: str | None, repeats: int | None = None) -> argparse.A
     return parser
 
 
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """``--device``, ``--precision`` and ``--tiny``, for ``target_of``."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default cpu)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of products; tf32 on GPUs only (default fp32)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the command itself")
+
+
+def target_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Target:
+    """What the arguments ask for; PyTorch's products are rounded accordingly from here on.
+
+    Ends the program with a message if this machine has no such device, or the device no such precision.
+    """
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda was asked for, but PyTorch sees no CUDA device here; there is cpu")
+    known = precisions(arguments.device)
+    if arguments.precision not in known:
+        asked = f"{arguments.precision} was asked for, but --device {arguments.device} has {', '.join(known)}"
+        parser.error(f"argument --precision: {asked}")
+    set_precision(arguments.precision)
+    return Target(arguments.device, arguments.precision)
+
+
 def some_of(known: Iterable[str]) -> Any:
     """An argument's type: names among ``known``, with commas between."""
 
@@ -161,20 +203,30 @@ def some_of(known: Iterable[str]) -> Any:
     return parse
 
 
+def _cell(row: Row) -> tuple[str, ...]:
+    """Op, case and precision; rows of old runs, which did not say, were of fp32."""
+    return row["op"], row["case"], row.get("precision", "fp32")
+
+
 def save(rows: Rows, file: Path | None) -> None:
     """Write the rows; those of other cases in the file stay."""
     if file:
-        measured = {(row["op"], row["case"]) for row in rows}
+        measured = set(map(_cell, rows))
         before = json.loads(file.read_text()) if file.exists() else []
-        write_json(file, [row for row in before if (row["op"], row["case"]) not in measured] + rows)
+        write_json(file, [row for row in before if _cell(row) not in measured] + rows)
 
 
 def finish(rows: Rows, file: Path | None = None) -> None:
-    """Write the rows; exit with an error if one is wrong."""
+    """Write the rows; exit with an error if one is wrong. What rivals make of sixteen bits or TF32 is only told."""
     if file:
         write_json(file, rows)
-    if not all(row["correct"] for row in rows):
+    if not all(row["correct"] or _is_rivals_rounding(row) for row in rows):
         sys.exit("a result is wrong: its time is not reported")
+
+
+def _is_rivals_rounding(row: Row) -> bool:
+    ours = row["implementation"].startswith("dmgan_fast")
+    return not ours and row.get("precision", "fp32") != "fp32"
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

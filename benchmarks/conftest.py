@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from benchmarks.common import Target, environment
-from benchmarks.harness import DIRECTIONS, TOLERANCE
+from benchmarks.harness import DIRECTIONS
 from benchmarks.ops import BENCHMARKS
+from benchmarks.precision import PRECISIONS, set_precision
 from dmgan_fast.metering.dataless import Dataless
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("dmgan_fast")
     group.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where ops run (default cpu)")
-    names = [str(dtype).removeprefix("torch.") for dtype in TOLERANCE]
-    group.addoption("--dtype", choices=names, default="float32", help="of ops' inputs (default float32)")
+    group.addoption("--precision", choices=list(PRECISIONS), default="fp32", help="of ops (default fp32)")
 
 
 def target_of(config: pytest.Config) -> Target:
-    return Target(config.getoption("--device"), getattr(torch, config.getoption("--dtype")))
+    return Target(config.getoption("--device"), config.getoption("--precision"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,6 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
     target = target_of(metafunc.config)
+    set_precision(target.precision)
     cells = {}
     with Dataless():
         for op, cases in BENCHMARKS.items():

@@ -30,7 +30,7 @@ Pair = tuple[Callable[[], Tensor], Callable[[], Tensor], bool]  # ours, PyTorch'
 
 
 def shapes(quick: bool) -> Iterator[tuple[int, int, int, int]]:
-    """Batch, channels in and out, side."""
+    """Batch, channels in and out, resolution."""
     for (inputs, outputs), side, batch in itertools.product(CHANNELS, SIDES, BATCHES):
         work = 18 * batch * inputs * outputs * side**2
         small = max(inputs * outputs * 9, batch * max(inputs, outputs) * side**2) <= MOST_WEIGHTS

@@ -1,7 +1,7 @@
 """Times implementations of one case against each other: correctness first, then interleaved runs in one process.
 
 A benchmark gives ``Case``s; each names its inputs and its implementations, the reference among them. Rows hold medians
-and the 20th and 80th percentiles, the bytes kept for backward (each storage once, parameters left out) and the peak
+and the 20th and 80th percentiles, the bytes saved for backward (each storage once, parameters left out) and the peak
 of what PyTorch allocated during forward + backward.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import resource
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -23,12 +22,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Row, Rows, Target
+from benchmarks.gpu.clock import Stopwatch
+from benchmarks.precision import TOLERANCE
 
 Function = Callable[..., Any]
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # relative RMS error against float64
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")  # the last is oneDNN's
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 DIRECTIONS = ("forward", "forward+backward")
+WARM_UPS = {"cpu": 1, "cuda": 5}  # on a GPU a step is captured in its fourth, and libraries choose kernels
 
 
 @dataclass
@@ -146,8 +147,12 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def limited_memory() -> Iterator[None]:
-    """Within, an allocation beyond what the machine has free fails, instead of the process being killed later."""
+def limited_memory(device: str = "cpu") -> Iterator[None]:
+    """Within, an allocation beyond what the machine has free fails, instead of the process being killed later. A GPU
+    refuses such an allocation itself, and its driver reserves more addresses than there is memory."""
+    if device != "cpu":
+        yield
+        return
     pages = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(pages["MemAvailable"].split()[0]) << 10
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -169,14 +174,13 @@ def is_out_of_memory(failure: Exception) -> bool:
 
 def _time(case: Case, function: Function, gradient: Tensor, target: Target) -> tuple[float, float]:
     """Milliseconds of forward alone, and of forward + backward."""
-    target.synchronize()
-    start = time.perf_counter()
+    watch = Stopwatch(target.device)
     y = case.forward(function)
-    target.synchronize()
-    middle = time.perf_counter()
+    watch.mark()
     torch.autograd.grad(y, list(case.inputs.values()), gradient)
-    target.synchronize()
-    return 1e3 * (middle - start), 1e3 * (time.perf_counter() - start)
+    watch.mark()
+    forward, both = watch.milliseconds()
+    return forward, both
 
 
 def time_case(case: Case, function: Function, repeats: int, target: Target) -> list[float]:
@@ -187,7 +191,7 @@ def time_case(case: Case, function: Function, repeats: int, target: Target) -> l
 
 def measure(case: Case, repeats: int, target: Target, environment: Row) -> Rows:
     truth = truth_of(case)
-    correct = {name: is_correct(case, f, truth) for name, f in case.implementations.items()}
+    correct = {name: is_correct(case, f, truth, target.tolerance) for name, f in case.implementations.items()}
     gradient = projection(truth[0]).to(target.dtype)
     del truth
     times: dict[str, list[tuple[float, float]]] = {name: [] for name, right in correct.items() if right}
@@ -215,14 +219,16 @@ def spread(runs: list[float]) -> dict[str, float]:
     return {"median_ms": statistics.median(runs), "p20_ms": p20, "p80_ms": p80}
 
 
-def take_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each run: a warm-up of every function, then all of them in turn."""
+def take_turns(functions: dict[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Milliseconds of each run by the device's clock: warm-ups of every function, then all of them in turn."""
     for function in functions.values():
-        function()
+        for _ in range(WARM_UPS[device]):
+            function()
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            watch = Stopwatch(device)
             function()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            watch.mark()
+            times[name] += watch.milliseconds()
     return times

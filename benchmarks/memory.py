@@ -3,12 +3,14 @@
 ``python -m benchmarks.memory`` runs everything; ``--only`` one part:
 
 - ``measured``: peak of PyTorch's allocations during a step, each in a process of its own, beside the forecast;
-- ``sampling``: the same of drawing one large image, whole and in tiles;
+- ``sampling``: the same of generating one large image, whole and in tiles;
 - ``training``: the losses of 50 steps at 64 to 512 under every policy, beside those without any;
 - ``time``: steps under every policy and the authors', interleaved, after a check that all find the same losses;
-- ``computed``: bytes of each further image, and the batches that fit on cards of four sizes, from the planner alone.
+- ``computed``: bytes of each further image, and the batches that fit on GPUs of four sizes, from the planner alone.
 
-Peaks are above weights, optimiser states and the batch. Parts that are not run keep their rows in the file.
+Peaks are above weights, optimiser states and the batch. Parts that are not run keep their rows in the file. ``--device
+cuda`` measures the first two and the times on a GPU, at the paper's batch, with PyTorch's ``activation_memory_budget``
+as a rival; ``--precision`` leaves the other precisions out.
 """
 
 from __future__ import annotations
@@ -20,16 +22,29 @@ import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.authors.step import AuthorsStep
-from benchmarks.common import RESULTS, Row, environment, keep_freed_memory, parser_of, write_json
-from benchmarks.harness import allocation_peak, in_own_process, spread, take_turns
+from benchmarks.common import (
+    RESULTS,
+    Row,
+    add_target,
+    environment,
+    keep_freed_memory,
+    parser_of,
+    results_of_gpu,
+    target_of,
+    write_json,
+)
+from benchmarks.harness import allocation_peak, in_own_process, is_out_of_memory, spread, take_turns
 from benchmarks.models import Models, Setting, batch_of, ours, tensors_of, theirs
+from benchmarks.models import tiny as tiny_setting
+from benchmarks.precision import autocast
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import Meter
 from dmgan_fast.modules import Generator, draw_in_tiles
@@ -44,11 +59,14 @@ from dmgan_fast.training.planning.search import largest_batch
 CARDS = (8, 24, 80, 141)  # GiB
 CUDA_CONTEXT = 1 << 30  # set aside for the context, libraries' workspaces and fragmentation
 AUTHORS, COMPILED = "authors", "authors+compile"
+# The authors' step compiled, where PyTorch keeps at most this share of what it would keep for backward.
+BUDGETS = {f"{COMPILED}, budget {share}": share for share in (0.5, 0.2)}
 POLICIES = ("none", "op", "block", "tile")
 NUDGED = "none, weights a last bit off"
 
 SMALL = ((64, (4, 8)), (128, (2, 4)), (256, (2, 4)))
-# side, batch, dtype, policy
+# resolution, batch, dtype, policy
+PAPER_BATCH = 10
 MEASURED = [
     (64, 8, "fp32", "none"),
     (128, 4, "fp32", "op"),
@@ -70,11 +88,18 @@ MEASURED = [
     (512, 2, "fp32", AUTHORS),
     *((side, batch, "fp32", COMPILED) for side, batches in SMALL for batch in batches),
 ]
-SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # side, tile
+# On a GPU, side by side; what runs out of memory says so.
+ON_GPU = [
+    (side, PAPER_BATCH, precision, name)
+    for side in (256, 512, 1024)
+    for precision in ("fp32", "bf16", "fp16")
+    for name in (AUTHORS, COMPILED, *BUDGETS, *POLICIES)
+]
+SAMPLING = [(512, None), (512, 256), (1024, None), (1024, 256), (2048, 256)]  # resolution, tile
 
 
 def policy(name: str, side: int) -> MemoryPolicy:
-    """``block`` and ``tile`` compute only the last side again by parts, and smaller sides as a whole."""
+    """``block`` and ``tile`` compute only the highest resolution again by parts, and lower resolutions as a whole."""
     if name in ("none", "op"):
         return MemoryPolicy(checkpointing=name)  # type: ignore[arg-type]
     before = ("stage",) * (len(sides_up_to(side)) - 1)
@@ -82,9 +107,34 @@ def policy(name: str, side: int) -> MemoryPolicy:
 
 
 def setting_of(side: int, precision: str = "fp32") -> Setting:
-    """The birds' at another side."""
+    """The birds' at another side; 0 stands for the smallest model, to try a command."""
+    if not side:
+        small = tiny_setting()
+        return small.changed(step=replace(small.config, precision=precision))
     values = {"generator": {"image_sizes": list(sides_up_to(side))}, "step": {"precision": precision}}
     return Setting(f"{side}", build_config(TrainConfig, values=values))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to measure. ``precisions``: empty stands for all."""
+
+    device: str = "cpu"
+    precisions: tuple[str, ...] = ()
+    tiny: bool = False
+
+    def cells(self) -> list[tuple[int, int, str, str]]:
+        """Resolution, batch, precision and policy of every peak."""
+        all_cells = MEASURED if self.device == "cpu" else ON_GPU
+        if self.tiny:
+            all_cells = [(0, 2, precision, name) for precision in ("fp32", "bf16") for name in ("none", AUTHORS)]
+        return [cell for cell in all_cells if not self.precisions or cell[2] in self.precisions]
+
+    def file(self) -> Path | None:
+        """Where the rows are kept: not those of a trial."""
+        if self.tiny:
+            return None
+        return (RESULTS if self.device == "cpu" else results_of_gpu(torch.cuda.get_device_name())) / "memory.json"
 
 
 # ------------------------------------------------------------------------------------------------------------ measured
@@ -93,9 +143,9 @@ def setting_of(side: int, precision: str = "fp32") -> Setting:
 def real_step(setting: Setting, name: str, size: int, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
     """A step under a policy, or the authors', with a batch of random numbers."""
     step: Any = ours(Models.build(setting).to(device), setting.config)
-    if name in (AUTHORS, COMPILED):
+    if name == AUTHORS or name.startswith(COMPILED):
         step = authors_of(step)
-        if name == COMPILED:
+        if name != AUTHORS:
             step.compile()
     else:
         step.set_memory(policy(name, setting.generator.image_sizes[-1]))
@@ -103,16 +153,30 @@ def real_step(setting: Setting, name: str, size: int, device: str = "cpu") -> tu
 
 
 def authors_of(step: TrainStep, *, copies: bool = True) -> AuthorsStep:
-    """On the same models; of the image encoder both use the folded form."""
-    return theirs(Models(step.generator, step.discriminators, step.image_encoder), step.config, copies=copies)
+    """On the same models, in the same precision; of the image encoder both use the folded form."""
+    models = Models(step.generator, step.discriminators, step.image_encoder)
+    return theirs(models, step.config, copies=copies, precision=step.config.precision)
 
 
 def measured_peak(setting: Setting, batch_size: int, name: str, device: str = "cpu") -> int:
     step, inputs = real_step(setting, name, batch_size, device)
-    for _ in range(2 if name == COMPILED else 1):  # makes the optimisers' states, and compiles
-        step(**inputs)
-    gc.collect()
-    return allocation_peak(lambda: step(**inputs), device)
+    with budgeted(BUDGETS.get(name, 1.0)):
+        for _ in range(2 if name.startswith(COMPILED) else 1):  # makes the optimisers' states, and compiles
+            step(**inputs)
+        gc.collect()
+        return allocation_peak(lambda: step(**inputs), device)
+
+
+@contextmanager
+def budgeted(share: float) -> Iterator[None]:
+    """Within, ``torch.compile`` keeps at most that share of what it would keep for backward."""
+    if share == 1.0:
+        yield
+        return
+    from torch._functorch import config  # loads much
+
+    with config.patch(activation_memory_budget=share):
+        yield
 
 
 class AuthorsMeasure:
@@ -159,7 +223,7 @@ def forecast(setting: Setting, device: str = "cpu") -> Callable[[int, str], int 
     authors = cache(lambda: AuthorsMeasure(setting, device))
 
     def predict(size: int, name: str) -> int | None:
-        if name == COMPILED:
+        if name.startswith(COMPILED) or (name == AUTHORS and setting.config.precision != "fp32"):
             return None
         if name == AUTHORS:
             peak, state = authors()(size), authors().state_bytes
@@ -173,19 +237,24 @@ def forecast(setting: Setting, device: str = "cpu") -> Callable[[int, str], int 
     return predict
 
 
-def measured() -> Iterator[Row]:
-    for side, batch_size, precision, name in MEASURED:
+def measured(choice: Choice) -> Iterator[Row]:
+    for side, batch_size, precision, name in choice.cells():
         row = {"side": side, "batch_size": batch_size, "precision": precision, "policy": name}
         setting = setting_of(side, precision)
-        row["measured_bytes"] = alone(measured_peak, setting, batch_size, name)
-        yield row | {"predicted_bytes": forecast(setting)(batch_size, name)}
+        row["measured_bytes"] = alone(measured_peak, setting, batch_size, name, choice.device)
+        # The planner knows no image encoder as small as the one of a trial.
+        yield row | {"predicted_bytes": None if choice.tiny else forecast(setting, choice.device)(batch_size, name)}
 
 
 def alone(function: Callable[..., int], *arguments: Any) -> int | None:
-    """``function`` in a fresh process; None if the machine had not enough memory."""
+    """``function`` in a fresh process; None if the machine or the GPU had not enough memory."""
     try:
         found: int = in_own_process(function, *arguments)
     except (BrokenProcessPool, MemoryError):  # killed by the system
+        return None
+    except RuntimeError as failure:
+        if not is_out_of_memory(failure):
+            raise
         return None
     return found
 
@@ -194,32 +263,42 @@ def alone(function: Callable[..., int], *arguments: Any) -> int | None:
 
 
 @torch.inference_mode()
-def drawing_peak(side: int, tile: int | None) -> int:
-    """Peak of drawing one image, above the weights; the image itself counts."""
+def drawing_peak(side: int, tile: int | None, device: str = "cpu", precision: str = "fp32") -> int:
+    """Peak of generating one image, above the weights; the image itself counts."""
     torch.manual_seed(0)
     config = setting_of(side).generator
-    generator = Generator(config).eval()
-    noise, eps = torch.randn(1, config.noise_channels), torch.randn(1, config.condition_channels)
-    sentence, words = torch.randn(1, config.word_channels), torch.randn(1, config.word_channels, 18)
-    mask = torch.zeros(1, 18, dtype=torch.bool)
-    if tile is None:
-        return allocation_peak(lambda: generator(noise, sentence, words, mask, eps=eps))
-    return allocation_peak(lambda: draw_in_tiles(generator, noise, sentence, words, mask, eps=eps, tile=tile))
+    with torch.device(device):
+        generator = Generator(config).eval()
+        noise, eps = torch.randn(1, config.noise_channels), torch.randn(1, config.condition_channels)
+        sentence, words = torch.randn(1, config.word_channels), torch.randn(1, config.word_channels, 18)
+        mask = torch.zeros(1, 18, dtype=torch.bool)
+    draw = partial(draw_in_tiles, tile=tile) if tile else Generator.__call__
+    with autocast(device, precision):
+        return allocation_peak(lambda: draw(generator, noise, sentence, words, mask, eps=eps), device)
 
 
-def sampling() -> Iterator[Row]:
-    for side, tile in SAMPLING:
-        yield {"side": side, "tile": tile, "measured_bytes": alone(drawing_peak, side, tile)}
+def sampling(choice: Choice) -> Iterator[Row]:
+    for side, tile in [(0, None)] if choice.tiny else SAMPLING:
+        for precision in choice.precisions or ("fp32",):
+            row = {"side": side, "tile": tile, "precision": precision}
+            yield row | {"measured_bytes": alone(drawing_peak, side, tile, choice.device, precision)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[Row]:
+def timed(repeats: int, choice: Choice) -> Iterator[Row]:
     """Milliseconds of a step: our policies on the same models and the authors' on copies, in turn."""
     keep_freed_memory()
-    setting = setting_of(side)
-    step, inputs = real_step(setting, "none", batch_size)
+    for precision in choice.precisions or ("fp32",):
+        yield from _timed(repeats, choice, precision)
+
+
+def _timed(repeats: int, choice: Choice, precision: str) -> Iterator[Row]:
+    side, batch_size = (0, 2) if choice.tiny else (256, 4 if choice.device == "cpu" else PAPER_BATCH)
+    setting = setting_of(side, precision)
+    side = setting.generator.image_sizes[-1]
+    step, inputs = real_step(setting, "none", batch_size, choice.device)
     authors = authors_of(step)
     block = MemoryPolicy(checkpointing=(*("none",) * (len(step.discriminators) - 1), "block"))
     policies = {name: policy(name, side) for name in POLICIES} | {"block, last side only": block}
@@ -237,12 +316,13 @@ def timed(repeats: int, side: int = 256, batch_size: int = 4) -> Iterator[Row]:
         losses = run()
         truth = truth or losses
         for loss, value in losses.items():
-            torch.testing.assert_close(value, truth[loss], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            near = {"rtol": 1e-4, "atol": 1e-5} if precision == "fp32" else {"rtol": 3e-2, "atol": 3e-2}
+            torch.testing.assert_close(value, truth[loss], **near, msg=lambda m, n=name: f"{n}: {m}")
     runs = {AUTHORS: lambda: authors(**inputs)} | runs
-    times = take_turns(runs, repeats)
+    times = take_turns(runs, repeats, choice.device)
     for name, taken in times.items():
         ratios = [own / base for own, base in zip(taken, times["none"], strict=True)]
-        row = {"policy": name, "side": side, "batch_size": batch_size} | spread(taken)
+        row = {"policy": name, "side": side, "batch_size": batch_size, "precision": precision} | spread(taken)
         yield row | {"ratio_to_none": statistics.median(ratios)}
 
 
@@ -289,7 +369,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def losses_of(setting: Setting, chosen: MemoryPolicy, steps: int, *, nudged: bool = False) -> torch.Tensor:
-    """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights a last bit off."""
+    """All losses of each step of a new model, ``[steps, losses]``; ``nudged``: weights one ulp off."""
     step = ours(Models.build(setting), setting.config)
     step.set_memory(chosen)
     if nudged:
@@ -307,7 +387,7 @@ def losses_of(setting: Setting, chosen: MemoryPolicy, steps: int, *, nudged: boo
 
 
 def computed() -> Iterator[Row]:
-    """For every side, dtype and policy: fixed and further bytes of a step, and the largest batches by card."""
+    """For every resolution, dtype and policy: fixed and further bytes of a step, and the largest batches by GPU."""
     for side in (64, 128, 256, 512, 1024):
         theirs = AuthorsMeasure(setting_of(side), "cuda")
         yield {"side": side, "precision": "fp32", "policy": AUTHORS} | line(theirs, theirs.state_bytes)
@@ -335,28 +415,40 @@ def line(peak: Callable[[int], int], state_bytes: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- main
 
 PARTS = ("measured", "sampling", "training", "time", "computed")
+ON_DEVICE = ("measured", "sampling", "time")  # the others are the same on every device
 
 
 def main() -> None:
     parser = parser_of(__doc__, repeats=7)
-    parser.set_defaults(json=RESULTS / "memory.json")
     parser.add_argument("--only", choices=PARTS, action="append", help="run these parts (default: all)")
+    add_target(parser)
+    parser.set_defaults(precision=None)
     arguments = parser.parse_args()
+    given = arguments.precision
+    arguments.precision = given or "fp32"
+    target = target_of(parser, arguments)
+    if given == "tf32":
+        parser.error("argument --precision: TF32 takes the memory of fp32; there are fp32, bf16, fp16")
+    choice = Choice(target.device, (given,) if given else (), arguments.tiny)
+    chosen = arguments.only or (PARTS if choice.device == "cpu" and not choice.tiny else ON_DEVICE)
+    file = arguments.json or choice.file()
     parts: dict[str, Callable[[], Iterator[Row]]] = {
-        "measured": measured,
-        "sampling": sampling,
+        "measured": lambda: measured(choice),
+        "sampling": lambda: sampling(choice),
         "training": trained,
-        "time": lambda: timed(arguments.repeats),
+        "time": lambda: timed(arguments.repeats, choice),
         "computed": computed,
     }
-    results = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-    for name in arguments.only or PARTS:
+    results = json.loads(file.read_text()) if file and file.exists() else {}
+    for name in chosen:
         rows = []
         for row in parts[name]():
             print(json.dumps(row), flush=True)
             rows.append(row)
-        results[name] = {"environment": environment(), "rows": rows}
-        write_json(arguments.json, results)
+        results[name] = {"environment": environment(target), "rows": rows}
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, results)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def ours(models: Models, config: StepConfig) -> TrainStep:
     return TrainStep(models.generator, models.discriminators, models.encoder, config)
 
 
-def theirs(models: Models, config: StepConfig, *, copies: bool = True) -> AuthorsStep:
+def theirs(models: Models, config: StepConfig, *, copies: bool = True, precision: str = "fp32") -> AuthorsStep:
     """Trains copies of the models, or the models themselves."""
     assert models.encoder is not None
-    return AuthorsStep(models.generator, models.discriminators, models.encoder, config, copies=copies)
+    parts = (models.generator, models.discriminators, models.encoder)
+    return AuthorsStep(*parts, config, copies=copies, precision=precision)

@@ -1,7 +1,7 @@
 """The authors' own code, unmodified but for one line, ``compat.patch``: its speed and memory with and without it.
 
 ``python -m benchmarks.patched --authors PATH``: a checkout of DM-GAN or of AttnGAN; once for each. Both are built from
-the same seed, take turns in one process, and must draw and learn the same before they are timed.
+the same seed, take turns in one process, and must generate and learn the same before they are timed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from benchmarks.authors.checkout import CheckoutStep
 from benchmarks.common import Rows, case_table, environment, finish, parser_of, results_of, save
-from benchmarks.harness import TOLERANCE, allocation_peak, error, in_own_process, spread, take_turns
+from benchmarks.harness import allocation_peak, error, in_own_process, spread, take_turns
 from benchmarks.models import BIRDS, Setting, batch_of
+from benchmarks.precision import TOLERANCE
 from dmgan_fast.compat import patch
 
 PARTS = ("generator", "step")
@@ -50,7 +51,7 @@ def build(authors: Path, setting: Setting, patched: bool) -> CheckoutStep:
 
 
 def restart(step: CheckoutStep) -> None:
-    """Weights from a seed: what networks draw for themselves while they are built differs from run to run."""
+    """Weights from a seed: what networks generate for themselves while they are built differs from run to run."""
     draw = torch.Generator().manual_seed(1)
     for model in (step.generator, *step.discriminators, step.encoder):
         for name, tensor in model.state_dict().items():
@@ -82,7 +83,7 @@ def gradients(step: CheckoutStep) -> Tensor:
 
 
 def agree(steps: dict[str, CheckoutStep], inputs: dict[str, Any]) -> bool:
-    """Whether both draw the same pictures and learn the same from them."""
+    """Whether both generate the same images and learn the same from them."""
     images = {name: both_ways(step, inputs)() for name, step in steps.items()}
     learned = {name: gradients(step).double() for name, step in steps.items()}
     pairs = ((images[PATCHED], images[PLAIN].double()), (learned[PATCHED], learned[PLAIN]))

@@ -37,15 +37,44 @@ class Peaks:
         return "arithmetic" if flops / self.flops > nbytes / self.bandwidth else "memory"
 
 
-# float32 on general cores (the fused kernels are exact), bfloat16 on tensor cores; makers' data sheets.
+# float32 on general cores (the fused kernels are exact), TF32 and bfloat16 on tensor cores; makers' data sheets.
 CARDS = {
-    "A100 SXM 80 GB": {"float32": Peaks(19.5e12, 2.04e12), "bfloat16": Peaks(312e12, 2.04e12)},
-    "H100 SXM": {"float32": Peaks(67e12, 3.35e12), "bfloat16": Peaks(989e12, 3.35e12)},
-    "RTX 4090": {"float32": Peaks(82.6e12, 1.01e12), "bfloat16": Peaks(165e12, 1.01e12)},
-    "MI300X": {"float32": Peaks(163.4e12, 5.3e12), "bfloat16": Peaks(1307e12, 5.3e12)},
+    "A100 SXM 80 GB": {
+        "float32": Peaks(19.5e12, 2.04e12),
+        "tf32": Peaks(156e12, 2.04e12),
+        "bfloat16": Peaks(312e12, 2.04e12),
+    },
+    "H100 SXM": {
+        "float32": Peaks(67e12, 3.35e12),
+        "tf32": Peaks(494e12, 3.35e12),
+        "bfloat16": Peaks(989e12, 3.35e12),
+    },
+    "RTX 4090": {
+        "float32": Peaks(82.6e12, 1.01e12),
+        "tf32": Peaks(82.6e12, 1.01e12),
+        "bfloat16": Peaks(165e12, 1.01e12),
+    },
+    "MI300X": {
+        "float32": Peaks(163.4e12, 5.3e12),
+        "tf32": Peaks(653.7e12, 5.3e12),
+        "bfloat16": Peaks(1307e12, 5.3e12),
+    },
+}
+NAMES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "bfloat16"}  # both sixteen-bit types are alike
+DRIVERS_NAMES = {
+    "A100-SXM4-80GB": "A100 SXM 80 GB",
+    "H100 80GB HBM3": "H100 SXM",
+    "RTX 4090": "RTX 4090",
+    "MI300X": "MI300X",
 }
 PAPER_BATCH = 10
 ARITHMETIC = 0.3  # of the peak: below, products do not decide the time
+
+
+def makers_peak(device: str, precision: str) -> float | None:
+    """Dense operations a second of a GPU by the name that its driver gives it; None for one not in the table."""
+    found = next((card for name, card in DRIVERS_NAMES.items() if device.endswith(name)), None)
+    return CARDS[found][NAMES[precision]].flops if found else None
 
 
 def measured(repeats: int = 41) -> Rows:

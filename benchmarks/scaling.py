@@ -1,4 +1,5 @@
-"""How ops scale: over the batch, the side, words and threads, the authors' form beside ours, forward + backward.
+"""How ops scale: over the batch, the resolution, words and threads, the authors' form beside ours, forward + backward.
+``--device cuda --precision bf16``: on a GPU, by its clock, each of our backends apart.
 
 Results are compared with the reference by the ops' own benchmarks; a cell that runs out of memory says so.
 """
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from benchmarks.common import Row, Rows, Table, Target, environment, finish, parser_of, some_of
+from benchmarks.common import Row, Rows, Table, Target, add_target, environment, finish, parser_of, some_of, target_of
 from benchmarks.harness import Case, is_out_of_memory, limited_memory, spread, time_case
 from benchmarks.ops import batch_norm_glu, memory_path, upsample_conv3x3, words_similarity
+from dmgan_fast.errors import BackendError
 
 OPS: dict[str, Callable[..., Case]] = {
     "memory_path": memory_path.case,
@@ -26,14 +28,16 @@ AXES: dict[str, dict[str, tuple[int, ...]]] = {
     "words_similarity": {"batch": (1, 4, 16, 64), "words": (6, 12, 18, 36)},
 }
 
+TINY = 6  # the largest value of an axis, to try the command
 
-def _cells(ops: Iterable[str]) -> Iterator[tuple[str, str, int, dict[str, int]]]:
+
+def _cells(ops: Iterable[str], device: str) -> Iterator[tuple[str, str, int, dict[str, int]]]:
     """Op, axis, value, settings."""
     for op in ops:
         for axis, values in AXES[op].items():
             for value in values:
                 yield op, axis, value, {axis: value}
-        for threads in range(1, torch.get_num_threads() + 1):
+        for threads in range(1, torch.get_num_threads() + 1) if device == "cpu" else ():
             yield op, "threads", threads, {}
 
 
@@ -44,8 +48,8 @@ def rows_of(
     target, threads = target or Target(), torch.get_num_threads()
     machine = environment(target)
     rows = []
-    with limited_memory():
-        for op, axis, value, settings in _cells(ops):
+    with limited_memory(target.device):
+        for op, axis, value, settings in _cells(ops, target.device):
             if value > largest:
                 continue
             torch.manual_seed(0)
@@ -57,6 +61,8 @@ def rows_of(
                 row["threads"] = torch.get_num_threads()
                 try:
                     rows.append(row | spread(time_case(case, case.implementations[name], repeats, target)))
+                except BackendError as error:
+                    rows.append(row | {"unavailable": str(error)})
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -65,15 +71,22 @@ def rows_of(
     return rows
 
 
+def _time_of(row: Row) -> str:
+    if row.get("out_of_memory"):
+        return "out of memory"
+    return "unavailable" if "unavailable" in row else f"{row['median_ms']:.2f}"
+
+
 def main() -> None:
     parser = parser_of(__doc__, repeats=5)
     parser.add_argument("--ops", type=some_of(OPS), default=list(OPS), help=f"of {','.join(OPS)} (default: all)")
+    add_target(parser)
     arguments = parser.parse_args()
-    rows = rows_of(arguments.repeats, ops=arguments.ops)
+    target = target_of(parser, arguments)
+    rows = rows_of(arguments.repeats, target, arguments.ops, TINY if arguments.tiny else 1 << 30)
     names = ("op", "axis", "value", "implementation")
-    times = ("out of memory" if row.get("out_of_memory") else f"{row['median_ms']:.2f}" for row in rows)
-    lines = [[*(row[name] for name in names), time] for row, time in zip(rows, times, strict=True)]
-    Table([*names, "ms"], lines).print("forward + backward")
+    lines = [[*(row[name] for name in names), _time_of(row)] for row in rows]
+    Table([*names, "ms"], lines).print(f"forward + backward, {target.precision}")
     finish(rows, arguments.json)
 
 

@@ -23,7 +23,7 @@ def test_op(cell: tuple[str, int, str, str], benchmark: Any, request: pytest.Fix
     torch.manual_seed(0)
     case = next(islice(BENCHMARKS[op](target), place, None))
     function = case.implementations[name]
-    assert is_correct(case, function, truth_of(case)), "a wrong result is not timed"
+    assert is_correct(case, function, truth_of(case), target.tolerance), "a wrong result is not timed"
 
     gradient = projection(case.forward(function))
 

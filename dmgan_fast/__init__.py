@@ -1,4 +1,4 @@
-"""DM-GAN: text to picture by memory-driven refinement.
+"""DM-GAN: text to image by memory-driven refinement.
 
 Names are loaded on first use: ``import dmgan_fast`` loads neither PyTorch, native code nor Triton.
 """

@@ -513,7 +513,7 @@ class Products(NamedTuple):
 
 
 def _pairs(a: Sequence[int], b: Sequence[int], weight: Sequence[int]) -> int:
-    """Operations for one product with each: of maps in a batch, their smaller side's pixels and pairs of channels."""
+    """Operations for one product with each: maps in a batch, pixels of the lower resolution, pairs of channels."""
     return 2 * a[0] * min(a[2] * a[3], b[2] * b[3]) * weight[0] * weight[1]
 
 

@@ -1,4 +1,4 @@
-"""The main job on embedded data: train the encoders and a small GAN, draw, and report."""
+"""The main job on embedded data: train the encoders and a small GAN, generate, and report."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CAPTIONS = (
 
 # Below so many steps, timing two of each would take as long as they do.
 WORTH_TIMING = 20
-BESIDE_STEPS = 1.1  # with start, drawing, checkpoints and the page, as a part of the steps' time
+BESIDE_STEPS = 1.1  # with start, generating, checkpoints and the page, as a part of the steps' time
 
 
 def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0) -> Path:
-    """Train on the embedded set for the given steps, draw ``CAPTIONS``, and write ``out/index.html``.
+    """Train on the embedded set for the given steps, generate ``CAPTIONS``, and write ``out/index.html``.
 
-    Says first how long that will take. A run that was stopped goes on where it was; a finished one is only reported
+    Says first how long that will take. A run that was stopped continues where it was; a finished one is only reported
     again.
 
     Returns:
@@ -70,7 +70,7 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
     ]
     page = write_page(out / "index.html", sections, runs={"Encoders (DAMSM)": encoders, "GAN": gan})
     times.append(time.monotonic())
-    parts = zip(("encoders", "GAN", "drawing and page"), times, times[1:], strict=False)
+    parts = zip(("encoders", "GAN", "generating and page"), times, times[1:], strict=False)
     console.print(", ".join(f"{name} {show_time(end - start)}" for name, start, end in parts), soft_wrap=True)
     return page
 
@@ -80,7 +80,7 @@ def forecast(steps: tuple[int, int], seconds: tuple[float, float]) -> str:
     parts = list(zip(("encoders", "GAN"), steps, seconds, strict=True))
     total = sum(n * each for _, n, each in parts) * BESIDE_STEPS
     shown = " and ".join(f"{n} steps of the {what} at {each:.2f} s" for what, n, each in parts if n)
-    return f"this will take about {show_time(total)} here: {shown}, then drawing"
+    return f"this will take about {show_time(total)} here: {shown}, then generating"
 
 
 def seconds_of_encoders(config: PretrainConfig) -> float:

@@ -6,7 +6,12 @@ from typing import Any
 
 
 class DMGANError(Exception):
-    """Base of every error the library raises on purpose; the command line prints it as one paragraph."""
+    """Base of every error the library raises on purpose; the command line prints it as one paragraph.
+
+    ``told_elsewhere``: of several processes, another one prints it.
+    """
+
+    told_elsewhere = False
 
 
 class InputError(DMGANError, ValueError):
@@ -14,7 +19,7 @@ class InputError(DMGANError, ValueError):
 
 
 class DataError(DMGANError):
-    """A picture, caption or data-set file is missing, unreadable or hostile."""
+    """An image, caption or data-set file is missing, unreadable or hostile."""
 
 
 class CheckpointError(DMGANError):
@@ -35,6 +40,10 @@ class Interrupted(DMGANError):
 
 class Preempted(Interrupted):
     """A scheduler wants its machine back: the state is saved and ``--resume`` continues."""
+
+
+class ProcessError(DMGANError, RuntimeError):
+    """One of several processes failed, differs from the others or can't be reached."""
 
 
 class BackendError(DMGANError, RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -70,6 +71,29 @@ def replace_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+_HALF_DONE = re.compile(r"\.(?P<target>.+)\.[a-z0-9_]{8}(?P<suffix>\.[^.]+)?")
+
+
+def clear_up(*folders: Path) -> None:
+    """Undo what a process that was killed has left half done by ``replace_file`` and ``replace_folder`` in folders.
+
+    Its temporary files and folders are removed; a folder that was taken away for a new one is put back, if the new one
+    had not yet taken its place. Nobody else may write there at the same time.
+    """
+    for folder in folders:
+        for entry in sorted(folder.glob(".*")) if folder.is_dir() else ():
+            found = _HALF_DONE.fullmatch(entry.name.removesuffix(".old"))
+            if found is None or (found["suffix"] or "") != Path(found["target"]).suffix:
+                continue
+            target = entry.with_name(found["target"])
+            if entry.name.endswith(".old") and not target.exists():
+                os.replace(entry, target)
+            elif entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a folder, where a file system knows no such thing

@@ -82,8 +82,8 @@ _KNOWN = (
     (b"BZh", "a bzip2 archive: unpack it, and give what is inside"),
     (b"\xfd7zXZ", "an xz archive: unpack it, and give what is inside"),
     (b"\x89HDF", "an HDF5 file, as Keras writes them, not PyTorch weights"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
     (b"%PDF", "a PDF document"),
     (b"\x93NUMPY", "a numpy array, not PyTorch weights"),
 )

@@ -35,7 +35,7 @@ def asked_bytes(error: BaseException) -> int | None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had: of the card; of the machine within the process's and its group's limits."""
+    """Bytes that can still be had: of the GPU; of the machine within the process's and its group's limits."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
@@ -62,19 +62,19 @@ def told(advice: Callable[[int | None], str]) -> Iterator[None]:
 
 
 def told_of_batches(what: str, batch: int, device: torch.device) -> AbstractContextManager[None]:
-    """Within, running out of memory becomes ``OutOfMemory`` that says to take fewer pictures at once."""
-    way = f"take fewer at once: --batch {max(1, batch // 4)}" if batch > 1 else "one picture alone does not fit"
-    what = f"out of memory while {what}, {batch} pictures at once"
+    """Within, running out of memory becomes ``OutOfMemory`` that says to take fewer images at once."""
+    way = f"take fewer at once: --batch {max(1, batch // 4)}" if batch > 1 else "one image alone does not fit"
+    what = f"out of memory while {what}, {batch} images at once"
     return told(lambda asked: f"{what}{numbers(asked, free_memory(device))}; {way}")
 
 
 def levers(command: str, error: BaseException, device: torch.device) -> str:
     """Of a command that ran out of memory where nobody looked."""
     ways = {
-        "sample": "draw fewer pictures at once (--batch 1) or in windows (--tile 64)",
-        "evaluate": "take fewer pictures at once (--batch 8)",
-        "train": "keep less (--memory; `dmgan-fast plan` says what fits) or take fewer pictures at once (--batch 4)",
-        "pretrain": "take fewer pictures at once (--batch 8)",
+        "sample": "generate fewer images at once (--batch 1) or in windows (--tile 64)",
+        "evaluate": "take fewer images at once (--batch 8)",
+        "train": "keep less (--memory; `dmgan-fast plan` says what fits) or take fewer images at once (--batch 4)",
+        "pretrain": "take fewer images at once (--batch 8)",
     }
     way = ways.get(command, "close other programs, or see `dmgan-fast plan` for what a training step needs")
     return f"out of memory{numbers(asked_bytes(error), free_memory(device))}; {way}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,47 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(file: Path, template: Path, **values: Any) -> Path:
-    """Write ``template``, which may extend ``base.html`` of this package, with ``values`` filled in.
-
-    Strings are escaped; ``inline_svg`` makes what is not. Templates may pass ``[3, H, W]`` tensors through the filter
-    ``picture`` and PIL images through ``data_url``.
-    """
-    environment = Environment(
-        loader=FileSystemLoader((template.parent, TEMPLATES)),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"data_url": data_url, "picture": picture_of}
-    text = environment.get_template(template.name).render(values)
+    """Write ``template``, which may extend ``base.html`` of this package, with ``values`` filled in, as ``render``."""
+    text = render(template, **values)
     with replace_file(file) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return file
 
 
+def render(template: Path, **values: Any) -> str:
+    """The text of ``template`` with ``values`` filled in.
+
+    Strings are escaped; ``inline_svg`` makes what is not. Templates may pass ``[3, H, W]`` tensors through the filter
+    ``picture`` and PIL images through ``data_url``.
+    """
+    return _environment(template.parent).get_template(template.name).render(values)
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader((folder, TEMPLATES)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_url": data_url, "photo_url": photo_url, "picture": picture_of}
+    return environment
+
+
 def data_url(picture: Image.Image) -> str:
-    """The picture as PNG inside the page."""
+    """The image as PNG inside the page."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def photo_url(picture: Image.Image) -> str:
+    """The image as JPEG inside the page: large ones, of which nobody counts pixels."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def inline_svg(figure: Figure) -> Markup:

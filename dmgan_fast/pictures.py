@@ -1,4 +1,4 @@
-"""Tensors as pictures people look at."""
+"""Tensors as images people look at."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torchvision.utils import make_grid
 
 from dmgan_fast.files import replace_file
 
-SHEET_SIDE, SHEET_LARGEST = 128, 512  # of a picture on a contact sheet
+SHEET_SIDE, SHEET_LARGEST = 128, 512  # of an image on a contact sheet
 SHEET_TEXT, LINE, SHEET_LINES, MARGIN = 12, 15, 4, 10
-HEAT = torch.tensor([0.85, 0.15, 0.1])  # maps are laid over the picture in red
+HEAT = torch.tensor([0.85, 0.15, 0.1])  # maps are laid over the image in red
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def picture_of(image: Tensor) -> Image.Image:
 
 
 def shade(image: Tensor, weight: Tensor) -> Image.Image:
-    """A map ``[h, w]`` in [0, 1] in red over the faded picture ``[3, H, W]``."""
+    """A map ``[h, w]`` in [0, 1] in red over the faded image ``[3, H, W]``."""
     wide = torch.nn.functional.interpolate(weight[None, None].float(), size=image.shape[1:], mode="nearest")[0]
     gray = (image.float() / 2 + 0.5).clamp(0, 1).mean(0, keepdim=True) * 0.5 + 0.5
     return to_pil_image((1 - 0.85 * wide) * gray + 0.85 * wide * HEAT[:, None, None])
@@ -42,7 +42,7 @@ def relative(maps: Tensor) -> Tensor:
 
 
 def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
-    """A row for each caption, its pictures ``[3, S, S]`` in [-1, 1] side by side at the largest side."""
+    """A row for each caption, its images ``[3, S, S]`` in [-1, 1] side by side at the highest resolution."""
     side = max(image.shape[-1] for row in rows for image in row)
     tiles = [
         torch.nn.functional.interpolate(image[None].float(), size=(side, side), mode="nearest")[0]
@@ -53,7 +53,7 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Tensor]], columns: int = 4) -> Image.Image:
-    """Pictures ``[3, S, S]`` in [-1, 1], all of one side, each above its caption."""
+    """Images ``[3, S, S]`` in [-1, 1], all of one resolution, each above its caption."""
     side = max(SHEET_SIDE, pictures[0][1].shape[-1]) if pictures[0][1].shape[-1] <= SHEET_LARGEST else SHEET_LARGEST
     columns = min(columns, len(pictures))
     texts = [textwrap.wrap(caption, max(8, side // 7))[:SHEET_LINES] for caption, _ in pictures]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
 
@@ -26,11 +28,14 @@ class Progress(progress.Progress):
         *columns: ProgressColumn,
         console: Console | None = None,
         disable: bool = False,
+        redirect_stdout: bool = True,
+        transient: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
         console = console or Console(stderr=True)
-        super().__init__(*columns, console=console, disable=disable, get_time=clock)
+        options: dict[str, Any] = {"disable": disable, "redirect_stdout": redirect_stdout, "transient": transient}
+        super().__init__(*columns, console=console, get_time=clock, **options)
         self._done = Event()
         self._wait = wait or self._done.wait
         self._first: dict[TaskID, float] = {}  # steps that were done before
@@ -62,6 +67,13 @@ class Progress(progress.Progress):
             self._lines.join()
         super().__exit__(*error)
 
+    def stop(self) -> None:
+        """As rich's, which ends what it leaves off a terminal with a line's end, even if that is nothing."""
+        if self.live.transient:
+            self.live.stop()
+        else:
+            super().stop()
+
     def write_lines(self) -> None:
         """One for each task that is under way, every 15 seconds until the work is done."""
         while not self._wait(INTERVAL):
@@ -71,12 +83,29 @@ class Progress(progress.Progress):
 
     def _line(self, task: Task) -> str:
         passed = task.elapsed or 0.0
-        words = [f"{task.description}: {task.completed:.0f}" + (f" of {task.total:.0f}" if task.total else "")]
-        words.append(f"{show_time(passed)} so far")
+        words = [f"{show_time(passed)} so far"]
+        if task.total or task.completed:
+            words.insert(0, f"{task.completed:.0f}" + (f" of {task.total:.0f}" if task.total else ""))
         done = task.completed - self._first[task.id]
         if task.total and done > 0:
             words.append(f"about {show_time(passed / done * (task.total - task.completed))} to go")
-        return ", ".join(words + [str(value) for value in task.fields.values() if value])
+        return f"{task.description}: " + ", ".join(words + [str(value) for value in task.fields.values() if value])
+
+
+@contextmanager
+def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Within, progress of ``what`` is shown: of ``total`` steps with the time left, else with the time so far.
+
+    Yields:
+        what is called after each step, from any thread.
+    """
+    known = (progress.BarColumn(), progress.MofNCompleteColumn()) if total else (progress.SpinnerColumn(),)
+    left = (progress.TimeRemainingColumn(),) if total else ()
+    columns = (progress.TextColumn("{task.description}"), *known, progress.TimeElapsedColumn(), *left)
+    # What is piped elsewhere is not for the terminal that shows the bar; a spinner leaves nothing behind.
+    with Progress(*columns, redirect_stdout=sys.stdout.isatty(), transient=not total) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda: shown.advance(task)
 
 
 def show_time(seconds: float) -> str:

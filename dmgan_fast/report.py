@@ -1,4 +1,4 @@
-"""A self-contained page: what was drawn from which caption, what each word looked at, and how training went."""
+"""A self-contained page: what was generated from which caption, what each word looked at, and how training went."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ class Section:
 
     @classmethod
     def drawn(cls, title: str, weights: Path, sampler: Sampler, captions: Sequence[str], seed: int) -> Section:
-        """Draw the captions; the model card is taken from ``weights/README.md``."""
+        """Generate the captions; the model card is taken from ``weights/README.md``."""
         card = (weights / "README.md").read_text(encoding="utf-8").removeprefix("# Model card").strip()
         return cls(title, card, sampler.draw(captions, seed=seed, maps=True))
 
     @property
     def maps(self) -> list[list[Tile]]:
         """A row for each of the first drawings with maps: images, a map for each word, the response gate."""
-        return [_tiles(drawing) for drawing in self.drawings[:MAPPED] if drawing.attention]
+        return [tiles for _, tiles in self.captioned[:MAPPED]]
+
+    @property
+    def captioned(self) -> list[tuple[Drawing, list[Tile]]]:
+        """Every result with maps, and its row."""
+        return [(drawing, _tiles(drawing)) for drawing in self.drawings if drawing.attention]
 
 
 def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -> Path:
@@ -50,7 +55,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
         pages.TEMPLATES / "report.html",
         sections=sections,
         real=[(picture_of(held_out[k].images[0]), held_out.records[k].captions[0]) for k in places],
-        curves=[pages.inline_svg(_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
+        curves=[pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
     )
 
 
@@ -60,11 +65,11 @@ def _tiles(drawing: Drawing) -> list[Tile]:
     return [
         *((picture_of(image), f"{image.shape[-1]}²") for image in drawing.images),
         *((shade(last, weight), word) for word, weight in weights),
-        (shade(last, drawing.response_gates[-1]), "response gate"),
+        *((shade(last, gate), "response gate") for gate in drawing.response_gates[-1:]),
     ]
 
 
-def _curves(title: str, file: Path) -> Figure:
+def loss_curves(title: str, file: Path) -> Figure:
     """Losses over steps."""
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))

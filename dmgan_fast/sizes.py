@@ -12,7 +12,7 @@ from dmgan_fast.errors import InputError
 SPELLING = re.compile(r"\s*\d+(\.\d+)?\s*(B|[KMGT]i?B)?\s*")
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, name: str = "memory") -> int:
     """Bytes of ``"24GiB"``, ``"900 MB"`` or ``"1073741824"``.
 
     Raises:
@@ -20,7 +20,7 @@ def parse_size(text: str) -> int:
     """
     size = int(TypeAdapter(ByteSize).validate_python(text)) if SPELLING.fullmatch(text) else 0
     if size < 1:
-        raise InputError(f"memory must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
+        raise InputError(f"{name} must be written as 24GiB, 900MB or a number of bytes, got {text!r}")
     return size
 
 

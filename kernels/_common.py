@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Programs are launched along one axis, whatever their grid: along any other, cards take 65,535 at most.
+# Programs are launched along one axis, whatever their grid: along any other, GPUs take 65,535 at most.
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def program_in_3d(first, second):
 
 
 def dot_precision() -> str:
-    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the card has it."""
+    """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the GPU has it."""
     return _precision(torch.backends.cuda.matmul)
 
 

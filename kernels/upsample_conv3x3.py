@@ -17,14 +17,14 @@ from dmgan_fast.layouts import empty_picture, is_channels_last
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
 GRAD_WEIGHT_TILE = (64, 32)  # BO, BI, four of them: tensor cores like 64 rows
-GRAD_WEIGHT_EXACT_TILE = (32, 32)  # larger ones spill on some cards
+GRAD_WEIGHT_EXACT_TILE = (32, 32)  # larger ones spill on some GPUs
 WARPS = 8
 DEPTH_BYTES = 64  # of the axis that a step of the product sums over; Triton 3.6 wants 16 floats at least
 TAPS = 16  # folded taps (a, b, u, v), numbered ((2a + b) 2 + u) 2 + v
 KERNEL = tl.constexpr(9)  # taps of the 3x3 kernel
 FOLD_BLOCK = 128  # weights that a program folds or unfolds
 SPLIT_PIXELS = 2048  # of one partial sum of the weight's gradient, at least
-MAX_SPLITS = 32  # partial sums: enough programs for a large card at 64 channels, and a small work buffer
+MAX_SPLITS = 32  # partial sums: enough programs for a large GPU at 64 channels, and a small work buffer
 
 
 # -------------------------------------------------------------------------------------------------------- folded taps

@@ -18,7 +18,7 @@ from dmgan_fast.kernels._common import dot_precision, program_in_2d, program_in_
 
 # Axes: b images, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
 # Buffers of a group are indexed by the pair b * captions + k. b and pairs are 64 bits wide.
-CAPTIONS = 16  # of a group: fills a large card at any batch; logits of 16 captions are as large as the regions
+CAPTIONS = 16  # of a group: fills a large GPU at any batch; logits of 16 captions are as large as the regions
 COSINE_EPS = tl.constexpr(1e-8)  # the clamp of the product of norms
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dmgan_fast import contract, native
+from dmgan_fast import contract, functional, native
 from dmgan_fast.contract import MEMORY_READ, OPS
 from dmgan_fast.errors import InputError
 from dmgan_fast.ops import _backends
 from tools import signatures
+from tools.fuzz.ops import signature_of
 
 ROOT = Path(__file__).parents[1]
 PYTORCHS = ("conv3x3", "conv4x4_stride2", "folded_conv3x3")  # kernels, on every backend but cpu
@@ -190,3 +191,41 @@ def test_an_op_is_added_as_the_guide_says(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x.to_sparse(), "words must be a dense tensor, got one that is sparse_coo"),
+        (lambda x: torch.nested.nested_tensor([x[0], x[0]]), "words must be a dense tensor, got one that is nested"),
+        (lambda x: x.to(torch.float8_e4m3fn), "words must be float32, bfloat16, float16 or float64, got torch.float8"),
+        (lambda x: x.to(torch.complex64), "words must be floating point, got torch.complex64"),
+        (lambda x: x.tolist(), "words must be a tensor, got list"),
+    ],
+)
+def test_tensors_that_no_kernel_reads_are_refused_even_after_ones_of_that_shape(spoil, message):
+    regions, words, lengths = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 5), torch.tensor([5, 2])
+    functional.words_similarity(regions, words, lengths, gamma1=4.0, gamma2=5.0)
+    with pytest.raises(InputError, match=message):
+        functional.words_similarity(regions, spoil(words), lengths, gamma1=4.0, gamma2=5.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_nan_reaches_every_result_that_it_reaches_in_the_reference(dtype):
+    """Of each input in turn; kernels that clamp or take maxima lose it easily."""
+    signatures = {name: signature_of(OPS[name]) for name in ("memory_write", "memory_read", "words_similarity")}
+    usual = {"backend": "cpu", "gamma1": 4.0, "gamma2": 5.0, "mask_mode": "paper", "return_attention": True}
+    sizes = {"B": 2, "B'": 3, "C": 5, "D": 4, "T": 7, "H": 3, "W": 6}
+    for name, signature in signatures.items():
+        case = {"sizes": sizes, "meta": False, "dtype": str(dtype)[6:], "layout": "contiguous", "values": "normal"}
+        case |= {"without": ("padding_mask",), "faults": [], "options": {}, "seed": 7}
+        given = {k: v for k, v in usual.items() if k in signature.options}
+        for spoilt in signature.build(case):
+            arguments = signature.build(case)
+            if not isinstance(arguments[spoilt], torch.Tensor) or not arguments[spoilt].is_floating_point():
+                continue
+            arguments[spoilt].view(-1)[1 if arguments[spoilt].numel() > 1 else 0] = torch.nan
+            found = functional.__dict__[name](**arguments, **given)
+            truth = functional.__dict__[name](**arguments, **given | {"backend": "reference"})
+            for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, truth)), strict=True):
+                assert not (one.isfinite() & other.isnan()).any(), f"{name}: a NaN in {spoilt} got lost"

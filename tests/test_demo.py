@@ -14,7 +14,7 @@ def test_demo_trains_draws_and_reports(monkeypatch, capsys, tmp_path):
     assert status == 0
     said = re.sub(r"\s+", " ", err)
     assert re.match(r"this will take about [\d.]+ (s|min) here: 1 steps of the encoders at [\d.]+ s and 1 steps", said)
-    assert re.search(r"encoders [\d.]+ (s|min), GAN [\d.]+ (s|min), drawing and page [\d.]+ (s|min)", said)
+    assert re.search(r"encoders [\d.]+ (s|min), GAN [\d.]+ (s|min), generating and page [\d.]+ (s|min)", said)
     page = (tmp_path / "demo" / "index.html").read_text()
     assert str(tmp_path / "demo" / "index.html") in out
     for promised in ("Just trained", "Words and gates", "response gate", "Real images", "1 steps in", "<svg"):

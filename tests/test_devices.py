@@ -27,3 +27,9 @@ def test_a_gpu_that_is_not_here_is_refused_by_name(monkeypatch):
 def test_other_names_are_refused_with_those_allowed():
     with pytest.raises(InputError, match=r"device must be auto, cpu, cuda or cuda:N, got 'gpu'"):
         pick_device("gpu")
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "xpu:1"])
+def test_places_that_pytorch_knows_and_nothing_runs_on_are_refused(name):
+    with pytest.raises(InputError, match=rf"device must be auto, cpu, cuda or cuda:N, got '{name}'"):
+        pick_device(name)

@@ -1,10 +1,11 @@
 """Files and folders are replaced whole or not at all."""
 
 import os
+import shutil
 
 import pytest
 
-from dmgan_fast.files import replace_file, replace_folder, sync, sync_below
+from dmgan_fast.files import clear_up, replace_file, replace_folder, sync, sync_below
 
 
 def test_a_file_is_the_new_one_only_after_the_end_and_has_usual_permissions(tmp_path):
@@ -96,3 +97,32 @@ def test_everything_in_a_folder_is_synced_and_folders_that_can_not_be_are_passed
     sync(tmp_path)
     with pytest.raises(OSError, match="Invalid argument"):
         sync(tmp_path / "a")
+
+
+def test_what_a_killed_process_left_half_done_is_cleared_up_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", lambda *_: os._exit(9))  # killed before the new one takes its place
+    for function, target in ((replace_file, "a.json"), (replace_folder, "best")):
+        if os.fork() == 0:
+            with function(tmp_path / target) as temporary:
+                (temporary / "x" if temporary.is_dir() else temporary).write_text("half")
+            os._exit(1)
+        os.wait()
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 2
+    for name in (".lock", ".a.json", ".notes.txt", "a.json", ".b.abcdefgh.json"):
+        (tmp_path / name).write_text("whole")
+    clear_up(tmp_path, tmp_path / "absent")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".a.json", ".b.abcdefgh.json", ".lock", ".notes.txt", "a.json",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_was_being_replaced_is_put_back(tmp_path):
+    old = tmp_path / ".best.abcd1234.old"
+    old.mkdir()
+    (old / "x").write_text("old")
+    clear_up(tmp_path)
+    assert (tmp_path / "best" / "x").read_text() == "old"
+    shutil.copytree(tmp_path / "best", old)
+    clear_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]

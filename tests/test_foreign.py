@@ -1,6 +1,7 @@
 """Files that were not written here are named as what they are, and nothing in them runs."""
 
 import gzip
+import os
 import tarfile
 import zipfile
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from dmgan_fast.compat.files import load_checkpoint
+from dmgan_fast.data.pickles import read_pickle
+from dmgan_fast.data.texts import read_text
+from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError, DataError
 from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.evaluation.weights import read_tensors
@@ -83,3 +87,20 @@ def test_files_that_ask_for_what_weights_do_not_need_run_nothing(tmp_path, capfd
         with pytest.raises(CheckpointError, match=rf"it asks for \w+\.{name}, which weights do not need"):
             load_checkpoint(tmp_path / "bad.pth")
     assert "executed" not in "".join(capfd.readouterr())
+
+
+def test_weights_that_are_packed_are_refused_before_they_are_unpacked(tmp_path):
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save(GENERATOR, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+    with pytest.raises(CheckpointError, match=r"packed\.pth: .*in it is compressed \(.* bytes that unpack to"):
+        load_checkpoint(packed)
+
+
+@pytest.mark.parametrize("read", [read_pickle, Vocabulary.load, read_text, GivenStatistics.read])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe.*not a regular file"):
+        read(tmp_path / "pipe")

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from dmgan_fast.progress import INTERVAL, Progress, show_time
+from dmgan_fast.progress import INTERVAL, Progress, show_time, working
 
 
 class Clock:
@@ -71,3 +71,25 @@ def test_a_terminal_gets_bars_alone():
 @pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (210, "3.5 min"), (7560, "2.1 h")])
 def test_times_are_shown_in_their_unit(seconds, text):
     assert show_time(seconds) == text
+
+
+def test_work_without_known_steps_says_how_long_it_has_taken():
+    stream = io.StringIO()
+    times = iter([0.0, *[15.0] * 9])
+    ends = iter([False, True])
+    progress = Progress(
+        console=Console(file=stream, width=40), clock=lambda: next(times), wait=lambda seconds: next(ends)
+    )
+    progress.add_task("exporting", total=None)
+    progress.write_lines()
+    assert stream.getvalue() == "exporting: 15 s so far\n"
+
+
+def test_work_of_unknown_length_leaves_no_spinner_in_a_log(capsys):
+    with working("looking"):
+        pass
+    assert capsys.readouterr().err == ""
+    with working("copying", 2) as tick:
+        tick()
+        tick()
+    assert "2/2" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Train the demo preset from one seed on the fused kernels and on the reference; draw both curves.
+"""Train the demo preset from one seed on the fused kernels and on the reference; plot both curves.
 
 python tools/compare_backends.py [--steps 150] [--runs runs/compare] [--out docs/figures/fused_and_reference.svg]
 """

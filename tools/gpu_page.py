@@ -1,14 +1,25 @@
-"""Write the tables of docs/gpu.md: what ``auto`` takes on a GPU, and computed bounds. ``python -m tools.gpu_page``"""
+"""Write the tables of docs/gpu.md: GPUs that were measured, what ``auto`` takes, computed bounds.
 
+``python -m tools.gpu_page``. A GPU is measured once the folder that ``benchmarks.card`` filled on it is committed as
+``benchmarks/results/gpu/NAME``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.common import Table
+from benchmarks.common import GPU_RESULTS, Row, Rows, Table
+from benchmarks.gpu.stages import DONE, rows_of
+from benchmarks.gpu.summary import SECTIONS, is_wrong
 from benchmarks.roofline import table_of_cards
 from dmgan_fast.ops import _dispatch
 
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
 MARKER, END = "<!-- {}: written by `python -m tools.gpu_page` -->\n", "<!-- end -->\n"
 HEADS = ("op", "dtype", "compute capability", "elements of its first tensor", "backends, best first", "rests on")
+PROOFS = ("check", "steps", "sanitizer")  # stages without which a GPU is not verified
+NONE = "No GPU has been measured yet: every figure of one on this page is computed."
 
 
 def choices() -> Table:
@@ -22,11 +33,36 @@ def choices() -> Table:
     return Table(HEADS, lines)
 
 
+def is_verified(rows: Rows) -> bool:
+    """Whether the run proves the GPU: every stage that does so is done, and nothing of ours is wrong."""
+    done = {row["stage"] for row in rows if row.get("status") == DONE}
+    return done >= set(PROOFS) and not any(map(is_wrong, rows))
+
+
+def measured(results: Path = GPU_RESULTS) -> str:
+    """One table for each GPU that was measured: its whole steps."""
+    files = sorted(results.glob("*/card.jsonl"))
+    return "\n\n".join("\n\n".join(_of_gpu(rows_of(file))) for file in files) or NONE
+
+
+def _of_gpu(rows: Rows) -> Iterator[str]:
+    machine: Row = next(row for row in rows if row["stage"] == "environment" and "name" in row)
+    environment = machine["environment"]
+    state = "verified" if is_verified(rows) else "**not verified**"
+    yield f"### {machine['name']}"
+    about = f"driver {machine['driver']}, CUDA {machine['cuda']}, torch {environment['versions']['torch']}"
+    yield f"{state}; {about}, commit {environment['commit']}."
+    _, columns = SECTIONS["steps"]
+    steps = [row for row in rows if row["stage"] == "steps" and "implementation" in row]
+    yield Table(list(columns), [[of(row) for of in columns.values()] for row in steps]).markdown()
+
+
 def written(page: str) -> str:
     """The page with its tables."""
-    for name, table in (("auto", choices()), ("bounds", table_of_cards())):
+    tables = {"measured": measured(), "auto": choices().markdown(), "bounds": table_of_cards().markdown()}
+    for name, table in tables.items():
         before, _, rest = page.partition(MARKER.format(name))
-        page = before + MARKER.format(name) + table.markdown() + "\n" + END + rest.partition(END)[2]
+        page = before + MARKER.format(name) + table + "\n" + END + rest.partition(END)[2]
     return page
 
 

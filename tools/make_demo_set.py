@@ -2,7 +2,7 @@
 
     python tools/make_demo_set.py [--tarball openmoji-17.0.0.tgz] [--out dmgan_fast/data/demo_set]
 
-Renders each drawing at 128 x 128 on white, names its colours from its pixels, and writes several captions for each.
+Renders each generating at 128 x 128 on white, names its colours from its pixels, and writes several captions for each.
 Re-running gives the same bytes. Needs `resvg-py`; without --tarball also `npm`.
 """
 
@@ -26,12 +26,12 @@ from PIL import Image, ImageDraw, ImageOps
 
 PACKAGE = "openmoji@17.0.0"
 SIDE = 128
-RENDER_SIDE = 256  # drawn larger, then reduced: smooth edges
-TEST_SHARE = 10  # one picture in ten, chosen by the hash of its key
+RENDER_SIDE = 256  # generated larger, then reduced: smooth edges
+TEST_SHARE = 10  # one image in ten, chosen by the hash of its key
 DROPPED_GROUPS = {"flags", "component"}
 DROPPED_SUBGROUPS = {"flags", "subdivision-flag", "regional-indicator", "brand"}  # near-duplicates, and trademarks
 
-# OpenMoji draws with few colours; each is listed under the word a person would use for it.
+# OpenMoji generates with few colours; each is listed under the word a person would use for it.
 COLOURS = {
     "black": ["#000000", "#222222", "#3f3f3f"],
     "gray": ["#9b9b9a", "#d0cfce", "#b3b3b3", "#6f6f6f"],
@@ -46,8 +46,8 @@ COLOURS = {
 }
 MIN_SHARE = 0.08  # of the coloured area, to be named
 BLACK_SHARE = 0.35  # outlines are black everywhere; only a black body is worth a word
-DARK_BODY = 0x3F  # OpenMoji fills black things with this gray, and draws outlines in pure black
-BACKGROUND = (255, 0, 255)  # marks the white around the drawing
+DARK_BODY = 0x3F  # OpenMoji fills black things with this gray, and generates outlines in pure black
+BACKGROUND = (255, 0, 255)  # marks the white around the generating
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def encode(picture: Image.Image) -> bytes:
 
 
 def colours(picture: Image.Image) -> list[str]:
-    """Names of the picture's main colours, largest area first; the background is not one of them."""
+    """Names of the image's main colours, largest area first; the background is not one of them."""
     names = ["white", *(name for name, shades in COLOURS.items() for _ in shades)]
     shades = ["#ffffff", *(shade for group in COLOURS.values() for shade in group)]
     table = np.array([[int(shade[k : k + 2], 16) for k in (1, 3, 5)] for shade in shades])

@@ -2,7 +2,7 @@
 
     python tools/make_demo_weights.py [--runs runs/shipped] [--out dmgan_fast/weights/demo]
 
-Hours on two cores; run again after a stop and it goes on from the last checkpoint. The model card among
+Hours on two cores; run again after a stop and it continues from the last checkpoint. The model card among
 the weights states what the committed ones took.
 """
 

@@ -33,9 +33,9 @@ LAUNCHES: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
 HEAD = """# What the GPU kernels need
 
 Written by `python -m tools.occupancy` from binaries compiled offline; **unverified on GPU**. Occupancy is the share of
-a multiprocessor's 64 warps that registers and shared memory admit; more is not always faster. No kernel listed has
-spills or other local memory (tests/kernels/test_offline*.py, tests/simt/test_nvcc.py). float32: exact products. Numbers
-are of Triton VERSION; 3.6 needs 144 registers for memory_read's float32 forward on sm_90.
+a multiprocessor's 64 warps that registers and shared memory allow; more is not always faster. No kernel listed has
+spills or other local memory (tests/kernels/test_offline*.py, tests/simt/test_nvcc.py). float32: exact products. The
+numbers are those of Triton VERSION; 3.6 needs 144 registers for memory_read's float32 forward on sm_90.
 """
 
 
@@ -48,7 +48,7 @@ def occupancy(binary: Binary) -> float:
 
 
 def triton_rows() -> Iterator[str]:
-    yield "| op | kernel | dtype | card | registers | shared KiB | tensor cores | occupancy |"
+    yield "| op | kernel | dtype | architecture | registers | shared KiB | tensor cores | occupancy |"
     yield "|---|---|---|---|---|---|---|---|"
     for op, (launch, sizes) in LAUNCHES.items():
         for dtype in (torch.bfloat16, torch.float32):
@@ -67,7 +67,7 @@ def triton_rows() -> Iterator[str]:
 
 
 def cuda_rows() -> Iterator[str]:
-    yield "| file | kernels | card | registers, least to most |"
+    yield "| file | kernels | architecture | registers, least to most |"
     yield "|---|---|---|---|"
     for source in SOURCES:
         with tempfile.TemporaryDirectory() as folder:

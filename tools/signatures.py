@@ -8,7 +8,7 @@ from dmgan_fast import contract
 
 PAGE = Path(__file__).parents[1] / "docs" / "backends.md"
 WIDTH = 120
-SECTION = re.compile(r"(?m)^(## (?P<ops>[\w, ]+)\n```\n).*?(?=^```)", re.DOTALL)
+SECTION = re.compile(r"(?m)^(## (?P<ops>[\w, ]+)\n```text\n).*?(?=^```)", re.DOTALL)
 
 
 def signature(function: contract.Function) -> str:

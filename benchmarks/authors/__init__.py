@@ -67,6 +67,20 @@ def batch_norm_glu(
     return x[:, :half] * torch.sigmoid(x[:, half:])
 
 
+def batch_norm_skip(
+    x: Tensor,
+    skip: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+) -> Tensor:
+    x = F.batch_norm(x, running_mean, running_var, weight, bias, training)
+    x += skip
+    return x
+
+
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     product = torch.sum(a * b, 1)
     return product / (torch.norm(a, 2, 1) * torch.norm(b, 2, 1)).clamp(min=1e-8)

@@ -47,7 +47,7 @@ def _shims(code: Path) -> Iterator[None]:
     sys.path.insert(0, str(code))
     weights = inception_v3(weights=None, init_weights=False, transform_input=False).state_dict()
     model_zoo.load_url = lambda url, **options: weights
-    models.inception_v3 = partial(inception_v3, init_weights=False)  # drawn for half a minute, then overwritten
+    models.inception_v3 = partial(inception_v3, init_weights=False)  # initialised for half a minute, then overwritten
     optimizer.required = required or object()  # type: ignore[attr-defined]
     try:
         yield
@@ -122,13 +122,13 @@ class CheckoutStep:
         self.average = [p.detach().clone() for p in self.generator.parameters()]
 
     def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> list[Tensor]:
-        """The pictures drawn, detached; their code draws ``eps`` itself."""
+        """The images generated, detached; their code generates ``eps`` itself."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nn.Softmax() without dim, F.sigmoid
             return [fake.detach() for fake in self._step(batch, noise)]
 
     def draw(self, batch: Batch, noise: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        """Pictures, attention, mu and logvar; AttnGAN's generator is not told the lengths."""
+        """Images, attention, mu and logvar; AttnGAN's generator is not told the lengths."""
         lengths = (batch.lengths,) if self.has_memory else ()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,15 +8,17 @@ nobody reads, values read on the host. Source: DM-GAN's published PyTorch code.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 from torch.profiler import record_function
 
 from benchmarks import authors
+from benchmarks.precision import autocast, without_autocast
 from dmgan_fast.modules import Discriminator, Generator
 from dmgan_fast.modules.blocks import ResidualBlock, UpBlock
 from dmgan_fast.modules.generator import RefinementStage
@@ -84,8 +86,14 @@ def generate(
 
 
 def spectral_conv(conv: SpectralNormConv2d, x: Tensor) -> Tensor:
+    with without_autocast(x.device.type):
+        weight = normalised(conv)
+    return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding)
+
+
+def normalised(conv: SpectralNormConv2d) -> Tensor:
     weight = conv.weight
-    matrix = weight.view(len(weight), -1)
+    matrix = weight.flatten(1)
     with torch.no_grad():
         v = matrix.t().mv(conv.u)
         v = v / (v.norm() + 1e-12)
@@ -94,7 +102,7 @@ def spectral_conv(conv: SpectralNormConv2d, x: Tensor) -> Tensor:
     conv.u.copy_(u)
     conv.v.copy_(v)
     sigma = u.dot(matrix.mv(v))
-    return F.conv2d(x, weight / sigma.expand_as(weight), conv.bias, conv.stride, conv.padding)
+    return weight / sigma.expand_as(weight)
 
 
 def features(discriminator: Discriminator, images: Tensor) -> Tensor:
@@ -106,33 +114,48 @@ def features(discriminator: Discriminator, images: Tensor) -> Tensor:
 
 def judge(discriminator: Discriminator, x: Tensor, sentence: Tensor | None = None) -> Tensor:
     if sentence is None:
-        return torch.sigmoid(discriminator.unconditional_head(x)).view(-1)
+        return _probabilities(discriminator.unconditional_head(x))
     spread = sentence.view(len(sentence), -1, 1, 1).repeat(1, 1, 4, 4)
     x = F.leaky_relu(spectral_conv(discriminator.joint, torch.cat((x, spread), 1)), 0.2, inplace=True)
-    return torch.sigmoid(discriminator.conditional_head(x)).view(-1)
+    return _probabilities(discriminator.conditional_head(x))
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """In float32 at least: BCE of probabilities refuses sixteen bits."""
+    return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32))).view(-1)
+
+
+def _bce(probabilities: Tensor, target: Tensor) -> Tensor:
+    with without_autocast(probabilities.device.type):
+        return F.binary_cross_entropy(probabilities, target)
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
     size = len(sentence)
     ones, zeros = sentence.new_ones(size), sentence.new_zeros(size)
     real_features, fake_features = features(discriminator, real), features(discriminator, fake.detach())
-    conditional_real = F.binary_cross_entropy(judge(discriminator, real_features, sentence), ones)
-    conditional_fake = F.binary_cross_entropy(judge(discriminator, fake_features, sentence), zeros)
+    conditional_real = _bce(judge(discriminator, real_features, sentence), ones)
+    conditional_fake = _bce(judge(discriminator, fake_features, sentence), zeros)
     wrong = judge(discriminator, real_features[: size - 1], sentence[1:])
-    conditional_wrong = F.binary_cross_entropy(wrong, zeros[1:])
+    conditional_wrong = _bce(wrong, zeros[1:])
     real_logits, fake_logits = judge(discriminator, real_features), judge(discriminator, fake_features)
-    loss = (F.binary_cross_entropy(real_logits, ones) + conditional_real) / 2.0
-    loss = loss + (F.binary_cross_entropy(fake_logits, zeros) + conditional_fake + conditional_wrong) / 3.0
+    loss = (_bce(real_logits, ones) + conditional_real) / 2.0
+    loss = loss + (_bce(fake_logits, zeros) + conditional_fake + conditional_wrong) / 3.0
     real_logits.mean().item(), fake_logits.mean().item()  # logged at every step
     return loss
 
 
 def damsm_loss(encoder: nn.Module, image: Tensor, batch: Batch, config: StepConfig) -> Tensor:
-    regions, code = encoder(image)
+    regions, code = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in encoder(image))
     same = torch.zeros(len(code), len(code), dtype=torch.bool, device=code.device)
     if batch.class_ids is not None:
         same = (batch.class_ids[:, None] == batch.class_ids) & ~torch.eye(len(code), dtype=torch.bool).to(same.device)
     labels = torch.arange(len(code), device=code.device)
+    with without_autocast(code.device.type):
+        return _matching(regions, code, same, labels, batch, config)
+
+
+def _matching(regions: Tensor, code: Tensor, same: Tensor, labels: Tensor, batch: Batch, config: StepConfig) -> Tensor:
     lengths = batch.lengths.tolist()
     similarity = authors.words_similarity(regions, batch.words, lengths, config.gamma1, config.gamma2)
     norms = code.norm(2, 1, keepdim=True) @ batch.sentence.norm(2, 1, keepdim=True).t()
@@ -149,7 +172,8 @@ def damsm_loss(encoder: nn.Module, image: Tensor, batch: Batch, config: StepConf
 class AuthorsStep:
     """The authors' trainer loop, one iteration a call; arguments as ``TrainStep``'s.
 
-    It trains copies of the models, or, with ``copies=False``, the models themselves.
+    It trains copies of the models, or, with ``copies=False``, the models themselves. ``precision``: of
+    ``benchmarks.precision``; in sixteen bits networks run under autocast, and losses, which refuse it, in float32.
     """
 
     def __init__(
@@ -160,7 +184,9 @@ class AuthorsStep:
         config: StepConfig,
         *,
         copies: bool = True,
+        precision: str = "fp32",
     ) -> None:
+        self.device, self.precision = next(generator.parameters()).device.type, precision
         self.generator = copy.deepcopy(generator) if copies else generator
         self.discriminators = [copy.deepcopy(d) if copies else d for d in discriminators]
         self.encoder, self.config = encoder.eval().requires_grad_(False), config
@@ -172,29 +198,45 @@ class AuthorsStep:
             torch.optim.Adam(d.parameters(), lr=config.discriminator_learning_rate, betas=config.betas)
             for d in self.discriminators
         ]
+        scale = precision == "fp16"
+        self.scaler = GradScaler(self.device, enabled=scale)
+        self.scalers = [GradScaler(self.device, enabled=scale) for _ in self.discriminators]
+        self.begin: Callable[[], None] = lambda: None
         self.generate: Any = generate
         self.features: Any = features
         self.encoder_call: Any = self.encoder
 
-    def compile(self) -> None:
-        """The generator, the discriminators' trunks and the encoder under ``torch.compile``."""
-        self.generate, self.features = torch.compile(generate), torch.compile(features)
-        self.encoder_call = torch.compile(self.encoder)
+    def compile(self, mode: str | None = None) -> None:
+        """The generator, the discriminators' trunks and the encoder under ``torch.compile``, in a mode of it."""
+        self.generate, self.features = torch.compile(generate, mode=mode), torch.compile(features, mode=mode)
+        self.encoder_call = torch.compile(self.encoder, mode=mode)
+        if mode is not None:
+            self.begin = torch.compiler.cudagraph_mark_step_begin  # results of the last call are let go of
 
     def __call__(self, batch: Batch, *, noise: Tensor, eps: Tensor) -> dict[str, Tensor]:
+        self.begin()
+        with autocast(self.device, self.precision):
+            return self._step(batch, noise, eps)
+
+    def _learn(self, loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
+        with without_autocast(self.device):
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    def _step(self, batch: Batch, noise: Tensor, eps: Tensor) -> dict[str, Tensor]:
         losses = {}
         with record_function("draw"):
             images, mu, logvar = self.generate(
                 self.generator, noise, batch.sentence, batch.words, batch.padding_mask, eps
             )
-        for discriminator, optimizer, real, fake in zip(
-            self.discriminators, self.optimizers, batch.images, images, strict=True
+        for discriminator, optimizer, scaler, real, fake in zip(
+            self.discriminators, self.optimizers, self.scalers, batch.images, images, strict=True
         ):
             with record_function(f"discriminator_{fake.shape[-1]}"):
                 discriminator.zero_grad(set_to_none=False)
                 loss = discriminator_loss(discriminator, real, fake, batch.sentence)
-                loss.backward()
-                optimizer.step()
+                self._learn(loss, optimizer, scaler)
             losses[f"discriminator_{fake.shape[-1]}"] = loss.detach()
         self.generator.zero_grad(set_to_none=False)
         ones = batch.sentence.new_ones(len(batch.sentence))
@@ -202,8 +244,8 @@ class AuthorsStep:
         for discriminator, fake in zip(self.discriminators, images, strict=True):
             with record_function(f"adversarial_{fake.shape[-1]}"):
                 x = self.features(discriminator, fake)
-                part = F.binary_cross_entropy(judge(discriminator, x, batch.sentence), ones)
-                part = part + F.binary_cross_entropy(judge(discriminator, x), ones)
+                part = _bce(judge(discriminator, x, batch.sentence), ones)
+                part = part + _bce(judge(discriminator, x), ones)
             part.item()
             total = total + part
         with record_function("damsm"):
@@ -212,8 +254,7 @@ class AuthorsStep:
         total = total + conditioning
         conditioning.item()
         with record_function("generator"):
-            total.backward()
-            self.optimizer.step()
+            self._learn(total, self.optimizer, self.scaler)
             for live, average in zip(self.generator.parameters(), self.average, strict=True):
                 average.mul_(0.999).add_(live.data, alpha=0.001)
         return losses | {"generator": total.detach()}

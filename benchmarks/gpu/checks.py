@@ -14,9 +14,10 @@ import torch
 
 from benchmarks.common import Target
 from benchmarks.common import environment as environment_of
-from benchmarks.gpu.cases import birds, make, odd, precisions, set_precision, told
+from benchmarks.gpu.cases import birds, make, odd, told
 from benchmarks.gpu.stages import Options, Row
 from benchmarks.harness import errors, truth_of
+from benchmarks.precision import precisions, set_precision
 from dmgan_fast.errors import DMGANError
 from dmgan_fast.info import collect
 
@@ -54,8 +55,9 @@ def check(options: Options) -> Iterator[Row]:
 
 def check_cell(op: str, settings: dict[str, Any], precision: str, device: str) -> list[Row]:
     """A row for each implementation: its largest errors and whether they are within the tolerance, and for ours
-    whether a second run gave the same bits."""
+    whether a second run gave the same bits, cuDNN's among them when it is asked for them."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     tolerance, rows = set_precision(precision).tolerance, []
     case = make(op, settings, precision, device)
     truth = truth_of(case)

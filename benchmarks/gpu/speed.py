@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks import step as step_benchmark
-from benchmarks.gpu.cases import birds, make, odd, precisions, set_precision, told
+from benchmarks.common import Target
+from benchmarks.gpu import peaks
+from benchmarks.gpu.cases import birds, make, odd, told
 from benchmarks.gpu.clock import by_events, by_replay, graph_of, host_ms, sets_beyond_cache
+from benchmarks.gpu.peaks import PRODUCT, shares
 from benchmarks.gpu.stages import Options, Row
 from benchmarks.harness import (
     DIRECTIONS,
@@ -25,8 +26,9 @@ from benchmarks.harness import (
     spread,
     truth_of,
 )
-from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs, tiny
-from dmgan_fast.ops._backends import VARIABLE
+from benchmarks.models import BIRDS, Setting, batch_of
+from benchmarks.models import tiny as tiny_setting
+from benchmarks.precision import precisions, set_precision
 
 WARM_UP, ROUNDS = 5, 8
 REPLAY_ROUNDS = 5
@@ -36,44 +38,49 @@ REPLAY_ROUNDS = 5
 
 
 def steps(options: Options) -> Iterator[Row]:
-    """Birds' steps by batch and precision: the authors', ours on the reference, ours, and ours in a CUDA graph."""
-    set_precision("fp32")
-    setting = tiny() if options.tiny else BIRDS
-    correct = step_benchmark.gate(setting, options.device)
-    yield {"case": "the authors' step, a narrow model from one state", "correct": correct}
-    if not correct:
+    """Birds' steps by batch and precision: the authors', ours on the reference, ours, and ours in a CUDA graph.
+
+    Before a precision is timed, a narrow model takes its first steps in it.
+    """
+    setting = tiny_setting() if options.tiny else BIRDS
+    chosen, right = ("fp32",) if options.tiny else precisions(options.device), []
+    for precision in chosen:
+        set_precision(precision)
+        correct = step_benchmark.gate(setting, Target(options.device, precision))
+        yield {"case": "the authors' step, a narrow model from one state", "precision": precision, "correct": correct}
+        right += [precision] * correct
+        if correct and options.device == "cuda":
+            yield {
+                "case": "steps replayed from a graph learn what others do",
+                "precision": precision,
+                "correct": step_benchmark.graph_gate(setting, Target(options.device, precision)),
+            }
+    if not right:
         raise ValueError("our step differs from the authors' by more than rounding: steps are not timed")
     for size in (2,) if options.tiny else (10, 32, 64):
-        for precision in ("fp32",) if options.tiny else precisions(options.device):
+        for precision in right:
             yield from _turns(setting, size, precision, options)
             gc.collect()
             if options.device == "cuda":
                 torch.cuda.empty_cache()
 
 
-def _implementations(setting: Setting, precision: str, device: str) -> dict[str, tuple[str, Any]]:
-    """Name → backend and step, on the same weights. The authors' losses are of probabilities, which refuse autocast."""
-    models = Models.build(setting).to(device)
-    half = precision if precision in ("bf16", "fp16") else "fp32"
-    config = replace(setting.config, precision=half)
-    found: dict[str, tuple[str, Any]] = {}
-    if half == "fp32":
-        found["authors"] = "auto", theirs(models, setting.config)
-    found["reference"] = "reference", ours(models.copy(), config)
-    found["dmgan_fast"] = "auto", ours(models.copy(), config)
-    if device == "cuda":
-        found["dmgan_fast, graph"] = "auto", ours(models.copy(), replace(config, cuda_graph=True))
-    return found
+def _implementations(setting: Setting, target: Target) -> dict[str, Any]:
+    """Name → step, on the same weights. Compiling takes more than the time there is: ``benchmarks.step`` does."""
+    names = ("authors", "reference", "dmgan_fast, graph", "dmgan_fast")
+    found = step_benchmark.implementations(setting, target, None, compiled=False)
+    return {name: found[name] for name in names if name in found}
 
 
 def _turns(setting: Setting, size: int, precision: str, options: Options) -> Iterator[Row]:
     set_precision(precision)
+    target = Target(options.device, precision)
     inputs = batch_of(setting, size, device=options.device)
     row: Row = {"op": "step", "case": f"{setting.name.split()[0]} B{size}", "batch": size, "precision": precision}
     ready: dict[str, Any] = {}
     losses: dict[str, float] = {}
-    for name, (backend, step) in _implementations(setting, precision, options.device).items():
-        run = partial(_with_backend, backend, step, inputs)
+    for name, step in _implementations(setting, target).items():
+        run = partial(step, **inputs)
         try:
             for _ in range(1 if options.tiny else WARM_UP):
                 found = run()
@@ -86,17 +93,13 @@ def _turns(setting: Setting, size: int, precision: str, options: Options) -> Ite
         for name, run in ready.items():
             times[name] += by_events([run], options.device)
             host[name].append(host_ms(run, options.device))
+    share = shares(setting, target, 64 if options.tiny else PRODUCT)
     for name, run in ready.items():
         found = row | {"implementation": name, "correct": True} | spread(times[name]) | {"loss": losses[name]}
         found["host_ms"] = statistics.median(host[name])
         if "graph" not in name:  # a replay allocates nothing: what it needs the graph holds
             found["peak_bytes"] = allocation_peak(run, options.device)
-        yield found | {"images_per_second": 1e3 * size / found["median_ms"]}
-
-
-def _with_backend(backend: str, step: Any, inputs: dict[str, Any]) -> Any:
-    os.environ[VARIABLE] = backend
-    return step(**inputs)
+        yield found | share(found, size)
 
 
 # ------------------------------------------------------------------------------------------------------------------ ops
@@ -104,27 +107,13 @@ def _with_backend(backend: str, step: Any, inputs: dict[str, Any]) -> Any:
 
 def ops(options: Options) -> Iterator[Row]:
     """Ops by events and by graph replay, on inputs that do not stay in the L2; first what the device can do at best."""
-    yield from _peaks(options)
     kinds = ("fp32",) if options.tiny else precisions(options.device)
+    yield from peaks.rows_of(options.device, kinds, options.tiny)
     cells = [(kind, *each) for kind in kinds for each in ([*odd()][::3] if options.tiny else birds(10))]
     cells += [(kind, *each) for kind in ("bf16", "tf32") for each in birds(64)] if options.device == "cuda" else []
     for precision, op, settings in cells:
         yield from _op(op, settings, precision, options)
         gc.collect()
-
-
-def _peaks(options: Options) -> Iterator[Row]:
-    """A large copy, and large products in each precision: the fastest run counts."""
-    elements, side = (1 << 12, 64) if options.tiny else (1 << 28, 8192)
-    x = torch.randn(elements, device=options.device)
-    y = torch.empty_like(x)
-    times = by_events([lambda: y.copy_(x)] * ROUNDS, options.device)
-    yield {"op": "peak", "case": "copy", "per_second": 2e3 * x.nbytes / min(times)}
-    for precision in ("fp32",) if options.tiny else precisions(options.device):
-        dtype = set_precision(precision).dtype
-        a, b = (torch.randn(side, side, device=options.device, dtype=dtype) for _ in range(2))
-        times = by_events([lambda a=a, b=b: a @ b] * ROUNDS, options.device)  # type: ignore[misc]
-        yield {"op": "peak", "case": "product", "precision": precision, "per_second": 2e3 * side**3 / min(times)}
 
 
 def _op(op: str, settings: dict[str, Any], precision: str, options: Options) -> Iterator[Row]:

@@ -114,17 +114,14 @@ SECTIONS: dict[str, tuple[str, dict[str, Column]]] = {
         "Whole steps",
         WHAT
         | {"ms": _of("median_ms", ".2f"), "host ms": _of("host_ms", ".2f"), "images/s": _of("images_per_second", ".0f")}
+        | {"of the peak": _of("of_measured_peak", ".0%"), "of its maker's": _of("of_makers_peak", ".0%")}
         | {"peak MiB": lambda row: mib(row.get("peak_bytes"), 0), "loss": _of("loss", ".4f"), "verdict": _verdict},
     ),
     "ops": (
         "Ops, by events and by replay of a graph",
         WHAT
         | {"direction": _of("direction"), "events ms": _of("median_ms", ".4f"), "graph ms": _of("graph_ms", ".4f")}
-        | {
-            "GB/s": lambda row: (
-                f"{row['bytes'] / (row.get('graph_ms') or row['median_ms']) / 1e6:.0f}" if "bytes" in row else ""
-            )
-        }
+        | {"GB/s": _bandwidth}
         | {"verdict": _verdict},
     ),
     "memory": (

@@ -14,8 +14,9 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.common import ROOT
-from benchmarks.gpu.cases import birds, make, odd, set_precision
+from benchmarks.gpu.cases import birds, make, odd
 from benchmarks.gpu.stages import Options, Row, Skipped
+from benchmarks.precision import set_precision
 
 FOUND = 9  # the sanitizer's exit status where it found a fault
 CHECKERS = ("memcheck", "racecheck")

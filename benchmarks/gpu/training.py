@@ -1,4 +1,4 @@
-"""Trains on the embedded set in bfloat16 for the time there is: encoders first, then the GAN, then draws."""
+"""Trains on the embedded set in bfloat16 for the time there is: encoders first, then the GAN, then generates."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dmgan_fast.sampling import Sampler
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import train
 
-ENCODERS, GAN = 0.25, 0.6  # of the time; the rest is for starting, stopping and drawing
+ENCODERS, GAN = 0.25, 0.6  # of the time; the rest is for starting, stopping and generating
 ENDLESS = 1_000_000
 NARROW = {"image_sizes": [64], "base_channels": 4, "condition_channels": 8, "noise_channels": 8}
 
 
 def training(options: Options) -> Iterator[Row]:
-    """A row for each part with its steps and last losses; ``images.png`` is what the generator then draws."""
+    """A row for each part with its steps and last losses; ``images.png`` shows what the generator makes then."""
     torch.manual_seed(0)
     runs = options.out / "runs"
     loop: dict[str, Any] = {"steps": ENDLESS, "device": options.device, "log_every": 1 if options.tiny else 10}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,13 +32,24 @@ def path(h: Tensor, words: Tensor, padding_mask: Tensor, *, backend: str, **weig
 reference = partial(path, backend="reference")
 
 
-def sdpa(h: Tensor, words: Tensor, padding_mask: Tensor, **weights: Tensor) -> Tensor:
-    """Reading by PyTorch's scaled_dot_product_attention."""
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _laid_out(sdpa: Callable[..., Tensor], target: Target) -> dict[str, Callable[..., Tensor]]:
+    """Its fused kernels on GPUs take no inputs whose channels lie apart: with copies of them."""
+    return {"sdpa, contiguous": partial(sdpa, lay=Tensor.contiguous)} if target.device == "cuda" else {}
+
+
+def sdpa(
+    h: Tensor, words: Tensor, padding_mask: Tensor, *, lay: Callable[[Tensor], Tensor] = _as_it_is, **weights: Tensor
+) -> Tensor:
+    """Reading by PyTorch's scaled_dot_product_attention. ``lay``: of its inputs, pixels or words by channels."""
     gate_weight, gate_bias = weights.pop("response_weight"), weights.pop("response_bias")
     key, value = functional.memory_write(words, h.detach().mean((2, 3)), **weights, backend="reference")
-    query = h.flatten(2).transpose(1, 2)
+    query, key, value = (lay(x.flatten(2).transpose(1, 2)) for x in (h, key, value))
     seen = ~padding_mask[:, None]
-    read = F.scaled_dot_product_attention(query, key.transpose(1, 2), value.transpose(1, 2), seen, scale=1.0)
+    read = F.scaled_dot_product_attention(query, key, value, seen, scale=1.0)
     read = read.transpose(1, 2).reshape(h.shape)
     of_h, of_read = gate_weight.chunk(2)
     logit = torch.einsum("c,bchw->bhw", of_h, h) + torch.einsum("c,bchw->bhw", of_read, read) + gate_bias
@@ -51,8 +62,10 @@ def attention(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Te
     return authors.memory_read(h, key, value, padding_mask)[0]
 
 
-def attention_sdpa(h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor) -> Tensor:
-    inputs = (x.flatten(2).transpose(1, 2) for x in (h, key, value))
+def attention_sdpa(
+    h: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor, *, lay: Callable[[Tensor], Tensor] = _as_it_is
+) -> Tensor:
+    inputs = (lay(x.flatten(2).transpose(1, 2)) for x in (h, key, value))
     return F.scaled_dot_product_attention(*inputs, ~padding_mask[:, None], scale=1.0).transpose(1, 2).reshape(h.shape)
 
 
@@ -80,6 +93,7 @@ def case(target: Target, *, batch: int = BATCH, side: int = 64, words: int = WOR
             "authors": authors.memory_path,
             "authors+compile": torch.compile(authors.memory_path),
             "sdpa": sdpa,
+            **_laid_out(sdpa, target),
             "reference": reference,
             **ours(target, path),
         },
@@ -101,6 +115,7 @@ def attention_case(target: Target, *, batch: int = BATCH, side: int = 128, words
             "authors": attention,
             "authors+compile": torch.compile(attention),
             "sdpa": attention_sdpa,
+            **_laid_out(attention_sdpa, target),
             **ours(target, attention_read),
         },
         work.memory_path(batch, CHANNELS, words, side**2, target.dtype.itemsize),
@@ -111,3 +126,8 @@ def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
         yield case(target, side=side)
     yield attention_case(target)
+
+
+def tiny(target: Target) -> Iterator[Case]:
+    yield case(target, batch=2, side=6, words=4)
+    yield attention_case(target, batch=2, side=6, words=4)

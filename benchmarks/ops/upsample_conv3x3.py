@@ -1,4 +1,4 @@
-"""Nearest ×2 + conv3×3: eager in NCHW and channels-last, compiled, fused; on a GPU also the identity on cuDNN."""
+"""Nearest ×2 + conv3×3: eager in NCHW and channels-last, compiled, fused; on a GPU also identities on cuDNN."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.common import Target
 from benchmarks.harness import LAYOUTS, Case, ours
-from benchmarks.ops import work
+from benchmarks.ops import cudnn, work
 from dmgan_fast import functional
-from dmgan_fast.aten.upsample_conv3x3 import upsample_conv3x3_forward as identity
+from dmgan_fast.aten.upsample_conv3x3 import spread
 
 BATCH, CHANNELS = 4, 128
 
 eager = partial(functional.upsample_conv3x3, backend="reference")
 
 
-def eager_channels_last(x: Tensor, weight: Tensor) -> Tensor:
-    layout = torch.channels_last
-    return eager(x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout))
+def transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """As one transposed convolution with the summed 4×4 kernel."""
+    return F.conv_transpose2d(x, spread(weight), stride=2, padding=1)
+
+
+def by_trial(x: Tensor, weight: Tensor) -> Tensor:
+    """The same, with kernels that cuDNN chose by trial."""
+    return cudnn.by_trial(x, spread(weight), stride=2, transposed=True)
+
+
+def by_parity(x: Tensor, weight: Tensor) -> Tensor:
+    """As one 2×2 convolution for each parity of the result's rows and columns."""
+    wide, (batch, _, height, width) = spread(weight).transpose(0, 1).flip(2, 3), x.shape
+    padded = F.pad(x, (1, 1, 1, 1))
+    quarters = [
+        F.conv2d(padded[:, :, i : i + height + 1, j : j + width + 1], wide[:, :, i::2, j::2])
+        for i in range(2)
+        for j in range(2)
+    ]
+    y = torch.stack(quarters, 4).unflatten(4, (2, 2))  # [B, O, H, W, parity of row, of column]
+    return y.permute(0, 1, 2, 4, 3, 5).reshape(batch, -1, 2 * height, 2 * width)
 
 
 def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW", channels: int = CHANNELS) -> Case:
@@ -31,9 +50,10 @@ def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "N
     implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
     implementations |= {"authors+compile": torch.compile(eager)} | ours(target, functional.upsample_conv3x3)
     if layout == "NCHW":
-        implementations |= {"authors, channels-last inside": eager_channels_last}
+        implementations |= {"authors, channels-last inside": cudnn.channels_last_inside(eager)}
     if target.device == "cuda":
-        implementations |= {"identity on cuDNN": identity}  # as a transposed convolution
+        implementations |= {"identity on cuDNN": transposed, "identity on cuDNN, by parity": by_parity}
+        implementations |= {"identity on cuDNN, by trial": by_trial}
     return Case(
         "upsample_conv3x3",
         f"B{batch} {channels}->{channels} {side}->{2 * side} {layout}",
@@ -50,3 +70,7 @@ def cases(target: Target) -> Iterator[Case]:
     for side in (64, 128):
         for layout in LAYOUTS:
             yield case(target, side=side, layout=layout)
+
+
+def tiny(target: Target) -> Iterator[Case]:
+    yield case(target, batch=2, side=4, channels=6)

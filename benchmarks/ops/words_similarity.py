@@ -41,3 +41,7 @@ def case(target: Target, *, batch: int = 16, words: int = WORDS, channels: int =
 def cases(target: Target) -> Iterator[Case]:
     for batch in (16, 32, 64):
         yield case(target, batch=batch)
+
+
+def tiny(target: Target) -> Iterator[Case]:
+    yield case(target, batch=3, words=4, channels=8)

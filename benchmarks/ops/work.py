@@ -26,10 +26,22 @@ def batch_norm_glu(batch: int, channels: int, pixels: int, width: int = 4) -> Wo
     return _both(6.0 * batch * channels * pixels, 1.5 * picture, 4 * picture)
 
 
+def batch_norm_skip(batch: int, channels: int, pixels: int, width: int = 4) -> Work:
+    """x and a skip → as many; backward reads x and the gradient, which is the skip's too, and writes x's."""
+    picture = batch * channels * pixels * width
+    return _both(5.0 * batch * channels * pixels, 3 * picture, 6 * picture)
+
+
 def conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:
-    """x → y of the same side."""
+    """x → y of the same resolution."""
     x, y, weight = batch * inputs * pixels * width, batch * outputs * pixels * width, 9 * inputs * outputs * width
     return _both(18.0 * batch * inputs * outputs * pixels, x + y + weight, 3 * x + 2 * y + 3 * weight)
+
+
+def conv4x4_stride2(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:
+    """``pixels`` of y, four times as many of x."""
+    x, y, weight = 4 * batch * inputs * pixels * width, batch * outputs * pixels * width, 16 * inputs * outputs * width
+    return _both(32.0 * batch * inputs * outputs * pixels, x + y + weight, 3 * x + 2 * y + 3 * weight)
 
 
 def upsample_conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:

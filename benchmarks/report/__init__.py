@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from benchmarks.common import ROOT
+from dmgan_fast.errors import InputError
 from dmgan_fast.files import replace_file
 from dmgan_fast.pages import inline_svg
 
@@ -24,8 +25,14 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_after(path: Path, marker: str, text: str, end: str = "") -> None:
-    """Write ``text`` between the markers; without ``end``, up to the end of the file."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(marker)
+    """Write ``text`` between the markers; without ``end``, up to the end of the file.
+
+    Raises:
+        InputError: if the file lacks a marker.
+    """
+    before, found, rest = path.read_text(encoding="utf-8").partition(marker)
+    if not found or end not in rest:
+        raise InputError(f"{path}: has no line {(end if found else marker).strip()!r}, where the tables go")
     after = end + rest.partition(end)[2] if end else ""
     replace_text(path, before + marker + text + after)
 

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from benchmarks import roofline
-from benchmarks.common import (
-    FILES,
-    RESULTS,
-    ROOT,
-    Row,
-    Table,
-    baseline,
-    by_case,
-    case_table,
-    load_rows,
-    mib,
-    results_of,
-)
-from benchmarks.report import DOCS, replace_after
-from dmgan_fast import native
+from benchmarks.common import FILES, RESULTS, ROOT, Table, case_table, load_rows, mib, results_of
+from benchmarks.report import DOCS, readme, replace_after
+from benchmarks.report.results import at_levels, authors, cases, levels, measured_on, ratio
 from dmgan_fast.info import LEVEL_NAMES
 
 SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!-- end of summary -->\n")
+HEADLINE = ("<!-- headline: written by `python -m benchmarks.report` -->\n", "<!-- end of headline -->\n")
+REPLACED = ("<!-- replaced: written by `python -m benchmarks.report` -->\n", "<!-- end of replaced -->\n")
 MARKER = "<!-- tables: written by `python -m benchmarks.report` -->\n"
-
-Implementations = dict[str, Row]
-
-
-def levels(part: str | None = None) -> list[str]:
-    """CPU levels with results, of one part or of any, best first."""
-    files = [FILES[part]] if part else FILES.values()
-    return [level for level in native.LEVELS if any((results_of(level) / file).exists() for file in files)]
-
-
-def cases(file: Path) -> list[list[Row]]:
-    return by_case(json.loads(file.read_text()))
 
 
 def section(file: Path) -> str:
@@ -49,36 +26,6 @@ def section(file: Path) -> str:
     for rows in cases(file):
         parts += [f"### {rows[0]['op']}: {rows[0]['case']}", case_table(rows).markdown()]
     return "\n\n".join(parts)
-
-
-def at_levels(part: str, direction: str) -> dict[tuple[str, str], dict[str, Implementations]]:
-    """Op and case → level → implementation → row, of one part at all levels that were measured."""
-    found: dict[tuple[str, str], dict[str, Implementations]] = {}
-    for level in levels(part):
-        for rows in cases(results_of(level) / FILES[part]):
-            timed = {
-                row["implementation"]: row for row in rows if row.get("median_ms") and row["direction"] == direction
-            }
-            if "dmgan_fast" in timed and any(name.startswith("authors") for name in timed):
-                found.setdefault((rows[0]["op"], rows[0]["case"]), {})[level] = timed
-    return found
-
-
-def _authors(rows: Implementations) -> str:
-    """The authors' form among ours and others', which is there."""
-    return baseline(rows.values()) or ""
-
-
-def _ratio(rows: Implementations, name: str) -> str:
-    other = rows.get(name)
-    return f"{other['median_ms'] / rows['dmgan_fast']['median_ms']:.2f}" if other else ""
-
-
-def _measured_on(part: str) -> str:
-    """What each level's figures were measured on."""
-    firsts = [cases(results_of(level) / FILES[part])[0][0] for level in levels(part)]
-    where = "{level}: {device}, {threads} threads, {compiler}, commit {commit}"
-    return "; ".join(where.format_map(row | {"level": LEVEL_NAMES[row["level"]]}) for row in firsts)
 
 
 def whole() -> str:
@@ -95,11 +42,11 @@ def whole() -> str:
             for level in levels():
                 rows = of_level.get(level)
                 seconds = f"{rows['dmgan_fast']['median_ms'] / 1e3:.2f}" if rows else ""
-                cells += [seconds, *(_ratio(rows, name) if rows else "" for name in ("authors", "authors+compile"))]
+                cells += [seconds, *(ratio(rows, name) if rows else "" for name in ("authors", "authors+compile"))]
             rows = next(iter(of_level.values()))
             cells += [mib(rows[name].get("peak_bytes")) for name in ("dmgan_fast", "authors")]
             lines.append(cells)
-    note = f"Steps in float32, PyTorch's kernels limited to the same level. {_measured_on('step')}."
+    note = f"Steps in float32, PyTorch's kernels limited to the same level. {measured_on('step')}."
     return f"{note}\n\n{Table([*heads, 'peak MiB', 'authors'], lines).markdown()}\n"
 
 
@@ -113,12 +60,12 @@ def summary() -> str:
         cells = [op, case]
         for level in levels("ops"):
             rows = of_level.get(level)
-            ratio = _ratio(rows, _authors(rows)) if rows else ""
-            cells += [f"{rows['dmgan_fast']['median_ms']:.1f}" if rows else "", ratio]
+            times = ratio(rows, authors(rows)) if rows else ""
+            cells += [f"{rows['dmgan_fast']['median_ms']:.1f}" if rows else "", times]
         rows = next(iter(of_level.values()))
-        lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", _authors(rows)))])
+        lines.append([*cells, *(mib(rows[name]["saved_bytes"]) for name in ("dmgan_fast", authors(rows)))])
     note = "Forward + backward in float32; where PyTorch's kernels are the rivals they are limited to the same level. "
-    return f"{note}{_measured_on('ops')}.\n\n{Table([*heads, 'saved MiB', 'authors'], lines).markdown()}\n"
+    return f"{note}{measured_on('ops')}.\n\n{Table([*heads, 'saved MiB', 'authors'], lines).markdown()}\n"
 
 
 def main() -> None:
@@ -130,7 +77,9 @@ def main() -> None:
         note, table = bounds
         sections.append("\n\n".join(["## what bounds a step", note, table.markdown()]))
     replace_after(DOCS / "benchmarks.md", MARKER, "\n" + "\n\n".join(sections) + "\n")
-    replace_after(ROOT / "README.md", SUMMARY[0], whole() + "\n" + summary(), SUMMARY[1])
+    replace_after(DOCS / "benchmarks.md", SUMMARY[0], "\n" + whole() + "\n" + summary() + "\n", SUMMARY[1])
+    for markers, text in ((HEADLINE, readme.headline()), (REPLACED, readme.replaced())):
+        replace_after(ROOT / "README.md", markers[0], "\n" + text + "\n", markers[1])
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def where(part: dict[str, Any]) -> str:
 
 
 def per_picture(rows: list[Row]) -> str:
-    """MiB of one more image, by side."""
+    """MiB of one more image, by resolution."""
     sides = sorted({row["side"] for row in rows})
     found = {(r["policy"], r["precision"], r["side"]): r["bytes_per_picture"] for r in rows}
     kinds = [(AUTHORS, "fp32"), *((name, precision) for precision in ("fp32", "bf16") for name in POLICIES)]
@@ -48,11 +48,11 @@ def forecasts(rows: list[Row]) -> str:
         error = f"{100 * (forecast / size - 1):+.2f} %" if size and forecast else ""
         measured = mib(size, 0) or "out of memory"
         body.append([r["policy"], r["precision"], f"{r['side']}²", r["batch_size"], measured, mib(forecast, 0), error])
-    return Table(["policy", "dtype", "side", "batch", "measured MiB", "forecast MiB", "error"], body).markdown()
+    return Table(["policy", "dtype", "resolution", "batch", "measured MiB", "forecast MiB", "error"], body).markdown()
 
 
 def fitting(rows: list[Row]) -> str:
-    """Largest batches by card."""
+    """Largest batches by GPU memory."""
     chosen = [(AUTHORS, "fp32"), ("none", "fp32"), ("block", "fp32"), ("block", "bf16"), ("tile", "bf16")]
     body = []
     for side in sorted({row["side"] for row in rows}):
@@ -60,21 +60,28 @@ def fitting(rows: list[Row]) -> str:
             row = next(r for r in rows if (r["side"], r["policy"], r["precision"]) == (side, name, precision))
             sizes = [row["largest_batch"][str(card)] or "–" for card in CARDS]
             body.append([f"{side}²", name, precision, *sizes])
-    return Table(["side", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body).markdown()
+    return Table(["resolution", "policy", "dtype", *(f"{card} GiB" for card in CARDS)], body).markdown()
+
+
+SHOWN = {  # names in the results → in the tables
+    "block, last side only": "block at the highest resolution only",
+    "none, weights a last bit off": "none, initial weights differ by one ulp",
+    "judged 1 at a time": "micro-batches of 1",
+}
 
 
 def times(rows: list[Row]) -> str:
     by = {row["policy"]: row for row in rows}
     body = [
         [
-            name,
+            SHOWN.get(name, name),
             spread_of(row, 1e3),
             f"{row['ratio_to_none']:.2f}",
             f"{by[AUTHORS]['median_ms'] / row['median_ms']:.2f}",
         ]
         for name, row in by.items()
     ]
-    return Table(["policy", "s a step (p20–p80)", "× own step without", "authors / this"], body).markdown()
+    return Table(["policy", "seconds per step (p20–p80)", "× step without a policy", "authors / this"], body).markdown()
 
 
 def training(rows: list[Row]) -> str:
@@ -82,13 +89,19 @@ def training(rows: list[Row]) -> str:
     body = []
     for row in rows:
         apart = [f"{row[f'apart_after_{n}']:.0e}" for n in (1, 10, steps)]
-        body.append([row["dtype"], row["policy"], *(["bit for bit"] * 3 if row["identical"] else apart)])
+        body.append(
+            [
+                row["dtype"],
+                SHOWN.get(row["policy"], row["policy"]),
+                *(["bit for bit"] * 3 if row["identical"] else apart),
+            ]
+        )
     return Table(["dtype", "policy", "step 1", "steps 1–10", f"steps 1–{steps}"], body).markdown()
 
 
 def drawing(rows: list[Row]) -> str:
     body = [[f"{r['side']}²", r["tile"] or "whole", mib(r["measured_bytes"], 0) or "out of memory"] for r in rows]
-    return Table(["side", "tile", "peak MiB"], body).markdown()
+    return Table(["resolution", "tile", "peak MiB"], body).markdown()
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -103,7 +116,7 @@ def axes(width: float, height: float, **labels: str) -> tuple[Figure, Any]:
 
 
 def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
-    figure, ax = axes(7.2, 4.4, xlabel="side of the largest image", ylabel="MiB of one more image in a batch")
+    figure, ax = axes(7.2, 4.4, xlabel="highest resolution", ylabel="MiB of one more image in a batch")
     for name in (AUTHORS, *POLICIES):
         for precision, style in (("fp32", "-"), ("bf16", "--")):
             rows = [r for r in computed if r["policy"] == name and r["precision"] == precision]
@@ -111,7 +124,7 @@ def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
                 label = name if name == AUTHORS else f"{name}, {precision}"
                 sizes = [r["bytes_per_picture"] / MIB for r in rows]
                 ax.plot([r["side"] for r in rows], sizes, style, color=COLOURS[name], marker="o", ms=3, label=label)
-    compiled: dict[int, dict[int, int]] = {}  # side → batch size → bytes
+    compiled: dict[int, dict[int, int]] = {}  # resolution → batch size → bytes
     for row in measured:
         if row["policy"] == COMPILED and row["measured_bytes"]:
             compiled.setdefault(row["side"], {})[row["batch_size"]] = row["measured_bytes"]
@@ -186,12 +199,12 @@ def main() -> None:
         "### One more image in a batch, MiB",
         "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
         per_picture(rows["computed"]),
-        "![MiB of one more image by side](figures/memory_by_side.svg)",
+        "![MiB of one more image by resolution](figures/memory_by_side.svg)",
         "### Measured and forecast peaks",
         "Above weights, optimiser states and the batch. " + where(results["measured"]),
         forecasts(rows["measured"]),
-        "### Largest batch by card",
-        "Computed; 1 GiB of each card is set aside for the CUDA context, workspaces and fragmentation. "
+        "### Largest batch by GPU memory",
+        "Computed; 1 GiB of each GPU is set aside for the CUDA context, workspaces and fragmentation. "
         "**Unverified on GPU.**",
         fitting(rows["computed"]),
         "![largest batches](figures/memory_fitting.svg)",
@@ -200,19 +213,19 @@ def main() -> None:
     figure_fitting(rows["computed"])
     if "time" in rows:
         figure_against_time(rows["time"], rows["measured"])
-        text += ["### Memory against time", "Steps at 256² in fp32, batch 4, in turn. " + where(results["time"])]
+        text += ["### Memory against time", "Steps at 256² in fp32, batch 4, interleaved. " + where(results["time"])]
         text += [times(rows["time"]), "![memory against time](figures/memory_against_time.svg)"]
     if "training" in rows:
         text += ["### Four stages trained under every policy"]
         text += [
             "The largest relative difference of any loss from those without a policy, 64² to 512², a narrow model. "
-            "Policies that sum in another order are shown in float64. Training amplifies the last bit: they diverge no "
+            "Policies that sum in another order are shown in float64. Training amplifies rounding: they diverge no "
             "faster than two runs without a policy whose initial weights differ by one ulp."
         ]
         text += [training(rows["training"])]
     if "sampling" in rows:
-        text += ["### Drawing one image"]
-        text += ["Above the weights, the image included. " + where(results["sampling"]), drawing(rows["sampling"])]
+        text += ["### Sampling one image"]
+        text += ["Peak above the weights, the image included. " + where(results["sampling"]), drawing(rows["sampling"])]
     replace_after(DOCS / "memory.md", MARKER, "\n" + "\n\n".join(text) + "\n")
 
 

@@ -15,7 +15,7 @@
 namespace dmgan {
 namespace {
 
-constexpr int64_t kBlock = 4096;    // elements summed in floats before the sum goes on in doubles
+constexpr int64_t kBlock = 4096;    // elements summed in floats before the sum continues in doubles
 constexpr int64_t kChunk = 256;     // pixels of a channels-last chunk
 
 // Vectors one after the other: along the pixels of one channel (NCHW), or one vector of channels, pixel by pixel

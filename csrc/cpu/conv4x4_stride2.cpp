@@ -1,4 +1,4 @@
-// conv4x4 with stride 2 and padding 1 of maps with even sides: 9 products for a pixel instead of 16, as four
+// conv4x4 with stride 2 and padding 1 of maps with even height and width: 9 products for a pixel instead of 16, as four
 // convolutions of 2 x 2 taps, one for each parity of a pixel's place, in tiles of 2 x 2 pixels. By additions alone.
 #include <tuple>
 

@@ -9,7 +9,7 @@
 namespace dmgan {
 
 constexpr int64_t kFewResults = 4;  // at most
-constexpr int64_t kBandRows = 16;   // rows summed in floats before the sum goes on in doubles
+constexpr int64_t kBandRows = 16;   // rows summed in floats before the sum continues in doubles
 
 // Rows first - 1 ... last of a plane in rows of `step` floats, pixels from kLanes on, zeros around them.
 DMGAN_INLINE void pad_band(const float* plane, int64_t height, int64_t width, int64_t first, int64_t last, int64_t step,

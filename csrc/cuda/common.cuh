@@ -166,7 +166,7 @@ __host__ __device__ constexpr T divide_up(T value, T by) {
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // ----------------------------------------------------------------------------------------------------------- host
-// As the size of a grid: its first axis is the only one here, and by far the longest that cards have.
+// As the size of a grid: its first axis is the only one here, and by far the longest that GPUs have.
 inline unsigned grid_of(int64_t blocks) {
   constexpr int64_t kMost = 0x7fffffff;
   if (blocks > kMost) {

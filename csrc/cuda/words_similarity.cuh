@@ -32,8 +32,8 @@ struct WordsSimilarityInputs {
   __device__ bool is_padding(int m) const { return m % words >= length(m / words); }
 };
 
-constexpr int kGroup = 16;           // captions: their maps are about as large as the regions, and fill a large card
-constexpr int kWordSlices = 16;      // of images: each sums its gradients of the words, to fill the card
+constexpr int kGroup = 16;           // captions: their maps are about as large as the regions, and fill a large GPU
+constexpr int kWordSlices = 16;      // of images: each sums its gradients of the words, to fill the GPU
 constexpr float kCosineEps = 1e-8f;  // the authors' clamp of the product of norms
 constexpr int kSimilarityThreads = 128;
 constexpr int kSimilarityWarps = kSimilarityThreads / kWarp;

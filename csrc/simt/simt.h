@@ -73,7 +73,7 @@ namespace simt {
 
 constexpr unsigned kWarp = 32;
 constexpr unsigned kSector = 32;            // bytes: the unit in which a GPU reads and writes its memory
-constexpr size_t kSharedLimit = 99 * 1024;  // bytes a block may ask for: the least of all cards since sm_80
+constexpr size_t kSharedLimit = 99 * 1024;  // bytes a block may ask for: the least of all GPUs since sm_80
 constexpr size_t kSharedAlignment = 32;     // every shared array starts at a multiple of this
 constexpr uint16_t kPoison = 0x7fc0;        // NaN as half and bfloat16 and, twice in a row, as float
 
@@ -342,7 +342,7 @@ inline const std::function<void()>* body;
 inline Barrier block_barrier;
 inline std::vector<Barrier> warp_barriers;
 inline std::string error;
-inline unsigned seed = 0;  // not 0: the fibers run in an order drawn from it
+inline unsigned seed = 0;  // not 0: the fibers run in an order derived from it
 
 // AddressSanitizer must know of every change of stack.
 #ifdef __SANITIZE_ADDRESS__

@@ -1,5 +1,5 @@
 """The gradients of memory writing by PyTorch's own matrix products: cuBLAS's on a GPU, where a fused kernel has too few
-words to fill the card.
+words to fill the GPU.
 
     g_w = sigmoid(A w_i + B mean(h)),  m_i = g_w relu(M_w w_i) + (1 - g_w) relu(M_r mean(h)),
     k_i = relu(K m_i),  v_i = relu(V m_i)
@@ -20,7 +20,7 @@ def memory_write_backward(
     image_mean: Tensor,
     *weights: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients of the twelve inputs, in their order; m and its parts are computed again."""
+    """Gradients of the twelve inputs, in their order; m and its parts are recomputed."""
     gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, _, value_weight, _ = weights
     batch, dimensions, length = words.shape
     rows = words.transpose(1, 2).flatten(0, 1)  # [B T, D], one for each word

@@ -17,25 +17,19 @@ from dmgan_fast import layouts
 from dmgan_fast.aten.convolutions import native_backward, native_forward, runs_weight
 from dmgan_fast.aten.layout import laid_out
 
-SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))  # places of an up-sampled pixel's copies
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
 
-def spread(weight: Tensor) -> Tensor:
-    """``[O, I, 3, 3]`` → W4 ``[I, O, 4, 4]``, summed in float32 or wider and rounded once."""
-    flipped = weight.to(torch.promote_types(weight.dtype, torch.float32)).flip(2, 3).transpose(0, 1)
-    wide = flipped.new_zeros((*flipped.shape[:2], 4, 4))
-    for i, j in SHIFTS:
-        wide[:, :, i : i + 3, j : j + 3] += flipped
-    return wide.to(weight.dtype)
+def spread(weight: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """``[O, I, 3, 3]`` → W4 ``[I, O, 4, 4]`` in that layout, summed in float32 or wider and rounded once."""
+    flipped = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=memory_format)
+    return F.avg_pool2d(flipped, 2, stride=1, padding=1, divisor_override=1)  # sums of the copies' taps
 
 
 def gather(grad_wide: Tensor) -> Tensor:
     """The gradient of the 3×3 kernel from that of W4: the transpose of ``spread``."""
-    wide = grad_wide.to(torch.promote_types(grad_wide.dtype, torch.float32))
-    total = sum(wide[:, :, i : i + 3, j : j + 3] for i, j in SHIFTS)
-    assert isinstance(total, Tensor)
-    return total.transpose(0, 1).flip(2, 3).contiguous().to(grad_wide.dtype)
+    total = F.avg_pool2d(grad_wide, 2, stride=1, divisor_override=1)
+    return total.transpose(0, 1).flip(2, 3).contiguous()
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -63,7 +57,8 @@ def upsample_conv3x3_backward(
 
 def transposed_forward(x: Tensor, weight: Tensor) -> Tensor:
     """By PyTorch's transposed convolution, in the layout of ``x``."""
-    y = F.conv_transpose2d(laid_out(x, torch.channels_last), spread(weight), stride=2, padding=1)
+    wide = spread(weight, layouts.memory_format(x))
+    y = F.conv_transpose2d(laid_out(x, torch.channels_last), wide, stride=2, padding=1)
     return laid_out(y, layouts.memory_format(x))
 
 
@@ -71,7 +66,8 @@ def transposed_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Its gradients of x and of the 3×3 weight (size 0 if not wanted)."""
-    wide, grad_x, grad_weight = spread(weight), x.new_empty(0), weight.new_empty(0)
+    wide = spread(weight, layouts.memory_format(x))
+    grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if want_x:
         grad_x = F.conv2d(laid_out(grad_y, torch.channels_last), wide, stride=2, padding=1)
         grad_x = laid_out(grad_x, layouts.memory_format(x))

@@ -15,9 +15,10 @@ from dmgan_fast.errors import DMGANError, Interrupted, Preempted
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-DRAWING = {"demo", "pretrain", "train", "sample", "evaluate", "ablate", "study"}  # commands that run native ops
+# Commands that run native ops.
+DRAWING = {"demo", "pretrain", "train", "sample", "evaluate", "ablate", "study", "web", "report"}
 
-for group in ("train", "data", "sample", "transfer", "evaluate", "experiments", "machine"):
+for group in ("train", "data", "sample", "web", "transfer", "evaluate", "report", "experiments", "machine"):
     import_module(f"dmgan_fast.cli.{group}")  # adds its commands, in the order of the help
 
 
@@ -35,7 +36,8 @@ def main() -> None:
     except DMGANError as error:
         if debug:
             raise
-        print(f"dmgan-fast: {error}", file=sys.stderr)
+        if not error.told_elsewhere:
+            print(f"dmgan-fast: {error}", file=sys.stderr)
         sys.exit(_status(error))
     except Exception as error:
         if not debug and _is_out_of_memory(error):

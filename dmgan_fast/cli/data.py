@@ -1,4 +1,4 @@
-"""``check`` and ``convert``: data sets."""
+"""``check``, ``convert`` and ``shard``: data sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import DATA, app
 from dmgan_fast.cli.options import SkipBad, working
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ EXIT_BAD_DATA = 1
 DEFAULT_SIZE = 256
 
 
-@app.command(epilog="Example: dmgan-fast check data/birds --damsm runs/damsm --json")
+@app.command(rich_help_panel=DATA, epilog="Example: dmgan-fast check data/birds --damsm runs/damsm --json")
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
     size: Annotated[
@@ -53,7 +53,7 @@ def check(
         raise typer.Exit(EXIT_BAD_DATA)
 
 
-@app.command(epilog="Example: dmgan-fast convert data/coco --out data/mine")
+@app.command(rich_help_panel=DATA, epilog="Example: dmgan-fast convert data/coco --out data/mine")
 def convert(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder in any layout of docs/data.md.")],
     out: Annotated[Path, typer.Option(help="Folder to write: images and captions.jsonl; not there yet, or empty.")],
@@ -63,11 +63,43 @@ def convert(
     from dmgan_fast.data import convert as write
 
     report = _look(data, size=1)
-    with working("copying images"):
-        count, left_out = write(report, out, skip_bad=skip_bad or 0)
+    with working("copying images", len(report.facts.contents.rows)) as tick:
+        count, left_out = write(report, out, skip_bad=skip_bad or 0, tick=tick)
     for item in left_out:
         typer.echo(f"left out: {item.why}", err=True)
     typer.echo(f"{count} images in {out}")
+
+
+@app.command(epilog="Example: dmgan-fast shard data/coco --out s3://bucket/coco --shard-size 256MiB")
+def shard(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="'demo' or a folder, in any layout of docs/data.md.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|URL",
+            help="Folder to write, not there yet or empty, or an address that fsspec knows: --out s3://bucket/birds.",
+        ),
+    ],
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", metavar="SIZE", help="Of an archive, at the most, as --shard-size 1GiB.")
+    ] = "256MiB",
+    window: Annotated[
+        int, typer.Option(min=1, help="Archives whose images training shuffles together, as --window 32.")
+    ] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    skip_bad: SkipBad = None,
+) -> None:
+    """Write a data set of any layout as WebDataset shards with an index, to train on from anywhere."""
+    from dmgan_fast.data import shard as write
+    from dmgan_fast.sizes import parse_size
+
+    size = parse_size(shard_size, "--shard-size")
+    report = _look(data, size=1)
+    with working("writing shards"):
+        count, shards, left_out = write(report, out, skip_bad=skip_bad or 0, shard_bytes=size, window=window, seed=seed)
+    for item in left_out:
+        typer.echo(f"left out: {item.why}", err=True)
+    typer.echo(f"{count} images in {shards} shards in {out}")
 
 
 def _look(
@@ -83,6 +115,6 @@ def _look(
     from dmgan_fast.sampling.bundle import open_bundle
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
-    with working("looking at the images"):
+    with working("looking at the images") as tick:
         purpose = Purpose(side=size, batch_size=batch, skip_bad=skip_bad or 0)
-        return check_data(data, purpose, vocabulary=words, decode=decode)
+        return check_data(data, purpose, vocabulary=words, decode=decode, tick=tick)

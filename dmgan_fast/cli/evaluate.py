@@ -1,36 +1,39 @@
-"""``evaluate``: how good pictures are."""
+"""``evaluate``: how good images are."""
 
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
-from dmgan_fast.cli.options import SkipBad, Step, Threads, pair, split_names, use_threads
+from dmgan_fast.cli.app import MEASURE, app
+from dmgan_fast.cli.options import SkipBad, Step, Threads, first_process, pair, split_names, use_threads
 
 
-@app.command(epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation")
+@app.command(
+    rich_help_panel=MEASURE,
+    epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation",
+)
 def evaluate(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the report; the same command goes on after a stop.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report; the same command continues after a stop.")],
     weights: Annotated[str | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
     pictures: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Evaluate these pictures instead, whoever drew them.")
+        str | None, typer.Option(metavar="DIR", help="Evaluate these images instead, whoever generated them.")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Whose test split is drawn and compared with: a folder or 'demo'; default: the run's."),
+        typer.Option(help="Whose test split gives captions and real images: a folder or 'demo'; default: the run's."),
     ] = None,
     damsm: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Encoders for R-precision; default: those the run was trained with."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(help="Pictures; default: 30000 to draw, all in --pictures.", show_default=False)
+        int | None, typer.Option(help="Images; default: 30000 to generate, all in --pictures.", show_default=False)
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Only these; default: all that the weights here allow.")
@@ -43,21 +46,22 @@ def evaluate(
     ] = None,
     statistics: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC=FILE", help="An .npz of mu and sigma for the real pictures; may be repeated."),
+        typer.Option(metavar="METRIC=FILE", help="An .npz of mu and sigma for the real images; may be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of noise, captions and candidates.")] = 0,
     max_words: Annotated[int, typer.Option(help="Words a caption is cut to; the paper: 25 for CUB, 20 for COCO.")] = 25,
-    batch_size: Annotated[int, typer.Option("--batch", help="Pictures at once.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch", help="Images at once.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     skip_bad: SkipBad = None,
     cache: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Features of real pictures; default: the user's cache.")
+        str | None, typer.Option(metavar="DIR", help="Features of real images; default: the user's cache.")
     ] = None,
-    save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the drawn pictures.")] = False,
-    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep the drawn pictures' features.")] = False,
+    save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the generated images.")] = False,
+    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep their features.")] = False,
     threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report, which --out gets too, as JSON.")] = False,
 ) -> None:
-    """Measure drawn pictures: Inception Score, FID, KID, R-precision (docs/evaluation.md).
+    """Measure generated images: Inception Score, FID, KID, R-precision (docs/evaluation.md).
 
     Metrics: is-tf, is-coco, is-birds, fid-paper, fid-align-corners, fid-tf, fid-damsm, kid-tf, kid-damsm, r-precision,
     r-precision-official.
@@ -70,12 +74,15 @@ def evaluate(
     from dmgan_fast.evaluation.summary import JSON_NAME, MARKDOWN_NAME, by_reason, shown
 
     use_threads(threads)
-    settings = {name: value for name, value in context.params.items() if name not in ("out", "threads")}
+    settings = {name: value for name, value in context.params.items() if name not in ("out", "threads", "as_json")}
     settings["metrics"] = split_names(metrics)
     settings["statistics"] = dict(pair(given) for given in statistics or [])
     settings["skip_bad"] = skip_bad or 0
     report = run(load_config(EvaluationConfig, settings, where="evaluate"), out)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
+        return
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     for metric in report["metrics"]:
         typer.echo(f"{metric['title']}: {shown(metric)}")
@@ -84,5 +91,5 @@ def evaluate(
     for why, names in by_reason(report["left_out"]).items():
         typer.echo(f"left out {names}: {why}", err=True)
     for why in (report["real"] or {}).get("left_out", ()):
-        typer.echo(f"left out of the real pictures: {why}", err=True)
+        typer.echo(f"left out of the real images: {why}", err=True)
     typer.echo(f"{out / JSON_NAME}\n{out / MARKDOWN_NAME}")

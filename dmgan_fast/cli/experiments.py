@@ -7,23 +7,34 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
-from dmgan_fast.cli.options import ConfigFile, DataFolder, Preset, Settings, Threads, split_names, use_threads
+from dmgan_fast.cli.app import MEASURE, app
+from dmgan_fast.cli.options import (
+    ConfigFile,
+    DataFolder,
+    Preset,
+    Settings,
+    Threads,
+    first_process,
+    refuse_processes,
+    split_names,
+    use_threads,
+)
 
 
 @app.command(
-    epilog="Example: dmgan-fast ablate --variants dm-gan,attention,no-text --set loop.steps=400 --out runs/ablation"
+    rich_help_panel=MEASURE,
+    epilog="Example: dmgan-fast ablate --variants dm-gan,attention,no-text --set loop.steps=400 --out runs/ablation",
 )
 def ablate(
     out: Annotated[
-        Path, typer.Option(help="Folder for runs, table and figure; the same command goes on after a stop.")
+        Path, typer.Option(help="Folder for runs, table and figure; the same command continues after a stop.")
     ],
     variants: Annotated[
         str | None,
         typer.Option(metavar="NAME,...", help="What to compare with the first; also KEY=VALUE. Default: the paper's."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
-    count: Annotated[int, typer.Option(min=2, help="Pictures drawn for each evaluation.")] = 2000,
+    count: Annotated[int, typer.Option(min=2, help="Images generated for each evaluation.")] = 2000,
     metrics: Annotated[str | None, typer.Option(metavar="NAME,...", help="Those of evaluate.")] = None,
     damsm: Annotated[
         str | None,
@@ -42,6 +53,8 @@ def ablate(
 
     Variants: dm-gan, attention, memory, memory+writing-gate, memory+response-gate, words-only, sentence-only, no-text,
     no-damsm, official-masks, no-refinement, one-refinement, two-refinements, or any setting, as step.damsm_weight=5.
+
+    Under torchrun each run is shared: torchrun --nproc-per-node 4 -m dmgan_fast ablate ...
     """
     from dmgan_fast.experiments import ablation
 
@@ -59,10 +72,13 @@ def ablate(
         damsm=damsm,
         judge=judge,
     )
-    typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
+    if first_process():
+        typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
 
 
-@app.command(epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies")
+@app.command(
+    rich_help_panel=MEASURE, epilog="Example: dmgan-fast study recovery --runs runs/ablation --out runs/studies"
+)
 def study(
     name: Annotated[str, typer.Argument(help="recovery, writing-gate, memory or gates.")],
     runs: Annotated[Path, typer.Option(help="What ablate wrote.")],
@@ -72,5 +88,6 @@ def study(
     """What the memory does, measured on the runs of an ablation (docs/studies.md)."""
     from dmgan_fast import experiments
 
+    refuse_processes("study")
     use_threads(threads)
     typer.echo(experiments.study(name, runs, out).read_text(encoding="utf-8"))

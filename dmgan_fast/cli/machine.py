@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import MACHINE, app
 from dmgan_fast.errors import InputError
 
 
-@app.command(epilog="Example: dmgan-fast benchmark --report benchmarks.html")
+@app.command(rich_help_panel=MACHINE, epilog="Example: dmgan-fast benchmark --report benchmarks.html")
 def benchmark(
     report: Annotated[Path, typer.Option(metavar="FILE", help="The page to write: one HTML file with all figures.")],
     run: Annotated[
@@ -43,7 +43,7 @@ def benchmark(
     typer.echo(report)
 
 
-@app.command(epilog="Example: dmgan-fast info --json")
+@app.command(rich_help_panel=MACHINE, epilog="Example: dmgan-fast info --json")
 def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """All that a bug report needs: versions, devices, compilers, environment, and which backend runs each op here."""
     from dmgan_fast.info import collect
@@ -64,7 +64,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fal
             typer.echo(f"{name}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
 
 
-@app.command(epilog="Example: dmgan-fast selfcheck --backend triton")
+@app.command(rich_help_panel=MACHINE, epilog="Example: dmgan-fast selfcheck --backend triton")
 def selfcheck(
     backend: Annotated[str | None, typer.Option(help="Only this one: cpu, cuda, triton or aten.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, a line for each check.")] = False,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -28,13 +29,15 @@ SkipBad = Annotated[
         "--skip-bad",
         metavar="N",
         min=0,
-        help="Go on without at most N images that are missing, damaged or without a caption, as --skip-bad 3; they are "
+        help="Leave out at most N images that are missing, damaged or without a caption, as --skip-bad 3; they are "
         "named. Default: none, the run refuses.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint in --out.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Size = Annotated[int | None, typer.Option(help="Largest side: 64, 128, 256, 512, 1024, ...; default: the preset's.")]
+Size = Annotated[
+    int | None, typer.Option(help="Highest resolution: 64, 128, 256, 512, 1024, ...; default: the preset's.")
+]
 Precision = Annotated[str | None, typer.Option("--dtype", help="fp32, bf16 or fp16.")]
 
 Device = Annotated[
@@ -44,12 +47,15 @@ Step = Annotated[
     str | None,
     typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
 ]
-Batch = Annotated[int | None, typer.Option(min=2, help="Pictures a step, as --batch 8; default: the preset's.")]
+Batch = Annotated[int | None, typer.Option(min=2, help="Images a step, as --batch 8; default: the preset's.")]
 
 
 def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:
     """Settings of ``--data``, ``--skip-bad`` and ``--batch``."""
-    given = {"data": {"source": data or None, "skip_bad": skip_bad}, "loop": {"batch_size": batch}}
+    given: dict[str, dict[str, object]] = {
+        "data": {"source": data or None, "skip_bad": skip_bad},
+        "loop": {"batch_size": batch},
+    }
     groups = {group: {name: x for name, x in values.items() if x is not None} for group, values in given.items()}
     return {group: values for group, values in groups.items() if values}
 
@@ -62,12 +68,25 @@ def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
     return values | ({"step": {"precision": dtype}} if dtype else {})
 
 
-@contextmanager
-def working(what: str) -> Iterator[None]:
-    from rich.console import Console
+def first_process() -> bool:
+    """Whether this is the only process or, under ``torchrun``, the one that says what happens."""
+    return os.environ.get("RANK", "0") == "0"
 
-    with Console(stderr=True).status(what):
-        yield
+
+def refuse_processes(command: str) -> None:
+    """Raise ``InputError`` under ``torchrun`` with several processes, each of which would do the same."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise InputError(f"{command} is for one process, and WORLD_SIZE is {size}; start it without torchrun")
+
+
+@contextmanager
+def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """``progress.working``, imported when first needed."""
+    from dmgan_fast import progress
+
+    with progress.working(what, total) as tick:
+        yield tick
 
 
 def use_threads(threads: int | None) -> None:
@@ -90,7 +109,10 @@ def pair(given: str) -> tuple[str, str]:
 
 @contextmanager
 def notices() -> Iterator[None]:
-    """Within, what a run takes over, finds moved or goes on with is told on standard error."""
+    """Within, what a run takes over, finds moved or continues with is told on standard error, by one process."""
+    if not first_process():
+        yield
+        return
     logger = logging.getLogger("dmgan_fast.runs")
     handler, level = _Notices(), logger.level
     logger.addHandler(handler)

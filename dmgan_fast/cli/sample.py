@@ -1,75 +1,109 @@
-"""``sample``: captions in, pictures out."""
+"""``sample``: captions in, images out."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import START, app
 from dmgan_fast.cli.captions import Given, gather
-from dmgan_fast.cli.options import Device, Step
+from dmgan_fast.cli.options import Device, Step, working
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
     from dmgan_fast.sampling.sampler import Drawing, Sampler
 
-SHOWN = 100  # pictures in grid.png and sheet.png
+HUB = "Weights on the Hub"
+SHOWN = 100  # images in grid.png and sheet.png
 STEM = 60  # characters of a caption in a file's name
 BYTES = 120  # and bytes, for file systems that take 255 in all
 
 
-@app.command(epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out pictures --attention')
+@app.command(
+    rich_help_panel=START,
+    epilog='Example: dmgan-fast sample "a red apple" "a blue car" --seed 3 --out samples --attention',
+)
 def sample(
     captions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CAPTION...", help="What to draw; - reads standard input.", show_default=False),
+        typer.Argument(metavar="CAPTION...", help="What to generate; - reads standard input.", show_default=False),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|OWNER/NAME",
+            help="A run, its weights, one of its checkpoints, or a Hub id: --weights runs/gan; default: those shipped.",
+        ),
+    ] = None,
     step: Step = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a Hub id: a branch, tag or commit: --revision v1.", rich_help_panel=HUB)
+    ] = None,
+    subfolder: Annotated[
+        str, typer.Option(help="Of a Hub id: where its weights are: --subfolder weights.", rich_help_panel=HUB)
+    ] = "",
+    token: Annotated[
+        str | None,
+        typer.Option(help="For a private Hub id; default: HF_TOKEN, or that of `hf auth login`.", rich_help_panel=HUB),
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where to keep what the Hub sends; default: its cache.", rich_help_panel=HUB)
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
             "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Pictures of each caption: --count 4.")] = 1,
+    count: Annotated[int, typer.Option(help="Images of each caption: --count 4.")] = 1,
     between: Annotated[
         tuple[str, str] | None,
         typer.Option(
             metavar="FROM TO",
-            help='Pictures on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
+            help='Images on the way between two captions: --between "a red bird" "a blue bird" --steps 8.',
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another seed, another picture.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another image.")] = 0,
     truncation: Annotated[
         float | None,
         typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    noise: Annotated[
+        float, typer.Option(help="Multiply the noise: --noise 0.5; at 0 every seed generates the same image.")
+    ] = 1.0,
+    batch: Annotated[int, typer.Option(help="Images generated at once.")] = 16,
     tile: Annotated[
-        int | None, typer.Option(help="Draw in windows of this side, 64 or more: large pictures in little memory.")
+        int | None, typer.Option(help="Generate in windows of this size, 64 or more: large images in little memory.")
     ] = None,
     device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("samples"),
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also sheet.png: pictures with their captions.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("samples"),
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also sheet.png: images with their captions.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Also a map for each word.")] = False,
     gates: Annotated[bool, typer.Option("--gates", help="Also the response gates.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: captions, unknown words and files, once all are written.")
+    ] = False,
 ) -> None:
-    """Draw pictures from captions, at every side."""
+    """Generate images from captions, at every resolution."""
     from dmgan_fast.sampling.sampler import Sampler
 
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):
-        raise InputError("--between draws two captions only; leave out CAPTION, --captions, --count and maps")
-    sampler = Sampler.from_pretrained(weights, device=device, step=step)
+        raise InputError("--between takes two captions only; leave out CAPTION, --captions, --count and maps")
+    download = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    download = {name: value for name, value in download.items() if value is not None}
+    sampler = Sampler.from_pretrained(weights, device=device, step=step, subfolder=subfolder, **download)
     config = sampler.generator.config
     if gates and (config.refinement == "attention" or not config.response_gate):
         raise InputError("--gates: this model has no response gates")
-    options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile, "truncation": truncation}
+    options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile}
+    options |= {"truncation": truncation, "noise_strength": noise}
     drawings: Iterator[Drawing]
     if between:
         drawings = iter(sampler.between(*between, steps=steps, **options))
@@ -78,14 +112,25 @@ def sample(
         drawings = _drawn(sampler, given, count=count, maps=attention or gates, **options)
         total = len(given)
     shown: list[Drawing] = []
-    for drawing in drawings:
-        if drawing.unknown and drawing.copy == 1:
-            typer.echo(f"caption {drawing.number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
-        for path in _write(drawing, _place(drawing, total, count), out, attention, gates):
+    told: list[dict[str, Any]] = []
+    with working("generating", total * count) if total * count > batch else nullcontext(lambda: None) as tick:
+        for drawing in drawings:
+            if drawing.unknown and drawing.copy == 1:
+                typer.echo(f"caption {drawing.number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
+            files = _write(drawing, _place(drawing, total, count), out, attention, gates)
+            if as_json:
+                told.append({"caption": drawing.caption, "unknown": drawing.unknown, "files": list(map(str, files))})
+            else:
+                typer.echo("\n".join(map(str, files)))
+            if len(shown) < SHOWN:
+                shown.append(drawing)
+            tick()
+    sheets = _write_sheets(shown, total * count, count, out, sheet)
+    if as_json:
+        typer.echo(json.dumps({"images": told, "sheets": list(map(str, sheets))}, indent=2, ensure_ascii=False))
+    else:
+        for path in sheets:
             typer.echo(path)
-        if len(shown) < SHOWN:
-            shown.append(drawing)
-    _write_sheets(shown, total * count, count, out, sheet)
 
 
 def _drawn(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterator[Drawing]:
@@ -102,7 +147,7 @@ def _place(drawing: Drawing, total: int, count: int) -> str:
 
 
 def _write(drawing: Drawing, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
-    """Pictures, and the maps asked for, as PNG files named after the caption."""
+    """Images, and the maps asked for, as PNG files named after the caption."""
     from dmgan_fast.pictures import picture_of, relative, save_picture, shade
 
     stem = f"{place}-{_short('-'.join(drawing.words))}"
@@ -122,14 +167,14 @@ def _short(text: str) -> str:
     return text[:STEM].encode()[:BYTES].decode(errors="ignore")
 
 
-def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> None:
-    """``grid.png`` of several pictures; ``sheet.png`` with captions if asked for."""
+def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
+    """``grid.png`` of several images; ``sheet.png`` with captions if asked for."""
     from dmgan_fast.pictures import contact_sheet, grid, save_picture
 
     files = []
     if len(shown) > 1:
         rows = [drawing.images for drawing in shown]
-        if count > 1:  # a row for each caption, its pictures beside each other
+        if count > 1:  # a row for each caption, its images beside each other
             whole = len(shown) // count * count or len(shown)
             last = [drawing.images[-1] for drawing in shown[:whole]]
             rows = [last[k : k + count] for k in range(0, whole, count)]
@@ -138,6 +183,6 @@ def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet
         files.append((out / "sheet.png", contact_sheet([(drawing.caption, drawing.images[-1]) for drawing in shown])))
     for file, picture in files:
         save_picture(picture, file)
-        typer.echo(file)
     if files and total > len(shown):
-        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} pictures", err=True)
+        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} images", err=True)
+    return [file for file, _ in files]

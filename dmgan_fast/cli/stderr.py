@@ -38,7 +38,7 @@ def without_traces() -> Iterator[None]:
     finally:
         sys.stderr.flush()
         sys.stderr = given
-        os.dup2(real, 2)  # closes the last end for writing, unless a process that goes on holds one
+        os.dup2(real, 2)  # closes the last end for writing, unless a process that continues holds one
         forward.join(timeout=1)
         os.close(real)
 

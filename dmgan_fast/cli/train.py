@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import START, TRAIN, app
 from dmgan_fast.cli.options import (
     Batch,
     ConfigFile,
@@ -19,8 +19,10 @@ from dmgan_fast.cli.options import (
     Size,
     SkipBad,
     Threads,
+    first_process,
     generator_values,
     notices,
+    refuse_processes,
     run_values,
     use_threads,
     working,
@@ -29,21 +31,22 @@ from dmgan_fast.cli.options import (
 EXIT_DOES_NOT_FIT = 1
 
 
-@app.command(epilog="Example: dmgan-fast demo --out demo_out")
+@app.command(rich_help_panel=START, epilog="Example: dmgan-fast demo --out demo_out")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("demo_out"),
     pretrain_steps: Annotated[int, typer.Option(min=1, help="Steps of the encoders.")] = 300,
     train_steps: Annotated[int, typer.Option(min=1, help="Steps of the GAN.")] = 300,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, noise and order.")] = 0,
 ) -> None:
-    """Train on the embedded pictures for a few minutes, draw from captions, write index.html."""
+    """Train on the embedded images for a few minutes, generate from captions, write index.html."""
     from dmgan_fast.demo import run_demo
 
+    refuse_processes("demo")
     page = run_demo(out, pretrain_steps=pretrain_steps, train_steps=train_steps, seed=seed)
     typer.echo(f"open {page}")
 
 
-@app.command(epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
+@app.command(rich_help_panel=TRAIN, epilog="Example: dmgan-fast pretrain --data data/birds --out runs/damsm")
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     data: DataFolder = None,
@@ -55,7 +58,10 @@ def pretrain(
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
-    """Train the text and image encoders (DAMSM)."""
+    """Train the text and image encoders (DAMSM).
+
+    Under torchrun its processes train them together: torchrun --nproc-per-node 4 -m dmgan_fast pretrain ...
+    """
     from dmgan_fast.runs.config import PretrainConfig
     from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import damsm
@@ -65,10 +71,14 @@ def pretrain(
     built = build_config(PretrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     with notices():
         damsm.pretrain(built, out, resume=resume)
-    typer.echo(f"weights in {out / 'weights'}")
+    if first_process():
+        typer.echo(f"weights in {out / 'weights'}")
 
 
-@app.command(epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Example: dmgan-fast train --data data/birds --damsm runs/damsm --out runs/birds --resume",
+)
 def train(
     out: Annotated[Path, typer.Option(help="Folder for logs, checkpoints and weights.")],
     damsm: Annotated[
@@ -86,7 +96,7 @@ def train(
     dtype: Precision = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Budget, as 24GiB: choose what is kept and what is computed again so that a step fits."),
+        typer.Option(help="Budget, as 24GiB: choose what is kept and what is recomputed so that a step fits."),
     ] = None,
     init_from: Annotated[
         Path | None,
@@ -99,7 +109,10 @@ def train(
     resume: Resume = False,
     threads: Threads = None,
 ) -> None:
-    """Train the GAN."""
+    """Train the GAN.
+
+    Under torchrun its processes train it together: torchrun --nproc-per-node 4 -m dmgan_fast train ...
+    """
     from dmgan_fast.runs.config import TrainConfig
     from dmgan_fast.runs.presets import build_config
     from dmgan_fast.training import trainer
@@ -113,16 +126,20 @@ def train(
     built = build_config(TrainConfig, preset=preset, file=config, overrides=settings or [], values=values)
     if memory is not None:
         built, plan = fit(built, memory)
-        typer.echo(plan.explain(), err=True)
+        if first_process():
+            typer.echo(plan.explain(), err=True)
     with notices():
         trainer.train(built, out, resume=resume)
-    typer.echo(f"weights in {out / 'weights'}")
+    if first_process():
+        typer.echo(f"weights in {out / 'weights'}")
 
 
-@app.command(epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB")
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: dmgan-fast plan --size 1024 --batch 10 --dtype bf16 --memory 24GiB"
+)
 def plan(
     size: Size = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step; default: the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step; default: the preset's.")] = None,
     dtype: Precision = None,
     memory: Annotated[str | None, typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, which need not be here.")] = None,
@@ -143,7 +160,7 @@ def plan(
     batch_size = batch or built.loop.batch_size
     with working("running steps without data"):
         found = planner.plan(built, batch_size=batch_size, memory_bytes=budget, device=device)
-        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and side
+        text = found.to_json() if as_json else found.explain()  # looks for the largest batch and resolution
     typer.echo(text)
     if not found.fits:
         raise typer.Exit(EXIT_DOES_NOT_FIT)

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dmgan_fast.cli.app import app
+from dmgan_fast.cli.app import WEIGHTS, app
 from dmgan_fast.cli.options import Step, notices, working
 
 
 @app.command(
     "import",
+    rich_help_panel=WEIGHTS,
     epilog="Example: dmgan-fast import bird_DMGAN.pth text_encoder200.pth image_encoder200.pth captions.pickle "
     "--out runs/authors",
 )
@@ -44,7 +45,7 @@ def import_files(
     typer.echo(f"weights in {out}")
 
 
-@app.command(epilog="Example: dmgan-fast export --weights runs/birds --out birds.onnx")
+@app.command(rich_help_panel=WEIGHTS, epilog="Example: dmgan-fast export --weights runs/birds --out birds.onnx")
 def export(
     out: Annotated[
         Path,

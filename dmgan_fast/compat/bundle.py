@@ -189,12 +189,12 @@ def _describe(model: Any) -> str:
         who = "AttnGAN" if config.refinement == "attention" else "DM-GAN"
         sides = ", ".join(map(str, config.image_sizes))
         return (
-            f"{who} generator for sides {sides}; base_channels {config.base_channels}, residual_blocks "
+            f"{who} generator for resolutions {sides}; base_channels {config.base_channels}, residual_blocks "
             f"{config.residual_blocks}, words of {config.word_channels} channels"
         )
     if isinstance(model, Discriminator):
         norm = "batch norms" if config.batch_norm else f"spectral norm ({config.spectral_norm})"
-        return f"discriminator for side {config.image_size}; base_channels {config.base_channels}, {norm}"
+        return f"discriminator for resolution {config.image_size}; base_channels {config.base_channels}, {norm}"
     if isinstance(model, TextEncoder):
         return f"text encoder ({config.rnn}) of {config.vocabulary_size} words, {config.word_channels} channels"
     assert isinstance(model, ImageEncoder)
@@ -224,7 +224,7 @@ def _unknown(tensors: Mapping[str, Any]) -> str:
 
 def _name(name: str) -> str:
     side = name.removeprefix(DISCRIMINATOR)
-    return f"discriminator for side {side}" if side != name else name.replace("_", " ")
+    return f"discriminator for resolution {side}" if side != name else name.replace("_", " ")
 
 
 def _check(found: Imported, origins: dict[str, str]) -> None:
@@ -256,8 +256,8 @@ def _check(found: Imported, origins: dict[str, str]) -> None:
         sides = ", ".join(map(str, generator.config.image_sizes))
         name = f"{DISCRIMINATOR}{beyond[0]}"
         raise CheckpointError(
-            f"{origins[name]} judges pictures of side {beyond[0]}, but {origins['generator']} draws {sides}; they "
-            "do not belong together"
+            f"{origins[name]} judges images of resolution {beyond[0]}, but {origins['generator']} generates {sides}; "
+            "they do not belong together"
         )
 
 
@@ -288,4 +288,4 @@ def _say_what_is_missing(found: Imported) -> None:
     )
     if without:
         sides = ", ".join(map(str, without))
-        found.missing.append(f"no discriminators for sides {sides}, so `train --init-from` starts them fresh")
+        found.missing.append(f"no discriminators for resolutions {sides}, so `train --init-from` starts them fresh")

@@ -81,7 +81,7 @@ def import_generator(
 ) -> Generator:
     """The authors' ``G_NET``, DM-GAN's or AttnGAN's, as a ``Generator``, in evaluation mode; dtype is kept.
 
-    AttnGAN's comes as an ``AttnGenerator``; one of a single side has no attention to know it by.
+    AttnGAN's comes as an ``AttnGenerator``; one of a single resolution has no attention to know it by.
 
     Raises:
         CheckpointError: naming the keys or shapes that are not those of a generator.
@@ -261,7 +261,7 @@ def export_bundle(
     for number, side in enumerate(judges.sides()):
         judge = judges.discriminator(side)
         if judge.config.spectral_norm == "none" and not judge.config.batch_norm:
-            _log.warning("export: the discriminator for side %d has no norm; the authors have no such one", side)
+            _log.warning("export: the discriminator for resolution %d has no norm; the authors have no such one", side)
             continue
         states[f"netD{number}.pth"] = export_discriminator(judge)
     if bundle.has("text_encoder"):

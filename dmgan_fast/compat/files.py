@@ -90,7 +90,7 @@ def models_in(tensors: Mapping[str, Tensor]) -> list[Found]:
 def find_model(state: Mapping[str, Tensor], kind: str) -> StateDict:
     """The tensors of the one model of this kind, or ``state`` as it is if there is none.
 
-    Of a model and its average the average is taken, which is what the authors draw with.
+    Of a model and its average the average is taken, which is what the authors generate with.
 
     Raises:
         CheckpointError: if there are several, naming their places.

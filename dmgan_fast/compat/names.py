@@ -80,7 +80,7 @@ _SPECTRAL = {"weight": "weight_bar", "bias": "bias", "u": "weight_u", "v": "weig
 
 
 def discriminator(halvings: int) -> list[Rule]:
-    """Rules for a discriminator that halves its pictures ``halvings`` times (4: side 64)."""
+    """Rules for a discriminator that halves its images ``halvings`` times (4: resolution 64)."""
 
     def down(match: re.Match[str]) -> str:
         index = int(match[1])

@@ -1,4 +1,4 @@
-"""Captioned pictures: the embedded demo set, CUB, COCO, flowers, or any folder (docs/data.md)."""
+"""Captioned images: the embedded demo set, CUB, COCO, flowers, or any folder (docs/data.md)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, Record
 from dmgan_fast.data.facts import Purpose
 from dmgan_fast.data.loader import PictureBatch, make_loader
 from dmgan_fast.data.opening import open_dataset
+from dmgan_fast.data.sharding import shard
 from dmgan_fast.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "open_checked",
     "open_dataset",
     "open_readable",
+    "shard",
 ]

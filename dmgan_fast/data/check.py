@@ -131,7 +131,7 @@ def open_readable(
     skip_bad: int = 0,
     **settings: Any,
 ) -> CaptionedPictures:
-    """One part of a set whose images were looked at first; ``left_out`` of it names what it goes on without.
+    """One part of a set whose images were looked at first; ``left_out`` of it names what it continues without.
 
     Args:
         source, split, vocabulary, skip_bad: as in ``open_dataset``.
@@ -154,11 +154,11 @@ def open_checked(
     show: Callable[[str], object] = lambda text: None,
     **settings: Any,
 ) -> tuple[CaptionedPictures, CaptionedPictures]:
-    """Training and held-out pictures of a set that was looked at first.
+    """Training and held-out images of a set that was looked at first.
 
     Args:
         source: as in ``open_dataset``.
-        purpose: what they are for, and how many that can't be used to go on without.
+        purpose: what they are for, and how many that can't be used to continue without.
         vocabulary: as in ``open_dataset``.
         show: takes the report for people.
         settings: of ``CaptionedPictures``.

@@ -47,7 +47,7 @@ def convert(
     Args:
         report: of ``check_data``.
         out: a folder that does not exist or is empty.
-        skip_bad: go on without at most so many images that can't be used.
+        skip_bad: continue without at most so many images that can't be used.
         tick: called after each image.
 
     Returns:
@@ -58,8 +58,37 @@ def convert(
         DataError: if more can't be used than ``skip_bad`` allows, with all of it by name; ``out`` is then as it was.
     """
     target, facts = Path(out), report.facts
+    require_empty(target)
+    rows, left_out = usable(report, skip_bad)
+    with whole_or_not(target) as folder:
+        names, lines = _Names(), []
+        for row, role in rows:
+            content = read_bytes(row.record)
+            name = names.new(row.record, content)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            lines.append(json.dumps({"picture": name, **as_values(row, role)}, ensure_ascii=False))
+            tick()
+        text = printable("".join(f"{line}\n" for line in lines))
+        (folder / FILES[0]).write_text(text, encoding="utf-8", newline="\n")
+        if facts.contents.vocabulary is not None:
+            facts.contents.vocabulary.save(folder / VOCABULARY)
+    return len(rows), left_out
+
+
+def require_empty(target: Path) -> None:
+    """Raise ``InputError`` if something is there already."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already and not empty; give another --out")
+
+
+def usable(report: Report, skip_bad: int) -> tuple[list[tuple[Row, str | None]], list[LeftOut]]:
+    """Rows of all splits that can be used, each with what it is for, and what is left out.
+
+    Raises:
+        DataError: if more can't be used than ``skip_bad`` allows, with all of it by name.
+    """
+    facts = report.facts
     # Captions without a known word are copied: which words are known is the encoders' matter.
     left_out = [item for item in facts.left_out if item.kind not in (NO_KNOWN_WORD, OTHER_SPLIT)]
     bad = [item for item in left_out if item.kind in BAD]
@@ -70,25 +99,13 @@ def convert(
         for row, role in zip(facts.contents.rows, facts.contents.roles, strict=True)
         if not (fault := facts.faults.get(id(row), row.fault)) or fault.kind == NO_KNOWN_WORD
     ]
-    with _whole_or_not(target) as folder:
-        names, lines = _Names(), []
-        for row, role in rows:
-            content = read_bytes(row.record)
-            name = names.new(row.record, content)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-            lines.append(json.dumps(_line(row, role, name), ensure_ascii=False))
-            tick()
-        text = printable("".join(f"{line}\n" for line in lines))
-        (folder / FILES[0]).write_text(text, encoding="utf-8", newline="\n")
-        if facts.contents.vocabulary is not None:
-            facts.contents.vocabulary.save(folder / VOCABULARY)
-    return len(rows), left_out
+    return rows, left_out
 
 
-def _line(row: Row, role: str | None, name: str) -> dict[str, Any]:
+def as_values(row: Row, role: str | None) -> dict[str, Any]:
+    """What is said of an image, as a line of ``captions.jsonl`` has it."""
     record = row.record
-    line: dict[str, Any] = {"picture": name, "captions": list(record.captions), "split": role or row.split}
+    line: dict[str, Any] = {"captions": list(record.captions), "split": role or row.split}
     if not row.own_class:
         line["class_id"] = record.class_id
     if record.box is not None:
@@ -108,7 +125,7 @@ class _Names:
         parts = [_safe(part) for part in re.split(r"[/\\]", record.key)]
         stem, suffix = os.path.splitext("/".join(part for part in parts if part) or "image")
         if suffix.lower() not in IMAGE_SUFFIXES:
-            stem, suffix = stem + suffix, _suffix(record, content)
+            stem, suffix = stem + suffix, suffix_of(record, content)
         name, number = f"{IMAGES}/{stem}{suffix}", 1
         while name.casefold() in self._taken:
             number += 1
@@ -124,21 +141,26 @@ def _safe(part: str) -> str:
     return clean.encode("utf-8", "replace")[:150].decode("utf-8", "ignore")
 
 
-def _suffix(record: Record, content: bytes) -> str:
+def suffix_of(record: Record, content: bytes) -> str:
+    """Of an image's name, or as its content says.
+
+    Raises:
+        DataError: if neither says what it is.
+    """
     own = os.path.splitext(record.member or record.picture.name)[1].lower()
     if own in IMAGE_SUFFIXES:
         return own
     try:
         with Image.open(BytesIO(content)) as opened:
             return _SUFFIXES.get(opened.format or "", ".png")
-    except Exception:  # a broken picture can raise almost anything
+    except Exception:  # a broken image can raise almost anything
         raise DataError(
             f"picture can't be read: {record.key}: neither its name nor its content say what it is"
         ) from None
 
 
 @contextmanager
-def _whole_or_not(target: Path) -> Iterator[Path]:
+def whole_or_not(target: Path) -> Iterator[Path]:
     """A folder beside ``target`` that becomes it at the end, or vanishes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

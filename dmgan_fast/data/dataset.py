@@ -1,8 +1,10 @@
-"""Captioned pictures at every side a model draws."""
+"""Captioned images at every resolution a model generates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -19,14 +21,17 @@ from dmgan_fast.data.captions import choose_words, pad
 from dmgan_fast.data.order import Shards
 from dmgan_fast.data.randomness import generator
 from dmgan_fast.data.record import Record, read_bytes, where
+from dmgan_fast.data.remote import local
 from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.foreign import what_instead
 
+FETCHERS = 4  # archives that are fetched side by side
+
 
 class PictureItem(NamedTuple):
-    """``images``: ``[3, S, S]`` in [-1, 1] for each side; ``caption [T]`` int64; ``length``, ``class_id``; ``key``."""
+    """``images``: ``[3, S, S]`` in [-1, 1] per resolution; ``caption [T]`` int64; ``length``, ``class_id``; ``key``."""
 
     images: list[Tensor]
     caption: Tensor
@@ -47,25 +52,25 @@ class RawItem(NamedTuple):
 
 
 class CaptionedPictures(Dataset[PictureItem]):
-    """Pictures with a caption chosen for each visit.
+    """Images with a caption chosen for each visit.
 
     What is chosen (caption, words of a long one, crop, flip) depends on ``(seed, epoch, index)`` only, so any number
     of workers gives the same data. Without ``augment`` the first caption, the centre and no flip are taken.
 
     Args:
-        records: the pictures.
+        records: the images.
         vocabulary: words and indices.
-        image_sizes: sides, smallest first.
+        image_sizes: resolutions, smallest first.
         max_words: ``T``.
         seed: of the choices.
         augment: random caption, crop and flip.
-        margin: pictures are resized to ``margin * side`` before the crop; 1 keeps them whole.
-        cache_bytes: of memory for decoded pictures, which workers share; 0: decode at each visit.
+        margin: images are resized to ``margin * side`` before the crop; 1 keeps them whole.
+        cache_bytes: of memory for decoded images, which workers share; 0: decode at each visit.
         shards: in which order to visit them, where they lie in shards.
-        left_out: what of the data set is not among the pictures, kept for the user to read.
+        left_out: what of the data set is not among the images, kept for the user to read.
 
     Raises:
-        DataError: for a picture none of whose captions has a known word.
+        DataError: for an image none of whose captions has a known word.
     """
 
     def __init__(
@@ -107,6 +112,20 @@ class CaptionedPictures(Dataset[PictureItem]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"cache": None}  # shared by forking only
 
+    @contextmanager
+    def fetching_ahead(self) -> Iterator[Callable[[Sequence[int]], object] | None]:
+        """Give what fetches archives in the background, by their numbers in ``shards``; None where none is far away."""
+        shards = [] if self.shards is None else self.shards.of.tolist()
+        remotes = {shard: record.remote for shard, record in zip(shards, self.records, strict=False) if record.remote}
+        if not remotes:
+            yield None
+            return
+        fetcher = ThreadPoolExecutor(FETCHERS, thread_name_prefix="shards")
+        try:
+            yield lambda wanted: [fetcher.submit(local, remotes[shard]) for shard in wanted if shard in remotes]
+        finally:
+            fetcher.shutdown(wait=False, cancel_futures=True)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose anew for another pass over the data."""
         self.epoch = epoch
@@ -117,7 +136,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         return PictureItem([image[0] for image in images], raw.caption, raw.length, raw.class_id, raw.key)
 
     def visit(self, epoch: int, index: int) -> RawItem:
-        """A picture with what is chosen for it in this epoch, before it is scaled."""
+        """An image with what is chosen for it in this epoch, before it is scaled."""
         record, captions = self.records[index], self._captions[index]
         choose = generator(self.seed, epoch if self.augment else 0, index)
         caption = captions[int(torch.randint(len(captions), (), generator=choose))] if self.augment else captions[0]
@@ -174,10 +193,10 @@ def scaled(images: Tensor, flips: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def read_picture(record: Record) -> Image.Image:
-    """Decode as RGB: gray, palette, CMYK and 16-bit pictures are converted, transparency is laid on white.
+    """Decode as RGB: gray, palette, CMYK and 16-bit images are converted, transparency is laid on white.
 
     Raises:
-        DataError: naming the file, if it is missing, truncated or no picture.
+        DataError: naming the file, if it is missing, truncated or no image.
     """
     content = read_bytes(record)
     try:
@@ -195,7 +214,7 @@ def read_picture(record: Record) -> Image.Image:
     except UnidentifiedImageError:
         why = f"it is {what_instead(content) or 'no image, or of a kind that is not read'}"
         raise DataError(f"picture can't be read: {where(record)}: {why}") from None
-    except Exception as error:  # a broken picture can raise almost anything
+    except Exception as error:  # a broken image can raise almost anything
         raise DataError(f"picture can't be read: {where(record)}: {error}") from None
 
 
@@ -206,7 +225,7 @@ def crop_to_box(picture: Image.Image, box: tuple[float, float, float, float] | N
 
 
 def crop_area(size: tuple[int, int], box: tuple[float, float, float, float] | None) -> tuple[int, int, int, int] | None:
-    """Left, top, right and bottom of ``crop_to_box`` in a picture of ``size``; None: the whole picture."""
+    """Left, top, right and bottom of ``crop_to_box`` in an image of ``size``; None: the whole image."""
     if box is None:
         return None
     x, y, box_width, box_height = (float(np.nan_to_num(value)) for value in box)
@@ -214,6 +233,6 @@ def crop_area(size: tuple[int, int], box: tuple[float, float, float, float] | No
     centre_x, centre_y = int((2 * x + box_width) / 2), int((2 * y + box_height) / 2)
     left, top = max(0, centre_x - radius), max(0, centre_y - radius)
     right, bottom = min(size[0], centre_x + radius), min(size[1], centre_y + radius)
-    if right <= left or bottom <= top:  # a box of no area, or beyond the picture: take the picture whole
+    if right <= left or bottom <= top:  # a box of no area, or beyond the image: take the image whole
         return None
     return left, top, right, bottom

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "demo_set"
 
 
 def read() -> Contents:
-    """The set; its pictures fill their frame, so they are not enlarged before the crop."""
+    """The set; its images fill their frame, so they are not enlarged before the crop."""
     try:
         lines = (FOLDER / "captions.jsonl").read_text(encoding="utf-8").strip().split("\n")
     except OSError as error:

@@ -25,8 +25,8 @@ ONE_TOKEN = 16  # letters of any script from which a caption of one token is no 
 class Purpose:
     """What a data set is for.
 
-    ``side``: largest side in pixels. ``batch_size``: None if not known. ``matches``: whether images and captions are
-    matched within a batch, as DAMSM's losses do. ``skip_bad``: rows that a run may go on without.
+    ``side``: highest resolution. ``batch_size``: None if not known. ``matches``: whether images and captions are
+    matched within a batch, as DAMSM's losses do. ``skip_bad``: rows that a run may continue without.
     """
 
     side: int

@@ -61,8 +61,8 @@ def _unusable(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     if stops:
         allowed = f"; --skip-bad {purpose.skip_bad} allows fewer" if purpose.skip_bad else ""
         text = (
-            f"{_of(len(facts.bad), facts.rows, 'image')} can't be used{allowed}: mend or remove them, or go on without "
-            f"them with --skip-bad {len(facts.bad)}"
+            f"{_of(len(facts.bad), facts.rows, 'image')} can't be used{allowed}: repair or remove them, or continue "
+            f"without them with --skip-bad {len(facts.bad)}"
         )
         yield Finding("can't be used", ERROR, text)
 

@@ -22,7 +22,7 @@ from dmgan_fast.sizes import show_size
 
 
 class PictureBatch(NamedTuple):
-    """``images``: ``[B, 3, S, S]`` for each side; ``captions [B, T]``, ``lengths [B]``, ``class_ids [B]`` int64."""
+    """``images``: ``[B, 3, S, S]`` per resolution; ``captions [B, T]``, ``lengths [B]``, ``class_ids [B]`` int64."""
 
     images: list[Tensor]
     captions: Tensor
@@ -68,7 +68,7 @@ class Loader:
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate_raw,
-            generator=torch.Generator(),  # else each start would draw from the global one
+            generator=torch.Generator(),  # else each start would take numbers from the global one
             prefetch_factor=AHEAD if workers else None,
             worker_init_fn=_leave_signals_to_the_main_process,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
@@ -78,6 +78,12 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[PictureBatch]:
+        with self.dataset.fetching_ahead() as soon:
+            if soon is not None and isinstance(self.batches, Batches):
+                self.batches.soon = soon
+            yield from self._finished()
+
+    def _finished(self) -> Iterator[PictureBatch]:
         for raw in self._loader:
             images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
             images = scaled(images, flips, self.dataset.image_sizes)
@@ -112,7 +118,7 @@ def make_loader(
         dataset: the images.
         batch_size: of all processes together: 1 or more, at most the images of the split.
         start_batch: batches to leave out, for resuming.
-        endless: go on with the next epochs, without a pause between them.
+        endless: continue with the next epochs, without a pause between them.
         workers, device: see ``Loader``.
         rows: of each batch only these, which one of several processes takes; None: all.
     """

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
@@ -15,11 +16,13 @@ from PIL import Image
 from dmgan_fast.data.dataset import crop_area, read_picture
 from dmgan_fast.data.record import Record, read_bytes, where
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 DECODED = 64 << 20  # bytes of images that are decoded without being asked: a second or two
 SAMPLE = 10_000  # images of a larger set of which the headers and ends are read
 EDGE = 16 << 10  # bytes at either end that tell images of one size apart
 READERS = min(16, 4 * (os.cpu_count() or 1))
+ARCHIVES = 2  # that are fetched from elsewhere to look at images in them
 TRAILER = 64  # bytes in which the end marker of a format is looked for
 
 
@@ -56,7 +59,7 @@ def look(records: Sequence[Record], *, decode: bool = False, tick: Callable[[], 
         tick: called after each image, from several threads.
     """
     decode = decode or _bytes(records) <= DECODED
-    chosen = range(len(records)) if decode else _spread(len(records))
+    chosen = range(len(records)) if decode else _near(records) or _spread(len(records))
 
     def one(index: int) -> ImageLook:
         found = _whole(records[index]) if decode else _edges(records[index])
@@ -92,6 +95,21 @@ def _spread(count: int) -> list[int]:
     return [number * count // taken for number in range(taken)]
 
 
+def _near(records: Sequence[Record]) -> list[int]:
+    """Images of the first archives, if those have to be fetched: as many as are decoded of a small set."""
+    if not any(record.remote for record in records):
+        return []
+    chosen: list[int] = []
+    total, archives = 0, set[Path]()
+    for number, record in enumerate(records):
+        total += record.span[1] if record.span else 0
+        archives.add(record.picture)
+        if chosen and (total > DECODED or len(archives) > ARCHIVES):
+            break
+        chosen.append(number)
+    return chosen
+
+
 def _whole(record: Record) -> ImageLook:
     try:
         content = read_bytes(record)
@@ -111,6 +129,7 @@ def _edges(record: Record) -> ImageLook:
     if record.member:
         return _whole(record)
     try:
+        require_regular(record.picture)
         with record.picture.open("rb") as stream:
             size, whole = _header(stream)
             length = stream.seek(0, os.SEEK_END)
@@ -128,7 +147,7 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(stream) as opened:
             size, kind = opened.size, opened.format
-    except Exception:  # a broken picture can raise almost anything; decoding says what is wrong
+    except Exception:  # a broken image can raise almost anything; decoding says what is wrong
         return (0, 0), False
     length = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, length - TRAILER))

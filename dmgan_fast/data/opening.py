@@ -1,4 +1,4 @@
-"""From a source to the two parts of a data set: what is in it, what can't be used, what a run goes on with."""
+"""From a source to the two parts of a data set: what is in it, what can't be used, what a run continues with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dmgan_fast.data import demo, layouts
 from dmgan_fast.data.dataset import CaptionedPictures
+from dmgan_fast.data.order import Shards
+from dmgan_fast.data.record import Record
+from dmgan_fast.data.remote import is_remote
 from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, Contents, LeftOut, Row
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
@@ -17,7 +22,7 @@ from dmgan_fast.errors import DataError, InputError
 SPLITS = ("train", "test")
 NAMED = 100  # names in a message; the rest is counted
 EXPLAINED = 3  # of a kind: so many are told one by one, more are counted and named
-EMBEDDED = 256 << 20  # bytes of memory for decoded pictures of the embedded set, where nobody says
+EMBEDDED = 256 << 20  # bytes of memory for decoded images of the embedded set, where nobody says
 log = logging.getLogger("dmgan_fast")
 
 
@@ -30,7 +35,9 @@ def read_set(source: str | os.PathLike[str]) -> Contents:
     Raises:
         DataError: if its layout is not known or nothing in it can be read.
     """
-    return demo.read() if str(source) == "demo" else layouts.read(Path(source))
+    if str(source) == "demo":
+        return demo.read()
+    return layouts.read_remote(str(source)) if is_remote(source) else layouts.read(Path(source))
 
 
 def open_dataset(
@@ -48,18 +55,19 @@ def open_dataset(
     """Open a data set, whichever layout it has.
 
     Args:
-        source: ``"demo"`` for the embedded set, or a folder in one of the layouts of docs/data.md.
+        source: ``"demo"`` for the embedded set, a folder in one of the layouts of docs/data.md, or the address of
+            shards, as ``s3://bucket/birds``.
         split: ``"train"`` or ``"test"``, also for sets that call them otherwise (``Train``, ``val2014``).
-        image_sizes: sides, smallest first.
+        image_sizes: resolutions, smallest first.
         max_words: words a caption is cut to.
         seed: of captions, crops and flips.
         vocabulary: of a trained text encoder; None takes the data set's own, from its training captions.
         augment: None: in training only.
-        skip_bad: go on without at most so many pictures that can't be used; ``left_out`` of the result names them.
-        cache_bytes: of memory for decoded pictures; None: enough for the embedded set, none for others.
+        skip_bad: continue without at most so many images that can't be used; ``left_out`` of the result names them.
+        cache_bytes: of memory for decoded images; None: enough for the embedded set, none for others.
 
     Raises:
-        DataError: if nothing known is found there (says what is near and what is missing); if pictures are missing or
+        DataError: if nothing known is found there (says what is near and what is missing); if images are missing or
             have no captions that can be used (names all of them).
     """
     if split not in SPLITS:
@@ -116,13 +124,22 @@ def open_split(
         good,
         words,
         margin=contents.margin,
+        shards=_shards(good, contents.window),
         left_out=(*faults.values(), *aside),
         **settings,
     )
 
 
+def _shards(records: Sequence[Record], window: int) -> Shards | None:
+    """Which of its archives each image lies in, numbered as they come."""
+    if not window:
+        return None
+    numbers: dict[Path, int] = {}
+    return Shards(torch.tensor([numbers.setdefault(record.picture, len(numbers)) for record in records]), window)
+
+
 def own_vocabulary(contents: Contents) -> Vocabulary:
-    """The set's own, or that of its training captions; those of pictures that can't be used count too, so that the
+    """The set's own, or that of its training captions; those of images that can't be used count too, so that the
     vocabulary stays the same once they are mended."""
     if contents.vocabulary is not None:
         return contents.vocabulary
@@ -181,13 +198,13 @@ def names(items: Sequence[str], most: int = NAMED) -> str:
 
 
 def splits_found(contents: Contents) -> str:
-    """Names of splits as written, with their pictures."""
+    """Names of splits as written, with their images."""
     found = [f"{name or 'no split'} ({count})" for name, count in contents.split_names().items()]
     return ", ".join(found) or "none"
 
 
 def empty(contents: Contents, split: str) -> str:
-    """That a part has no pictures, and what to do."""
+    """That a part has no images, and what to do."""
     return (
         f"{contents.source!r} has no pictures in its {split} split; splits found: {splits_found(contents)}. Call one "
         f"{split!r}, or take the names of splits away: then about one picture in ten is held out"

@@ -1,12 +1,14 @@
 """In which order images are seen: a function of seed and epoch alone, the same for any number of processes.
 
-Batch ``n`` of an epoch is the same images on one process or on many, where each takes its rows of it. So a run goes on
-in the middle of an epoch on another number of processes, and every image is seen once.
+Batch ``n`` of an epoch is the same images on one process or on many, where each takes its rows of it. So a run
+continues in the middle of an epoch on another number of processes, and every image is seen once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -65,7 +67,7 @@ class Batches(Sampler[list[Visit]]):
         seed: of the order.
         epoch: the first.
         start_batch: batches of it to leave out.
-        endless: go on with the next epochs.
+        endless: continue with the next epochs.
         rows: of each batch only these, which one of several processes takes; None: all.
         shards: see ``Shards``.
 
@@ -92,6 +94,7 @@ class Batches(Sampler[list[Visit]]):
         self.size, self.batch_size, self.seed, self.shards = size, batch_size, seed, shards
         self.epoch, self.start_batch, self.endless = epoch, start_batch, endless
         self._rows = range(batch_size) if rows is None else rows
+        self.soon: Callable[[list[int]], object] | None = None  # told which shards are read next, a window ahead
 
     @property
     def per_epoch(self) -> int:
@@ -105,10 +108,28 @@ class Batches(Sampler[list[Visit]]):
         epoch, start = self.epoch, self.start_batch
         while True:
             order: Sequence[int] = epoch_order(self.size, self.seed, epoch, self.shards).tolist()
+            coming = self._coming(epoch, start * self.batch_size)
             for number in range(start, self.per_epoch):
                 first = number * self.batch_size
+                while coming and coming[0][0] < first + self.batch_size:
+                    self._tell(coming.pop(0)[1])
                 rows = order[first + self._rows.start : first + self._rows.stop]
                 yield [Visit(epoch, image) for image in rows]
             if not self.endless:
                 return
             epoch, start = epoch + 1, 0
+
+    def _coming(self, epoch: int, image: int) -> list[tuple[int, list[int]]]:
+        """From which image of an epoch on which shards are needed soon, for an epoch that begins with ``image``."""
+        if self.shards is None or self.soon is None:
+            return []
+        found = windows(self.size, self.seed, epoch, self.shards)
+        ends = list(accumulate(len(images) for _, images in found))
+        here = bisect(ends, image)
+        after = windows(self.size, self.seed, epoch + 1, self.shards)[:1] if self.endless else []
+        needed = [shards for shards, _ in (*found, *after)][here:]
+        return [(image, needed[0]), *zip([image, *ends[here:]], needed[1:], strict=False)]
+
+    def _tell(self, shards: list[int]) -> None:
+        if self.soon is not None:
+            self.soon(shards)

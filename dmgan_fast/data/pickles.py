@@ -11,6 +11,7 @@ import numpy as np
 
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 
 class _DType:
@@ -74,6 +75,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     if file.is_file():
         require_content(file)
     try:
+        require_regular(file)
         with file.open("rb") as stream:
             return _Restricted(stream, encoding="latin1").load()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One captioned picture, and where its bytes lie: a file, a member of an archive, a cell of a parquet file."""
+"""One captioned image, and where its bytes lie: a file, a member of an archive, a cell of a parquet file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from dmgan_fast.data.remote import Remote, use
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import require_regular
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture: where it is, what is said of it.
+    """One image: where it is, what is said of it.
 
     ``box``: x, y, width, height in pixels as stored. ``upright``: turn it as its EXIF data say.
     """
@@ -30,24 +32,30 @@ class Record:
     upright: bool = False
     span: tuple[int, int] | None = None  # offset and size of ``member`` in a tar archive
     row: int | None = None  # of a parquet file
+    remote: Remote | None = None  # where ``picture``, an archive, comes from
 
 
 def where(record: Record) -> str:
-    """The place of a picture as people look it up."""
+    """The place of an image as people look it up."""
     if record.row is not None:
         return f"{record.picture}:row {record.row}"
-    return f"{record.picture}:{record.member}" if record.member else str(record.picture)
+    place = record.remote.url if record.remote else record.picture
+    return f"{place}:{record.member}" if record.member else str(place)
 
 
 def read_bytes(record: Record) -> bytes:
-    """The picture's file as it is.
+    """The image's file as it is.
 
     Raises:
         DataError: naming the file, if it is missing or can't be read.
     """
     try:
+        require_regular(record.picture)
         if record.span is not None:
-            return _part(record.picture, *record.span)
+            offset, size = record.span
+            if record.remote is not None:
+                return use(record.remote, lambda copy: _part(copy, offset, size))
+            return _part(record.picture, offset, size)
         if record.row is not None:
             return _cell(record.picture, record.member or "", record.row)
         return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()

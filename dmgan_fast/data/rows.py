@@ -1,4 +1,4 @@
-"""What a reader finds in a data set: a row for each picture, and by name whatever became no row."""
+"""What a reader finds in a data set: a row for each image, and by name whatever became no row."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dmgan_fast.data.splits import assign, role_of
 from dmgan_fast.data.texts import printable
 from dmgan_fast.data.vocabulary import Vocabulary
 
-# Why something can't be used. What is bad stops a run unless it is told to go on without.
+# Why something can't be used. What is bad stops a run unless it is told to continue without.
 MISSING, UNREADABLE, BROKEN = "missing image", "unreadable image", "broken row"
 NO_CAPTION, NO_KNOWN_WORD = "no caption", "no known word"
 NO_IMAGE, OTHER_SPLIT = "text without an image", "in no split"
 BAD = (MISSING, UNREADABLE, BROKEN, NO_CAPTION, NO_KNOWN_WORD)
 
 LARGEST_CLASS = 2**63 - 1
-CROP_MARGIN = 76 / 64  # pictures are resized to this times the side, then cropped, as the authors do
+CROP_MARGIN = 76 / 64  # images are resized to this times the resolution, then cropped, as the authors do
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Row:
-    """A picture with what is said of it.
+    """An image with what is said of it.
 
     ``split``: its name as written, empty if none. ``lines``: rows of the source that it stands for. ``fault``: why it
     can't be used.
@@ -53,6 +53,7 @@ class Contents:
     """A data set as it was read.
 
     ``lost``: what became no row. ``notes``: sentences for people. ``vocabulary``: the set's own, if it brings one.
+    ``window``: archives whose images are shuffled together; 0: all images are.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Contents:
     vocabulary: Vocabulary | None = None
     margin: float = CROP_MARGIN
     embedded: bool = False
+    window: int = 0
     roles: tuple[str | None, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,7 +88,7 @@ class Contents:
         return names
 
     def in_no_split(self) -> list[LeftOut]:
-        """Rows that neither training nor held-out pictures take."""
+        """Rows that neither training nor held-out images take."""
         return [
             LeftOut(row.record.key, OTHER_SPLIT, f"{row.record.key} is in split {row.split!r}")
             for row in self.part_of_none()
@@ -116,11 +118,11 @@ class Gatherer:
         fault: tuple[str, str] | None = None,
         **place: Any,
     ) -> None:
-        """One picture.
+        """One image.
 
         Args:
             key: its name.
-            picture: the file, or None and why there is none.
+            image: the file, or None and why there is none.
             captions: what is said; blank ones do not count.
             split: as written.
             class_id: a number or a name; None: of its own.
@@ -164,8 +166,8 @@ class Gatherer:
             for row in self._rows:
                 row["split"] = ""
 
-    def contents(self, source: Path, layout: str, vocabulary: Vocabulary | None = None) -> Contents:
-        """What was collected. Named classes get numbers after the given ones, pictures without a class after those."""
+    def contents(self, source: Path | str, layout: str, vocabulary: Vocabulary | None = None) -> Contents:
+        """What was collected. Named classes get numbers after the given ones, images without a class after those."""
         classes = _number([row["class"] for row in self._rows])
         rows = tuple(
             Row(

@@ -1,4 +1,4 @@
-"""Names of splits as people write them, and what stands for training and for held-out pictures."""
+"""Names of splits as people write them, and what stands for training and for held-out images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-TEST_SHARE = 10  # of pictures without a split, one in so many is held out
+TEST_SHARE = 10  # of images without a split, one in so many is held out
 
 _NAMES = {
     "train": "train training trn trainset trainingset traindata trainval trainvalid trainvalidation trainandval "
@@ -35,8 +35,8 @@ def nearest(name: str) -> str | None:
 def assign(names: Iterable[tuple[str, str]]) -> list[str | None]:
     """``"train"``, ``"test"`` or None (neither) for each ``(key, name of its split)``.
 
-    Without a test split, the validation split is held out; with both, validation is used for neither. A picture without
-    a split is held out by the hash of its key, one in ``TEST_SHARE``; if no picture has a split, neither part is empty.
+    Without a test split, the validation split is held out; with both, validation is used for neither. An image without
+    a split is held out by the hash of its key, one in ``TEST_SHARE``; if no image has a split, neither part is empty.
     """
     given = list(names)
     roles = [role_of(name) if name else None for _, name in given]

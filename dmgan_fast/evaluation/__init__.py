@@ -1,4 +1,4 @@
-"""How good pictures are: Frechet and kernel distances, Inception Score, R-precision, and whole evaluations.
+"""How good images are: Frechet and kernel distances, Inception Score, R-precision, and whole evaluations.
 
 docs/evaluation.md says what each number is and what it may be compared with.
 """
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("EvaluationConfig", "evaluate"):  # these read pictures and so load torchvision; the metrics do not
+    if name in ("EvaluationConfig", "evaluate"):  # these read images and so load torchvision; the metrics do not
         from dmgan_fast.evaluation import run
 
         return getattr(run, name)

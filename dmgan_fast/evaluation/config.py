@@ -25,16 +25,16 @@ class EvaluationConfig:
     """What is evaluated, and how.
 
     ``weights``: a run, its weights or one of its checkpoints, None for those shipped; ``step``: of a run, the number of
-    a checkpoint or ``"best"``; ``pictures``: a folder of pictures instead.
-    ``count``: pictures to draw, 30,000 unless given; of a folder, all unless given.
-    ``data``: real pictures and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
+    a checkpoint or ``"best"``; ``pictures``: a folder of images instead.
+    ``count``: images to generate, 30,000 unless given; of a folder, all unless given.
+    ``data``: real images and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
     ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
     ``inception``: folder of Inception weights; ``classifier``: file of a fine-tuned Inception-v3.
     ``metrics``: names; empty: all usual ones that the weights here allow.
-    ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real pictures.
+    ``statistics``: metric → ``.npz`` with ``mu`` and ``sigma`` that stands for the real images.
     ``max_words``: words a caption is cut to (the paper: 25 for CUB, 20 for COCO).
-    ``skip_bad``: go on without at most so many of the data set's pictures that can't be used; the report names them.
-    ``cache``: folder for features of real pictures. ``keep_features``: do not delete those of the drawn ones.
+    ``skip_bad``: continue without at most so many of the data set's images that can't be used; the report names them.
+    ``cache``: folder for features of real images. ``keep_features``: do not delete those of the generated ones.
     """
 
     weights: str | None = None
@@ -58,7 +58,7 @@ class EvaluationConfig:
 
 
 def device_of(name: str) -> torch.device:
-    """Each process of one machine takes a card of its own."""
+    """Each process of one machine takes a GPU of its own."""
     device = pick_device(name)
     local = os.environ.get("LOCAL_RANK")
     return torch.device("cuda", int(local)) if device == torch.device("cuda") and local else device
@@ -82,7 +82,7 @@ def run_config(weights: str | None) -> dict[str, Any]:
 
 
 def data_of(config: EvaluationConfig, run: dict[str, Any]) -> str:
-    """Whose captions are drawn and whose pictures are compared with; never guessed for what came from elsewhere."""
+    """Whose captions are generated and whose images are compared with; never guessed for what came from elsewhere."""
     source: str | None = config.data or run.get("data", {}).get("source")
     if source is None and config.pictures is not None:
         raise InputError("pictures need data, whose test split they are compared with: --data DIR, or demo")
@@ -104,7 +104,7 @@ def encoders_of(asked: str | None, of_run: str | None) -> Bundle | str:
 
 
 def statistics_of(statistics: dict[str, str], metrics: list[Metric]) -> dict[str, GivenStatistics]:
-    """What stands for the real pictures, by metric."""
+    """What stands for the real images, by metric."""
     for name in statistics:
         allowed = [metric.name for metric in metrics if metric.kind == "frechet"]
         if name not in allowed:

@@ -1,6 +1,6 @@
-"""Networks that turn pictures into features: 8-bit pictures in, float32 rows out.
+"""Networks that turn images into features: 8-bit images in, float32 rows out.
 
-Every number named after Inception depends on which Inception and on how pictures are resized to it, so both are part
+Every number named after Inception depends on which Inception and on how images are resized to it, so both are part
 of an extractor's name and key. Numbers of two extractors must not be compared.
 """
 
@@ -23,13 +23,13 @@ from dmgan_fast.evaluation.weights import TF_INCEPTION, TORCHVISION_INCEPTION, d
 from dmgan_fast.modules.image_encoder import CODE_CHANNELS, INCEPTION_SIDE, InceptionTrunk
 from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
-# ImageNet's mean and deviation, with which torchvision's network was once trained on pictures scaled to [-1, 1].
+# ImageNet's mean and deviation, with which torchvision's network was once trained on images scaled to [-1, 1].
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TF_POOLING = "average_pooling_without_padding"  # a tensor of this name marks a classifier from TensorFlow
 
 
 class Extractor(Protocol):
-    """``key``: network, its hash, and what is done to pictures; equal keys mean equal outputs. ``width``: features.
+    """``key``: network, its hash, and what is done to images; equal keys mean equal outputs. ``width``: features.
 
     Called with uint8 ``[B, 3, H, W]`` it returns float32 rows ``[B, D]`` by name: ``"features"``, and ``"logits"`` of
     a classifier.
@@ -44,8 +44,8 @@ class Extractor(Protocol):
 class TorchvisionInception:
     """Inception-v3 as torchvision publishes it: 2048 pooled features.
 
-    ``resize="pil"`` is the authors' evaluation of files: Pillow's bilinear filter on 8-bit pictures.
-    ``resize="align_corners"`` is the resizing inside their network wrapper, which acts on pictures not yet of side 299.
+    ``resize="pil"`` is the authors' evaluation of files: Pillow's bilinear filter on 8-bit images.
+    ``resize="align_corners"`` is the resizing inside their network wrapper, which acts on images not yet of 299².
     """
 
     def __init__(self, folder: Path, *, resize: str = "pil", device: torch.device | str = "cpu") -> None:
@@ -62,7 +62,7 @@ class TorchvisionInception:
         else:
             scaled = pictures.to(self.device).float() / 255
             scaled = F.interpolate(scaled, size=(INCEPTION_SIDE, INCEPTION_SIDE), mode="bilinear", align_corners=True)
-        # The authors apply this to pictures in [0, 1]; it is meant for normalised ones. Their figures rest on it.
+        # The authors apply this to images in [0, 1]; it is meant for normalised ones. Their figures rest on it.
         mean, deviation = (scaled.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
         _, pooled = _exact(self.trunk, scaled * (deviation / 0.5) + (mean - 0.5) / 0.5)
         return {"features": pooled.cpu()}
@@ -100,7 +100,7 @@ class TFInception:
 class Classifier:
     """An Inception-v3 classifier of any number of classes, in torchvision's names, from a file of the user's own.
 
-    Pictures are resized by Pillow's bilinear filter and scaled to [-1, 1]. ``tools/convert_birds_classifier.py`` makes
+    Images are resized by Pillow's bilinear filter and scaled to [-1, 1]. ``tools/convert_birds_classifier.py`` makes
     such a file from the authors' TensorFlow checkpoint; it is marked, because TensorFlow pools borders differently.
     """
 
@@ -182,6 +182,6 @@ def leave_out_padding(trunk: nn.Module) -> None:
 
 @torch.inference_mode()
 def _exact(network: nn.Module, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Run in float32, without TF32: a feature must not depend on the card."""
+    """Run in float32, without TF32: a feature must not depend on the GPU."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return network(inputs)  # type: ignore[no-any-return]

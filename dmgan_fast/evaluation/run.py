@@ -1,6 +1,6 @@
-"""A whole evaluation: draw pictures or take a folder of them, compare with real ones, write a report.
+"""A whole evaluation: generate images or take a folder of them, compare with real ones, write a report.
 
-Features are kept in chunk files, so an evaluation that was stopped goes on where it was. Under ``torchrun`` each
+Features are kept in chunk files, so an evaluation that was stopped continues where it was. Under ``torchrun`` each
 process takes its share of the chunks.
 """
 
@@ -66,20 +66,20 @@ PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow")
 
 
 class TooFew(InputError):
-    """A metric needs more pictures or captions than there are."""
+    """A metric needs more images or captions than there are."""
 
 
 def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = None) -> dict[str, Any]:
     """Evaluate; ``out`` gets ``evaluation.json`` and ``evaluation.md``.
 
-    Called again after a stop, it goes on where it was, with the same result; called again when finished, it returns
+    Called again after a stop, it continues where it was, with the same result; called again when finished, it returns
     the report. Under ``torchrun`` the work is shared, and every process returns the report.
 
     Returns:
         the report, as ``evaluation.json`` holds it.
 
     Raises:
-        InputError, CheckpointError, DataError: before any picture is drawn, for a metric that was asked for by name
+        InputError, CheckpointError, DataError: before any image is generated, for a metric that was asked for by name
             and cannot be had, for settings that do not fit, or if ``out`` holds another evaluation.
         Interrupted: after Ctrl-C; what was computed is kept.
     """
@@ -96,16 +96,16 @@ def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = N
             try:
                 return _Evaluation(config, out, processes, progress).run()
             except KeyboardInterrupt:
-                raise Interrupted("stopped; what was computed is kept, the same command goes on from there") from None
+                raise Interrupted("stopped; what was computed is kept, the same command continues from there") from None
 
 
 class _Evaluation:
-    """Settles everything before the first picture is drawn, then works."""
+    """Settles everything before the first image is generated, then works."""
 
     def __init__(self, config: EvaluationConfig, out: Path, processes: Processes, progress: Progress) -> None:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
         if config.weights is not None and config.pictures is not None:
-            raise InputError("give weights to draw with, or pictures to evaluate, not both")
+            raise InputError("give weights to generate with, or images to evaluate, not both")
         if config.step is not None and config.weights is None:
             raise InputError("--step is of a run; give it with --weights")
         self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.pictures is None else None
@@ -119,7 +119,7 @@ class _Evaluation:
             classifier=Path(config.classifier) if config.classifier else None,
             damsm=encoders_of(config.damsm, run.get("encoders")),
         )
-        self.generator: dict[str, Any] = {}  # configuration and hashes of what draws
+        self.generator: dict[str, Any] = {}  # configuration and hashes of what generates
         self.drawn = self._drawn(self.bundle) if self.bundle is not None else self._folder(str(config.pictures))
         self.extractors: dict[str, Extractor] = {}
         self.left_out: dict[str, str] = {}
@@ -139,11 +139,11 @@ class _Evaluation:
         finished = read_report(self.out)
         if finished is not None:
             if finished["fingerprint"] != self.fingerprint:
-                raise InputError(f"{self.out} holds an evaluation of other pictures or settings; give another --out")
+                raise InputError(f"{self.out} holds an evaluation of other images or settings; give another --out")
             return finished
         if self.real is not None:
-            self._extract("real pictures", self.real, self.real_stores)
-        self._extract("drawn pictures", self.drawn, self.drawn_stores, gallery=self._gallery())
+            self._extract("real images", self.real, self.real_stores)
+        self._extract("generated images", self.drawn, self.drawn_stores, gallery=self._gallery())
         report = self._report([self._measure(metric) for metric in self.metrics])
         if self.processes.rank == 0:
             write_report(self.out, report)
@@ -154,7 +154,7 @@ class _Evaluation:
     # What is compared
 
     def _folder(self, path: str) -> FolderPictures:
-        with self._bar("reading pictures") as tick:
+        with self._bar("reading images") as tick:
             return FolderPictures(Path(path), self.config.count, tick)
 
     def _drawn(self, bundle: Bundle) -> DrawnPictures:
@@ -191,8 +191,8 @@ class _Evaluation:
             skip_bad=self.config.skip_bad,
         )
         if len(dataset) < 2:
-            raise DataError(f"{self.data!r} has only {len(dataset)} test picture; a distribution needs 2 or more")
-        with self._bar("reading real pictures", len(dataset)) as tick:
+            raise DataError(f"{self.data!r} has only {len(dataset)} test image; a distribution needs 2 or more")
+        with self._bar("reading real images", len(dataset)) as tick:
             return RealPictures(dataset, tick)
 
     def _stores(self, folder: Path, pictures: PictureSet, extractors: Iterable[str]) -> dict[str, FeatureStore]:
@@ -221,16 +221,16 @@ class _Evaluation:
     def _require_enough(self, metric: Metric) -> None:
         count, class_ids = len(self.drawn), self.drawn.class_ids
         if metric.kind == "inception" and count < SPLITS:
-            raise TooFew(f"{SPLITS} splits need as many pictures, got {count}")
+            raise TooFew(f"{SPLITS} splits need as many images, got {count}")
         if metric.kind == "retrieval":
             if class_ids is None:
                 raise TooFew(
-                    f"not every picture in {self.config.pictures} has a line in a captions.jsonl or captions.csv"
+                    f"not every image in {self.config.pictures} has a line in a captions.jsonl or captions.csv"
                 )
             others = count - max(Counter(class_ids).values())
             if others < CANDIDATES - 1:
                 raise TooFew(
-                    f"each picture needs {CANDIDATES - 1} captions of other classes beside its own, one has {others}"
+                    f"each image needs {CANDIDATES - 1} captions of other classes beside its own, one has {others}"
                 )
 
     # The work
@@ -245,7 +245,7 @@ class _Evaluation:
                 missing = [name for name, store in stores.items() if not store.has(rows)]
                 unsaved = gallery is not None and not gallery.has(rows)
                 if missing or unsaved:
-                    with told_of_batches("measuring pictures", self.config.batch_size, self.device):
+                    with told_of_batches("measuring images", self.config.batch_size, self.device):
                         chunk = pictures.pictures(rows)
                         for name in missing:
                             stores[name].write(rows, self._outputs(name, chunk, rows))
@@ -260,7 +260,7 @@ class _Evaluation:
         for output, values in outputs.items():
             bad = (~values.isfinite()).any(1).nonzero().flatten().tolist()
             if bad:
-                raise InputError(f"{output} of picture {rows[bad[0]]} by {name} are not finite")
+                raise InputError(f"{output} of image {rows[bad[0]]} by {name} are not finite")
         return outputs
 
     def _measure(self, metric: Metric) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class _Evaluation:
                 return None, None
             size = min(SUBSET_SIZE, len(rows), len(others))
             if size < SUBSET_SIZE:
-                warn(f"subsets of {size} pictures, where the standard is {SUBSET_SIZE}: one of the sets has no more")
+                warn(f"subsets of {size} images, where the standard is {SUBSET_SIZE}: one of the sets has no more")
             return kernel_distance(rows, others, subsets=SUBSETS, subset_size=size, seed=self.config.seed)
         if rows is None:
             return None, None
@@ -325,7 +325,7 @@ class _Evaluation:
         return damsm
 
     def _words(self) -> list[list[int]]:
-        """Each picture's caption in the vocabulary of the DAMSM encoders."""
+        """Each image's caption in the vocabulary of the DAMSM encoders."""
         captions, vocabulary = self.drawn.captions or [], self._damsm().vocabulary
         words = [chosen_words(vocabulary.encode(said)[0], self.config.max_words, n) for n, said in enumerate(captions)]
         if not all(words):
@@ -333,7 +333,7 @@ class _Evaluation:
         return words
 
     def _sentences(self) -> Tensor:
-        """Each picture's caption as the DAMSM text encoder reads it: ``[N, D]``."""
+        """Each image's caption as the DAMSM text encoder reads it: ``[N, D]``."""
         words = self._words()
         chunks = chunks_of(len(words))
         return torch.cat([self._damsm().sentences(words[rows.start : rows.stop]) for rows in chunks])
@@ -367,7 +367,7 @@ class _Evaluation:
     def _report(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         config, real = self.config, self.real
         weights = str(self.bundle) if config.step is not None else config.weights or "the shipped weights"
-        drawn_by = f"drawn by {weights} from test captions of {self.data!r}"
+        drawn_by = f"generated by {weights} from test captions of {self.data!r}"
         left = [item.why for item in real.dataset.left_out] if real else []
         what = drawn_by if config.pictures is None else f"found in {config.pictures}"
         return {

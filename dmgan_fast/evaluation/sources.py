@@ -1,4 +1,4 @@
-"""The sets of pictures that are compared: drawn here, drawn elsewhere, real. 8-bit, all of one side."""
+"""The sets of images that are compared: generated here, generated elsewhere, real. 8-bit, all of one resolution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Tick = Callable[..., None]  # called after each file read, for a progress bar
 
 
 class PictureSet(Protocol):
-    """``key``: of the contents; ``captions`` and ``class_ids``: of each picture, None where there are none."""
+    """``key``: of the contents; ``captions`` and ``class_ids``: of each image, None where there are none."""
 
     key: str
     side: int
@@ -49,10 +49,10 @@ class PictureSet(Protocol):
 
 
 class DrawnPictures:
-    """Pictures drawn from a data set's captions.
+    """Images generated from a data set's captions.
 
-    Picture n shows record ``n mod M`` of M; each time round, a record's next caption in a seeded order is taken, so no
-    caption comes twice before all have been used. A picture depends on its caption, ``seed`` and ``n`` only.
+    Image n shows record ``n mod M`` of M; each time round, a record's next caption in a seeded order is taken, so no
+    caption comes twice before all have been used. An image depends on its caption, ``seed`` and ``n`` only.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class DrawnPictures:
 
 
 class RealPictures:
-    """A data set's pictures at one side, cut as for training but in the centre and not mirrored."""
+    """A data set's images at one resolution, cut as for training but in the centre and not mirrored."""
 
     captions, class_ids = None, None
 
@@ -129,7 +129,7 @@ class RealPictures:
 
 
 class FolderPictures:
-    """Pictures in a folder and those below it, in the order of their names; with captions if it has a captions file.
+    """Images in a folder and those below it, in the order of their names; with captions if it has a captions file.
 
     Raises:
         DataError: if there are none, or they differ in size.
@@ -166,7 +166,7 @@ class FolderPictures:
             return torch.stack(list(readers.map(lambda n: pil_to_tensor(read_picture(self.records[n])), rows)))
 
     def _captions(self, path: Path) -> tuple[list[str] | None, list[int] | None]:
-        """Of every picture, or of none: one without a caption leaves nothing to compare it with."""
+        """Of every image, or of none: one without a caption leaves nothing to compare it with."""
         if not captions_file.is_here(path):
             return None, None
         contents = captions_file.read(path)
@@ -180,17 +180,17 @@ class FolderPictures:
 
 
 class Gallery:
-    """Drawn pictures as PNG files, with their captions, so that the folder can be evaluated as any other."""
+    """Generated images as PNG files, with their captions, so that the folder can be evaluated as any other."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def has(self, rows: range) -> bool:
-        """Whether these pictures are there."""
+        """Whether these images are there."""
         return all(self._file(n).is_file() for n in rows)
 
     def write(self, pictures: Tensor, rows: range) -> None:
-        """Write uint8 pictures ``[n, 3, S, S]``, each whole or not at all."""
+        """Write uint8 images ``[n, 3, S, S]``, each whole or not at all."""
         for picture, n in zip(pictures, rows, strict=True):
             with replace_file(self._file(n)) as temporary:
                 Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, "PNG")

@@ -1,7 +1,7 @@
-"""Rows of features in chunk files, so that what was computed once is not computed again.
+"""Rows of features in chunk files, so that what was computed once is not recomputed.
 
 A store's folder is named after the hash of its key, which names everything the rows depend on: the contents of the
-pictures (or what draws them), the network's weights, and how pictures are prepared. Other settings, other folder.
+images (or what generates them), the network's weights, and how images are prepared. Other settings, other folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.files import replace_file
 
-CHUNK = 128  # pictures a file, and the most that an interruption costs
+CHUNK = 128  # images a file, and the most that an interruption costs
 
 
 def cache_folder() -> Path:
-    """Where features of real pictures are kept: ``dmgan_fast`` in the user's cache folder."""
+    """Where features of real images are kept: ``dmgan_fast`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dmgan_fast" / "features"
 
 
@@ -31,7 +31,7 @@ def chunks_of(count: int) -> list[range]:
 
 
 class FeatureStore:
-    """Chunks of one extractor's rows for one set of pictures."""
+    """Chunks of one extractor's rows for one set of images."""
 
     def __init__(self, parent: Path, key: str) -> None:
         self.key = key

@@ -57,9 +57,9 @@ def by_reason(left_out: dict[str, str]) -> dict[str, str]:
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
     drawn, real = report["drawn"], report["real"]
-    lines = ["# Evaluation", "", f"{drawn['count']} pictures of {drawn['side']}², {drawn['what']}."]
+    lines = ["# Evaluation", "", f"{drawn['count']} images of {drawn['side']}², {drawn['what']}."]
     if real:
-        lines.append(f"Real pictures: {real['count']}, {real['what']}.")
+        lines.append(f"Real images: {real['count']}, {real['what']}.")
     lines += ["", "| metric | name | value | better |", "|---|---|---|---|"]
     for metric in report["metrics"]:
         lines.append(f"| {metric['title']} | `{metric['name']}` | {shown(metric)} | {metric['better']} |")

@@ -1,7 +1,7 @@
 """Ablations (paper, section 4.3): variants of one GAN, trained from equal seeds for equal steps and measured alike.
 
 ``ablate`` trains and evaluates each variant and seed, and writes one table and one figure. What is done is not done
-again, so it goes on after a stop.
+again, so it continues after a stop.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from dmgan_fast.evaluation import EvaluationConfig, evaluate
 from dmgan_fast.evaluation.catalogue import CANDIDATES, METRICS, Weights, named
 from dmgan_fast.files import replace_file
 from dmgan_fast.modules import Generator
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.training.damsm import pretrain
-from dmgan_fast.training.engine import finish
+from dmgan_fast.training.engine import finish, quiet
 from dmgan_fast.training.trainer import train
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -52,6 +53,7 @@ STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060)  # t
 NORMAL = 1.959964  # the same for infinitely many
 
 
+@Processes.joined()
 def ablate(
     out: Path,
     *,
@@ -67,18 +69,18 @@ def ablate(
     judge: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train and measure ``variants`` from seeds 0 to ``seeds - 1``.
+    """Train and measure ``variants`` from seeds 0 to ``seeds - 1``. Under ``torchrun`` its processes share each run.
 
     ``out`` gets ``runs/VARIANT-seedN`` with its evaluation, and, renewed after each run, ``ablation.json``,
     ``ablation.md`` and ``ablation.png``.
 
     Args:
-        out: folder; called again with the same settings, it goes on where it was.
+        out: folder; called again with the same settings, it continues where it was.
         variants: names in ``VARIANTS``, or any other setting as ``step.damsm_weight=5``. Differences are taken from
             the first.
         seeds: runs of each variant.
         metrics: those of ``evaluate``.
-        count: pictures drawn for each evaluation.
+        count: images generated for each evaluation.
         preset, file, settings, data: of the training, as in ``build_config``; the same for all variants.
         damsm: encoders; None: the preset's pretraining goes first, into ``out/encoders``.
         judge: other encoders to measure with, so that no run is judged by those it was trained to please.
@@ -91,7 +93,8 @@ def ablate(
         CheckpointError: if ``out`` holds runs with other settings, or weights for a metric are not here.
         Interrupted: after Ctrl-C; what was done is kept.
     """
-    console = console or Console(stderr=True)
+    first = Processes.of().first
+    console = quiet(Processes.of()) or console or Console(stderr=True)
     if seeds < 1:
         raise InputError(f"ablate: seeds must be at least 1, got {seeds}")
     for metric in named(metrics):
@@ -144,7 +147,8 @@ def ablate(
                 "seconds": _seconds(folder),
             }
         )
-        _write(out, report)
+        if first:
+            _write(out, report)
     return report
 
 
@@ -206,9 +210,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Ablation",
         "",
-        f"{loop['steps']} steps of {loop['batch_size']} pictures on {report['config']['data']['source']!r}, "
-        f"{report['count']} pictures drawn for each evaluation. Mean over seeds ± half of the 95 % confidence interval "
-        "(Student's t).",
+        f"{loop['steps']} steps of {loop['batch_size']} images on {report['config']['data']['source']!r}, "
+        f"{report['count']} images generated for each evaluation. Mean over seeds ± half of the 95 % confidence "
+        "interval (Student's t).",
         "",
         "| variant | seeds | "
         + " | ".join(f"`{m.name}` ({m.better} is better)" for m in metrics)

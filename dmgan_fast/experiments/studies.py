@@ -1,7 +1,7 @@
 """What the memory does (the paper's questions), measured on the runs of a finished ablation.
 
-``recovery``       is a degraded first picture repaired, with and without memory?
-``writing-gate``   do word weights adapt to words and to pictures?
+``recovery``       is a degraded first image repaired, with and without memory?
+``writing-gate``   do word weights adapt to words and to images?
 ``memory``         metrics with and without memory
 ``gates``          metrics with each gate on and off
 
@@ -29,8 +29,9 @@ from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
 from dmgan_fast.files import replace_file
 from dmgan_fast.metrics.retrieval import r_precision
-from dmgan_fast.modules import DynamicMemory, Generator
+from dmgan_fast.modules import Generator
 from dmgan_fast.pictures import to_bytes
+from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 MEMORY, ATTENTION = "dm-gan", "attention"
@@ -40,7 +41,7 @@ SUBSETS = {
 }
 STUDIES = ("recovery", "writing-gate", *SUBSETS)
 BATCH = 32
-NOISES = 4  # pictures for each caption
+NOISES = 4  # images for each caption
 FEWEST = 5  # captions a word must be in to be shown
 SHOWN = 12  # words at each end
 
@@ -97,7 +98,7 @@ class _Ablation:
         return DAMSMFeatures(Path(self.report["judge"]))
 
     def captions(self, vocabulary: Vocabulary) -> tuple[list[str], Tensor]:
-        """The first caption with a known word of each test picture, and the pictures' classes ``[N]``."""
+        """The first caption with a known word of each test image, and the images' classes ``[N]``."""
         dataset = open_dataset(self.report["config"]["data"]["source"], "test", vocabulary=vocabulary)
         said = [next(c for c in record.captions if vocabulary.encode(c)[0]) for record in dataset.records]
         return said, torch.tensor([record.class_id for record in dataset.records])
@@ -114,7 +115,7 @@ def noisy(h: Tensor, *, strength: float) -> Tensor:
 
 
 def blurred(h: Tensor, *, strength: float) -> Tensor:
-    """Means over squares of ``strength`` pixels a side."""
+    """Means over squares of ``strength`` pixels on each side."""
     return F.interpolate(F.avg_pool2d(h, int(strength)), size=h.shape[2:], mode="nearest")
 
 
@@ -147,7 +148,7 @@ def degraded(generator: Generator, degrade: Callable[[Tensor], Tensor]) -> Itera
 
 
 def _recovery(ablation: _Ablation) -> tuple[dict[str, Any], str, Figure]:
-    """R-precision of first and last pictures, and how far degraded ones are from those drawn without degradation."""
+    """R-precision of first and last images, and how far degraded ones are from those generated without degradation."""
     seeds, judge = ablation.seeds(MEMORY, ATTENTION), ablation.judge()
     rows: list[dict[str, Any]] = []
     for variant in (MEMORY, ATTENTION):
@@ -167,7 +168,7 @@ def _recovery(ablation: _Ablation) -> tuple[dict[str, Any], str, Figure]:
 
 
 def codes_of(sampler: Sampler, said: Sequence[Sequence[int]], judge: DAMSMFeatures) -> tuple[Tensor, Tensor]:
-    """Codes ``[N, D]`` of first and of last pictures, drawn from captions with noise of fixed seeds."""
+    """Codes ``[N, D]`` of first and of last images, generated from captions with noise of fixed seeds."""
     codes = []
     for start in range(0, len(said), BATCH):
         part = said[start : start + BATCH]
@@ -205,10 +206,10 @@ def _recovery_page(rows: list[dict[str, Any]], seeds: list[int]) -> str:
     lines = [
         "# Recovery",
         "",
-        f"Features of the first stage degraded, pictures drawn from test captions, {len(seeds)} seeds; ± half of the "
-        "95 % confidence interval. Distance: 1 - cosine to the code of the picture drawn without degradation.",
+        f"Features of the first stage degraded, images generated from test captions, {len(seeds)} seeds; ± half of the "
+        "95 % confidence interval. Distance: 1 - cosine to the code of the image generated without degradation.",
         "",
-        "| degradation | model | R-precision %, first picture | last picture | distance, first | last | last / first |",
+        "| degradation | model | R-precision %, first image | last image | distance, first | last | last / first |",
         "|---|---|---|---|---|---|---|",
     ]
     conditions = list(dict.fromkeys((row["kind"], row["strength"]) for row in rows))
@@ -236,7 +237,7 @@ def _recovery_figure(rows: list[dict[str, Any]]) -> Figure:
         upper, lower = figure.add_subplot(2, 3, column + 1), figure.add_subplot(2, 3, column + 4)
         for variant, colour in ((MEMORY, "tab:blue"), (ATTENTION, "tab:orange")):
             for side, style in ((0, ":"), (1, "-")):
-                label = f"{variant}, {'last' if side else 'first'} picture"
+                label = f"{variant}, {'last' if side else 'first'} image"
                 points = [_over_seeds(rows, variant, "none", 0.0, "r_precision", side)]
                 points += [_over_seeds(rows, variant, kind, s, "r_precision", side) for s in strengths]
                 _line(upper, (0, *strengths), points, colour, style, label)
@@ -246,7 +247,7 @@ def _recovery_figure(rows: list[dict[str, Any]]) -> Figure:
         lower.set_xlabel("strength")
         if column == 0:
             upper.set_ylabel("R-precision %")
-            lower.set_ylabel("distance from the picture\nwithout degradation")
+            lower.set_ylabel("distance from the image\nwithout degradation")
             upper.legend(fontsize=7)
     return figure
 
@@ -266,26 +267,14 @@ def _line(axes: Any, x: Sequence[float], points: list[list[float]], colour: str,
 def gates_of(sampler: Sampler, said: Sequence[Sequence[int]]) -> list[Tensor]:
     """Writing gates ``[captions, NOISES, T]`` of each refinement, NaN at padding: every caption with several noises."""
     found: list[list[Tensor]] = [[] for _ in sampler.generator.stages]
-    handles = []
-    for number, stage in enumerate(sampler.generator.stages):
-        memory = stage.memory
-        if not (isinstance(memory, DynamicMemory) and memory.writing_gate):
-            raise InputError("this generator has no writing gates")
-
-        def keep(
-            memory: DynamicMemory, inputs: tuple[Any, ...], options: dict[str, Any], _: Any, number: int = number
-        ) -> None:
-            gates = memory.writing_gates(inputs[1], options["image_mean"])
-            found[number].append(gates.masked_fill(inputs[2], torch.nan).cpu())
-
-        handles.append(memory.register_forward_hook(keep, with_kwargs=True))
-    try:
-        for start in range(0, len(said), BATCH // NOISES):
-            part = [caption for caption in said[start : start + BATCH // NOISES] for _ in range(NOISES)]
+    for start in range(0, len(said), BATCH // NOISES):
+        part = [caption for caption in said[start : start + BATCH // NOISES] for _ in range(NOISES)]
+        with writing_gates(sampler.generator) as gates:
             sampler.generate(part, [POSITION_STRIDE + start * NOISES + k for k in range(len(part))])
-    finally:
-        for handle in handles:
-            handle.remove()
+        if len(gates) != len(found):
+            raise InputError("this generator has no writing gates")
+        for of_stage, gate in zip(found, gates, strict=True):
+            of_stage.append(gate.cpu())
     longest = max(len(caption) for caption in said)
     return [
         torch.cat([F.pad(g, (0, longest - g.shape[1]), value=torch.nan) for g in gates]).unflatten(0, (-1, NOISES))
@@ -296,7 +285,7 @@ def gates_of(sampler: Sampler, said: Sequence[Sequence[int]]) -> list[Tensor]:
 def variance_shares(gates: Tensor, said: Sequence[Sequence[int]]) -> tuple[dict[str, float], dict[int, list[float]]]:
     """Where the variance of ``gates [captions, noises, T]`` comes from, as shares of 1; and word → means by caption.
 
-    ``word``: from one word to another; ``caption``: one word in different captions; ``picture``: one caption's pictures
+    ``word``: from one word to another; ``caption``: one word in different captions; ``picture``: one caption's images
     of different noise.
     """
     by_word: dict[int, list[Tensor]] = defaultdict(list)
@@ -338,10 +327,10 @@ def _gate_page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Writing gate",
         "",
-        f"g_w of every word of the test captions, each drawn with {NOISES} noises: 1 writes the word, 0 the picture. "
-        "Variance: from word to word, of one word from caption to caption, of one caption from picture to picture.",
+        f"g_w of every word of the test captions, each generated with {NOISES} noises: 1 writes the word, 0 the image. "
+        "Variance: between words, between captions with one word, between images of one caption.",
         "",
-        "| seed | refinement | mean | deviation | word % | caption % | picture % | lowest words | highest words |",
+        "| seed | refinement | mean | deviation | word % | caption % | image % | lowest words | highest words |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -367,9 +356,9 @@ def _gate_figure(rows: list[dict[str, Any]]) -> Figure:
     left.set_yticks(range(len(words)), [word for word, _ in words], fontsize=7)
     left.set(title=f"seed {last['seed']}, refinement {last['refinement']}", xlabel="writing gate, ± over captions")
     bottom = [0.0] * len(rows)
-    for name in ("word", "caption", "picture"):
+    for name, between in (("word", "words"), ("caption", "captions"), ("picture", "images")):
         heights = [row["shares"][name] for row in rows]
-        right.bar(range(len(rows)), heights, bottom=bottom, label=f"from {name} to {name}")
+        right.bar(range(len(rows)), heights, bottom=bottom, label=f"between {between}")
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     right.set_xticks(
         range(len(rows)), [f"seed {row['seed']}\nrefinement {row['refinement']}" for row in rows], fontsize=7

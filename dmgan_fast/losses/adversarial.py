@@ -6,7 +6,7 @@ D: (real + conditional real) / 2 + (fake + conditional fake + conditional wrong)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor,
     Args:
         discriminator: called through ``features`` and ``logits``, in the order of the authors' code.
         real, fake: ``[B, 3, S, S]`` in [-1, 1]; no gradient flows into ``fake``.
-        sentence: ``[B, D]``. Wrong pairs are picture i with sentence i + 1; a batch of one has none, so the fake
+        sentence: ``[B, D]``. Wrong pairs are image i with sentence i + 1; a batch of one has none, so the fake
             terms are then averaged over two instead of three.
 
     Raises:
@@ -61,15 +61,15 @@ def discriminator_loss_of(
     fake: Tensor | None = None,
     wrong_sentence: Tensor | None = None,
 ) -> Tensor:
-    """The part of ``discriminator_loss`` that some pictures of a batch have; a scalar.
+    """The part of ``discriminator_loss`` that some images of a batch have; a scalar.
 
-    Over all pictures it adds up to the whole, part by part, so that one graph is freed before the next is built.
+    Over all images it adds up to the whole, part by part, so that one graph is freed before the next is built.
 
     Args:
-        sentence: ``[b, D]``, of ``b`` pictures in a row.
-        batch: pictures in the whole batch.
+        sentence: ``[b, D]``, of ``b`` images in a row.
+        batch: images in the whole batch.
         real, fake: ``[b, 3, S, S]``; one of them may be left out.
-        wrong_sentence: of real pictures, the sentences of the following ones ``[b, D]``; one less at the end of the
+        wrong_sentence: of real images, the sentences of the following ones ``[b, D]``; one less at the end of the
             batch.
     """
     # In the order of the authors' code, for networks that change on every forward.
@@ -90,11 +90,49 @@ def discriminator_loss_of(
     return sum(terms[1:], terms[0])
 
 
+class Targets(NamedTuple):
+    """Of the logits ``[5 B - 1]`` of a batch in ``joint_discriminator_loss``: -1 where they should be large, 1 where
+    small, and their parts of the loss."""
+
+    signs: Tensor
+    parts: Tensor
+
+    @classmethod
+    def of(cls, batch: int, like: Tensor) -> Targets:
+        """For so many pairs of images, on the device of ``like``."""
+        wrong = batch - 1
+        real, fake = 1 / (2 * batch), 1 / (batch * (3 if wrong else 2))
+        pieces = [(batch, -1.0, real), (batch, 1.0, fake), (wrong, 1.0, 1 / (3 * wrong) if wrong else 0.0)]
+        pieces += pieces[:2]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+
+        def joined(place: int) -> Tensor:
+            filled = [like.new_full((piece[0],), piece[place], dtype=dtype) for piece in pieces]
+            return torch.cat(filled)
+
+        return cls(joined(1), joined(2))
+
+
+def joint_discriminator_loss(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor, targets: Targets
+) -> Tensor:
+    """``discriminator_loss`` of real and generated images in one pass through each network; a scalar.
+
+    The same sum, for a discriminator whose judgement of an image depends on no other image: one without batch norm,
+    whose spectral norms do not iterate in between. It keeps both halves for backward at once.
+    """
+    size = len(sentence)
+    features = discriminator.features(torch.cat((real, fake.detach())))
+    pairs, sentences = torch.cat((features, features[: size - 1])), torch.cat((sentence, sentence, sentence[1:]))
+    logits = torch.cat((discriminator.logits(pairs, sentences), discriminator.logits(features)))
+    return F.softplus(logits.to(targets.signs.dtype) * targets.signs).dot(targets.parts)
+
+
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
-    """Unconditional + conditional loss of drawn pictures ``[B, 3, S, S]`` under one discriminator; a scalar."""
+    """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
     features = discriminator.features(fake)
-    conditional = _judged_real(discriminator.logits(features, sentence))
-    return (conditional + _judged_real(discriminator.logits(features))).mean()
+    logits = torch.cat((discriminator.logits(features, sentence), discriminator.logits(features)))
+    return _judged_real(logits).sum() / len(fake)
 
 
 def generator_loss(
@@ -114,16 +152,16 @@ def generator_loss(
     """Loss of the generator without the conditioning term.
 
     Args:
-        discriminators, fakes: one for each side, smallest first; pictures ``[B, 3, S, S]``.
+        discriminators, fakes: one for each resolution, smallest first; images ``[B, 3, S, S]``.
         sentence, words: ``[B, D]``, ``[B, D, T]``; ``lengths``, ``class_ids``: ``[B]``.
-        image_encoder: DAMSM encoder for the last picture; not called if None or ``damsm_weight`` is 0.
+        image_encoder: DAMSM encoder for the last image; not called if None or ``damsm_weight`` is 0.
         damsm_weight: the paper's lambda.
 
     Returns:
         the scalar total, and its parts as detached scalars: ``adversarial_<side>``, ``words``, ``sentence``.
 
     Raises:
-        InputError: if there is not one discriminator for each picture.
+        InputError: if there is not one discriminator for each image.
     """
     if len(discriminators) != len(fakes):
         raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")

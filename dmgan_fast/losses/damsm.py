@@ -1,10 +1,15 @@
-"""DAMSM losses (AttnGAN, section 3.2): match pictures and captions of a batch, by words and by sentence.
+"""DAMSM losses (AttnGAN, section 3.2): match images and captions of a batch, by words and by sentence.
 
-P(caption j | picture i) = softmax_j(gamma3 R_ij), and the same the other way round; off-diagonal pairs of one class
+P(caption j | image i) = softmax_j(gamma3 R_ij), and the same the other way round; off-diagonal pairs of one class
 do not count. Both losses are cross entropies of the diagonal.
+
+Of a batch that several processes hold (``share``), each computes the rows of its own images against the captions of
+all; rows are gathered, and all have the loss of the whole batch.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +18,7 @@ from torch.nn import functional as F
 from dmgan_fast import functional
 from dmgan_fast.contract import require_tensor, require_tensors, without_autocast
 from dmgan_fast.errors import InputError, require_number
+from dmgan_fast.parallel import Share
 
 COSINE_EPS = 1e-8  # the authors' clamp of the product of norms
 
@@ -26,6 +32,7 @@ def words_loss(
     gamma1: float = 4.0,
     gamma2: float = 5.0,
     gamma3: float = 10.0,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Words loss.
 
@@ -33,9 +40,11 @@ def words_loss(
         regions: ``[B, D, H, W]`` of the image encoder.
         words: ``[B, D, T]``; ``lengths [B]``.
         class_ids: ``[B]``; two samples of one class are not held against each other. None: all differ.
+        share: all of these are this process's rows of a batch. Gradients of the loss by what one process has add up to
+            the whole batch's over processes: parameters that all have need the sum.
 
     Returns:
-        ``(image_to_text, text_to_image)``, two scalars; 0 for a batch of one.
+        ``(image_to_text, text_to_image)``, two scalars, of the whole batch; 0 for a batch of one.
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit.
@@ -50,15 +59,22 @@ def words_loss(
         )
     if len(regions) != len(words):
         raise InputError(f"words_loss: regions and words differ in batch size: {len(regions)} and {len(words)}")
+    if share is not None:
+        words, lengths = share.gather(words), share.gather(lengths)
     with without_autocast(regions):
         similarity = functional.words_similarity(_wide(regions), _wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
-    return _match("words_loss", gamma3 * similarity, class_ids)
+    return _match("words_loss", gamma3 * similarity, class_ids, share)
 
 
 def sentence_loss(
-    codes: Tensor, sentences: Tensor, class_ids: Tensor | None = None, *, gamma3: float = 10.0
+    codes: Tensor,
+    sentences: Tensor,
+    class_ids: Tensor | None = None,
+    *,
+    gamma3: float = 10.0,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sentence loss of image codes and sentences, ``[B, D]`` each; ``class_ids`` and result as in ``words_loss``."""
+    """Sentence loss of image codes and sentences, ``[B, D]`` each; the rest and the result as in ``words_loss``."""
     require_tensors("sentence_loss", codes=codes, sentences=sentences)
     require_number("sentence_loss", "gamma3", gamma3, least=0)
     if codes.dim() != 2 or codes.shape != sentences.shape:
@@ -71,10 +87,12 @@ def sentence_loss(
     codes, sentences = _wide(codes), _wide(sentences)
     if codes.dtype != sentences.dtype:
         raise InputError(f"sentence_loss: sentences is {sentences.dtype}, codes is {codes.dtype}")
+    if share is not None:
+        sentences = share.gather(sentences)
     with without_autocast(codes):
         norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
         similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
-    return _match("sentence_loss", gamma3 * similarity, class_ids)
+    return _match("sentence_loss", gamma3 * similarity, class_ids, share)
 
 
 class WordsLoss(nn.Module):
@@ -90,7 +108,7 @@ class WordsLoss(nn.Module):
     def forward(
         self, regions: Tensor, words: Tensor, lengths: Tensor, class_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        gammas = {"gamma1": self.gamma1, "gamma2": self.gamma2, "gamma3": self.gamma3}
+        gammas: Any = {"gamma1": self.gamma1, "gamma2": self.gamma2, "gamma3": self.gamma3}
         return words_loss(regions, words, lengths, class_ids, **gammas)
 
 
@@ -118,10 +136,11 @@ def damsm_losses(
     gamma1: float = 4.0,
     gamma2: float = 5.0,
     gamma3: float = 10.0,
+    share: Share | None = None,
 ) -> dict[str, Tensor]:
     """``"words"`` and ``"sentence"``: both directions of ``words_loss`` and of ``sentence_loss`` added up; scalars."""
-    by_words = words_loss(regions, words, lengths, class_ids, gamma1=gamma1, gamma2=gamma2, gamma3=gamma3)
-    by_sentence = sentence_loss(codes, sentence, class_ids, gamma3=gamma3)
+    by_words = words_loss(regions, words, lengths, class_ids, gamma1=gamma1, gamma2=gamma2, gamma3=gamma3, share=share)
+    by_sentence = sentence_loss(codes, sentence, class_ids, gamma3=gamma3, share=share)
     return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
 
 
@@ -130,8 +149,15 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-def _match(name: str, scores: Tensor, class_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross entropies of the diagonal of ``scores [B, B]`` (row: picture), over captions and over pictures."""
+def _match(name: str, scores: Tensor, class_ids: Tensor | None, share: Share | None = None) -> tuple[Tensor, Tensor]:
+    """Cross entropies of the diagonal of ``scores [B, B]`` (row: image), over captions and over images.
+
+    With a share, scores and class_ids are some rows of them.
+    """
+    if class_ids is not None and share is not None and tuple(class_ids.shape) == (len(scores),):
+        class_ids = share.gather(class_ids)
+    if share is not None:
+        scores = share.gather_alike(scores)
     labels = torch.arange(len(scores), device=scores.device)
     if class_ids is not None:
         require_tensor(name, "class_ids", class_ids, "any")

@@ -1,6 +1,7 @@
 """Memory and arithmetic of a step without data: every operator runs on fake tensors, storages are counted while alive.
 
-What an operator allocates and frees inside itself shows in no result; of convolutions on CPUs ``scratch`` knows it.
+What an operator allocates and frees inside itself shows in no result; of convolutions ``scratch`` knows it on CPUs and
+``cuda`` on GPUs, where tensors also count as the blocks that they lie in.
 Our ops that are Python inside are opened and run on the fake tensors.
 """
 
@@ -9,13 +10,15 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
+from dmgan_fast.devices import planned_for
+from dmgan_fast.metering.cuda import block_bytes, workspace_bytes
 from dmgan_fast.metering.dataless import CPU, Dataless, Unfit, signature
 from dmgan_fast.metering.scratch import bytes_inside
 from dmgan_fast.ops._custom_op import CUSTOM_OPS, CustomOp
@@ -30,12 +33,13 @@ BELOW_AUTOGRAD = {torch.ops.aten.conv2d, torch.ops.aten.conv_transpose2d}
 class Meter(Dataless):
     """Counts bytes by kind, their peak, and floating point operations, of what runs within it.
 
-    ``device_type``: the device that is planned for; the tensors themselves say that they are on the CPU.
+    ``device_type``: the device that is planned for; the tensors themselves say that they are on the CPU. ``by_trial``:
+    on a GPU cuDNN chooses its kernels by trial.
     """
 
-    def __init__(self, device_type: str = "cpu") -> None:
+    def __init__(self, device_type: str = "cpu", *, by_trial: bool = False) -> None:
         super().__init__()
-        self.device_type = device_type
+        self.device_type, self.by_trial = device_type, by_trial
         # By phase, as torch.profiler.record_function names it: operations; bytes by kind after every allocation.
         self.flops: Counter[str] = Counter()
         self.events: dict[str, list[tuple[int, ...]]] = {}
@@ -44,6 +48,7 @@ class Meter(Dataless):
         self._kinds: dict[int, int] = {}  # storage → kind
         self._alive: dict[int, Any] = {}
         self._known_flops: dict[Any, int] = {}
+        self._plans: list[AbstractContextManager[None]] = []  # of the contexts that this one has entered
 
     def mark(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count the tensors' storages as ``kind``."""
@@ -67,7 +72,7 @@ class Meter(Dataless):
 
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
-        """Within, gradients of the models' parameters and tensors kept for backward are told from temporaries."""
+        """Within, gradients of the models' parameters and tensors saved for backward are told from temporaries."""
         hooks = [
             parameter.register_post_accumulate_grad_hook(lambda p: self.mark([p.grad], "gradients"))
             for model in models
@@ -96,20 +101,35 @@ class Meter(Dataless):
         op = CUSTOM_OPS.get(func)
         if op is not None and "rows" in op.parameters:
             return self._run_tiled(op, args)
-        if op is not None and op.op.python and self.device_type == "cpu":
+        if op is not None and _is_python(op, args):
             with self:
                 return op.kernel(*args, **kwargs)
         if func._overloadpacket in BELOW_AUTOGRAD:
             with self:
                 return func.decompose(*args, **kwargs)
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        inside = bytes_inside(func, args, result) if self.device_type == "cpu" else 0
+        self._count_call(func, args, kwargs, result)
+        return result
+
+    def _count_call(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """What an operator that has run allocated and computed."""
+        on_gpu = self.device_type != "cpu"
+        inside = workspace_bytes(func, args, result, self.by_trial) if on_gpu else bytes_inside(func, args, result)
         if self._count_new(result) or inside:
             *others, temporary = self._now
             self.events.setdefault(self.phase, []).append((*others, temporary + inside))
         if func._overloadpacket in flop_registry:
             self.flops[self.phase] += self._flops_of(func, args, kwargs, result)
-        return result
+
+    def __enter__(self) -> Any:
+        plan = planned_for(self.device_type)
+        plan.__enter__()
+        self._plans.append(plan)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._plans.pop().__exit__(None, None, None)
 
     def _run_tiled(self, op: CustomOp, args: Any) -> Any:
         """A few tiles stand for all."""
@@ -142,6 +162,8 @@ class Meter(Dataless):
     def _count(self, tensor: Tensor, kind: int) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
+        if self.device_type != "cpu":
+            size = block_bytes(size)
         if key in self._kinds:
             self._now[self._kinds[key]] -= size
         else:
@@ -152,6 +174,14 @@ class Meter(Dataless):
     def _free(self, key: int, size: int) -> None:
         self._now[self._kinds.pop(key)] -= size
         del self._alive[key]
+
+
+def _is_python(op: CustomOp, args: Any) -> bool:
+    """Whether what the call's backend runs is written in operators of PyTorch's."""
+    backend = op.argument(args, "backend")
+    if op.op.python:
+        return backend in ("aten", "cpu")
+    return (op.function.name, backend) == ("memory_write_backward", "cuda")
 
 
 def few_tiles(x: Tensor, rows: int) -> list[Tile]:

@@ -1,7 +1,7 @@
 """Bytes that PyTorch's convolutions hold on a CPU beside their inputs and results, at their own peak.
 
 Which of PyTorch's implementations runs depends on type, shapes and the CPU: oneDNN takes sixteen-bit numbers only where
-the CPU has instructions for them, else PyTorch writes out all windows of a picture. So PyTorch is asked. What each
+the CPU has instructions for them, else PyTorch writes out all windows of an image. So PyTorch is asked. What each
 allocates was read off the allocations that its profiler shows for single convolutions.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of a picture
+BLOCK, PICTURE = 16, 3  # channels of oneDNN's blocked layout, and of an image
 
 
 def bytes_inside(func: Any, args: Any, result: Any) -> int:
@@ -66,7 +66,7 @@ def _windows(x: Tensor, weight: Tensor, y: Tensor, geometry: list[Any]) -> int:
 
 
 def _windows_in_backward(x: Tensor, weight: Tensor, grad: Tensor, geometry: list[Any], mask: list[bool]) -> int:
-    """All of them for the gradient of the weight; transposed, one picture's for either gradient."""
+    """All of them for the gradient of the weight; transposed, one image's for either gradient."""
     if geometry[3]:
         return _windows(x, weight, grad, geometry) // x.shape[0] if prod(weight.shape[2:]) > 1 else 0
     return _windows(x, weight, grad, geometry) if mask[1] else 0
@@ -107,7 +107,7 @@ def _in_convolution_backward(
 
 
 def _scratch(grad: Tensor, x: Tensor, weight: Tensor, stride: list[int]) -> int:
-    """Beside the gradient of a sixteen-bit weight: its sum in float32, and both factors turned around, a picture for
+    """Beside the gradient of a sixteen-bit weight: its sum in float32, and both factors turned around, an image for
     each thread, or one that all threads share if it is strided."""
     if weight.dtype not in (torch.bfloat16, torch.float16):
         return 0
@@ -120,7 +120,7 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _blocked(x: Tensor, *, given: bool = False) -> int:
-    """Bytes of a copy in the blocked layout; pictures that are given are taken as they are."""
+    """Bytes of a copy in the blocked layout; images that are given are taken as they are."""
     channels = x.shape[1]
     if x.dim() != 4 or (given and channels <= PICTURE):
         return 0

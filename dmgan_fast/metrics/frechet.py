@@ -55,19 +55,19 @@ def frechet_of_moments(drawn: FeatureMoments, real: FeatureMoments) -> float:
 
 def frechet_to_given(drawn: FeatureMoments, mean: Any, covariance: Any) -> float:
     """``frechet_distance`` of a set to a published mean and covariance; warns as ``frechet_of_moments``."""
-    warn_of_few("drawn", drawn)
+    warn_of_few("generated", drawn)
     return frechet_distance(drawn.mean, drawn.covariance, mean, covariance)
 
 
 def warn_of_few(name: str, moments: FeatureMoments) -> None:
-    """Warn of pictures that are all the same, or fewer than features."""
+    """Warn of images that are all the same, or fewer than features."""
     channels = len(moments.mean)
     if moments.constant:
-        warn(f"the features of all {moments.count} {name} pictures are the same")
+        warn(f"the features of all {moments.count} {name} images are the same")
     elif moments.count <= channels:
         warn(
-            f"{moments.count} {name} pictures are too few for {channels} features: their covariance is singular, the "
-            "distance too large; compare it only with one of as many pictures"
+            f"{moments.count} {name} images are too few for {channels} features: their covariance is singular, the "
+            "distance too large; compare it only with one of as many images"
         )
 
 

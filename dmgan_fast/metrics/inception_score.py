@@ -19,7 +19,7 @@ def inception_score(probabilities: Any, splits: int = 10) -> tuple[float, float]
     authors do; shuffle rows that are sorted by class.
 
     Args:
-        probabilities: ``[N, C]``, a classifier's softmax for each picture.
+        probabilities: ``[N, C]``, a classifier's softmax for each image.
         splits: parts, each with a score of its own.
 
     Returns:
@@ -37,11 +37,11 @@ def inception_score(probabilities: Any, splits: int = 10) -> tuple[float, float]
         )
     if count // splits < classes:
         warn(
-            f"inception_score: {count} pictures in {splits} splits can't score above {-(-count // splits)}, "
+            f"inception_score: {count} images in {splits} splits can't score above {-(-count // splits)}, "
             f"and there are {classes} classes"
         )
     if float((rows.amax(0) - rows.amin(0)).max()) == 0:
-        warn(f"inception_score: all {count} pictures have the same probabilities")
+        warn(f"inception_score: all {count} images have the same probabilities")
     scores = []
     for k in range(splits):
         part = rows[k * count // splits : (k + 1) * count // splits]

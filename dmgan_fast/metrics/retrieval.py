@@ -1,7 +1,7 @@
-"""R-precision with R = 1: how often a picture's own caption matches it best among captions that do not belong to it.
+"""R-precision with R = 1: how often an image's own caption matches it best among captions that do not belong to it.
 
-Each picture's code is compared, by cosine, with its caption's code and with 99 codes of mismatching captions (AttnGAN,
-section 4). All pictures are ranked at once, by batched products.
+Each image's code is compared, by cosine, with its caption's code and with 99 codes of mismatching captions (AttnGAN,
+section 4). All images are ranked at once, by batched products.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ def r_precision(
     class_ids: Any = None,
     slicing: Literal["exact", "official"] = "exact",
 ) -> tuple[float, float]:
-    """Share of pictures whose own caption ranks first, in per cent.
+    """Share of images whose own caption ranks first, in per cent.
 
-    Row k of both codes belongs together. A picture whose caption is tied with t others for the first place counts as
+    Row k of both codes belongs together. An image whose caption is tied with t others for the first place counts as
     1 / (t + 1), so codes that tell nothing apart score chance, 100 / candidates.
 
     Args:
         image_codes: ``[N, D]``.
         text_codes: ``[N, D]``.
-        candidates: captions each picture chooses from: its own and ``candidates - 1`` others, drawn without repetition.
-        folds: the pictures are shuffled and cut into this many parts for the standard deviation.
+        candidates: captions each image chooses from: its own and ``candidates - 1`` others, without replacement.
+        folds: the images are shuffled and cut into this many parts for the standard deviation.
         seed: of the mismatching captions and of the folds.
-        class_ids: ``[N]`` int64; captions of a picture's own class are then no candidates (as the authors do). None:
+        class_ids: ``[N]`` int64; captions of an image's own class are then no candidates (as the authors do). None:
             any other row is.
-        slicing: ``"exact"`` counts every picture. ``"official"`` is the authors' slicing for comparison: the mean over
-            folds of ``N // folds`` pictures without the last one of each.
+        slicing: ``"exact"`` counts every image. ``"official"`` is the authors' slicing for comparison: the mean over
+            folds of ``N // folds`` images without the last one of each.
 
     Returns:
         mean and standard deviation over the folds (``folds`` in the denominator), both in per cent.
@@ -97,8 +97,8 @@ def _hits(images: Tensor, own: Tensor, others: Tensor) -> Tensor:
 def _mismatching(count: int, wanted: int, class_ids: Any, random: torch.Generator) -> Tensor:
     """``[N, wanted]`` rows of other classes (None: other rows), without repetition in a line, uniformly.
 
-    Sorted by class, a class is one stretch; drawing from what lies outside it needs no list of allowed rows. Floyd's
-    method draws without repetition: for each k a number up to k, or k itself if that number is taken.
+    Sorted by class, a class is one stretch; sampling from what lies outside it needs no list of allowed rows. Floyd's
+    method samples without replacement: for each k a number up to k, or k itself if that number is taken.
     """
     if class_ids is not None:
         numbers("r_precision: class_ids", class_ids)  # which would round large ones

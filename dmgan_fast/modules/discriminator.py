@@ -1,4 +1,4 @@
-"""Discriminators: one per side, with a conditional and an unconditional head (logits, before the sigmoid)."""
+"""Discriminators: one per resolution, with a conditional and an unconditional head (logits, before the sigmoid)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
+from dmgan_fast.layouts import is_channels_last
 from dmgan_fast.modules.blocks import init_weights
 from dmgan_fast.modules.pretrained import PretrainedModel
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
+from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
 
 MIN_SIDE = 64
 FEATURE_SIDE = 4
@@ -50,9 +51,9 @@ class DiscriminatorConfig:
 
 
 class Discriminator(PretrainedModel):
-    """Judges pictures of one side, with or without their sentence.
+    """Judges images of one resolution, with or without their sentence.
 
-    Stride-2 4×4 convolutions halve the side down to 4, doubling the channels; then 3×3 convolutions bring the
+    Stride-2 4×4 convolutions halve the resolution down to 4, doubling the channels; then 3×3 convolutions bring the
     channels back to ``8 * base_channels``.
     """
 
@@ -66,18 +67,18 @@ class Discriminator(PretrainedModel):
         widths = [3] + [base << k for k in range(halvings)]
         down = [_conv(config, i, o, 4, stride=2) for i, o in pairwise(widths)]
         if config.batch_norm:
-            down[0] = nn.Conv2d(3, base, 4, stride=2, padding=1, bias=False)  # sees pictures as they are
+            down[0] = nn.Conv2d(3, base, 4, stride=2, padding=1, bias=False)  # sees images as they are
         self.down = nn.ModuleList(down)
         narrowing = widths[-1:3:-1]  # back to the width of the fourth convolution
         self.narrow = nn.ModuleList(_conv(config, i, i // 2, 3) for i in narrowing if i > 8 * base)
         features = 8 * base
         self.joint = _conv(config, features + config.sentence_channels, features, 3)
-        self.conditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
-        self.unconditional_head = nn.Conv2d(features, 1, FEATURE_SIDE)
+        self.conditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
+        self.unconditional_head = HeldConv2d(features, 1, FEATURE_SIDE)
         self.apply(init_weights)
 
     def features(self, images: Tensor) -> Tensor:
-        """Pictures ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
+        """Images ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
         side, weight = self.config.image_size, self.conditional_head.weight
         require_tensors("Discriminator", images=images)
         require(
@@ -106,18 +107,23 @@ class Discriminator(PretrainedModel):
                 f"got {list(sentence.shape)}"
             ),
         )
-        spread = sentence[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE).to(features.dtype)
+        spread = sentence.to(features.dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
+        if is_channels_last(features):
+            spread = spread.contiguous(memory_format=torch.channels_last)
         joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
         return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """Logits ``[B]`` of pictures ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
+        """Logits ``[B]`` of images ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
 
 
-def _head(head: nn.Conv2d, features: Tensor) -> Tensor:
+def _head(head: HeldConv2d, features: Tensor) -> Tensor:
     """``head(features).flatten()``: a convolution as large as its map is a dot product, which starts far sooner."""
-    return F.linear(features.flatten(1), head.weight.flatten(1), head.bias).flatten()
+    weight, bias = head.operands
+    if is_channels_last(features):  # both as they lie in memory
+        features, weight = features.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
+    return F.linear(features.flatten(1), weight.flatten(1), bias).flatten()
 
 
 def _conv(config: DiscriminatorConfig, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Models without batch norms, for drawing and judging: z = conv(x, W rstd weight) + (bias - mean rstd weight).
+"""Models without batch norms, for generating and judging: z = conv(x, W rstd weight) + (bias - mean rstd weight).
 
 Every block of a generator is then a standard convolution with a bias and one pass for the GLU; the 4×4 kernel of an
 up-block (``aten.upsample_conv3x3``) and the sum over ``cat(h, h)`` are made once instead of at every call. On CPUs the
@@ -54,7 +54,7 @@ class FoldedUpBlock(nn.Module):
         return y, y.mean((2, 3))
 
     def draw(self, x: Tensor, head: nn.Module) -> Tensor:
-        """``head`` of the result: a picture ``[B, 3, 2H, 2W]``."""
+        """``head`` of the result: an image ``[B, 3, 2H, 2W]``."""
         image: Tensor = head(self(x))
         return image
 

@@ -1,4 +1,4 @@
-"""DM-GAN generator: sentence and noise → 64², then one memory-driven refinement for each further side."""
+"""DM-GAN generator: sentence and noise → 64², then one memory-driven refinement for each further resolution."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 class GeneratorConfig:
     """Settings of a generator; the defaults are the paper's for CUB birds.
 
-    The rest takes parts away. ``refinement``: ``"attention"`` is AttnGAN's, without memory and gates. ``writing_gate``,
-    ``response_gate``: those of the memory. ``text``: what of the caption is drawn from; instead of words every word
-    slot holds the sentence, and what is left out is zero.
+    The remaining fields are ablations. ``refinement``: ``"attention"`` is AttnGAN's, without memory and gates.
+    ``writing_gate``, ``response_gate``: those of the memory. ``text``: which part of the caption conditions the
+    generator; without words every word slot holds the sentence, and what is left out is zero.
     """
 
     image_sizes: tuple[int, ...] = (64, 128, 256)
@@ -73,9 +73,9 @@ def sides_up_to(side: int) -> tuple[int, ...]:
 
 
 class GeneratorOutput(NamedTuple):
-    """What a generator draws.
+    """The output of a generator.
 
-    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first. ``attention`` ``[B, T, H, W]`` and
+    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each resolution, smallest first. ``attention`` ``[B, T, H, W]`` and
     ``response_gates`` ``[B, 1, H, W]``: one for each refinement if asked for, else empty; a model without response
     gates has none. ``mu, logvar [B, C]``.
     """
@@ -102,7 +102,12 @@ class ConditioningAugmentation(nn.Module):
 
 
 class InitialStage(FusedNorms):
-    """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``."""
+    """Condition and noise → ``h [B, C, 64, 64]`` and its mean over pixels ``[B, C]``.
+
+    ``memory_format``: of the first features; what is made of them keeps it.
+    """
+
+    memory_format = torch.contiguous_format
 
     def __init__(self, in_channels: int, base_channels: int) -> None:
         super().__init__()
@@ -116,13 +121,14 @@ class InitialStage(FusedNorms):
     def forward(self, condition: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         x = self.projection(torch.cat((condition, noise), 1))
         h = self.norm(x[:, :, None, None]).reshape(-1, self.seed_channels, SEED_SIDE, SEED_SIDE)
+        h = h.contiguous(memory_format=self.memory_format)
         for up_block in self.up_blocks[:-1]:  # type: ignore[union-attr]
             h = up_block(h)
         return self.up_blocks[-1].with_mean(h)  # type: ignore[operator]
 
 
 class StageOutput(NamedTuple):
-    """``h [B, C, 2H, 2W]`` and its mean over pixels ``[B, C]``, which the last stage leaves out; the picture; maps."""
+    """``h [B, C, 2H, 2W]`` and its mean over pixels ``[B, C]``, which the last stage leaves out; the image; maps."""
 
     image: Tensor
     h: Tensor | None
@@ -193,7 +199,7 @@ def _run(function: Callable[..., Any], *inputs: Any, modules: Sequence[nn.Module
 
 
 class Generator(PretrainedModel):
-    """Draws pictures of every side from a sentence and its words.
+    """Generates images of every resolution from a sentence and its words.
 
     Example:
         >>> generator = Generator(GeneratorConfig(image_sizes=(64, 128)))
@@ -224,14 +230,14 @@ class Generator(PretrainedModel):
         eps: Tensor | None = None,
         return_attention: bool = False,
     ) -> GeneratorOutput:
-        """Draw.
+        """Generate.
 
         Args:
             noise: ``[B, Z]``.
             sentence: ``[B, D]``.
             words: ``[B, D, T]``, ``T`` words of any number.
             padding_mask: ``[B, T]`` bool, True where a word is padding; None: no padding.
-            eps: ``[B, C]`` noise of the conditioning augmentation; None draws it from PyTorch's global generator.
+            eps: ``[B, C]`` noise of the conditioning augmentation; None: from PyTorch's global generator.
             return_attention: also return attention and response-gate maps.
 
         Raises:
@@ -268,9 +274,9 @@ class Generator(PretrainedModel):
         return (torch.zeros_like(sentence) if text in ("words", "none") else sentence), words
 
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
-        """Choose what is kept for backward, for all sides or for each: smallest first. Results stay the same.
+        """Choose what is saved for backward, for all resolutions or for each: smallest first. Results stay the same.
 
-        ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are computed again, no
+        ``"none"``: what every op keeps. ``"op"``: results of GLUs inside residual blocks are recomputed, no
         convolution is, but for the native ones of float32 on a CPU. ``"block"``: every block keeps its input only.
         ``"tile"``: that, and blocks run in tiles of ``tile_rows`` rows, so that nothing of a block's full size exists
         at once (``functional.tiled_glu``; sums run over tiles, so results differ by rounding). ``"stage"``: a stage
@@ -278,7 +284,7 @@ class Generator(PretrainedModel):
         ``"stage"`` there.
 
         Raises:
-            InputError: for an unknown level, not one level per side, or too few rows.
+            InputError: for an unknown level, not one level per resolution, or too few rows.
         """
         sides = len(self.config.image_sizes)
         chosen: tuple[Level, ...] = tuple(levels for _ in range(sides)) if isinstance(levels, str) else tuple(levels)
@@ -334,7 +340,7 @@ class Generator(PretrainedModel):
                 lambda: f"Generator: padding_mask is on {padding_mask.device}, the weights are on {weight.device}",
             )
         require(
-            not self.training or batch > 1,
+            not self.training or batch > 1 or self.initial_stage.norm.sharing is not None,
             "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
         )
 

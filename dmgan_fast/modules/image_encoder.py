@@ -1,7 +1,7 @@
-"""Image encoder (DAMSM): picture → region features and one code.
+"""Image encoder (DAMSM): image → region features and one code.
 
 ``"inception"`` is the paper's: Inception-v3 to Mixed_6e for the regions, pooled Mixed_7c for the code.
-``"compact"`` is a small convolutional encoder for small pictures, trained from scratch with the text encoder.
+``"compact"`` is a small convolutional encoder for small images, trained from scratch with the text encoder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ImageEncoderConfig:
 
 
 class ImageEncoder(PretrainedModel):
-    """Pictures ``[B, 3, H, W]`` in [-1, 1] of any side → regions ``[B, D, h, w]`` and code ``[B, D]``."""
+    """Images ``[B, 3, H, W]`` in [-1, 1] of any resolution → regions ``[B, D, h, w]`` and code ``[B, D]``."""
 
     config_class = ImageEncoderConfig
 
@@ -71,7 +71,7 @@ class ImageEncoder(PretrainedModel):
 
     @property
     def input_side(self) -> int:
-        """Side to which pictures are resized before the first convolution."""
+        """Resolution to which images are resized before the first convolution."""
         return INCEPTION_SIDE if self.config.kind == "inception" else self.config.side
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

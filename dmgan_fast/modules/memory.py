@@ -4,8 +4,8 @@ Writing    g_w = sigmoid(A w_i + B mean(h)),  m_i = g_w relu(M_w w_i) + (1 - g_w
 Addressing alpha_ij = softmax_i(h_j^T relu(K m_i)),   reading o_j = sum_i alpha_ij relu(V m_i)
 Response   g_r = sigmoid(w [h_j, o_j] + b),   h'_j = g_r o_j + (1 - g_r) h_j
 
-Ablated (paper, section 4.3): without the writing gate m_i = relu(M_w w_i), without the response gate [h_j, o_j] goes on
-in place of h'_j; and AttnGAN's attention, whose key and value are both U w_i.
+Ablated (paper, section 4.3): without the writing gate m_i = relu(M_w w_i), without the response gate [h_j, o_j] goes
+to the next block in place of h'_j; and AttnGAN's attention, whose key and value are both U w_i.
 """
 
 from __future__ import annotations

@@ -86,10 +86,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             CheckpointError: if a file is missing, unreadable or does not fit this model.
             InputError: for an option that is not among these.
         """
-        unknown = set(download) - set(DOWNLOAD)
-        if unknown:
-            known = ("map_location", "subfolder", *DOWNLOAD)
-            raise InputError(f"from_pretrained takes {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        check_download(download, "map_location", "subfolder")
         config_file = cls._find(str(source), subfolder, CONFIG_NAME, download)
         weights_file = cls._find(str(source), subfolder, WEIGHTS_NAME, download)
         config, fingerprint = cls.read_config(config_file)
@@ -129,7 +126,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
 
     @classmethod
     def _kind(cls) -> str:
-        """What the saved configuration says it is of; a subclass with the same settings is saved as its parent."""
+        """The model's name in config.json; a subclass with the same settings is saved as its parent."""
         return cls.config_class.__name__.removesuffix("Config")
 
     @staticmethod
@@ -142,13 +139,30 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             return folder / name
         if folder.is_absolute() or model_id.count("/") != 1:
             raise CheckpointError(f"{model_id!r} is neither a folder with a saved model nor a Hub id (owner/name)")
-        from huggingface_hub import hf_hub_download
+        return fetch(model_id, subfolder, name, download)
 
-        try:
-            return Path(hf_hub_download(model_id, name, subfolder=subfolder or None, **download))
-        except Exception as error:  # the Hub client raises many unrelated types
-            said = " ".join(str(error).split())
-            raise CheckpointError(f"{model_id!r} is no local folder and {name} could not be fetched: {said}") from error
+
+def check_download(download: Mapping[str, Any], *others: str) -> None:
+    """Raise ``InputError`` for an option of ``from_pretrained`` that neither the Hub's client nor ``others`` know."""
+    unknown = set(download) - set(DOWNLOAD)
+    if unknown:
+        known = (*others, *DOWNLOAD)
+        raise InputError(f"from_pretrained takes {', '.join(known)}, got {', '.join(sorted(unknown))}")
+
+
+def fetch(hub_id: str, subfolder: str, name: str, download: Mapping[str, Any]) -> Path:
+    """A file of a repository on the Hub, in the client's cache.
+
+    Raises:
+        CheckpointError: if the Hub does not have it, refuses or can't be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(hub_id, name, subfolder=subfolder or None, **download))
+    except Exception as error:  # the Hub client raises many unrelated types
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"{hub_id!r} is no local folder and {name} could not be fetched: {said}") from error
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def rematerialise(function: Callable[..., T], *inputs: Any, modules: Sequence[nn.Module] = ()) -> T:
-    """``function(*inputs)``, of which only ``inputs`` are kept for backward.
+    """``function(*inputs)``, of which only ``inputs`` are saved for backward.
 
     Works nested, under autocast, ``torch.compile`` and data-parallel wrappers.
 
@@ -31,7 +31,7 @@ def rematerialise(function: Callable[..., T], *inputs: Any, modules: Sequence[nn
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    if torch.compiler.is_compiling():  # the compiler keeps the changes of buffers out of what it computes again
+    if torch.compiler.is_compiling():  # the compiler keeps the changes of buffers out of what it recomputes
         return checkpoint(function, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
     owners = (function,) if isinstance(function, nn.Module) else tuple(modules)
     before: dict[nn.Module, dict[str, Tensor]] | None = None

@@ -1,13 +1,14 @@
 """Spectral norm: W / sigma(W), sigma = u^T W v by one power iteration (Miyato et al. 2018, algorithm 1).
 
 `u` and `v` of a forward are constants of that forward: a later iteration never changes an earlier backward.
-``hold_weights`` finds sigma once for any number of forward and backward passes, and divides inputs by it, not weights:
-the weights of the deep layers are ten times as large as their inputs.
+``hold_weights`` finds the sigmas of all convolutions of a model together, once for any number of forward and backward
+passes, and divides inputs by them, not weights: the weights of the deep layers are ten times as large as their inputs.
+In sixteen bits, where weights are rounded anyhow, it divides them while it rounds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,31 +18,37 @@ from torch.nn import functional as F
 
 from dmgan_fast import functional
 from dmgan_fast.errors import InputError
+from dmgan_fast.layouts import is_channels_last
 
 MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
 
 
 class Held(NamedTuple):
-    """A spectral norm within ``hold_weights``: leaves that share the memory of W and the bias, 1 / sigma, and sigma's u
-    and v."""
+    """A convolution within ``hold_weights``: leaves for gradients, and 1 / sigma, by which inputs are multiplied; None
+    where the weight is divided already, or has no norm."""
 
     weight: Tensor
     bias: Tensor
-    inverse: Tensor
-    u: Tensor
-    v: Tensor
-
-    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """``d loss / d W = G - <G, W> / sigma u v^T``, where G, the gradient of the leaf, is overwritten; and of b."""
-        gradient = self.weight.grad
-        if gradient is not None:
-            inner = gradient.flatten().dot(self.weight.detach().flatten())
-            gradient.view(len(gradient), -1).addr_(self.u * (-inner * self.inverse), self.v)
-        return gradient, self.bias.grad
+    inverse: Tensor | None
 
 
-class SpectralNormConv2d(nn.Conv2d):
+class HeldConv2d(nn.Conv2d):
+    """Convolution whose weight and bias ``hold_weights`` may hold."""
+
+    bias: Tensor
+    held: Held | None = None
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """The weight and the bias that its result is made with."""
+        return (self.weight, self.bias) if self.held is None else (self.held.weight, self.held.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, *self.operands, self.stride, self.padding)
+
+
+class SpectralNormConv2d(HeldConv2d):
     """Convolution whose weight is divided by its largest singular value.
 
     ``mode``: ``"paper"`` iterates in forwards of training in which the weight learns; ``"official"`` on every
@@ -51,8 +58,6 @@ class SpectralNormConv2d(nn.Conv2d):
 
     u: Tensor
     v: Tensor
-    bias: Tensor
-    held: Held | None = None
 
     def __init__(
         self,
@@ -94,8 +99,9 @@ class SpectralNormConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.held is not None:
+            weight, bias, inverse = self.held
             # A number with no dimensions keeps its digits in the product, if it is not rounded to the type of x before.
-            x, weight, bias = x * self.held.inverse, self.held.weight, self.held.bias
+            x = x if inverse is None else x * inverse
         else:
             weight, bias = self.weight if self.mode == "none" else self.normalized_weight(), self.bias
         if self.kernel_size == (4, 4) and self.stride == (2, 2) and self.padding == (1, 1):
@@ -105,57 +111,233 @@ class SpectralNormConv2d(nn.Conv2d):
     def normalized_weight(self) -> Tensor:
         """``W / (u^T W v)`` ``[O, I, k, k]``, after a power iteration where the mode asks for one."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            u, v, _ = self._singular_vectors()
-            return self.weight / u.dot(self.weight.flatten(1).mv(v))
+            u, v = self._singular_vectors()
+            return self.weight / u.dot(self.matrix().mv(v))
 
     @torch.no_grad()
-    def hold(self) -> Held:
-        """Sigma, after a power iteration where the mode asks for one, and a leaf for gradients."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            u, v, sigma = self._singular_vectors()
-            return Held(_leaf(self.weight), _leaf(self.bias), sigma.reciprocal(), u, v)
-
-    @torch.no_grad()
-    def _singular_vectors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """u, v and sigma, which is positive; copies, so that a later iteration cannot reach this forward's backward."""
-        matrix = self.weight.flatten(1)
-        if self.mode == "official" or (self.training and self.weight.requires_grad):
+    def _singular_vectors(self) -> tuple[Tensor, Tensor]:
+        """u and v, which point so that sigma is positive; as ``_Vectors`` finds them for many, of one that compiles."""
+        matrix = self.matrix()
+        if self.iterates:
             v = _unit(matrix.t().mv(self.u))
-            image = matrix.mv(v)
-            u = _unit(image)
+            u = _unit(matrix.mv(v))
             self.u.copy_(u)
-            self.v.copy_(v)
-            return u, v, u.dot(image)
-        sigma = self.u.dot(matrix.mv(self.v))
+            stored = self.stored_v()
+            stored.copy_(v.view(stored.shape))
+            return u, v
+        v = self.stored_v().flatten()
+        return self.u.clone(), v * self.u.dot(matrix.mv(v)).sign()
+
+    @property
+    def iterates(self) -> bool:
+        """Whether this forward takes a power iteration."""
+        return self.mode == "official" or (self.training and self.weight.requires_grad)
+
+    def matrix(self) -> Tensor:
+        """The weight as it lies in memory, ``[O, I*k*k]``."""
+        return _matrix(self.weight)
+
+    def stored_v(self) -> Tensor:
+        """``v`` in the order of the matrix's columns: a view of k by k by I where the weight is channels-last."""
+        if not is_channels_last(self.weight):
+            return self.v
+        return self.v.view(self.weight.shape[1:]).permute(1, 2, 0)
+
+
+class _Vectors:
+    """u, v and sigma of some convolutions, after a power iteration of those whose mode asks for one; copies, so that a
+    later iteration cannot reach this forward's backward.
+
+    Vectors lie in rows of one tensor, ``rows_of_u [N, most outputs]`` and ``rows_of_v``, so that a few kernels do for
+    all; ``us, vs``: the vectors alone, without what fills their rows up. ``sigma [N]`` is positive.
+    """
+
+    @torch.no_grad()
+    def __init__(self, convs: Sequence[SpectralNormConv2d]) -> None:
+        self.convs = convs
+        matrices = [conv.matrix() for conv in convs]
+        heights, widths = ([m.shape[axis] for m in matrices] for axis in (0, 1))
+        like = convs[0].weight
+        self.rows_of_u = like.new_zeros(len(convs), max(heights))
+        self.rows_of_v = like.new_zeros(len(convs), max(widths))
+        self.us = [row[:size] for row, size in zip(self.rows_of_u.unbind(), heights, strict=True)]
+        self.vs = [row[:size] for row, size in zip(self.rows_of_v.unbind(), widths, strict=True)]
+        if all(conv.iterates for conv in convs):
+            self.sigma = self._iterate(matrices)
+        else:
+            self.sigma = self._as_they_are(matrices)
+
+    def _iterate(self, matrices: list[Tensor]) -> Tensor:
+        for conv, matrix, v in zip(self.convs, matrices, self.vs, strict=True):
+            torch.mv(matrix.t(), conv.u, out=v)
+        self.rows_of_v *= _inverse_norms(self.vs)[0][:, None]
+        for matrix, u, v in zip(matrices, self.us, self.vs, strict=True):
+            torch.mv(matrix, v, out=u)
+        inverse, norms = _inverse_norms(self.us)
+        self.rows_of_u *= inverse[:, None]
+        torch._foreach_copy_([conv.u for conv in self.convs], self.us)
+        stored = [conv.stored_v() for conv in self.convs]
+        torch._foreach_copy_(stored, [v.view(old.shape) for v, old in zip(self.vs, stored, strict=True)])
+        return norms.square() * inverse  # u^T W v, where u = W v / |W v|
+
+    def _as_they_are(self, matrices: list[Tensor]) -> Tensor:
+        torch._foreach_copy_(self.us, [conv.u for conv in self.convs])
+        stored = [conv.stored_v() for conv in self.convs]
+        torch._foreach_copy_([v.view(old.shape) for v, old in zip(self.vs, stored, strict=True)], stored)
+        images = torch.zeros_like(self.rows_of_u)
+        for matrix, row, v in zip(matrices, images.unbind(), self.vs, strict=True):
+            torch.mv(matrix, v, out=row[: len(matrix)])
+        sigma = (images * self.rows_of_u).sum(1)
         # Vectors that never iterated may point anywhere: v takes the sign that makes sigma positive.
-        return self.u.clone(), self.v * sigma.sign(), sigma.abs()
+        self.rows_of_v *= sigma.sign()[:, None]
+        return sigma.abs()
 
 
 @contextmanager
-def hold_weights(module: nn.Module) -> Iterator[None]:
+def hold_weights(module: nn.Module, *, once: bool = False) -> Iterator[None]:
     """Within, every spectral norm in ``module`` is computed once, however many forwards and backwards there are.
 
     Gradients are collected on leaves and reach the parameters' ``grad`` at the end. Norms of the mode ``"official"``
     iterate on every forward as ever.
+
+    Args:
+        once: there is one backward at most, or none by the weights. Under autocast the leaves are then of its type,
+            so that weights are rounded and divided in one go; over several, gradients add up in float32.
     """
-    convs = [m for m in module.modules() if isinstance(m, SpectralNormConv2d) and m.mode == "paper"]
-    held = [conv.hold() for conv in convs]
-    for conv, each in zip(convs, held, strict=True):
-        conv.held = each
+    modules = [m for m in module.modules() if isinstance(m, HeldConv2d)]
+    convs = [m for m in modules if isinstance(m, SpectralNormConv2d) and m.mode == "paper"]
+    plain = [m for m in modules if not isinstance(m, SpectralNormConv2d)]
+    groups = [[conv for conv in convs if conv.iterates is iterates] for iterates in (True, False)]
+    dtype = _autocast_dtype(convs[0].weight) if once and convs else None
+    held = [_hold(group, dtype) for group in groups if group]
+    if dtype is not None and plain:
+        _Rounded(plain, dtype)
     try:
         yield
     finally:
-        for conv in convs:
+        for conv in modules:
             conv.held = None
-    with torch.no_grad():
-        reached = [
-            (parameter, gradient)
-            for conv, each in zip(convs, held, strict=True)
-            for parameter, gradient in zip((conv.weight, conv.bias), each.gradients(), strict=True)
-            if gradient is not None
-        ]
+    reached = [pair for each in held if isinstance(each, _Leaves) for pair in each.gradients()]
     if reached:
         torch.autograd.backward(*zip(*reached, strict=True))  # type: ignore[arg-type]
+
+
+def _hold(convs: list[SpectralNormConv2d], dtype: torch.dtype | None) -> _Leaves | _Rounded:
+    with torch.autocast(convs[0].weight.device.type, enabled=False):
+        return _Leaves(convs) if dtype is None else _Rounded(convs, dtype)
+
+
+class _Leaves:
+    """What convolutions are held by for several backward passes: leaves that share the memory of their parameters."""
+
+    def __init__(self, convs: list[SpectralNormConv2d]) -> None:
+        self.convs, self.found = convs, _Vectors(convs)
+        self.inverse = self.found.sigma.reciprocal()
+        for conv, inverse in zip(convs, self.inverse.unbind(), strict=True):
+            conv.held = Held(_leaf(conv.weight), _leaf(conv.bias), inverse)
+        self.held = [conv.held for conv in convs]
+
+    @torch.no_grad()
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Parameters that were reached, and their gradients."""
+        leaves = [(each.weight.grad, each.bias.grad) for each in self.held if each is not None]
+        _through_sigma(self.found, self.inverse, [weight for weight, _ in leaves])
+        parameters = [(conv.weight, conv.bias) for conv in self.convs]
+        return [
+            (parameter, gradient)
+            for pair in zip(parameters, leaves, strict=True)
+            for parameter, gradient in zip(*pair, strict=True)
+            if gradient is not None
+        ]
+
+
+class _Rounded:
+    """What convolutions are held by for one backward pass: weights that are rounded, and divided in one go with that
+    unless they have no norm."""
+
+    inverse: Tensor
+
+    def __init__(self, convs: Sequence[HeldConv2d], dtype: torch.dtype) -> None:
+        self.convs, self.dtype = convs, dtype
+        with_norm = [conv for conv in convs if isinstance(conv, SpectralNormConv2d)]
+        self.found = _Vectors(with_norm) if with_norm else None
+        weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
+        rounded = _Round.apply(self, *weights, *biases)
+        for k, conv in enumerate(convs):
+            conv.held = Held(rounded[k], rounded[len(convs) + k], None)
+
+
+class _Round(torch.autograd.Function):
+    """Weights and biases of a group in sixteen bits, and their gradients in float32, with few launches for all."""
+
+    @staticmethod
+    def forward(ctx: Any, group: _Rounded, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        ctx.set_materialize_grads(False)
+        rounded = [torch.empty_like(parameter, dtype=group.dtype) for parameter in parameters]
+        divided = 0
+        if group.found is not None:
+            group.inverse = group.found.sigma.reciprocal()
+            divided = len(group.convs)
+            for weight, result, inverse in zip(parameters[:divided], rounded, group.inverse.unbind(), strict=False):
+                torch.mul(weight, inverse, out=result)
+        torch._foreach_copy_(rounded[divided:], list(parameters[divided:]))
+        return tuple(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        group: _Rounded = ctx.group
+        parameters = [*(conv.weight for conv in group.convs), *(conv.bias for conv in group.convs)]
+        found: list[Tensor | None] = [
+            None if gradient is None else torch.empty_like(parameter)
+            for parameter, gradient in zip(parameters, grads, strict=True)
+        ]
+        divided = 0
+        if group.found is not None:
+            divided = len(group.convs)
+            for wide, gradient, inverse in zip(found, grads, group.inverse.split(1), strict=False):
+                if wide is not None and gradient is not None:
+                    torch.mul(gradient, inverse, out=wide)  # a factor with a dimension widens the product to its type
+            _through_sigma(group.found, group.inverse, found[:divided])
+        pairs = zip(found[divided:], grads[divided:], strict=True)
+        reached = [(wide, gradient) for wide, gradient in pairs if wide is not None and gradient is not None]
+        if reached:
+            torch._foreach_copy_([wide for wide, _ in reached], [gradient for _, gradient in reached])
+        return None, *found
+
+
+def _through_sigma(found: _Vectors, inverse: Tensor, gradients: list[Tensor | None]) -> None:
+    """``d loss / d W = G - <G, W> / sigma u v^T`` in place of G, the gradient of W with sigma held constant; None where
+    there is none."""
+    reached = [(k, gradient) for k, gradient in enumerate(gradients) if gradient is not None]
+    if not reached:
+        return
+    inner = torch.zeros_like(inverse)
+    for k, gradient in reached:
+        weight = found.convs[k].matrix().detach()
+        torch.dot(_matrix(gradient).flatten(), weight.flatten(), out=inner[k])
+    shares = found.rows_of_u * (inner * -inverse)[:, None]
+    for k, gradient in reached:
+        _matrix(gradient).addr_(shares[k, : len(gradient)], found.vs[k])
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """``[O, I, k, k]`` as ``[O, I*k*k]``, a view, columns in the order of memory."""
+    return (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
+
+
+def _inverse_norms(vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """``1 / (|x| + eps)`` and ``|x|`` of each vector ``[N]``."""
+    norms = torch.stack(torch._foreach_norm(vectors))
+    return (norms + NORM_EPS).reciprocal(), norms
+
+
+def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
+    """The type that autocast rounds the weight to; None if it does not."""
+    kind = weight.device.type
+    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 def _leaf(parameter: Tensor) -> Tensor:
@@ -163,4 +345,4 @@ def _leaf(parameter: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / (vector.norm() + NORM_EPS)
+    return vector * (vector.norm() + NORM_EPS).reciprocal()

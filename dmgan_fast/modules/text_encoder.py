@@ -37,6 +37,21 @@ class TextEncoderConfig:
             raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
+class RowsOfDropout(nn.Dropout):
+    """Dropout of some rows of a batch, by the numbers that are generated for the whole of it.
+
+    ``rows``: first, last and how many rows the batch has; None: it is all here.
+    """
+
+    rows: tuple[int, int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rows is None or not self.training:
+            return super().forward(x)
+        first, last, total = self.rows
+        return x * super().forward(x.new_ones((total, *x.shape[1:])))[first:last]
+
+
 class TextEncoder(PretrainedModel):
     """Captions → word features and a sentence feature."""
 
@@ -47,7 +62,7 @@ class TextEncoder(PretrainedModel):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.embedding_channels)
         nn.init.uniform_(self.embedding.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = RowsOfDropout(config.dropout)
         rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[config.rnn]
         self.rnn = rnn(
             config.embedding_channels,

@@ -1,8 +1,8 @@
-"""Draw pictures of any side in a fixed small memory: window by window, with exact halos.
+"""Generate images of any resolution in a fixed small memory: window by window, with exact halos.
 
 In evaluation a pixel depends on a few neighbours, on the words, and on one mean over each stage's features. So a window
-of the picture needs a window of the features below it, a little larger, and so on down to the first stage. Features up
-to ``KEPT`` bytes are kept; those of larger sides are computed again for every window above them.
+of the image needs a window of the features below it, a little larger, and so on down to the first stage. Features up
+to ``KEPT`` bytes are kept; those of higher resolutions are recomputed for every window above them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Window(NamedTuple):
     side: int
 
     def of(self, picture: Tensor, within: Window | None = None) -> Tensor:
-        """A view of the picture, or of its part ``within``."""
+        """A view of the image, or of its part ``within``."""
         down, right = (within.top, within.left) if within else (0, 0)
         return picture[:, :, self.top - down : self.bottom - down, self.left - right : self.right - right]
 
@@ -42,12 +42,12 @@ class Window(NamedTuple):
         return Window(top, bottom, left, right, self.side)
 
     def below(self) -> Window:
-        """What a 3×3 convolution after nearest ×2 sees of the picture of half the side."""
+        """What a 3×3 convolution after nearest ×2 sees of the image of half the resolution."""
         wider = self.grown(1)
         return Window(wider.top // 2, -(-wider.bottom // 2), wider.left // 2, -(-wider.right // 2), self.side // 2)
 
     def doubled(self) -> Window:
-        """The same place in the picture of twice the side."""
+        """The same place in the image of twice the resolution."""
         return Window(*(2 * edge for edge in self))
 
 
@@ -69,13 +69,13 @@ def draw_in_tiles(
     tile: int = 256,
     kept: int = KEPT,
 ) -> GeneratorOutput:
-    """What ``generator(...)`` draws for one sample, the same up to rounding; without maps.
+    """What ``generator(...)`` generates for one sample, the same up to rounding; without maps.
 
     Args:
         generator: in evaluation mode.
         noise, sentence, words, padding_mask, eps: as the generator takes them, with ``B = 1``.
-        tile: side of a window of the picture, 64 or more. Memory grows with its square, and with the picture itself.
-        kept: bytes of a stage's features that are kept rather than computed again.
+        tile: size of a window of the image, 64 or more. Memory grows with its square, and with the image itself.
+        kept: bytes of a stage's features that are kept rather than recomputed.
 
     Raises:
         InputError: for a generator in training mode, a batch, a smaller tile, or tensors that do not fit.
@@ -84,7 +84,7 @@ def draw_in_tiles(
     require(
         tile >= MIN_TILE, lambda: f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}"
     )
-    require(len(noise) == 1, lambda: f"draw_in_tiles: one picture at a time, got a batch of {len(noise)}")
+    require(len(noise) == 1, lambda: f"draw_in_tiles: one image at a time, got a batch of {len(noise)}")
     return _Drawing(generator, words, padding_mask, tile, kept).draw(noise, sentence, eps)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dmgan_fast import contract, native
 from dmgan_fast.aten import conv3x3, conv4x4_stride2, folded_conv3x3, memory_write, upsample_conv3x3
+from dmgan_fast.devices import planned
 from dmgan_fast.errors import BackendError, InputError
 from dmgan_fast.ops import _dispatch, selfcheck
 
@@ -50,10 +51,11 @@ class Kernels:
 
 
 OLDEST_CARD = (8, 0)  # compute capability: bfloat16 and asynchronous copies
+PLANNED_CARD = (9, 0)
 
 
 def _card_why_not() -> str | None:
-    """None if PyTorch sees a card that the kernels are made for, else the reason."""
+    """None if PyTorch sees a GPU that the kernels are made for, else the reason."""
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device"
     capability = torch.cuda.get_device_capability()
@@ -164,10 +166,19 @@ def _choose(
     op: str, backend: str | None, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...], elements: int
 ) -> str:
     wanted = backend or os.environ.get(VARIABLE) or "auto"
+    if planned() is not None:
+        return wanted if wanted in REGISTRY else _planned_choice(op, wanted, dtype, elements)
     if wanted not in BACKENDS and wanted not in REGISTRY:
         origin = "backend" if backend else VARIABLE
         raise InputError(f"{op}: {origin} must be one of {', '.join(BACKENDS)}, got {wanted!r}")
     return _resolve(op, wanted, device, dtype, sizes, elements, _triton_interprets())
+
+
+def _planned_choice(op: str, wanted: str, dtype: torch.dtype, elements: int) -> str:
+    """The best backend of a GPU that is planned for, and need not be here."""
+    if wanted == "reference" or dtype not in contract.FLOATS:
+        return "reference"
+    return _dispatch.order_on_gpu(op, dtype, PLANNED_CARD, elements)[0]
 
 
 @cache
@@ -229,12 +240,17 @@ def choose(op: contract.Op, backend: str | None, tensor: Tensor, sizes: contract
         BackendError: if a backend was asked for by name and can't run.
     """
     limited = tuple([sizes[axis] for axis in op.limits]) if op.limits else ()
-    elements = _dispatch.size_class(op.name, tensor.numel()) if tensor.device.type == "cuda" else 0
+    on_gpu = tensor.device.type == "cuda" or (not torch.compiler.is_compiling() and planned() == "cuda")
+    elements = _dispatch.size_class(op.name, tensor.numel()) if on_gpu else 0
     return _choose(op.name, backend, tensor.device, autocast_dtype(tensor), limited, elements)
 
 
 def function(backend: str, op: str, name: str) -> Callable[..., Any]:
     """A function of the contract (docs/backends.md)."""
+    if planned() is not None and backend in ("cuda", "triton"):
+        if (backend, name) == ("cuda", "memory_write_backward"):  # as _cuda_load has it
+            return memory_write.memory_write_backward
+        backend = "reference" if why_not(op, "cpu") else "cpu"  # without data all others are alike
     if backend == "reference":
         kernels: Any = importlib.import_module(f"dmgan_fast.reference.{op}")
     else:

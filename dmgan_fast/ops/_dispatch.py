@@ -69,11 +69,12 @@ RULES = (
     ),
     Rule("conv3x3", (), "PyTorch's own convolution is the reference"),
     Rule("conv4x4_stride2", (), "PyTorch's own convolution is the reference"),
+    Rule("folded_conv3x3", (), "its kernel is for CPUs; the reference is PyTorch's own convolution and GLU"),
 )
 
 
 def order_on_gpu(op: str, dtype: torch.dtype, capability: Capability, elements: int) -> tuple[str, ...]:
-    """The backends for ``auto`` to try on such a card, best first; the reference is the last.
+    """The backends for ``auto`` to try on such a GPU, best first; the reference is the last.
 
     An op without a rule: its GPU kernels as the contract names them.
     """

@@ -62,25 +62,25 @@ def run(
 
 
 class Tile(NamedTuple):
-    """Rows ``first ... last - 1`` of sample ``b`` of a picture ``[B, C, H, W]``."""
+    """Rows ``first ... last - 1`` of sample ``b`` of an image ``[B, C, H, W]``."""
 
     b: int
     first: int
     last: int
 
     def of(self, picture: Tensor, scale: int = 1) -> Tensor:
-        """A view ``[1, C, rows, W]`` of the tile, in a picture ``scale`` times as high."""
+        """A view ``[1, C, rows, W]`` of the tile, in an image ``scale`` times as high."""
         return picture[self.b : self.b + 1, :, scale * self.first : scale * self.last]
 
     def with_halo(self, picture: Tensor, scale: int = 1) -> Tensor:
-        """The tile and ``HALO`` rows on each side, zeros beyond the picture."""
+        """The tile and ``HALO`` rows on each side, zeros beyond the image."""
         first, last, height = scale * self.first - HALO, scale * self.last + HALO, picture.shape[2]
         rows = picture[self.b : self.b + 1, :, max(first, 0) : min(last, height)]
         missing = max(-first, 0), max(last - height, 0)
         return F.pad(rows, (0, 0, *missing)) if any(missing) else rows
 
     def add_with_halo(self, picture: Tensor, rows: Tensor, scale: int = 1) -> None:
-        """Add ``rows``, which cover the tile and its halo, to the picture; those beyond it are dropped."""
+        """Add ``rows``, which cover the tile and its halo, to the image; those beyond it are dropped."""
         first, last, height = scale * self.first - HALO, scale * self.last + HALO, picture.shape[2]
         inside = rows[:, :, max(-first, 0) : rows.shape[2] - max(last - height, 0)]
         picture[self.b : self.b + 1, :, max(first, 0) : min(last, height)].add_(inside)
@@ -96,7 +96,7 @@ def every_tile(picture: Tensor, rows: int) -> list[Tile]:
 
 
 def _heights(picture: Tensor, rows: int, count: int) -> Tensor:
-    """Rows ``[K, 1]`` of the first K tiles, computed where the picture is: a CUDA graph can't hold host copies."""
+    """Rows ``[K, 1]`` of the first K tiles, computed where the image is: a CUDA graph can't hold host copies."""
     batch, height = picture.shape[0], picture.shape[2]
     left = torch.arange(height, 0, -rows, dtype=torch.float32, device=picture.device)
     return left.clamp(max=rows).repeat(batch)[:count, None]

@@ -1,6 +1,6 @@
 """Batch norm + GLU (or + skip): checks, custom ops, statistics shared by processes.
 
-Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is computed again from x.
+Saved for backward: x and per-channel numbers; GLU can't be inverted, so its input is recomputed from x.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dmgan_fast import reference
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_flags, require_number
 from dmgan_fast.ops import _backends, _custom_op
+from dmgan_fast.parallel import collectives
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -137,21 +138,19 @@ def _process_group(name: str) -> ProcessGroup:
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
-    from torch import distributed
 
-    process_group = _process_group(group)
-    own = torch.cat((mean, var, torch.full_like(mean[:1], count)))
-    gathered = own.new_empty(process_group.size() * own.numel())
-    distributed.all_gather_into_tensor(gathered, own, group=process_group)
-    parts, channels = gathered.view(-1, own.numel()), mean.numel()
-    counts = parts[:, -1:]
-    mean, var = merge_statistics(parts[:, :channels], parts[:, channels:-1], counts)
-    return mean, var, (own[-1] / counts.sum()).to(mean.dtype)
+    def merge(parts: Tensor) -> Tensor:  # [P, 3, C]
+        mean, var = merge_statistics(*parts.unbind(1))
+        return torch.stack((mean, var, parts[:, 2].sum(0)))
+
+    own = torch.stack((mean, var, torch.full_like(mean, count)))
+    of_all = collectives.merged(own, _process_group(group), merge)
+    return of_all[0].clone(), of_all[1].clone(), own[2, 0] / of_all[2, 0]
 
 
 def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance ``[C]`` of parts' ``means, variances [K, C]`` of ``counts [K, 1]`` values."""
-    parts = counts.double() / counts.double().sum()
+    """Mean and biased variance ``[C]`` of parts' ``means, variances [K, C]`` of ``counts [K, 1 or C]`` values."""
+    parts = counts.double() / counts.double().sum(0)
     mean = (parts * means.double()).sum(0)
     var = (parts * (variances.double() + (means.double() - mean).square())).sum(0)
     return mean.to(means.dtype), var.to(variances.dtype)
@@ -159,11 +158,7 @@ def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[
 
 def share_sums(sums: Tensor, group: str) -> Tensor:
     """Sums of all processes."""
-    from torch import distributed
-
-    total = sums.clone()
-    distributed.all_reduce(total, group=_process_group(group))
-    return total
+    return collectives.total_of(sums, _process_group(group))
 
 
 def gradient_of_skip(grad_y: Tensor, grad_spatial_mean: Tensor | None, skip_channels: int) -> Tensor:

@@ -21,7 +21,7 @@ def conv4x4_stride2(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, ba
     rest is PyTorch's own kernels.
 
     Args:
-        x: ``[B, I, H, W]``, sides of 2 pixels or more.
+        x: ``[B, I, H, W]``, resolutions of 2 pixels or more.
         weight: ``[O, I, 4, 4]``.
         bias: ``[O]`` or None.
         backend: see ``dmgan_fast.functional``.

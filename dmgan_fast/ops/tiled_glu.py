@@ -40,9 +40,9 @@ def tiled_glu(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """A block of the generator in tiles: ``y = GLU(BN(conv(x)))``, keeping only x and holding one tile at a time.
 
-    For sides at which the convolution's result does not fit: it is computed tile by tile, twice forward (statistics,
-    result) and twice backward (sums, gradient), so a block costs six convolutions instead of three. Sums run over
-    tiles, so results differ from the plain block's by rounding.
+    For resolutions at which the convolution's result does not fit: it is computed tile by tile, twice forward
+    (statistics, result) and twice backward (sums, gradient), so a block costs six convolutions instead of three. Sums
+    run over tiles, so results differ from the plain block's by rounding.
 
     Args:
         x: ``[B, I, H, W]``.
@@ -55,7 +55,7 @@ def tiled_glu(
         backend: of the arithmetic within a tile; see ``dmgan_fast.functional``.
 
     Returns:
-        ``y [B, C, H, W]`` (twice the side with ``upsample``), ``(y, mean)``, or the image ``[B, O, ...]``.
+        ``y [B, C, H, W]`` (twice the resolution with ``upsample``), ``(y, mean)``, or the image ``[B, O, ...]``.
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit, and for options that don't go together.

@@ -1,4 +1,4 @@
-"""Words similarity of all pictures and captions: checks, and the choice of a backend.
+"""Words similarity of all images and captions: checks, and the choice of a backend.
 
 Saved for backward: the inputs and the scores ``[B, B']``. Under autocast it computes in float32: exponents of scores
 and cosines near 1 do not survive in half precision.
@@ -18,7 +18,7 @@ from dmgan_fast.ops import _backends, _custom_op
 def words_similarity(
     regions: Tensor, words: Tensor, lengths: Tensor, *, gamma1: float, gamma2: float, backend: str | None = None
 ) -> Tensor:
-    """Matching score of every picture with every caption (AttnGAN, equations 7 to 10), before gamma3.
+    """Matching score of every image with every caption (AttnGAN, equations 7 to 10), before gamma3.
 
     Args:
         regions: ``[B, D, H, W]``.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dmgan_fast.parallel import collectives
+
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -30,11 +32,15 @@ def batch_norm_glu(x: Tensor, norm: BatchNorm, skip: Tensor | None = None) -> Te
 
     In training the running statistics are updated as ``nn.BatchNorm2d``'s, over all processes of ``process_group``.
     """
-    if norm.training and norm.process_group is not None:
-        z = _shared_batch_norm(x, norm, norm.process_group)
-    else:
-        z = _batch_norm(x, norm)
+    z = batch_norm(x, norm)
     return F.glu(z, dim=1) if skip is None else z + skip.repeat(1, x.shape[1] // skip.shape[1], 1, 1)
+
+
+def batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
+    """Of ``[B, C, H, W]``; in training over the batches of all processes of ``process_group`` taken together."""
+    if norm.training and norm.process_group is not None:
+        return _shared_batch_norm(x, norm, norm.process_group)
+    return _batch_norm(x, norm)
 
 
 def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
@@ -56,20 +62,18 @@ def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
 
 
 def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:
-    """Batch norm of the batches of all processes taken together."""
-    from torch.distributed.nn.functional import all_reduce
-
-    count = all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64), group=group)
-    mean = (all_reduce(x.sum((0, 2, 3)), group=group) / count).to(x.dtype)
-    centred = x - mean[:, None, None]
-    var = (all_reduce(centred.square().sum((0, 2, 3)), group=group) / count).to(x.dtype)
+    wide = _wide(x)
+    sums = wide.sum((0, 2, 3)).double()
+    of_all = collectives.total(torch.cat((sums, sums.new_tensor([x.numel() / x.shape[1]]))), group)
+    mean, count = (of_all[:-1] / of_all[-1]).to(wide.dtype), of_all[-1].detach()
+    centred = wide - mean[:, None, None]
+    var = (collectives.total(centred.square().sum((0, 2, 3)).double(), group) / count).to(wide.dtype)
     with torch.no_grad():
         for running, value in ((norm.running_mean, mean), (norm.running_var, var * count / (count - 1))):
             if running is not None:
                 running.lerp_(value.to(running.dtype), norm.momentum)
-    scale = torch.rsqrt(var + norm.eps) * (1 if norm.weight is None else norm.weight)
-    z = centred * scale[:, None, None]
-    return z if norm.bias is None else z + norm.bias[:, None, None]
+    z = _affine(centred * torch.rsqrt(var + norm.eps)[:, None, None], norm.weight, norm.bias)
+    return z.to(x.dtype)
 
 
 # ------------------------------------------------------- the kernels' contract (docs/backends.md), in any float type

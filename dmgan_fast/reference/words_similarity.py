@@ -1,4 +1,4 @@
-"""Matching score of every picture with every caption (AttnGAN, equations 7 to 10; DM-GAN's DAMSM).
+"""Matching score of every image with every caption (AttnGAN, equations 7 to 10; DM-GAN's DAMSM).
 
 s = softmax over words of (region . word);  a = softmax over regions of gamma1 s;  c_i = sum_j a_ij region_j;
 R = log sum_i exp(gamma2 cos(c_i, w_i)) over the caption's words

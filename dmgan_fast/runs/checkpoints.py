@@ -231,7 +231,7 @@ def _remove(path: Path) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of a run that goes on: writes them while training continues, finds the newest that is whole.
+    """The checkpoints of a run that continues: writes them while training continues, finds the newest that is whole.
 
     A checkpoint is first copied in memory, which takes as much memory as its file takes on the disk, and is then
     written by a thread. Only one is written at a time: the next ``save`` waits for it. What fails there is raised by

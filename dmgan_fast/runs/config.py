@@ -9,6 +9,7 @@ from pydantic import Field
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
+from dmgan_fast.parallel.processes import TIMEOUT
 from dmgan_fast.runs.policy import MemoryPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -20,7 +21,7 @@ class DataConfig:
     None: as many as help (``data.workers``). ``cache``: memory for decoded images, as ``4GiB``; ``auto``: a quarter of
     what is free; 0: none.
 
-    ``skip_bad``: go on without at most so many pictures that can't be used.
+    ``skip_bad``: continue without at most so many images that can't be used.
     """
 
     source: str = "demo"
@@ -32,15 +33,17 @@ class DataConfig:
 
 @config_dataclass
 class LoopConfig:
-    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one.
+    """How long and how often. ``device``: ``"auto"`` takes a GPU if there is one. ``batch_size``: of all processes.
 
     ``keep_freed_memory``: on a CPU, let the process keep memory that is freed (``training.allocator``).
 
-    ``save_in_background``: checkpoints are copied in memory and written while training goes on; else training waits.
+    ``save_in_background``: checkpoints are copied in memory and written while training continues; else training waits.
 
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
-    and whether the best weights are kept; 0: never. ``measure_pictures``: drawn each time. ``best_by``: which measure
-    says what is best; encoders go by their losses on held-out pictures.
+    and whether the best weights are kept; 0: never. ``measure_pictures``: generated each time. ``best_by``: which
+    measure says what is best; encoders go by their losses on held-out images.
+
+    ``logger``: where curves and samples are looked at; ``"wandb"``: Weights & Biases, if it is installed.
     """
 
     steps: int = Field(1000, ge=1)
@@ -56,6 +59,7 @@ class LoopConfig:
     measure_every: int = Field(500, ge=0)
     measure_pictures: int = Field(128, ge=2)
     best_by: Literal["fid", "kid", "r_precision"] = "fid"
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
 
 
 @config_dataclass
@@ -65,7 +69,7 @@ class StepConfig:
     ``precision``: ``"bf16"`` and ``"fp16"`` run under autocast (weights, statistics, softmax and losses stay float32);
     with ``"fp16"`` every optimiser scales its gradients and skips a step that overflows.
 
-    ``memory``: what is kept and what is computed again; exact. ``accumulate``: the generator draws the batch in so many
+    ``memory``: what is kept and what is recomputed; exact. ``accumulate``: the generator generates the batch in so many
     parts, each normalised by the statistics of its own part. That is **not** exact: batch norm sees smaller batches,
     and its running statistics move once per part.
 
@@ -104,6 +108,13 @@ class StepConfig:
 
 
 @config_dataclass
+class ParallelConfig:
+    """Of several processes. ``timeout``: seconds after which one that does not answer counts as lost."""
+
+    timeout: float = Field(TIMEOUT, gt=0)
+
+
+@config_dataclass
 class PretrainConfig:
     """DAMSM pretraining; the defaults are AttnGAN's for CUB."""
 
@@ -122,6 +133,7 @@ class PretrainConfig:
     gamma2: float = Field(5.0, gt=0)
     gamma3: float = Field(10.0, gt=0)
     loop: LoopConfig = LoopConfig(batch_size=48)
+    parallel: ParallelConfig = ParallelConfig()
 
     def text_encoder(self, words: int) -> TextEncoderConfig:
         """Of a vocabulary of so many words."""
@@ -150,9 +162,10 @@ class TrainConfig:
     batch_norm: bool = False
     step: StepConfig = StepConfig()
     loop: LoopConfig = LoopConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     def discriminator(self, side: int) -> DiscriminatorConfig:
-        """Of the pictures of one side."""
+        """Of the images of one resolution."""
         return DiscriminatorConfig(
             image_size=side,
             base_channels=self.discriminator_channels,

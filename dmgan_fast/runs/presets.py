@@ -13,7 +13,7 @@ from dmgan_fast.errors import InputError
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 
 T = TypeVar("T")
-BIRDS, COCO = 8_855, 82_783  # training pictures
+BIRDS, COCO = 8_855, 82_783  # training images
 MOST_VALUES = 10_000  # in a file of settings
 
 

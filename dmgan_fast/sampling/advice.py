@@ -1,4 +1,4 @@
-"""What to say when memory runs out while pictures are drawn: what that needs, and what would fit."""
+"""What to say when memory runs out while images are generated: what that needs, and what would fit."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ SMALLEST_TILE, USUAL_TILE = 64, 256
 
 
 def told_of_drawing(generator: Generator, pictures: int, tile: int | None) -> AbstractContextManager[None]:
-    """Within, running out of memory becomes ``OutOfMemory`` that says how to draw with less."""
+    """Within, running out of memory becomes ``OutOfMemory`` that says how to generate with less."""
     return out_of_memory.told(lambda asked: drawing_advice(generator, pictures, tile, asked))
 
 
 def drawing_advice(generator: Generator, pictures: int, tile: int | None, asked: int | None) -> str:
-    """What was drawn, what that needs, and what would fit."""
+    """What was generated, what that needs, and what would fit."""
     side = generator.config.image_sizes[-1]
     device = next(generator.parameters()).device
     free = out_of_memory.free_memory(device)
     if tile is not None:
-        what = f"out of memory while drawing at side {side} in windows of {tile}{out_of_memory.numbers(asked, free)}; "
+        numbers = out_of_memory.numbers(asked, free)
+        what = f"out of memory while generating at resolution {side} in windows of {tile}{numbers}; "
         return what + (
-            f"take smaller windows (--tile {SMALLEST_TILE})" if tile > SMALLEST_TILE else "draw on another --device"
+            f"take smaller windows (--tile {SMALLEST_TILE})" if tile > SMALLEST_TILE else "generate on another --device"
         )
     base, each = _drawing_bytes(generator, device)
     numbers = out_of_memory.numbers(
-        asked, free, f"about {show_size(base + each * pictures)} needed, {show_size(each)} of it by each picture"
+        asked, free, f"about {show_size(base + each * pictures)} needed, {show_size(each)} of it by each image"
     )
-    at_once = "one picture" if pictures == 1 else f"{pictures} pictures at once"
-    what = f"out of memory while drawing {at_once} at side {side}{numbers}; "
+    at_once = "one image" if pictures == 1 else f"{pictures} images at once"
+    what = f"out of memory while generating {at_once} at resolution {side}{numbers}; "
     window = min(USUAL_TILE, max(SMALLEST_TILE, side // 2))
     tiles = f"in windows (--tile {window}, with `sample`)"
     if pictures == 1:
-        return f"{what}draw {tiles}"
+        return f"{what}generate {tiles}"
     fitting = int((free * out_of_memory.ROOM - base) // each) if free is not None and each else pictures // 4
     fewer = max(1, min(fitting, pictures // 2))
-    return f"{what}draw fewer at once (--batch {fewer}; batch_size in Python), or {tiles}"
+    return f"{what}generate fewer at once (--batch {fewer}; batch_size in Python), or {tiles}"
 
 
 def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: int = 18) -> int:
-    """The peak of drawing so many pictures at once, in evaluation, without the weights."""
+    """The peak of generating so many images at once, in evaluation, without the weights."""
     from dmgan_fast.metering.dataless import Dataless  # loads much: only when memory ran out
     from dmgan_fast.metering.meter import Meter
 
@@ -62,6 +63,6 @@ def drawing_bytes(config: GeneratorConfig, pictures: int, device: str, words: in
 
 
 def _drawing_bytes(generator: Generator, device: torch.device) -> tuple[int, int]:
-    """Bytes beside the weights: of any batch, and of each picture in it."""
+    """Bytes beside the weights: of any batch, and of each image in it."""
     one, two = (drawing_bytes(generator.config, size, device.type) for size in (1, 2))
     return max(0, 2 * one - two), max(1, two - one)

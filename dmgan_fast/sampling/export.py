@@ -1,4 +1,4 @@
-"""A sampler as one graph that runs without this package: captions and noise in, pictures out; ONNX or torch.export.
+"""A sampler as one graph that runs without this package: captions and noise in, images out; ONNX or torch.export.
 
 The graph holds the text encoder and the folded generator on plain PyTorch ops. Packed sequences do not export, so the
 encoder runs each direction by itself: the backward one on captions turned around within their lengths. The batch is
@@ -67,7 +67,7 @@ def _directions(rnn: nn.RNNBase, layer: int) -> nn.ModuleList:
 
 
 class SamplerGraph(nn.Module):
-    """Captions ``[B, T]`` int64, lengths ``[B]`` int64, noise ``[B, Z]``, eps ``[B, C]`` → pictures, smallest first."""
+    """Captions ``[B, T]`` int64, lengths ``[B]`` int64, noise ``[B, Z]``, eps ``[B, C]`` → images, smallest first."""
 
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()

@@ -1,12 +1,15 @@
-"""Draw pictures from captions with a folder of weights."""
+"""Generate images from captions with a folder of weights."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,24 +19,28 @@ from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, draw_in_tiles, padding_mask
+from dmgan_fast.modules.pretrained import check_download
 from dmgan_fast.sampling.advice import told_of_drawing
-from dmgan_fast.sampling.bundle import check_words, open_bundle
+from dmgan_fast.sampling.bundle import SHIPPED, VOCABULARY_NAME, check_words, open_bundle
+from dmgan_fast.sampling.gates import writing_gates
+from dmgan_fast.sampling.hub import fetch_folder, is_hub_id
 
 POSITION_STRIDE = 1_000_003  # keeps the noise of one seed's captions apart from another's
-# And that of a caption's pictures: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
+# And that of a caption's images: PyTorch's CPU generator looks at 32 bits of a seed, in which multiples of this
 # number, the golden ratio's, stay far from each other.
 COPY_STRIDE = 2_654_435_761
+PARTS = ("generator", "text_encoder")
 SEEDS = 1 << 64  # PyTorch's generators take so many
 
 
 @dataclass
 class Drawing:
-    """What was drawn for one caption.
+    """What was generated for one caption.
 
-    ``images``: ``[3, S, S]`` in [-1, 1], one for each side, smallest first. ``words``: those the model knows, in
-    order; ``unknown``: those it does not. With maps: ``attention`` ``[T, H, W]`` (T = len(words)) and
-    ``response_gates`` ``[H, W]``, one for each refinement. ``number``, ``copy``: the caption's place among those given,
-    and the picture's among those of the caption, both from 1.
+    ``images``: ``[3, S, S]`` in [-1, 1], one for each resolution, smallest first. ``words``: those the model knows, in
+    order; ``unknown``: those it does not. With maps: ``attention`` ``[T, H, W]`` (T = len(words)), ``response_gates``
+    ``[H, W]`` and ``writing_gates`` ``[T]``, one for each refinement; a model without gates has none. ``number``,
+    ``copy``: the caption's place among those given, and the image's among those of the caption, both from 1.
     """
 
     caption: str
@@ -42,13 +49,14 @@ class Drawing:
     images: list[Tensor]
     attention: list[Tensor] = field(default_factory=list)
     response_gates: list[Tensor] = field(default_factory=list)
+    writing_gates: list[Tensor] = field(default_factory=list)
     number: int = 1
     copy: int = 1
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """One picture to draw."""
+    """One image to generate."""
 
     caption: str
     indices: list[int]
@@ -59,11 +67,11 @@ class _Wanted:
 
 
 class Sampler:
-    """Captions in, pictures out.
+    """Captions in, images out.
 
-    Draws with the generator as it is: on CPUs its fused ops beat those of a copy by ``modules.fold`` and already apply
+    Uses the generator as it is: on CPUs its fused ops beat those of a copy by ``modules.fold`` and already apply
     batch norms in the pass of the GLUs. A sampler of such a copy works as well. A server's waiting requests are one
-    call of ``draw``: it groups them, and a picture does not depend on its group.
+    call of ``draw``: it groups them, and an image does not depend on its group.
 
     Raises:
         CheckpointError: if generator, text encoder and vocabulary do not belong together.
@@ -89,26 +97,43 @@ class Sampler:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike[str] | None = None, *, device: str = "auto", step: str | int | None = None
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        step: str | int | None = None,
+        subfolder: str = "",
+        **download: Any,
     ) -> Sampler:
-        """Load ``folder`` (a run, its ``weights/``, or one of its checkpoints); None: the weights in the package.
+        """Load the weights in a folder or on the Hub; None: those in the package.
 
         Args:
-            folder: where the weights are.
+            source: a run, its ``weights/``, one of its checkpoints, or a Hub id ``owner/name`` of a repository that
+                holds what a run's ``weights/`` hold.
             device: ``"auto"``: a GPU if there is one.
             step: of a run: the step of a checkpoint, or ``"best"``; None: its latest weights.
+            subfolder: of ``source``, where the weights are.
+            download: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only``, ``token``, which mean what
+                they mean to ``huggingface_hub``, and nothing for a folder.
 
         Raises:
             CheckpointError: naming what is missing or does not fit.
-            InputError: for a device that is not here.
+            InputError: for a device that is not here, or an option that is not among these.
         """
         place = str(pick_device(device))
-        bundle = open_bundle(folder, "generator", "text_encoder", step=step)
+        check_download(download, "device", "step", "subfolder")
+        if source is not None and not Path(source).exists() and is_hub_id(source):
+            if step is not None:
+                raise InputError(f"step: {str(source)!r} is a Hub id, not a run; choose by its revision instead")
+            source = fetch_folder(str(source), PARTS, (VOCABULARY_NAME,), subfolder=subfolder, **download)
+        elif subfolder:
+            source = Path(SHIPPED if source is None else source) / subfolder
+        bundle = open_bundle(source, *PARTS, step=step)
         return cls(bundle.generator(place), bundle.text_encoder(place), bundle.vocabulary)
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """Where it generates."""
         return self.text_encoder.embedding.weight.device
 
     def draw(
@@ -121,30 +146,33 @@ class Sampler:
         maps: bool = False,
         tile: int | None = None,
         truncation: float | None = None,
+        noise_strength: float = 1.0,
     ) -> list[Drawing]:
-        """Draw ``count`` pictures of every side for each caption, a caption's together.
+        """Generate ``count`` images of every resolution for each caption, a caption's together.
 
-        A picture's noise comes from ``(seed, its caption's position, its number)``, so it does not depend on
+        An image's noise comes from ``(seed, its caption's position, its number)``, so it does not depend on
         ``batch_size`` or on the captions beside it (up to rounding; with ``mask_mode="official"`` masks do cross
         samples).
 
         Args:
             captions: any number of texts.
             seed: 0 or more.
-            count: pictures of each caption, 1 or more.
-            batch_size: pictures drawn at once.
+            count: images of each caption, 1 or more.
+            batch_size: images generated at once.
             maps: also return attention and response-gate maps.
-            tile: draw one picture at a time, in windows of this side (``modules.draw_in_tiles``): large pictures in
+            tile: generate one image at a time, in windows of this size (``modules.draw_in_tiles``): large images in
                 little memory. Not with maps.
-            truncation: keep the noise within this many deviations: below 1 pictures are more alike and more typical.
+            truncation: keep the noise within this many deviations: below 1 images are more alike and more typical.
                 None: all of it.
+            noise_strength: the noise is multiplied by it: 0 generates the same image for every seed.
 
         Raises:
             InputError: for no captions, an empty one, or one without a known word, and for tiles with maps.
             OutOfMemory: naming what would fit.
         """
         options = {"seed": seed, "count": count, "batch_size": batch_size, "maps": maps, "tile": tile}
-        return list(self.stream(captions, **options, truncation=truncation))  # type: ignore[arg-type]
+        noise = {"truncation": truncation, "noise_strength": noise_strength}
+        return list(self.stream(captions, **options, **noise))  # type: ignore[arg-type]
 
     def stream(
         self,
@@ -156,10 +184,11 @@ class Sampler:
         maps: bool = False,
         tile: int | None = None,
         truncation: float | None = None,
+        noise_strength: float = 1.0,
     ) -> Iterator[Drawing]:
-        """``draw``, each batch as it is ready, so that any number of pictures takes no more memory than a batch.
+        """``draw``, each batch as it is ready, so that any number of images takes no more memory than a batch.
 
-        All captions are checked before the first picture is drawn.
+        All captions are checked before the first image is generated.
         """
         if not captions:
             raise InputError("draw: at least one caption is needed")
@@ -169,7 +198,7 @@ class Sampler:
             raise InputError(f"draw: seed must be 0 or more, got {seed}")
         if count < 1:
             raise InputError(f"draw: count must be at least 1, got {count}")
-        _check_truncation(truncation)
+        _check_noise(truncation, noise_strength)
         if tile is not None:
             if maps:
                 raise InputError("draw: tiles give no maps; leave out one of them")
@@ -180,7 +209,8 @@ class Sampler:
             for k, caption in enumerate(captions)
             for copy in range(count)
         )
-        return self._stream(wanted, batch_size, maps, tile, truncation)
+        noise = {"truncation": truncation, "noise_strength": noise_strength}
+        return self._stream(wanted, batch_size, maps, tile, noise)
 
     def between(
         self,
@@ -192,15 +222,16 @@ class Sampler:
         batch_size: int = 16,
         tile: int | None = None,
         truncation: float | None = None,
+        noise_strength: float = 1.0,
     ) -> list[Drawing]:
-        """Pictures on the way from one caption to another, both included, all of the same noise.
+        """Images on the way from one caption to another, both included, all of the same noise.
 
         Sentence and words are mixed linearly; on the way, words of both captions are read.
 
         Args:
             first, second: the captions.
-            steps: pictures, 2 or more.
-            seed, batch_size, tile, truncation: as in ``draw``.
+            steps: images, 2 or more.
+            seed, batch_size, tile, truncation, noise_strength: as in ``draw``.
 
         Raises:
             InputError: as ``draw``, and for fewer than 2 steps.
@@ -209,11 +240,11 @@ class Sampler:
             raise InputError(f"between: steps must be at least 2, both captions included, got {steps}")
         if seed < 0 or batch_size < 1:
             raise InputError(f"between: seed must be 0 or more and batch_size at least 1, got {seed} and {batch_size}")
-        _check_truncation(truncation)
+        _check_noise(truncation, noise_strength)
         ends = [self._encode(caption, number) for number, caption in enumerate((first, second), start=1)]
         with torch.inference_mode():
             text = self._text([indices for indices, _ in ends])
-            noise = self._noise([seed * POSITION_STRIDE % SEEDS], truncation)
+            noise = self._noise([seed * POSITION_STRIDE % SEEDS], truncation, noise_strength)
             shares = torch.linspace(0, 1, steps).tolist()
             drawn: list[list[Tensor]] = []
             size = 1 if tile is not None else batch_size
@@ -242,6 +273,7 @@ class Sampler:
         maps: bool = False,
         tile: int | None = None,
         truncation: float | None = None,
+        noise_strength: float = 1.0,
     ) -> GeneratorOutput:
         """One batch of encoded captions, each with the noise of its own seed.
 
@@ -249,19 +281,19 @@ class Sampler:
             captions: word indices, at least one for each.
             seeds: one for each caption.
             maps: also attention.
-            tile: in windows of this side; then one caption, without maps.
-            truncation: as in ``draw``.
+            tile: in windows of this size; then one caption, without maps.
+            truncation, noise_strength: as in ``draw``.
 
         Returns:
             the generator's output, on its device.
         """
-        return self._generate(self._text(captions), self._noise(seeds, truncation), maps, tile)
+        return self._generate(self._text(captions), self._noise(seeds, truncation, noise_strength), maps, tile)
 
     # Parts of it
 
     def _encode(self, caption: str, number: int) -> tuple[list[int], list[str]]:
         if not caption.strip():
-            raise InputError(f"caption {number} is empty; write what the picture should show")
+            raise InputError(f"caption {number} is empty; write what the image should show")
         indices, unknown = self.vocabulary.encode(caption)
         if not indices:
             raise InputError(f"caption {number}, {caption!r}, has no word that the model knows")
@@ -279,16 +311,15 @@ class Sampler:
         words, sentence = self.text_encoder(texts, lengths)
         return _Text(words, sentence, padding_mask(lengths, texts.shape[1]).to(self.device), lengths)
 
-    def _noise(self, seeds: Sequence[int], truncation: float | None) -> list[Tensor]:
+    def _noise(self, seeds: Sequence[int], truncation: float | None, strength: float) -> list[Tensor]:
         """Noise ``[B, Z]`` and that of the conditioning ``[B, C]``."""
         config = self.generator.config
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return [
-            truncate(torch.stack([torch.randn(size, generator=each) for each in generators]), truncation).to(
-                self.device
-            )
+        drawn = (
+            torch.stack([torch.randn(size, generator=each) for each in generators])
             for size in (config.noise_channels, config.condition_channels)
-        ]
+        )
+        return [(truncate(noise, truncation) * strength).to(self.device) for noise in drawn]
 
     def _generate(self, text: _Text, noise: list[Tensor], maps: bool, tile: int | None) -> GeneratorOutput:
         z, eps = noise
@@ -301,11 +332,13 @@ class Sampler:
             return output
 
     def _stream(
-        self, wanted: Iterator[_Wanted], batch_size: int, maps: bool, tile: int | None, truncation: float | None
+        self, wanted: Iterator[_Wanted], batch_size: int, maps: bool, tile: int | None, noise: dict[str, Any]
     ) -> Iterator[Drawing]:
         while rows := list(islice(wanted, batch_size)):
             seeds = [row.seed for row in rows]
-            out = self.generate([row.indices for row in rows], seeds, maps=maps, tile=tile, truncation=truncation)
+            watched: AbstractContextManager[list[Tensor]] = writing_gates(self.generator) if maps else nullcontext([])
+            with watched as written:
+                out = self.generate([row.indices for row in rows], seeds, maps=maps, tile=tile, **noise)
             for k, row in enumerate(rows):
                 yield Drawing(
                     caption=row.caption,
@@ -314,6 +347,7 @@ class Sampler:
                     images=[image[k].cpu() for image in out.images],
                     attention=[attention[k, : len(row.indices)].cpu() for attention in out.attention],
                     response_gates=[gate[k, 0].cpu() for gate in out.response_gates],
+                    writing_gates=[gate[k, : len(row.indices)].cpu() for gate in written],
                     number=row.number,
                     copy=row.copy,
                 )
@@ -347,7 +381,7 @@ class _Text:
 
 
 def truncate(noise: Tensor, within: float | None) -> Tensor:
-    """Normal noise as if drawn within so many deviations, by its quantiles: the order of all values stays."""
+    """Normal noise as if sampled within so many deviations, by its quantiles: the order of all values stays."""
     if within is None:
         return noise
     lowest = 0.5 * math.erfc(within / math.sqrt(2))
@@ -355,6 +389,8 @@ def truncate(noise: Tensor, within: float | None) -> Tensor:
     return torch.special.ndtri(share).clamp(-within, within).to(noise.dtype)
 
 
-def _check_truncation(truncation: float | None) -> None:
+def _check_noise(truncation: float | None, strength: float) -> None:
     if truncation is not None and not 0 < truncation < math.inf:
         raise InputError(f"draw: truncation must be above 0, as 0.7, got {truncation}")
+    if not 0 <= strength < math.inf:
+        raise InputError(f"draw: noise_strength must be 0 or more, as 0.5, got {strength}")

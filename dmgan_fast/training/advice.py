@@ -23,14 +23,14 @@ def training_advice(config: object, device: torch.device, asked: int | None) -> 
     fewer = max(2, loop.batch_size // 2)
     if not isinstance(config, TrainConfig):
         return (
-            f"out of memory in a step of {loop.batch_size} pictures{out_of_memory.numbers(asked, free)}; "
+            f"out of memory in a step of {loop.batch_size} images{out_of_memory.numbers(asked, free)}; "
             f"take fewer at once: --batch {fewer}"
         )
     side, precision = config.generator.image_sizes[-1], config.step.precision
     needed = _step_bytes(config, device)
     budget = f"{max(1, int((free or needed or 1 << 30) * out_of_memory.ROOM) >> 20)}MiB"
     numbers = out_of_memory.numbers(asked, free, f"about {show_size(needed)} needed" if needed else "")
-    what = f"out of memory in a step of {loop.batch_size} pictures at side {side} in {precision}{numbers}; "
+    what = f"out of memory in a step of {loop.batch_size} images at resolution {side} in {precision}{numbers}; "
     kind = device.type
     plan = (
         f"dmgan-fast plan --size {side} --batch {loop.batch_size} --dtype {precision} --memory {budget} --device {kind}"

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage(nn.Module):
@@ -31,11 +31,16 @@ class WeightAverage(nn.Module):
         """Take one step towards ``model``."""
         average = [parameter.detach() for parameter in self.module.parameters()]
         live = [parameter.detach() for parameter in model.parameters()]
+        copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # by type, as lists of one are one kernel
         for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             if self.average_buffers and ours.is_floating_point():
                 average.append(ours)
                 live.append(theirs)
             else:
-                ours.copy_(theirs)
+                to, of = copies.setdefault(ours.dtype, ([], []))
+                to.append(ours)
+                of.append(theirs)
+        for to, of in copies.values():
+            torch._foreach_copy_(to, of)
         torch._foreach_mul_(average, self.decay)
         torch._foreach_add_(average, live, alpha=1 - self.decay)

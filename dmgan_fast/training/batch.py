@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 class Batch:
     """What a step learns from, all on one device.
 
-    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each side, smallest first; ``words [B, D, T]``,
+    ``images``: one ``[B, 3, S, S]`` in [-1, 1] for each resolution, smallest first; ``words [B, D, T]``,
     ``sentence [B, D]``, ``padding_mask [B, T]`` (True: padding), ``lengths [B]``, ``class_ids [B]`` or None.
     """
 

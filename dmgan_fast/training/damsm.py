@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.optim import Adam
 from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
@@ -23,13 +23,14 @@ from dmgan_fast.devices import pick_device
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import ImageEncoder, TextEncoder
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig
 from dmgan_fast.sampling.bundle import save_bundle
-from dmgan_fast.training.engine import check_start, run
+from dmgan_fast.training.encoders import EncoderStep
+from dmgan_fast.training.engine import check_start, quiet, run
 from dmgan_fast.training.identity import data_fingerprint
-from dmgan_fast.training.locks import only_writer, refuse_several_processes
+from dmgan_fast.training.locks import only_writer
 
-BETAS = (0.5, 0.999)
 CANDIDATES = 100
 
 
@@ -38,8 +39,14 @@ class DAMSMTask:
 
     kind = "damsm"
 
-    def __init__(self, config: PretrainConfig, dataset: CaptionedPictures, held_out: CaptionedPictures) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: PretrainConfig,
+        dataset: CaptionedPictures,
+        held_out: CaptionedPictures,
+        processes: Processes | None = None,
+    ) -> None:
+        self.config, self.processes = config, processes or Processes()
         self.device = pick_device(config.loop.device)
         self.vocabulary, self.held_out = dataset.vocabulary, held_out
         torch.manual_seed(config.loop.seed)
@@ -48,28 +55,15 @@ class DAMSMTask:
         self.image_encoder = ImageEncoder(config.image_encoder).to(self.device)
         if config.image_encoder.kind == "inception":
             self.image_encoder.load_inception(config.inception_weights)
-        learning = [*self.text_encoder.parameters(), *self.image_encoder.parameters()]
         self.validation: _Validation | None = None  # of the current weights
-        self.optimizer = Adam([p for p in learning if p.requires_grad], lr=config.learning_rate, betas=BETAS)
+        self.encoder_step = EncoderStep(self.text_encoder, self.image_encoder, config, processes=self.processes)
+        self.optimizer = self.encoder_step.optimizer
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
-        config = self.config
-        self.text_encoder.train()
-        self.image_encoder.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = max(config.learning_rate / 10, config.learning_rate * config.learning_rate_decay**epoch)
-        self.optimizer.zero_grad(set_to_none=True)
-        regions, codes = self.image_encoder(batch.images[-1].to(self.device, non_blocking=True))
-        words, sentences = self.text_encoder(batch.captions.to(self.device), batch.lengths)
-        lengths, class_ids = batch.lengths.to(self.device), batch.class_ids.to(self.device)
-        gammas = (config.gamma1, config.gamma2, config.gamma3)
-        losses = damsm_losses(regions, codes, sentences, words, lengths, class_ids, *gammas)
-        total = losses["words"] + losses["sentence"]
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(self.text_encoder.parameters(), config.clip)  # embedding too, as the authors
-        self.optimizer.step()
+        images = batch.images[-1].to(self.device, non_blocking=True)
+        captions, class_ids = batch.captions.to(self.device), batch.class_ids.to(self.device)
         self.validation = None
-        return {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
+        return self.encoder_step(images, captions, batch.lengths, class_ids, epoch=epoch)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -84,7 +78,7 @@ class DAMSMTask:
         self.optimizer.load_state_dict(state["optimizer"])
 
     def sample(self, file: Path) -> dict[str, float]:
-        """Pictures of held-out captions by their score, the true one first; what ``validate`` measures."""
+        """Images of held-out captions by their score, the true one first; what ``validate`` measures."""
         file.parent.mkdir(parents=True, exist_ok=True)
         found = self.validate()
         images, scores = found.images, normalize(found.sentences) @ normalize(found.codes).t()
@@ -94,7 +88,7 @@ class DAMSMTask:
 
     @torch.no_grad()
     def validate(self) -> _Validation:
-        """Losses on held-out pictures, and retrieval among up to 100 candidates of other classes, both ways."""
+        """Losses on held-out images, and retrieval among up to 100 candidates of other classes, both ways."""
         if self.validation is not None:
             return self.validation
         self.text_encoder.eval()
@@ -127,12 +121,16 @@ class DAMSMTask:
         self.validation = _Validation(torch.cat(images), found, said, measures)
         return self.validation
 
+    def gates(self) -> dict[str, float]:
+        """None: encoders have no memory."""
+        return {}
+
     def measure(self) -> dict[str, float]:
         """Nothing beyond what every sample measures."""
         return {}
 
     def score(self, found: dict[str, float]) -> float | None:
-        """By the losses on held-out pictures."""
+        """By the losses on held-out images."""
         return -(found["words"] + found["sentence"]) if {"words", "sentence"} <= found.keys() else None
 
     def fingerprints(self) -> dict[str, str]:
@@ -159,7 +157,7 @@ class DAMSMTask:
 
 
 class _Validation(NamedTuple):
-    """Held-out pictures ``[N, 3, S, S]``, codes and sentences ``[N, D]``, and what was measured, in per cent."""
+    """Held-out images ``[N, 3, S, S]``, codes and sentences ``[N, D]``, and what was measured, in per cent."""
 
     images: Tensor
     codes: Tensor
@@ -168,9 +166,21 @@ class _Validation(NamedTuple):
 
 
 def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
-    """Train the encoders; the result is in ``out/weights``. See ``engine.run`` for what else ``out`` gets."""
-    refuse_several_processes("pretrain")
-    check_start(out, resume, config)
+    """Train the encoders; the result is in ``out/weights``. See ``engine.run`` for what else ``out`` gets.
+
+    Under ``torchrun`` its processes train them together.
+    """
+    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+        with processes.agreeing():
+            task, dataset = _prepare(config, out, resume, processes, held, console)
+        run(task, dataset, out, resume=resume, console=console, processes=processes)
+
+
+def _prepare(
+    config: PretrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
+) -> tuple[DAMSMTask, CaptionedPictures]:
+    """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
+    check_start(out, resume, config, processes)
     settings: dict[str, Any] = {
         "image_sizes": (config.image_size,),
         "max_words": config.data.max_words,
@@ -180,7 +190,8 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console
     purpose = Purpose(
         side=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad
     )
-    console = console or Console(stderr=True)
+    console = quiet(processes) or console or Console(stderr=True)
     dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
-    with only_writer(out):
-        run(DAMSMTask(config, dataset, held_out), dataset, out, resume=resume, console=console)
+    if processes.first:
+        held.enter_context(only_writer(out))
+    return DAMSMTask(config, dataset, held_out, processes), dataset

@@ -1,15 +1,18 @@
-"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, signals, non-finite losses."""
+"""The loop that both trainings share: batches, progress, logs, samples, checkpoints, signals, non-finite losses.
+
+Several processes go through it in step: the first one writes, measures and says what happens.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from signal import Signals
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
@@ -21,8 +24,9 @@ from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
-from dmgan_fast.errors import CheckpointError, NonFiniteLossError
-from dmgan_fast.files import replace_file, replace_folder
+from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
+from dmgan_fast.files import clear_up, replace_file, replace_folder
+from dmgan_fast.parallel import Processes
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
@@ -35,15 +39,14 @@ from dmgan_fast.runs.checkpoints import (
     step_of,
 )
 from dmgan_fast.runs.config import LoopConfig
-from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME
+from dmgan_fast.runs.environment import write_environment
+from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_NAME, WEIGHTS
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
+from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
-from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from dmgan_fast.training.stopping import Stop, stop_on_signals, told_of_readers
 
 
 class Task(Protocol):
@@ -56,32 +59,50 @@ class Task(Protocol):
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def sample(self, file: Path) -> dict[str, float]: ...  # draw something to look at; what held-out pictures say
+    def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
+    def gates(self) -> dict[str, float]: ...  # means of the memory's gates on held-out captions; empty: none
     def measure(self) -> dict[str, float]: ...  # what tells progress; empty: nothing but what ``sample`` says
     def score(self, found: dict[str, float]) -> float | None: ...  # of what was measured; more is better
     def fingerprints(self) -> dict[str, str]: ...  # of data, encoders and vocabulary, by content
     def weights(self, step: int) -> Callable[[Path], None]: ...  # a copy of them as they are, to be written to a folder
 
 
+LOGS = ("metrics", "validation", "gates", "measures")  # tables of a run
+
+
 def finish(work: Callable[..., None], config: Any, out: Path, console: Console | None = None) -> None:
-    """Do what of ``work`` (``pretrain`` or ``train``) is not done yet: start it, go on after a stop, or leave it alone.
+    """Run ``work`` (``pretrain`` or ``train``) to completion: start it, resume it, or return if it has finished.
 
     Raises:
         CheckpointError: if ``out`` holds a run with other settings.
     """
-    checkpoints = out / CHECKPOINTS
+    checkpoints, processes = out / CHECKPOINTS, Processes.of()
     done = find_checkpoint(checkpoints, config.loop.steps)
     begun = latest_checkpoint(checkpoints) is not None
     if begun and (out / "config.json").is_file():
         saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
         refuse_changes(saved, to_dict(config), out / "config.json")
-    if not (done is not None and (out / "weights" / VOCABULARY_NAME).is_file()):
+    finished = done is not None and (out / "weights" / VOCABULARY_NAME).is_file()
+    begun, finished = processes.from_first((begun, finished))  # before it begins to write
+    if not finished:
         work(config, out, resume=begun, console=console)
 
 
-def check_start(out: Path, resume: bool, config: Any) -> None:
+def quiet(processes: Processes) -> Console | None:
+    """Where all but the first process write to: nowhere."""
+    return None if processes.first else Console(quiet=True)
+
+
+def check_start(out: Path, resume: bool, config: Any, processes: Processes | None = None) -> None:
     """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
-    settings that can't change."""
+    settings that can't change; ``InputError`` if what it should be logged with is not installed, or if there are more
+    ``processes`` than images in a batch."""
+    check_logger(config.loop.logger)
+    batch_size, size = config.loop.batch_size, (processes or Processes()).size
+    if batch_size < size:
+        raise InputError(
+            f"loop.batch_size is of all processes together and must be at least their number {size}, got {batch_size}"
+        )
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
         raise CheckpointError(f"nothing to resume: no checkpoint in {out / CHECKPOINTS}")
@@ -98,40 +119,58 @@ def steps_left(config: Any, out: Path) -> int:
     return max(0, config.loop.steps - (step_of(latest) if latest else 0))
 
 
-def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, console: Console | None = None) -> None:
+def run(
+    task: Task,
+    dataset: CaptionedPictures,
+    out: Path,
+    *,
+    resume: bool,
+    console: Console | None = None,
+    processes: Processes | None = None,
+) -> None:
     """Train ``task`` on ``dataset`` for ``task.config.loop.steps`` steps.
 
-    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``metrics.csv``,
-    ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of ``validation.csv``
-    if the task measures anything on held-out pictures; with every measurement a line of ``measures.csv``; and
-    ``best/``, the weights of the best so far. Resumed on a CPU with the same number of threads, the result has the same
-    bits as without the stop.
+    The caller holds the lock on ``out`` (``locks.only_writer``). ``out`` gets ``config.json``, ``environment.json``,
+    ``metrics.csv``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and ``weights/``; with every sample, a line of
+    ``validation.csv`` if the task measures anything on held-out images, and of ``gates.csv`` if it has gates; with
+    every measurement a line of ``measures.csv``; and ``best/``, the weights of the best so far. Resumed on a CPU with
+    the same number of threads, the result has the same bits as without the stop. Of several
+    ``processes`` each calls this, and takes its rows of every batch; all of them must see ``out``, which the first one
+    writes.
 
     Raises:
         CheckpointError: if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with other
             settings.
-        NonFiniteLossError: naming the step and the pictures; no checkpoint is written after it.
+        NonFiniteLossError: naming the step and the images; no checkpoint is written after it.
         OutOfMemory: naming the settings that would make a step fit.
         Interrupted: after Ctrl-C, once the state is saved.
         Preempted: after SIGTERM or SIGUSR1, likewise.
-        DataError: if a picture can't be read any more, or a process that reads them ended.
+        DataError: if an image can't be read any more, or a process that reads them ended.
     """
     loop: LoopConfig = task.config.loop
     checkpoints = Checkpoints(out / CHECKPOINTS, keep=loop.keep_checkpoints, background=loop.save_in_background)
+    processes = processes or Processes()
+    first = processes.first
     if loop.keep_freed_memory:
         keep_freed_memory()
-    check_start(out, resume, task.config)
-    begun = _begin(task, dataset, checkpoints.newest())
-    done = begun.step
-    with replace_file(out / "config.json") as temporary:
-        temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+    with processes.agreeing():
+        check_start(out, resume, task.config, processes)
+    if first:
+        clear_up(out, out / WEIGHTS, *(out / WEIGHTS).glob("*"))
+    latest = checkpoints.newest()  # the first process's choice
+    with processes.agreeing():
+        begun = _begin(task, dataset, latest, processes)
+    done, fingerprints = begun.step, task.fingerprints()
+    processes.same("what data, encoders and vocabulary hold", fingerprints)
+    if first:
+        with replace_file(out / "config.json") as temporary:
+            temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+        write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
-    guard, log = _Guard(loop), _Log(out / "metrics.csv", out / "tensorboard", done)
-    validation = _Log(out / "validation.csv", out / "tensorboard" / "validation", done)
-    measures = _Log(out / "measures.csv", out / "tensorboard" / "measures", done)
+    guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
+    log, validation, gates, measures = (Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS)
     best = _Best(task, out / BEST, resume, checkpoints)
-    fingerprints = task.fingerprints()
-    console = console or Console(stderr=True)
+    console = quiet(processes) or console or Console(stderr=True)
     console.out(reading(dataset, _workers(dataset, task.config)))
     columns = (
         TextColumn("{task.description}"),
@@ -146,6 +185,8 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
         require_finite(task.state_dict(), step)
+        if not first:
+            return
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
@@ -161,20 +202,23 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
         checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
     with (
-        checkpoints,
         stop_on_signals() as stop,
         told_of_readers(stop),
+        checkpoints,
+        board,
         log,
         validation,
+        gates,
         measures,
-        Progress(*columns, console=console) as progress,
+        Progress(*columns, console=console, disable=not first) as progress,
         told_of_training(task.config, task.device),
     ):
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
-        begin, first = time.monotonic(), done
-        if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
+        begin = time.monotonic()
+        if done >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
             task.weights(done)(out / "weights")
-        for epoch, batches, batch in _batches(dataset, task.config, begun.epoch, begun.batches):
+        own = _batches(dataset, task.config, begun.epoch, begun.batches, processes)
+        for epoch, batches, batch in processes.side_by_side(own):
             if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
@@ -184,33 +228,43 @@ def run(task: Task, dataset: CaptionedPictures, out: Path, *, resume: bool, cons
             if done % loop.log_every == 0 or done == loop.steps:
                 guard.check()
                 values = {name: float(value) for name, value in losses.items()}
+                rate = (done - begun.step) / (time.monotonic() - begin)
                 log.write(done, time.monotonic() - started, values)
-                rate = (done - first) / (time.monotonic() - begin)
+                board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
-            if done % loop.sample_every == 0 or done == loop.steps:
-                found = task.sample(out / "samples" / f"step-{done:08d}.png")
+            if first and (done % loop.sample_every == 0 or done == loop.steps):
+                file = out / "samples" / f"step-{done:08d}.png"
+                found = task.sample(file)
+                board.image("samples", file, done)
+                gates.write(done, time.monotonic() - started, task.gates())
                 if found:
                     validation.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
             if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
                 guard.check()
-                found = task.measure()
+                found = task.measure() if first else {}
                 if found:
                     measures.write(done, time.monotonic() - started, found)
                     best.consider(done, found)
                     shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
                     shown += ", the best so far" if best.step == done else ""
                     progress.console.print(f"step {done}: {shown}", soft_wrap=True)
-            if done % loop.checkpoint_every == 0 or done == loop.steps or stop:
+            stopping = _asked_to_stop(stop, processes)
+            if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
                 save(done, epoch, batches)
-            if stop and done < loop.steps:
+            if stopping and done < loop.steps:
                 checkpoints.wait()
-                raise stop.error(done)
+                processes.wait()  # until the first has saved
+                told = stop.error(done)
+                told.told_elsewhere = not first
+                raise told
+        checkpoints.wait()
+        processes.wait()  # until the first has written everything
 
 
 class _Begun(NamedTuple):
-    """Where a run goes on: steps and seconds done, the epoch, and the batches of it that were seen."""
+    """Where a run continues: steps and seconds done, the epoch, and the batches of it that were seen."""
 
     step: int = 0
     seconds: float = 0.0
@@ -218,7 +272,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begun:
+def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processes: Processes) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -226,6 +280,8 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begu
     accept_changes(state["config"], to_dict(task.config), old, task.fingerprints(), latest)
     task.load_state_dict(state["task"])
     set_random_state(state["random"])
+    if processes.size > 1 and task.device.type == "cuda" and state["random"]["cuda"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"][0], task.device)  # of the first process's GPU, on all
     loop: LoopConfig = task.config.loop
     per_epoch = len(make_loader(dataset, loop.batch_size, seed=loop.seed))
     before = state["config"]["loop"]["batch_size"]
@@ -239,9 +295,12 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None) -> _Begu
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int
+    dataset: CaptionedPictures, config: Any, epoch: int, start: int, processes: Processes
 ) -> Iterator[tuple[int, int, PictureBatch]]:
-    """Batches from there on, with their epoch and the number of its batches so far, without end."""
+    """Batches from there on, with their epoch and the number of its batches so far, without end.
+
+    Of several processes, this one's rows of them.
+    """
     loop: LoopConfig = config.loop
     loader = make_loader(
         dataset,
@@ -252,10 +311,18 @@ def _batches(
         endless=True,
         workers=_workers(dataset, config),
         device=pick_device(loop.device),
+        rows=processes.part(loop.batch_size) if processes.size > 1 else None,
     )
     per_epoch = len(dataset) // loop.batch_size
     for number, batch in enumerate(loader, start=epoch * per_epoch + start):
         yield number // per_epoch, number % per_epoch + 1, batch
+
+
+def _asked_to_stop(stop: Stop, processes: Processes) -> bool:
+    """Whether any of them was; then all are, by the same signal."""
+    number = max(each for (each,) in processes.exchange([stop.by or 0]))
+    stop.by = Signals(number) if number else None
+    return bool(stop)
 
 
 def _workers(dataset: CaptionedPictures, config: Any) -> int:
@@ -266,7 +333,7 @@ def _workers(dataset: CaptionedPictures, config: Any) -> int:
 
 
 class _Best:
-    """Keeps the weights that measure best, in a folder of their own; a resumed run goes on from what is there."""
+    """Keeps the weights that measure best, in a folder of their own; a resumed run continues from what is there."""
 
     def __init__(self, task: Task, folder: Path, resume: bool, checkpoints: Checkpoints) -> None:
         self.task, self.folder, self.checkpoints = task, folder, checkpoints
@@ -300,7 +367,8 @@ class _Best:
 class _Guard:
     """Watches for non-finite losses without waiting for the device at each step."""
 
-    def __init__(self, loop: LoopConfig) -> None:
+    def __init__(self, loop: LoopConfig, processes: Processes) -> None:
+        self.processes = processes
         self.recent: deque[tuple[int, list[str]]] = deque(maxlen=max(loop.log_every, 1))
         self.bad_step: Tensor | None = None
 
@@ -314,53 +382,11 @@ class _Guard:
         """Raise if any step since the start was not finite."""
         if self.bad_step is None or (step := float(self.bad_step)) == torch.inf:
             return
-        keys = next((keys for number, keys in self.recent if number == step), [])
-        raise NonFiniteLossError(
+        own = next((keys for number, keys in self.recent if number == step), [])
+        keys = [key for part in self.processes.objects(own) for key in part]  # losses are alike on all processes
+        told = NonFiniteLossError(
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"
         )
-
-
-class _Log:
-    """A table and TensorBoard; on resuming, rows after the resumed step are dropped."""
-
-    def __init__(self, file: Path, board: Path, done: int) -> None:
-        self.file, self.board, self.done = file, board, done
-        self.writer: SummaryWriter | None = None
-        self.rows: list[dict[str, str]] = []
-        if done and self.file.is_file():
-            with self.file.open(newline="") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= done]
-
-    def __enter__(self) -> _Log:
-        if self.rows or self.file.exists():
-            with replace_file(self.file) as temporary:
-                self._rewrite(temporary)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def write(self, step: int, seconds: float, values: dict[str, float]) -> None:
-        row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
-        first = not self.rows
-        self.rows.append(row)
-        with self.file.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row))
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.board), purge_step=self.done + 1 if self.done else None)
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def _rewrite(self, file: Path) -> None:
-        with file.open("w", newline="") as stream:
-            if self.rows:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+        told.told_elsewhere = not self.processes.first
+        raise told

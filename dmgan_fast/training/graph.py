@@ -39,7 +39,7 @@ class CudaCapture:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Only this thread's calls count: the loader's thread may pin memory meanwhile. The default generator is
-        # registered, so that every replay draws anew.
+        # registered, so that every replay generates anew.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             metrics = step()
         return graph.replay, metrics

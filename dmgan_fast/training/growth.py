@@ -26,7 +26,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     """Load a smaller (or equal) model into a fresh ``step``.
 
     Args:
-        step: its generator draws the sides of ``source`` and perhaps more.
+        step: its generator makes the resolutions of ``source`` and perhaps more.
         source: a run, from whose latest checkpoint generator, average and discriminators are taken; a checkpoint of
             one; or a folder of weights, whose generator starts both the generator and its average, with the
             discriminators that it holds.
@@ -41,7 +41,8 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     _refuse_differences(config, wanted, FREE, f"{source} can't start this generator: it has", "generator.")
     if len(config.image_sizes) > len(wanted.image_sizes):
         raise CheckpointError(
-            f"{source} draws sides up to {config.image_sizes[-1]}, this generator only up to {wanted.image_sizes[-1]}"
+            f"{source} generates resolutions up to {config.image_sizes[-1]}, this generator only up to "
+            f"{wanted.image_sizes[-1]}"
         )
     live = average.state_dict() if saved is None else saved["task"]["train_step"]["generator"]
     owners: list[tuple[nn.Module, dict[str, Any]]] = [
@@ -53,7 +54,7 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
         side = mine.config.image_size
         if side in sides:
             theirs = bundle.discriminator(side)
-            what = f"{source} can't start the discriminator for side {side}: it has"
+            what = f"{source} can't start the discriminator for resolution {side}: it has"
             _refuse_differences(theirs.config, mine.config, FREE_OF_DISCRIMINATORS, what)
             owners.append((mine, theirs.state_dict()))
     for owner, state in owners:
@@ -64,8 +65,8 @@ def grow_from(step: TrainStep, source: str | Path) -> None:
     fresh = [str(d.config.image_size) for d in step.discriminators if d.config.image_size not in sides]
     stages = [str(side) for side in wanted.image_sizes if side not in config.image_sizes]
     _log.info(
-        "started from %s; taken over: generator for sides %s, discriminators %s; fresh: discriminators %s, stages "
-        "of the generator %s, all optimisers",
+        "started from %s; taken over: generator for resolutions %s, discriminators %s; fresh: discriminators %s, "
+        "stages of the generator %s, all optimisers",
         bundle,
         ", ".join(map(str, config.image_sizes)),
         ", ".join(str(d.config.image_size) for d in step.discriminators if d.config.image_size in sides) or "none",

@@ -1,6 +1,6 @@
-"""What tells progress while a GAN trains: held-out captions are drawn with fixed noise, and the DAMSM encoders judge.
+"""Progress while a GAN trains: images of held-out captions with fixed noise, measured by the DAMSM encoders.
 
-R-precision of the pictures drawn, FID and KID on the image encoder's codes against the held-out pictures. Few pictures,
+R-precision of the images generated, FID and KID on the image encoder's codes against the held-out images. Few images,
 so that it takes seconds: the numbers compare steps of one run, not runs, and are not those of ``evaluate``.
 """
 
@@ -26,7 +26,7 @@ from dmgan_fast.pictures import to_bytes
 from dmgan_fast.training.batch import Batch
 
 CANDIDATES = 100
-LEAST = 32  # pictures drawn, of however few captions
+LEAST = 32  # images generated, of however few captions
 LOWER_IS_BETTER = {"fid": True, "kid": True, "r_precision": False}
 
 _log = logging.getLogger("dmgan_fast.runs")
@@ -36,10 +36,10 @@ class HeldOutMeasures:
     """Measures one generator again and again, on the same captions and noise.
 
     Args:
-        held_out: real pictures with captions.
-        encode: a batch of them → what a generator draws from.
+        held_out: real images with captions.
+        encode: a batch of them → what a generator generates from.
         image_encoder: DAMSM's; ``encoder(images) -> (regions, code)``.
-        pictures: drawn for each measurement, at the most.
+        images: generated for each measurement, at the most.
         at_once: of them.
         seed: of the noise.
     """
@@ -58,7 +58,7 @@ class HeldOutMeasures:
         self.real_count = min(pictures, len(held_out))
         self.count = min(pictures, max(self.real_count, LEAST))
         self.at_once, self.seed = at_once, seed
-        self.real: Tensor | None = None  # codes [N, D] of the real pictures, computed once
+        self.real: Tensor | None = None  # codes [N, D] of the real images, computed once
 
     @torch.no_grad()
     def measure(self, generator: Generator) -> dict[str, float]:
@@ -85,14 +85,14 @@ class HeldOutMeasures:
             self.real = torch.cat(real)
         found = torch.cat(codes)
         if not found.isfinite().all():
-            _log.warning("the generator draws NaN or infinity for held-out captions; nothing was measured")
+            _log.warning("the generator produces NaN or infinity for held-out captions; nothing was measured")
             return {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EvaluationWarning)  # that pictures are few is known
+            warnings.simplefilter("ignore", EvaluationWarning)  # that images are few is known
             return self._distances(found, self.real) | self._retrieval(found, torch.cat(said), torch.cat(classes))
 
     def _codes(self, pictures: Tensor) -> Tensor:
-        """Of the 8-bit pictures that a user gets."""
+        """Of the 8-bit images that a user gets."""
         _, codes = self.image_encoder(to_bytes(pictures).float() / 127.5 - 1)
         return codes.float().cpu()
 

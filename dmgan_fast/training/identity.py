@@ -12,7 +12,7 @@ from dmgan_fast.data import CaptionedPictures, Record
 
 
 def data_fingerprint(dataset: CaptionedPictures) -> str:
-    """Of keys, captions, classes, boxes and the sizes of the pictures' files, in their order; reads no picture."""
+    """Of keys, captions, classes, boxes and the sizes of the images' files, in their order; reads no image."""
     digest = hashlib.sha256()
     for record in dataset.records:
         row = [record.key, list(record.captions), record.class_id, record.box, _size(record)]
@@ -32,6 +32,8 @@ def encoders_fingerprint(models: Iterable[nn.Module], vocabulary: str) -> str:
 
 
 def _size(record: Record) -> int:
+    if record.remote is not None:
+        return record.remote.size
     try:
         return record.picture.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""One run, one process: who writes a folder holds a lock on it, which the system takes back when the process ends."""
+"""One run, one writer: who writes a folder holds a lock on it, which the system takes back when the process ends."""
 
 from __future__ import annotations
 
@@ -14,21 +14,6 @@ from typing import IO
 from dmgan_fast.errors import InputError
 
 LOCK_NAME = ".lock"
-
-
-def refuse_several_processes(what: str) -> None:
-    """Raise ``InputError`` under ``torchrun`` or another launcher of several processes.
-
-    Each would run the whole training, all into one folder.
-    """
-    text = os.environ.get("WORLD_SIZE", "1")
-    if text.isdigit() and int(text) > 1:
-        raise InputError(
-            f"{what}: this is process {os.environ.get('RANK', '?')} of {text} (WORLD_SIZE={text}), but training is not "
-            "shared between processes yet: each would train alone, into one folder; start one process, without "
-            "torchrun: "
-            f"dmgan-fast {what} ... (several cards: one run each, with CUDA_VISIBLE_DEVICES and a folder of its own)"
-        )
 
 
 @contextmanager
@@ -81,7 +66,7 @@ def _locked(folder: Path) -> IO[str]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Take the lock or raise ``BlockingIOError``; where files can't be locked at all, go on without."""
+    """Take the lock or raise ``BlockingIOError``; where files can't be locked at all, continue without."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -1,4 +1,4 @@
-"""Host offload: what is kept for backward waits in the host's pinned memory.
+"""Host offload: what is saved for backward waits in the host's pinned memory.
 
 Copies run on a stream of their own: out while the next block computes, and back one tensor ahead of its use, in the
 reverse order, which is backward's.

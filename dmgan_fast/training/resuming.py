@@ -1,4 +1,4 @@
-"""Which settings may change when a run goes on, and what to say of each."""
+"""Which settings may change when a run continues, and what to say of each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ FREE = {
     "kind", "loop.steps", "loop.log_every", "loop.sample_every", "loop.checkpoint_every", "loop.keep_checkpoints",
     "loop.save_in_background",
     "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_pictures", "loop.best_by",
-    "data.workers", "data.cache", "data.skip_bad", "step.memory", "step.cuda_graph", "inception_weights", "init_from",
+    "loop.logger", "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph",
+    "inception_weights", "init_from",
 }  # fmt: skip
-# The training goes on in another way, which is logged.
+# The training continues in another way, which is logged.
 RATES = {"step.generator_learning_rate", "step.discriminator_learning_rate", "learning_rate", "learning_rate_decay"}
 BATCH = "loop.batch_size"
 # Places: compared by what lies there.

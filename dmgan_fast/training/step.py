@@ -1,8 +1,12 @@
 """One training step of DM-GAN: each discriminator in turn, then the generator, then the average of its weights.
 
-The losses meet the generator only in its pictures, so d loss / d picture is computed for one discriminator at a time
+The losses meet the generator only in its images, so d loss / d image is computed for one discriminator at a time
 and its graph freed before the next; the generator's backward starts from those gradients. The sum is the same, and the
 peak is the largest discriminator's, not all of them with the generator's.
+
+Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
+over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
+before the optimisers.
 """
 
 from __future__ import annotations
@@ -12,36 +16,44 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.profiler import record_function
 
+from dmgan_fast.devices import planned
 from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
-from dmgan_fast.losses.adversarial import discriminator_loss_of
+from dmgan_fast.losses.adversarial import Targets, discriminator_loss_of, joint_discriminator_loss
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
+from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.parallel import GradientSum, Processes, Share
 from dmgan_fast.runs.config import StepConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
+from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.optimisers import adam, take_step
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MATCHING = ("words", "sentence")  # losses that every process has of the whole batch
 
 _log = logging.getLogger("dmgan_fast")
 
 
 class Judgement(NamedTuple):
-    """Losses of the discriminators, losses of the pictures, and the gradients of these by the pictures of each side."""
+    """Losses of the discriminators and of the images, and the gradients of these by the images of each resolution."""
 
     discriminators: dict[str, Tensor]
     pictures: dict[str, Tensor]
@@ -51,21 +63,24 @@ class Judgement(NamedTuple):
 class TrainStep:
     """Owns the optimisers and the average of a GAN, and takes one step at a time.
 
-    Order of operations as in the authors' trainer: draw; for each side update its discriminator on the real and the
-    detached drawn pictures; update the generator through the updated discriminators; average its weights.
+    Order of operations as in the authors' trainer: generate; for each resolution update its discriminator on the real
+    and the detached generated images; update the generator through the updated discriminators; average its weights.
     Weights of the discriminators get no gradient in the generator's part. Gradients are freed as soon as they are
     used. No host sync.
 
     Args:
         generator: in training mode.
-        discriminators: one for each of the generator's sides, smallest first.
+        discriminators: one for each of the generator's resolutions, smallest first.
         image_encoder: DAMSM encoder, called as ``image_encoder(images) -> (regions, code)``; None only with
             ``damsm_weight = 0``. Of an ``ImageEncoder`` a folded copy is used, any other module is frozen.
         config: learning rates, weights of the losses, average, precision, memory.
+        processes: who takes the step together, each with some rows of the batch; by default all that have joined
+            PyTorch's default process group. The first step begins with the weights of process 0; batch norms of the
+            models share their statistics from here on.
 
     Raises:
-        InputError: if the discriminators do not match the generator's sides, the image encoder is missing, or settings
-            do not go together.
+        InputError: if the discriminators do not match the generator's resolutions, the image encoder is missing, or
+            settings do not go together.
     """
 
     def __init__(
@@ -74,16 +89,24 @@ class TrainStep:
         discriminators: Sequence[Discriminator],
         image_encoder: nn.Module | None,
         config: StepConfig | None = None,
+        *,
+        processes: Processes | None = None,
     ) -> None:
-        config = config or StepConfig()
+        config, self.processes = config or StepConfig(), processes or Processes.of()
         _check_models(generator, discriminators, image_encoder, config)
+        if self.processes.group is not None:
+            _check_shared(generator, config)
         self.config = config
+        self.device_type = next(generator.parameters()).device.type
+        self.layout = layout_of(self.device_type, config.precision in AUTOCAST)
+        lay_out((generator, *discriminators), self.layout)
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
-        self.device_type = next(generator.parameters()).device.type
+        self._judge = self._half_encoder()
+        self._targets: dict[int, Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -93,9 +116,19 @@ class TrainStep:
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
+        self.gradient_sums: list[GradientSum] = []  # of the discriminators and, last, the generator
+        self._aligned = False  # whether all processes have the weights of the first
+        if self.processes.group is not None:
+            self._share_with(self.processes.group)
         self.set_memory(config.memory)
         if (parts := config.accumulate) > 1:
             _log.info("the generator draws each batch in %d parts, each normalised by its own statistics", parts)
+
+    def _share_with(self, group: ProcessGroup) -> None:
+        models = (*self.discriminators, self.generator)
+        for model in models:
+            share_batch_statistics(model, group)
+        self.gradient_sums = [GradientSum(model.parameters(), group) for model in models]
 
     def set_memory(self, policy: MemoryPolicy) -> None:
         """Take later steps under another memory policy. They learn the same.
@@ -107,6 +140,11 @@ class TrainStep:
             raise InputError(
                 "memory.micro_batch does not go with spectral_norm='official', which iterates on every forward, nor "
                 "with batch_norm, which normalises by the whole batch; use spectral_norm='paper'"
+            )
+        if policy.together and any(d.config.needs_whole_batches for d in self.discriminators):
+            raise InputError(
+                "memory.together does not go with spectral_norm='official', which iterates on every forward, nor with "
+                "batch_norm, which normalises real and generated pictures apart; use spectral_norm='paper'"
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
@@ -128,13 +166,17 @@ class TrainStep:
         overflowed and the weights were left alone.
 
         Args:
-            batch: pictures and encoded captions.
-            noise: ``[B, Z]``; None draws it from PyTorch's global generator.
+            batch: images and encoded captions; of several processes, this one's rows of them. Losses are the whole
+                batch's.
+            noise: ``[B, Z]``; None: from PyTorch's global generator, of several processes the first one's.
             eps: ``[B, C]`` of the conditioning augmentation; likewise.
 
         Raises:
             InputError: if the batch does not fit the models.
+            ProcessError: if another process is gone, or refused its part.
         """
+        if self.processes.group is not None:
+            return self._shared_step(batch, noise, eps)
         self._check(batch)
         if self._graphs is None:
             return self._step(batch, noise, eps)
@@ -145,29 +187,52 @@ class TrainStep:
         noise, eps = inputs.pop("noise"), inputs.pop("eps")
         return self._step(Batch(**inputs), noise, eps)
 
-    def _step(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> dict[str, Tensor]:
-        parts, pictures = self.draw(batch, noise, eps)
-        found = self.judge(batch, pictures)
-        losses = found.discriminators | found.pictures | self.learn_from(parts, found.gradients)
-        losses["generator"] = self._total(found.pictures) + self.config.conditioning_weight * losses["conditioning"]
+    def _shared_step(self, batch: Batch, noise: Tensor | None, eps: Tensor | None) -> dict[str, Tensor]:
+        with self.processes.agreeing(quick=True):
+            self._check(batch)
+        given = {"noise": noise, "eps": eps, "class_ids": batch.class_ids}
+        alike = {f"that a batch has {name}": value is not None for name, value in given.items()}
+        share = self.processes.share(len(batch.sentence), **alike, **{"the words T of a batch": batch.words.shape[2]})
+        assert share is not None
+        if min(share.sizes) < self.config.accumulate:
+            raise InputError(
+                f"TrainStep: accumulate={self.config.accumulate} needs as many images on each process, which have "
+                f"{list(share.sizes)}"
+            )
+        if not self._aligned:
+            self.processes.align((self.generator, *self.discriminators, self.average))
+            self._aligned = True
+        return self._step(batch, noise, eps, share)
+
+    def _step(
+        self, batch: Batch, noise: Tensor | None, eps: Tensor | None, share: Share | None = None
+    ) -> dict[str, Tensor]:
+        parts, pictures = self.draw(batch, noise, eps, share)
+        found = self.judge(batch, pictures, share)
+        losses = found.discriminators | found.pictures | self.learn_from(parts, found.gradients, share)
+        if share is not None:
+            alike = {name for name in losses if name in MATCHING or name.startswith("skipped")}
+            losses |= share.total_of({name: loss for name, loss in losses.items() if name not in alike})
+        judged = self._total({name: losses[name] for name in found.pictures})
+        losses["generator"] = judged + self.config.conditioning_weight * losses["conditioning"]
         self.average.update(self.generator)
         return losses
 
     @record_function("draw")
     def draw(
-        self, batch: Batch, noise: Tensor | None = None, eps: Tensor | None = None
+        self, batch: Batch, noise: Tensor | None = None, eps: Tensor | None = None, share: Share | None = None
     ) -> tuple[Iterator[GeneratorOutput], list[Tensor]]:
         """Generate the batch's images.
 
         Returns:
             ``accumulate`` parts with their graphs, for ``learn_from``, and the detached images of all parts, for each
-            side. With ``accumulate > 1`` no graph is kept; each part is recomputed in backward.
+            resolution. With ``accumulate > 1`` no graph is kept; each part is recomputed in backward.
         """
         size, config = len(batch.sentence), self.generator.config
         if noise is None:
-            noise = torch.randn(size, config.noise_channels, device=batch.sentence.device, dtype=batch.sentence.dtype)
+            noise = _random(size, config.noise_channels, batch.sentence, share)
         if eps is None:
-            eps = torch.randn(size, config.condition_channels, device=noise.device, dtype=noise.dtype)
+            eps = _random(size, config.condition_channels, noise, share)
 
         def draw(noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, eps: Tensor) -> GeneratorOutput:
             output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps)
@@ -179,29 +244,43 @@ class TrainStep:
             if self.config.accumulate == 1:
                 parts = [draw(*inputs)]
             else:
-                rows = _parts(size, -(-size // self.config.accumulate))
+                rows = self._rows_of_parts(size, share)
                 parts = [rematerialise(draw, *(x[part] for x in inputs), modules=(self.generator,)) for part in rows]
         sides = [[image.detach() for image in side] for side in zip(*(part.images for part in parts), strict=True)]
         return _handed_over(parts), [torch.cat(side) if len(side) > 1 else side[0] for side in sides]
 
-    def judge(self, batch: Batch, pictures: list[Tensor]) -> Judgement:
+    def judge(self, batch: Batch, pictures: list[Tensor], share: Share | None = None) -> Judgement:
         """Update the discriminators, then have them and the image encoder judge."""
         losses: dict[str, Tensor] = {}
+        following = batch.sentence[1:]  # of each image the next one's sentence; the last of the batch has none
+        if share is not None:
+            following = share.gather(batch.sentence)[share.rows.start + 1 : share.rows.stop + 1]
+        waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
         for k, discriminator in enumerate(self.discriminators):
             with record_function(f"discriminator_{discriminator.config.image_size}"):
-                losses |= self._update_discriminator(k, batch, pictures[k])
+                losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
+                waiting.append(k)
+                if share is None or len(waiting) > 1:
+                    losses |= self._discriminator_step(waiting.pop(0))
+        for k in waiting:
+            losses |= self._discriminator_step(k)
         self._learn(False)
         try:
-            gradients, judged = self._picture_gradients(batch, pictures)
+            gradients, judged = self._picture_gradients(batch, pictures, share)
         finally:
             self._learn(True)
         return Judgement(losses, judged, gradients)
 
-    def _update_discriminator(self, k: int, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Real and drawn pictures in turn, each graph freed before the next; one power iteration in all."""
+    def _discriminator_gradients(
+        self, k: int, batch: Batch, fake: Tensor, following: Tensor, share: Share | None
+    ) -> dict[str, Tensor]:
+        """Real and generated images at once or in turn, each graph freed before the next; one power iteration."""
         discriminator, scaler, real = self.discriminators[k], self.discriminator_scalers[k], batch.images[k]
-        optimizer, sentence, size = self.discriminator_optimizers[k], batch.sentence, len(batch.sentence)
-        optimizer.zero_grad(set_to_none=True)
+        if self.layout is not None:
+            real = real.to(fake.dtype, memory_format=self.layout)
+        sentence, own = batch.sentence, len(batch.sentence)
+        size = own if share is None else share.total
+        self.discriminator_optimizers[k].zero_grad(set_to_none=True)
 
         def learn(loss: Callable[[], Tensor]) -> Tensor:
             with self._autocast():
@@ -211,26 +290,43 @@ class TrainStep:
 
         loss_of = partial(discriminator_loss_of, discriminator)
         if discriminator.config.needs_whole_batches:  # in the authors' order
-            losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=sentence[1:]))]
+            losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=following))]
+        elif share is None and self._together():
+            if size not in self._targets:
+                self._targets[size] = Targets.of(size, sentence)
+            joint = partial(joint_discriminator_loss, discriminator, real, fake, sentence, self._targets[size])
+            with self._autocast(), hold_weights(discriminator, once=True):
+                losses = [learn(joint)]
         else:
             losses = []
             with hold_weights(discriminator):
-                for part in self._micro_batches(size):
-                    wrong = sentence[part.start + 1 : part.stop + 1]
+                for part in self._micro_batches(own):
+                    wrong = following[part]
                     losses.append(learn(partial(loss_of, sentence[part], size, real=real[part], wrong_sentence=wrong)))
-                for part in self._micro_batches(size):
+                for part in self._micro_batches(own):
                     losses.append(learn(partial(loss_of, sentence[part], size, fake=fake[part])))
-        name = f"discriminator_{fake.shape[-1]}"
-        return {name: torch.stack(losses).sum()} | take_step(optimizer, scaler, name)
+        if share is not None:
+            self.gradient_sums[k].send()
+        return {f"discriminator_{fake.shape[-1]}": torch.stack(losses).sum()}
 
-    def _picture_gradients(self, batch: Batch, pictures: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """d loss / d picture for each side, and the losses."""
-        size, sentence = len(batch.sentence), batch.sentence
+    def _discriminator_step(self, k: int) -> dict[str, Tensor]:
+        if self.gradient_sums:
+            self.gradient_sums[k].finish()
+        name = f"discriminator_{self.discriminators[k].config.image_size}"
+        return take_step(self.discriminator_optimizers[k], self.discriminator_scalers[k], name)
+
+    def _picture_gradients(
+        self, batch: Batch, pictures: list[Tensor], share: Share | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """d loss / d image for each resolution, and the losses."""
+        own, sentence = len(batch.sentence), batch.sentence
+        size = own if share is None else share.total
         gradients, losses = [], {}
         for discriminator, picture in zip(self.discriminators, pictures, strict=True):
             gradient, judged = torch.empty_like(picture), []
-            with record_function(f"adversarial_{picture.shape[-1]}"), hold_weights(discriminator):
-                for part in self._micro_batches(size):
+            phase = record_function(f"adversarial_{picture.shape[-1]}")
+            with phase, self._autocast(), hold_weights(discriminator, once=True):
+                for part in self._micro_batches(own):
                     leaf = picture[part].detach().requires_grad_()
                     with self._autocast():
                         loss = generator_adversarial_loss(discriminator, leaf, sentence[part]) * (len(leaf) / size)
@@ -240,13 +336,15 @@ class TrainStep:
             losses[f"adversarial_{picture.shape[-1]}"] = torch.stack(judged).sum()
         if self.image_encoder is not None and self.config.damsm_weight:
             with record_function("damsm"):
-                losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1])
+                losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1], share)
         return gradients, losses
 
-    def _add_damsm_gradient(self, batch: Batch, picture: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        """The matching losses couple all pictures of a batch, the encoder does not: encode, differentiate the losses by
-        the features, then encode again in micro-batches to carry that back to the pictures."""
-        encoder, config = self.image_encoder, self.config
+    def _add_damsm_gradient(
+        self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
+    ) -> dict[str, Tensor]:
+        """The matching losses couple all images of a batch, the encoder does not: encode, differentiate the losses by
+        the features, then encode again in micro-batches to carry that back to the images."""
+        encoder, config = self._judge, self.config
         assert encoder is not None
         whole = (config.memory.micro_batch or len(picture)) >= len(picture)
         leaf = picture.detach().requires_grad_(whole)
@@ -256,10 +354,12 @@ class TrainStep:
         if not whole:
             features = [each.requires_grad_() for each in features]
         regions, codes = features
+        if self.layout is not None:
+            regions = widened(regions)
         captions = (batch.sentence, batch.words, batch.lengths, batch.class_ids)
         gammas = (config.gamma1, config.gamma2, config.gamma3)
         with self._autocast():
-            losses = damsm_losses(regions, codes, *captions, *gammas)
+            losses = damsm_losses(regions, codes, *captions, *gammas, share)
             total = self.generator_scaler.scale(config.damsm_weight * (losses["words"] + losses["sentence"]))
         if whole:
             gradient += torch.autograd.grad(total, leaf)[0]
@@ -274,26 +374,35 @@ class TrainStep:
 
     def _encode(self, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Regions and code of each micro-batch."""
-        assert self.image_encoder is not None
-        return [self.image_encoder(pictures[part]) for part in self._micro_batches(len(pictures))]
+        assert self._judge is not None
+        return [self._judge(pictures[part]) for part in self._micro_batches(len(pictures))]
 
     @record_function("generator")
-    def learn_from(self, parts: Iterator[GeneratorOutput], gradients: list[Tensor]) -> dict[str, Tensor]:
-        """Backward from the pictures' gradients, part by part, and a step of the generator's optimiser.
+    def learn_from(
+        self, parts: Iterator[GeneratorOutput], gradients: list[Tensor], share: Share | None = None
+    ) -> dict[str, Tensor]:
+        """Backward from the images' gradients, part by part, and a step of the generator's optimiser.
 
         Args:
             parts: what ``draw`` gave; each is let go of before the next, so that its graph is freed.
-            gradients: of the loss by the pictures, for each side.
+            gradients: of the loss by the images, for each resolution.
+            share: of the batch that the images are this process's rows of.
         """
         self.generator_optimizer.zero_grad(set_to_none=True)
-        size, first, conditioning = len(gradients[0]), 0, []
+        own, first, conditioning = len(gradients[0]), 0, []
+        size = own if share is None else share.total
         for part in parts:
             last = first + len(part.mu)
             loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
             conditioning.append(loss.detach())
             loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
-            torch.autograd.backward([*part.images, loss], [*(g[first:last] for g in gradients), None])  # type: ignore
+            whole = share is not None and last == own  # gradients are, after this part
+            with self.gradient_sums[-1].last_backward() if whole else nullcontext():
+                of_images: list[Any] = [*(g[first:last] for g in gradients), None]
+                torch.autograd.backward([*part.images, loss], of_images)
             first = last
+        if share is not None:
+            self.gradient_sums[-1].finish()
         losses = {"conditioning": torch.stack(conditioning).sum()}
         return losses | take_step(self.generator_optimizer, self.generator_scaler, "generator")
 
@@ -334,12 +443,35 @@ class TrainStep:
         precision = self.config.precision
         return torch.autocast(self.device_type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()
 
+    def _together(self) -> bool:
+        """Whether a discriminator learns from real and generated images in one pass."""
+        policy = self.config.memory
+        if policy.together is not None:
+            return policy.together
+        return (planned() or self.device_type) == "cuda" and policy.micro_batch is None
+
+    def _half_encoder(self) -> nn.Module | None:
+        """The image encoder that judges: frozen weights are rounded once, not by autocast at every step."""
+        encoder, precision = self.image_encoder, self.config.precision
+        if encoder is None or self.layout is None or precision not in AUTOCAST:
+            return encoder
+        if not any(isinstance(each, ImageEncoder) for each in encoder.modules()):
+            return encoder  # others' code may use its weights elsewhere than autocast does
+        return rounded(encoder, AUTOCAST[precision], self.layout)
+
+    def _rows_of_parts(self, size: int, share: Share | None) -> Iterator[slice]:
+        """Of the ``accumulate`` parts; of several processes each has as many, whose norms meet."""
+        parts = self.config.accumulate
+        if share is None:
+            return _parts(size, -(-size // parts))
+        return (slice(size * k // parts, size * (k + 1) // parts) for k in range(parts))
+
     def _micro_batches(self, size: int) -> Iterator[slice]:
         return _parts(size, self.config.memory.micro_batch or size)
 
     def _total(self, judged: dict[str, Tensor]) -> Tensor:
         """The generator's loss without the conditioning term."""
-        weights = {"words": self.config.damsm_weight, "sentence": self.config.damsm_weight}
+        weights = dict.fromkeys(MATCHING, self.config.damsm_weight)
         return torch.stack([weights.get(name, 1.0) * loss for name, loss in judged.items()]).sum()
 
     def _learn(self, learn: bool) -> None:
@@ -356,7 +488,7 @@ class TrainStep:
             value = getattr(batch, name)
             if value is not None and tuple(value.shape) != (size,):
                 raise InputError(f"TrainStep: batch.{name} must be [{size}], got {list(value.shape)}")
-        if size < 2 * self.config.accumulate:
+        if size < 2 * self.config.accumulate and self.processes.group is None:
             raise InputError(
                 f"TrainStep: accumulate={self.config.accumulate} needs a batch of at least "
                 f"{2 * self.config.accumulate}, two for each part's statistics, got {size}"
@@ -380,8 +512,24 @@ def _check_models(
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
 
 
+def _check_shared(generator: Generator, config: StepConfig) -> None:
+    """What several processes can't do yet."""
+    if generator.config.mask_mode == "official":
+        raise InputError(
+            "mask_mode='official' mixes the masks of a whole batch, of which each process has a part; train on one "
+            "process, or with mask_mode='paper'"
+        )
+    if config.cuda_graph:
+        raise InputError("cuda_graph does not go with several processes: their exchanges are not captured")
+    if config.memory.together:
+        raise InputError(
+            "memory.together does not go with several processes, whose discriminators learn from real and generated "
+            "images in turn; leave it out"
+        )
+
+
 def _refuse_wrapped(name: str, model: nn.Module) -> None:
-    """A step calls parts of a model and differentiates at the pictures, which a wrapper around it does not see."""
+    """A step calls parts of a model and differentiates at the images, which a wrapper around it does not see."""
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise InputError(
             f"TrainStep: {name} is wrapped by torch.compile, and its average would be too; compile with "
@@ -391,15 +539,21 @@ def _refuse_wrapped(name: str, model: nn.Module) -> None:
         return
     raise InputError(
         f"TrainStep: {name} is wrapped in {type(model).__name__}, whose sharing of gradients a step would pass by; "
-        f"give the model itself ({name}.module). To train on several processes, start with equal weights, average "
-        "gradients in hooks (`for p in model.parameters(): p.register_post_accumulate_grad_hook(...)` with all_reduce) "
-        "and share statistics with dmgan_fast.modules.share_batch_statistics"
+        f"give the model itself ({name}.module): a step shares gradients and statistics between the processes of "
+        "PyTorch's default group by itself"
     )
 
 
 def _parts(size: int, length: int) -> Iterator[slice]:
     for first in range(0, size, length):
         yield slice(first, min(first + length, size))
+
+
+def _random(rows: int, channels: int, like: Tensor, share: Share | None) -> Tensor:
+    """``randn [rows, channels]`` from PyTorch's global generator, or this process's rows of the whole batch's."""
+    if share is not None:
+        return share.random(channels, like)
+    return torch.randn(rows, channels, device=like.device, dtype=like.dtype)
 
 
 def _handed_over(parts: list[GeneratorOutput]) -> Iterator[GeneratorOutput]:

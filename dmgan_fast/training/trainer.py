@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,16 @@ from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
+from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.engine import check_start, run
+from dmgan_fast.training.engine import check_start, quiet, run
 from dmgan_fast.training.growth import grow_from
 from dmgan_fast.training.held_out import HeldOutMeasures, score
 from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
-from dmgan_fast.training.locks import only_writer, refuse_several_processes
+from dmgan_fast.training.locks import only_writer
 from dmgan_fast.training.step import TrainStep
 
 SAMPLES = 24
@@ -38,9 +41,14 @@ class GANTask:
     kind = "gan"
 
     def __init__(
-        self, config: TrainConfig, encoders: Path | Bundle, dataset: CaptionedPictures, held_out: CaptionedPictures
+        self,
+        config: TrainConfig,
+        encoders: Path | Bundle,
+        dataset: CaptionedPictures,
+        held_out: CaptionedPictures,
+        processes: Processes | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.processes = config, processes or Processes()
         self.device = pick_device(config.loop.device)
         self.vocabulary, self.held_out = dataset.vocabulary, held_out
         bundle = open_bundle(encoders, "text_encoder", "image_encoder")
@@ -63,7 +71,7 @@ class GANTask:
         discriminators = [
             Discriminator(config.discriminator(side)).to(self.device) for side in config.generator.image_sizes
         ]
-        self.train_step = TrainStep(generator, discriminators, image_encoder, config.step)
+        self.train_step = TrainStep(generator, discriminators, image_encoder, config.step, processes=self.processes)
         average = self.train_step.average.module
         for model in (generator, *discriminators, average):
             model.vocabulary_fingerprint = words  # type: ignore[assignment]
@@ -80,14 +88,19 @@ class GANTask:
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
     def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
-        size = len(batch.captions)
-        noise = torch.randn(size, self.config.generator.noise_channels, generator=self.noise)
-        eps = torch.randn(size, self.config.generator.condition_channels, generator=self.noise)
+        model, size = self.config.generator, len(batch.captions)
+        if self.processes.size > 1:
+            size = self.config.loop.batch_size
+        noise = torch.randn(size, model.noise_channels, generator=self.noise)
+        eps = torch.randn(size, model.condition_channels, generator=self.noise)
+        if self.processes.size > 1:  # all sample for the whole batch, so that it is the same on any number of processes
+            rows = self.processes.part(size)
+            noise, eps = noise[rows.start : rows.stop], eps[rows.start : rows.stop]
         return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
 
     @torch.no_grad()
     def encode(self, batch: PictureBatch) -> Batch:
-        """Pictures and encoded captions on the device."""
+        """Images and encoded captions on the device."""
         words, sentence = self.text_encoder(batch.captions.to(self.device, non_blocking=True), batch.lengths)
         return Batch(
             images=[image.to(self.device, non_blocking=True) for image in batch.images],
@@ -109,7 +122,7 @@ class GANTask:
 
     @torch.no_grad()
     def sample(self, file: Path) -> dict[str, float]:
-        """Held-out captions: a row of real pictures, then what the averaged generator draws, for three rows."""
+        """Held-out captions: a row of real images, then what the averaged generator generates, for three rows."""
         file.parent.mkdir(parents=True, exist_ok=True)
         batch = next(iter(make_loader(self.held_out, min(SAMPLES, len(self.held_out)))))
         encoded = self.encode(batch)
@@ -130,8 +143,25 @@ class GANTask:
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
         return {}
 
+    @torch.no_grad()
+    def gates(self) -> dict[str, float]:
+        """Means of both gates at each refinement, over held-out captions."""
+        average = self.train_step.average.module
+        assert isinstance(average, Generator)
+        at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
+        batch = next(iter(make_loader(self.held_out, min(SAMPLES, at_once, len(self.held_out)))))
+        encoded = self.encode(batch)
+        fixed = torch.Generator().manual_seed(self.config.loop.seed)
+        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
+        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask)
+        with writing_gates(average) as written:
+            response = average(*inputs, eps=eps, return_attention=True).response_gates
+        found = {f"writing_gate_{k}": float(gate.nanmean()) for k, gate in enumerate(written, start=1)}
+        return found | {f"response_gate_{k}": float(gate.mean()) for k, gate in enumerate(response, start=1)}
+
     def measure(self) -> dict[str, float]:
-        """Held-out captions drawn by the averaged generator, judged by the encoders."""
+        """Held-out captions generated by the averaged generator, judged by the encoders."""
         average = self.train_step.average.module
         assert isinstance(average, Generator)
         return self.held_out_measures.measure(average)
@@ -159,15 +189,24 @@ class GANTask:
 
 
 def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Console | None = None) -> None:
-    """Train a GAN; the result is in ``out/weights``.
+    """Train a GAN; the result is in ``out/weights``. Under ``torchrun`` its processes train it together.
 
     Args:
         config: what, with which encoders, and how long.
         out: see ``engine.run``.
-        resume: go on from the latest checkpoint in ``out``.
+        resume: resume from the latest checkpoint in ``out``.
     """
-    refuse_several_processes("train")
-    check_start(out, resume, config)
+    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+        with processes.agreeing():
+            task, dataset = _prepare(config, out, resume, processes, held, console)
+        run(task, dataset, out, resume=resume, console=console, processes=processes)
+
+
+def _prepare(
+    config: TrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
+) -> tuple[GANTask, CaptionedPictures]:
+    """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
+    check_start(out, resume, config, processes)
     if config.encoders is None:
         raise InputError(
             "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
@@ -186,10 +225,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         matches=config.step.damsm_weight > 0,
         skip_bad=config.data.skip_bad,
     )
-    console = console or Console(stderr=True)
+    console = quiet(processes) or console or Console(stderr=True)
     dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
-    with only_writer(out):
-        task = GANTask(config, bundle, dataset, held_out)
-        if config.init_from is not None and not resume:
-            grow_from(task.train_step, config.init_from)
-        run(task, dataset, out, resume=resume, console=console)
+    if processes.first:
+        held.enter_context(only_writer(out))
+    task = GANTask(config, bundle, dataset, held_out, processes)
+    if config.init_from is not None and not resume:
+        grow_from(task.train_step, config.init_from)
+    return task, dataset

@@ -53,7 +53,7 @@ def test_the_gate_closes_on_a_step_that_learns_something_else(monkeypatch):
 
 def test_rows_of_a_step_name_every_implementation(environment, monkeypatch):
     monkeypatch.setattr(step, "default_allocator", _Here)
-    monkeypatch.setattr(step, "gate", lambda setting: True)
+    monkeypatch.setattr(step, "gate", lambda setting, target: True)
     rows = step.case(TINY, 1, None, environment, compiled=False)
     names = [row["implementation"] for row in rows]
     assert names == [
@@ -145,7 +145,7 @@ def test_sampling_rows_are_correct_and_forward_only():
 
 def test_a_wrong_picture_is_not_timed(monkeypatch):
     exact = sampling.truth
-    monkeypatch.setattr(sampling, "truth", lambda setting: exact(setting) + 1)
+    monkeypatch.setattr(sampling, "truth", lambda *given: exact(*given) + 1)
     assert not any(row["correct"] or "median_ms" in row for row in sampling.rows_of(1, TINY, compiled=False))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import card
+from benchmarks import card, precision
 from benchmarks.gpu import cases, checks, clock, summary, tools
 from benchmarks.gpu.stages import Options, Skipped, Stage, rows_of, run_all
 from benchmarks.harness import Case
@@ -21,10 +21,11 @@ from benchmarks.harness import Case
 
 @pytest.fixture(autouse=True)
 def precision_as_before():
-    before = [products.fp32_precision for products in cases.PRODUCTS]
+    before, deterministic = [each.fp32_precision for each in precision.PRODUCTS], torch.backends.cudnn.deterministic
     yield
-    for products, precision in zip(cases.PRODUCTS, before, strict=True):
-        products.fp32_precision = precision
+    torch.backends.cudnn.deterministic = deterministic
+    for products, kind in zip(precision.PRODUCTS, before, strict=True):
+        products.fp32_precision = kind
 
 
 def options_in(folder):

@@ -224,5 +224,20 @@ def test_an_evaluation_names_all_held_out_images_that_it_can_not_read(monkeypatc
     assert "12.png" in err
     status, _, err = call(monkeypatch, capsys, *command, "--skip-bad", 2)
     assert status == 0
-    assert err.count("left out of the real pictures: ") == 2
+    assert err.count("left out of the real images: ") == 2
     assert json.loads((tmp_path / "report/evaluation.json").read_text())["real"]["count"] == 2
+
+
+def test_shard_writes_a_set_that_trains_and_says_how_much(monkeypatch, capsys, shapes, tmp_path):
+    status, out, _ = call(monkeypatch, capsys, "shard", shapes, "--out", tmp_path / "out", "--shard-size", "4KiB")
+    count = len(list((tmp_path / "out").glob("*.tar")))
+    assert (status, out.strip()) == (0, f"16 images in {count} shards in {tmp_path / 'out'}")
+    address = f"file://{tmp_path}/there"
+    assert call(monkeypatch, capsys, "shard", tmp_path / "out", "--out", address)[0] == 0
+    monkeypatch.setenv("DMGAN_FAST_SHARDS", str(tmp_path / "copies"))
+    status, _, err = call(monkeypatch, capsys, *PRETRAIN, "--data", address, "--out", tmp_path / "run")
+    assert status == 0, err
+    status, _, err = call(monkeypatch, capsys, "shard", shapes, "--out", tmp_path / "out")
+    assert (status, "is there already and not empty" in err) == (2, True)
+    status, _, err = call(monkeypatch, capsys, "shard", shapes, "--out", tmp_path / "new", "--shard-size", "much")
+    assert (status, "--shard-size must be written as" in err) == (2, True)

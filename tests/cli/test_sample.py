@@ -1,5 +1,6 @@
 """Sampling as people sample: captions from files, several pictures each, ways between two, little memory."""
 
+import json
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from dmgan_fast import out_of_memory
 from dmgan_fast.errors import InputError
 from dmgan_fast.sampling.sampler import Sampler
+from tests.cli.calls import call
 from tests.sampling.conftest import SIDE
 from tests.sampling.test_advice import fail_to_draw
 from tests.test_out_of_memory import CPU, SAYS
@@ -33,7 +35,7 @@ def test_names_of_many_captions_sort_as_the_captions_do(sample, tmp_path):
     largest = [name for name in written if name.endswith("-128.png")]
     assert largest == sorted(largest)
     assert (largest[0], largest[-1]) == ("0001-a-red-128.png", "1001-a-red-128.png")
-    assert "show the first 100 of 1001 pictures" in errors
+    assert "show the first 100 of 1001 images" in errors
 
 
 # ------------------------------------------------------------------------------------------------------------- between
@@ -46,7 +48,7 @@ def test_between_on_the_command_line(sample, tmp_path):
     assert (tmp_path / "out" / "grid.png").is_file()
     status, _, errors = sample("a car", "--between", "a red apple", "a blue car")
     assert status == 2
-    assert "--between draws two captions only" in errors
+    assert "--between takes two captions only" in errors
 
 
 # ---------------------------------------------------------------------------------------------- truncation and the rest
@@ -97,9 +99,9 @@ def test_sampling_that_does_not_fit_is_one_paragraph_with_numbers_and_levers(sam
     status, written, errors = sample("--captions", tmp_path / "c.txt", "--batch", 40)
     assert (status, written) == (2, [])
     assert re.fullmatch(
-        r"dmgan-fast: out of memory while drawing 40 pictures at once at side 128 \(about \d+ MiB needed, \d+ MiB of "
-        r"it by each picture, .*64 MiB free\); draw fewer at once \(--batch \d+; batch_size in Python\), or in windows "
-        r"\(--tile 64, with `sample`\)\n",
+        r"dmgan-fast: out of memory while generating 40 images at once at resolution 128 \(about \d+ MiB needed, "
+        r"\d+ MiB of it by each image, .*64 MiB free\); generate fewer at once \(--batch \d+; batch_size in Python\), "
+        r"or in windows \(--tile 64, with `sample`\)\n",
         errors,
     ), errors
 
@@ -115,3 +117,20 @@ def test_out_of_memory_that_nobody_expected_is_one_paragraph_too(sample, monkeyp
     assert "--batch 1" in errors
     assert "--tile 64" in errors
     assert errors.count("\n") == 1
+
+
+def test_sample_tells_programs_its_files(weights, monkeypatch, capsys, tmp_path):
+    given = ("sample", "a zebra car", "blue", "--weights", weights, "--out", tmp_path, "--json", "--sheet")
+    status, out, _ = call(monkeypatch, capsys, *given)
+    assert status == 0
+    told = json.loads(out)
+    assert [(each["caption"], each["unknown"]) for each in told["images"]] == [("a zebra car", ["zebra"]), ("blue", [])]
+    files = [file for each in told["images"] for file in each["files"]] + told["sheets"]
+    assert sorted(files) == sorted(map(str, tmp_path.iterdir()))
+
+
+def test_paths_come_on_standard_output_though_progress_is_shown(weights, monkeypatch, capsys, tmp_path):
+    given = ("sample", "a car", "--count", "5", "--batch", "2", "--weights", weights, "--out", tmp_path)
+    status, out, _ = call(monkeypatch, capsys, *given)
+    assert status == 0
+    assert sorted(out.split()) == sorted(map(str, tmp_path.iterdir()))

@@ -62,9 +62,9 @@ def test_everything_is_said_and_written_and_draws(files, monkeypatch, capsys, tm
     status, text, errors = call(monkeypatch, capsys, "import", *files, "--out", out)
     assert status == 0
     for said in (
-        f"{files[0]}: DM-GAN generator for sides 64, 128; base_channels 2, residual_blocks 1",
-        f"{files[1]}, in 'netD': discriminator for side 64",
-        f"{files[2]}, in 'module': discriminator for side 128",
+        f"{files[0]}: DM-GAN generator for resolutions 64, 128; base_channels 2, residual_blocks 1",
+        f"{files[1]}, in 'netD': discriminator for resolution 64",
+        f"{files[2]}, in 'module': discriminator for resolution 128",
         f"{files[3]}, in 'state_dict': text encoder (lstm) of 4 words, 8 channels",
         f"{files[4]}: vocabulary of 4 words (a, red, box, ...)",
         f"weights in {out}",
@@ -88,7 +88,7 @@ def test_a_generator_alone_is_imported_and_it_is_said_what_is_missing(monkeypatc
     status, _, errors = call(monkeypatch, capsys, "import", tmp_path / "netG.pth", "--out", tmp_path / "b")
     assert status == 0
     assert "no text encoder, which sample, train and evaluate need" in errors
-    assert "no discriminators for sides 64" in errors
+    assert "no discriminators for resolutions 64" in errors
     status, _, errors = call(monkeypatch, capsys, "sample", "a", "--weights", tmp_path / "b", "--out", tmp_path / "s")
     assert status == 2
     assert "vocabulary.json, text_encoder missing there" in errors
@@ -153,7 +153,7 @@ REFUSED = {
     other_words: r"t\.pth has 4 words, .*captions\.pickle has 5: they do not belong together",
     two_generators: r"both .*one\.pth and .*two\.pth hold a generator",
     other_widths: r"do not belong together.*generator \(.*g\.pth\): 16; text encoder \(.*t\.pth\): 8",
-    other_sides: r"d\.pth judges pictures of side 128, but .*g\.pth draws 64",
+    other_sides: r"d\.pth judges images of resolution 128, but .*g\.pth generates 64",
     another_family: r"netG_DF\.pth: no model of the family in it.*fc\.weight, block0",
     half_a_generator: r"g\.pth: looks like a generator of the family, but .*h_net1\.fc\.0\.weight",
     lambda folder: [folder / "none.pth"]: r"file not found: .*none\.pth",

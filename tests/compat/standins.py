@@ -308,7 +308,7 @@ def cosine(a, b):
 
 
 def words_loss(img_features, words_emb, labels, cap_lens, class_ids, batch_size):
-    """One caption after another, each against every picture."""
+    """One caption after another, each against every image."""
     smooth, columns, maps = cfg.TRAIN.SMOOTH, [], []
     context = img_features.view(batch_size, img_features.shape[1], -1)
     for k, length in enumerate(cap_lens.tolist()):

@@ -63,7 +63,7 @@ def restore(step, saved):
     for model, tensors in zip(models_of(step), saved[0], strict=True):
         model.load_state_dict(tensors)
     for optimizer, tensors in zip(optimizers(step), saved[1], strict=True):
-        optimizer.load_state_dict(tensors)
+        optimizer.load_state_dict(copy.deepcopy(tensors))  # which keeps the tensor that counts steps as it is
 
 
 def take(step, setting, dtype, number):

@@ -1,4 +1,4 @@
-"""Pictures and pickles, written as the authors' tools did."""
+"""Images and pickles, written as the authors' tools did."""
 
 import pickle
 

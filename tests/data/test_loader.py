@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
+from PIL import Image
 
 from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader, open_dataset
 from dmgan_fast.data.loader import PictureBatch, loader_in_order
@@ -113,11 +114,16 @@ def test_missing_picture_in_a_worker_is_named(pictures):
         list(make_loader(data, 4, workers=1))
 
 
-def test_the_pixels_of_a_batch_are_those_of_its_items(train):
-    """What workers send is finished for a whole batch at once."""
-    batch = next(iter(make_loader(train, 6, seed=1, epoch=2)))
-    train.set_epoch(2)
-    items = {record.key: train[index] for index, record in enumerate(train.records)}
+def test_the_pixels_of_a_batch_are_those_of_its_items(pictures):
+    """What workers send is finished for a whole batch at once: cropped, some mirrored, scaled."""
+    for file in pictures.glob("*.jpg"):
+        Image.effect_noise((50, 40), 90).convert("RGB").save(file)
+    data = open_dataset(pictures, image_sizes=(8, 16, 32), max_words=5, seed=3)
+    batch = next(iter(make_loader(data, 8, seed=1, epoch=2)))
+    data.set_epoch(2)
+    flips = [data.visit(2, index).flip for index in range(8)]
+    assert set(flips) == {True, False}
+    items = {record.key: data[index] for index, record in enumerate(data.records)}
     for number, key in enumerate(batch.keys):
         assert torch.equal(batch.captions[number], items[key].caption)
         for side, image in zip(batch.images, items[key].images, strict=True):

@@ -213,7 +213,7 @@ def test_a_missing_caption_file_and_missing_rows_are_named(tmp_path):
         small(root)
     words = {0: "<end>", 1: "bird"}
     write_pickle(root / "captions.pickle", [[[1], [1], [1]], [[1], [1]], words, {"bird": 1}])
-    with pytest.raises(DataError, match="3 train captions do not divide among 2 pictures"):
+    with pytest.raises(DataError, match="3 train captions do not divide among 2 images"):
         small(root)
     write_pickle(root / "captions.pickle", [[[1], []], [[1], [1]], words, {"bird": 1}])
     with pytest.raises(DataError, match="b has no caption with a known word"):

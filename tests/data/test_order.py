@@ -41,7 +41,7 @@ def splits(draw, batch_size):
 
 
 @given(epochs(), st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_over_any_processes_workers_and_stops_each_image_is_seen_once_in_the_same_order(epoch_of, data):
     """Several processes start, stop after any number of batches, and go on as another number of processes.
 

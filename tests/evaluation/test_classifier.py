@@ -1,6 +1,6 @@
 """The classifier of birds, converted from TensorFlow, against what TensorFlow computed with the authors' graph.
 
-The golden logits are theirs: their `inception_model.py` under TensorFlow 2.21, with the weights that `variable` draws,
+The golden logits are theirs: their `inception_model.py` under TensorFlow 2.21, with the weights that `variable` makes,
 read back from a checkpoint as their script reads it. So names, layouts, pooling and preprocessing are all held.
 """
 
@@ -17,7 +17,7 @@ from tools.convert_birds_classifier import AVERAGE, convert, scopes
 
 
 def variable(name, shape):
-    """A variable of the checkpoint, drawn from its name."""
+    """A variable of the checkpoint, generated from its name."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
     if name.endswith("weights"):
         return (random.standard_normal(shape) * math.sqrt(2 / np.prod(shape[:-1]))).astype(np.float32)

@@ -29,7 +29,7 @@ def test_the_page_names_every_metric_and_the_weights_that_are_looked_for():
 
 
 def birds(root):
-    """CUB with two pictures."""
+    """CUB with two images."""
     keys, words = ["001.A/a", "002.B/b"], {0: "<end>", 1: "a", 2: "red", 3: "blue", 4: "bird"}
     for split in ("train", "test"):
         write_pickle(root / split / "filenames.pickle", keys)

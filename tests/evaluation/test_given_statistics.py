@@ -1,5 +1,7 @@
 """Published statistics in place of real images."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +63,16 @@ def test_statistics_as_the_authors_publish_them(tmp_path):
             GivenStatistics.read(tmp_path / "broken.npz")
     with pytest.raises(DataError, match="absent"):
         GivenStatistics.read(tmp_path / "absent.npz")
+
+
+def test_statistics_that_unpack_to_gigabytes_are_refused_before_they_are_unpacked(tmp_path):
+    file = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("mu.npy", "sigma.npy"):
+            archive.writestr(name, b"x")
+    content = bytearray(file.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24  # what the directory says of the first one's size
+    content[at : at + 4] = (1 << 31).to_bytes(4, "little")
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"bomb\.npz unpacks to 2,147,483,649 bytes, more than statistics"):
+        GivenStatistics.read(file)

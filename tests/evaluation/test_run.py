@@ -68,8 +68,8 @@ def test_metrics_of_every_network_with_all_weights(config, inception, tmp_path):
     assert np.isfinite(got["kid-tf"]).all()
     assert set(report["extractors"]) == {"tf", "tf-pil", "classifier", "torchvision"}
     notes = {metric["name"]: metric["warnings"] for metric in report["metrics"]}
-    few_of = [note.split(" pictures are too few for 2048 features")[0] for note in notes["fid-paper"]]
-    assert sorted(few_of) == ["12 drawn", "8 real"]
+    few_of = [note.split(" images are too few for 2048 features")[0] for note in notes["fid-paper"]]
+    assert sorted(few_of) == ["12 generated", "8 real"]
     assert "can't score above 2, and there are 1008 classes" in notes["is-tf"][0]
 
 
@@ -85,7 +85,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was_with_the_same_result(config, 
         return draw(self, rows)
 
     monkeypatch.setattr(DrawnPictures, "pictures", stop_in_the_third_chunk)
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(Interrupted, match="the same command continues from there"):
         evaluate(config(), tmp_path / "parts")
     assert not (tmp_path / "parts" / "evaluation.json").exists()
     parts = evaluate(config(), tmp_path / "parts")
@@ -99,7 +99,7 @@ def test_another_evaluation_is_not_overwritten(config, tmp_path):
     evaluate(config(), tmp_path / "out")
     before = (tmp_path / "out" / "evaluation.json").read_bytes()
     for other in ({"seed": 1}, {"count": COUNT + 1}, {"metrics": ("fid-damsm",)}):
-        with pytest.raises(InputError, match="holds an evaluation of other pictures or settings; give another --out"):
+        with pytest.raises(InputError, match="holds an evaluation of other images or settings; give another --out"):
             evaluate(config(**other), tmp_path / "out")
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
 
@@ -125,11 +125,11 @@ def test_the_folder_of_saved_pictures_gives_the_same_figures(config, pictures, e
     found = evaluate(config(**settings), tmp_path / "found")
     assert results(found) == results(drawn)
     assert found["drawn"]["count"] == COUNT
-    with pytest.raises(InputError, match="of other pictures or settings"):
+    with pytest.raises(InputError, match="of other images or settings"):
         evaluate(config(**settings | {"seed": 1}), tmp_path / "found")
     captions = tmp_path / "drawn" / "pictures" / "captions.jsonl"
     captions.write_text(captions.read_text().replace("one", "a"))
-    with pytest.raises(InputError, match="of other pictures or settings"):
+    with pytest.raises(InputError, match="of other images or settings"):
         evaluate(config(**settings), tmp_path / "found")
     assert "found in" in found["drawn"]["what"]
 
@@ -159,9 +159,9 @@ def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders
             InputError,
             "needs 99 captions of other classes beside its own, one has 87",
         ),
-        ({"metrics": ("is-tf",), "count": 9}, InputError, "is-tf: 10 splits need as many pictures, got 9"),
+        ({"metrics": ("is-tf",), "count": 9}, InputError, "is-tf: 10 splits need as many images, got 9"),
         ({"weights": None, "pictures": "somewhere"}, InputError, "pictures need data, whose test split"),
-        ({"pictures": "somewhere"}, InputError, "weights to draw with, or pictures to evaluate, not both"),
+        ({"pictures": "somewhere"}, InputError, "weights to generate with, or images to evaluate, not both"),
         ({"weights": "nowhere"}, CheckpointError, "no weights at 'nowhere'"),
         ({"damsm": "nowhere"}, CheckpointError, "no weights at 'nowhere': vocabulary.json, image_encoder"),
         ({"data": "nowhere"}, DataError, "no data set at 'nowhere'"),
@@ -212,7 +212,7 @@ def test_features_that_are_not_finite_name_the_picture(config, tmp_path, monkeyp
         return {"features": spoilt}
 
     monkeypatch.setattr(extractors.DAMSMFeatures, "__call__", spoil)
-    with pytest.raises(InputError, match="features of picture 3 by damsm are not finite"):
+    with pytest.raises(InputError, match="features of image 3 by damsm are not finite"):
         evaluate(config(), tmp_path / "out")
 
 
@@ -224,9 +224,9 @@ def test_the_command_prints_figures_warnings_and_what_was_left_out(trained, tmp_
     assert stop.value.code == 0
     out, err = capsys.readouterr()
     assert "R-precision % (DAMSM): " in out
-    assert "  warning: 8 real pictures are too few for 8 features" in out
+    assert "  warning: 8 real images are too few for 8 features" in out
     assert "left out is-tf, fid-tf, kid-tf: TensorFlow's Inception" in err
-    assert "drawn pictures" in err
+    assert "generated images" in err
     assert out.splitlines()[-2:] == [str(tmp_path / "out" / name) for name in ("evaluation.json", "evaluation.md")]
 
 

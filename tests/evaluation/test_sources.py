@@ -1,4 +1,4 @@
-"""The sets of pictures: what is drawn from which caption, what real pictures become, folders of any origin."""
+"""The sets of images: what is generated from which caption, what real images become, folders of any origin."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ def drawn(trained, pictures, **options):
     return DrawnPictures(sampler, dataset, **settings)
 
 
-def test_every_picture_is_shown_in_turn_and_no_caption_twice_before_all_were_used(trained, pictures):
+def test_every_image_is_shown_in_turn_and_no_caption_twice_before_all_were_used(trained, pictures):
     source = drawn(trained, pictures, count=8 * 4)
     dataset = open_dataset(pictures, "test", image_sizes=(128,))
     assert source.class_ids == [record.class_id for record in dataset.records] * 4
@@ -34,7 +34,7 @@ def test_every_picture_is_shown_in_turn_and_no_caption_twice_before_all_were_use
     assert source.captions[:8] != drawn(trained, pictures, seed=4).captions[:8]
 
 
-def test_a_picture_depends_on_its_place_and_not_on_the_rows_asked_for(trained, pictures):
+def test_an_image_depends_on_its_place_and_not_on_the_rows_asked_for(trained, pictures):
     source = drawn(trained, pictures)
     whole = source.pictures(range(0, 20))
     assert whole.dtype == torch.uint8
@@ -45,7 +45,7 @@ def test_a_picture_depends_on_its_place_and_not_on_the_rows_asked_for(trained, p
     assert (whole[7].int() - to_bytes(image[0]).int()).abs().max() <= 1
 
 
-def test_the_key_changes_with_everything_that_changes_pictures(trained, pictures):
+def test_the_key_changes_with_everything_that_changes_images(trained, pictures):
     keys = [
         drawn(trained, pictures, **options).key
         for options in ({}, {"seed": 4}, {"count": 19}, {"max_words": 3}, {"weights": "other"}, {"batch_size": 4})
@@ -54,7 +54,7 @@ def test_the_key_changes_with_everything_that_changes_pictures(trained, pictures
     assert drawn(trained, pictures).key == keys[0]
 
 
-def test_nan_pictures_are_named_and_not_rounded_to_black(trained, pictures):
+def test_nan_images_are_named_and_not_rounded_to_black(trained, pictures):
     source = drawn(trained, pictures)
     with torch.no_grad():
         source.sampler.generator.initial_stage.projection.weight.fill_(torch.nan)
@@ -70,7 +70,7 @@ def test_words_of_a_long_caption_depend_on_its_place_only():
     assert chosen_words([5], 25, 7) == [5]
 
 
-def test_real_pictures_are_the_data_sets_own_bytes(pictures):
+def test_real_images_are_the_data_sets_own_bytes(pictures):
     dataset = open_dataset(pictures, "test", image_sizes=(64,))
     real = RealPictures(dataset)
     got = real.pictures(range(2, 5))
@@ -79,7 +79,7 @@ def test_real_pictures_are_the_data_sets_own_bytes(pictures):
     assert len(real) == 8
 
 
-def test_the_key_of_real_pictures_is_that_of_their_contents(pictures, tmp_path):
+def test_the_key_of_real_images_is_that_of_their_contents(pictures, tmp_path):
     def key(folder, side=64):
         return RealPictures(open_dataset(folder, "test", image_sizes=(side,))).key
 
@@ -147,7 +147,7 @@ def test_a_gallery_is_a_folder_with_captions(tmp_path):
     assert Counter(source.class_ids) == {4: 2, 5: 1}
 
 
-def test_captions_of_some_pictures_only_are_none(tmp_path):
+def test_captions_of_some_images_only_are_none(tmp_path):
     for name in "ab":
         Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"picture": "a.png", "captions": ["a"]}))

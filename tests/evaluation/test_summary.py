@@ -25,7 +25,7 @@ def test_the_report_says_what_was_measured_with_what(config, tmp_path):
     assert report["settings"]["seed"] == 0
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "too few for 8 features" in report["metrics"][0]["warnings"][0]  # 8 real pictures
-    assert "subsets of 8 pictures, where the standard is 1000" in report["metrics"][1]["warnings"][0]
+    assert "subsets of 8 images, where the standard is 1000" in report["metrics"][1]["warnings"][0]
     page = (tmp_path / "out" / "evaluation.md").read_text()
     assert "| R-precision % (DAMSM) | `r-precision` |" in page
     assert "is-tf, fid-tf, kid-tf: TensorFlow's Inception of 2015-12-05" in page

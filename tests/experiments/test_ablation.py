@@ -97,7 +97,7 @@ def test_every_variant_is_a_configuration(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_trains_and_draws(small, tmp_path, name):
+def test_every_variant_trains_and_generates(small, tmp_path, name):
     values = {"encoders": small["damsm"], "data": {"source": small["data"]}}
     overrides = [*small["settings"], *VARIANTS[name]]
     config = build_config(TrainConfig, preset="demo", overrides=overrides, values=values)

@@ -46,7 +46,7 @@ def test_variance_is_found_where_it_comes_from(dependence):
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_variance_of_noise_is_mostly_the_pictures_and_shares_add_up():
+def test_variance_of_noise_is_mostly_the_images_and_shares_add_up():
     shares, by_word = variance_shares(*planted("picture"))
     assert shares["picture"] > 0.5
     assert sum(shares.values()) == pytest.approx(1)
@@ -60,7 +60,7 @@ def test_gates_are_those_of_the_words_and_padding_has_none(sampler):
     assert gates[0].isfinite().all()
     assert gates[1, :, 0].isfinite().all()
     assert gates[1, :, 1:].isnan().all()
-    assert all(len(set(of_word.tolist())) == NOISES for of_word in gates[0].T)  # another picture, another gate
+    assert all(len(set(of_word.tolist())) == NOISES for of_word in gates[0].T)  # another image, another gate
     memory = sampler.generator.stages[0].memory
     with torch.no_grad():
         memory.gate_image.zero_()
@@ -83,11 +83,11 @@ def test_degradation_reaches_features_and_their_mean_and_ends(sampler):
     assert torch.equal(again, h)
 
 
-def test_degraded_pictures_have_other_codes_and_undegraded_ones_the_same(sampler, encoders):
+def test_degraded_images_have_other_codes_and_undegraded_ones_the_same(sampler, encoders):
     judge = DAMSMFeatures(encoders)
     said = [[1, 2, 3], [2]]
     clean, again = codes_of(sampler, said, judge), codes_of(sampler, said, judge)
-    with degraded(sampler.generator, lambda h: -100 * h):  # so far that 8-bit pictures of untrained weights show it
+    with degraded(sampler.generator, lambda h: -100 * h):  # so far that 8-bit images of untrained weights show it
         other = codes_of(sampler, said, judge)
     for one, same, changed in zip(clean, again, other, strict=True):
         assert torch.equal(one, same)

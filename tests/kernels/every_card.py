@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled for every card, in every precision and layout. Minutes long, so it runs only when named:
+"""Every Triton kernel compiled for every GPU, in every precision and layout. Minutes long, so it runs only when named:
 ``python -m pytest tests/kernels/every_card.py``, as ``make check-oldest`` does with the oldest Triton.
 """
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-# What a program may have of shared memory. 99 KiB: every NVIDIA card, those of consumers, too.
+# What a program may have of shared memory. 99 KiB: every NVIDIA GPU, those of consumers, too.
 SHARED_BYTES = {"sm_80": 99 * 1024, "sm_89": 99 * 1024, "sm_90": 99 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 TARGETS = tuple(SHARED_BYTES)
 FEW_BYTES = 16  # of spilled registers a thread, which stay in L1: allowed in TF32, and with Triton before 3.8
@@ -79,7 +79,7 @@ def _compile_launches(
     torch.backends.cudnn.conv.fp32_precision = torch.backends.fp32_precision  # torch 2.11 does not pass it on
     JITFunction.run = compile_only
     driver.set_active(_Absent(target))
-    hip, torch.version.hip = torch.version.hip, target if target.startswith("gfx") else None  # as where the card is
+    hip, torch.version.hip = torch.version.hip, target if target.startswith("gfx") else None  # as where the GPU is
     try:
         call(*arguments)
     finally:

@@ -15,7 +15,7 @@ def assert_within_budget(binaries: list[Binary], dtype: torch.dtype) -> None:
             assert binary.tensor_core, f"no tensor cores: {binary}"
 
 
-# Every width, dtype, layout and card at least once; one compilation takes seconds.
+# Every width, dtype, layout and GPU at least once; one compilation takes seconds.
 READS = [
     (torch.bfloat16, 32, NCHW, "sm_80"),
     (torch.float16, 32, NHWC, "sm_90"),
@@ -71,7 +71,7 @@ def test_write_spills_nothing_and_uses_tensor_cores(dtype, channels, target):
     ("launch", "layout", "channels", "target"),
     [(memory_read, NCHW, 64, "sm_89"), (memory_read, NHWC, 96, "sm_90"), (memory_write, NCHW, 64, "sm_80")],
 )
-def test_tf32_fits_every_card_and_uses_tensor_cores(launch, layout, channels, target):
+def test_tf32_fits_every_gpu_and_uses_tensor_cores(launch, layout, channels, target):
     binaries = compile_launches(launch, torch.float32, layout, channels, target=target, tf32=True)
     for binary in binaries:
         assert binary.local_bytes <= FEW_BYTES, binary

@@ -1,4 +1,4 @@
-"""What the compiled kernels around the convolutions and of the words loss need on each card, at DM-GAN's sizes."""
+"""What the compiled kernels around the convolutions and of the words loss need on each GPU, at DM-GAN's sizes."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ IN_TF32 = [
 
 
 @pytest.mark.parametrize(("launch", "target", "layout"), IN_TF32)
-def test_tf32_fits_every_card_and_uses_tensor_cores(launch, target, layout):
+def test_tf32_fits_every_gpu_and_uses_tensor_cores(launch, target, layout):
     kernels = compile_launches(launch, torch.float32, layout, target=target, tf32=True)
     for kernel in kernels:
         assert kernel.local_bytes <= FEW_BYTES, kernel

@@ -1,4 +1,4 @@
-"""What the Triton kernels read of the card's memory: no more sectors of 32 bytes than their bytes fill."""
+"""What the Triton kernels read of the GPU's memory: no more sectors of 32 bytes than their bytes fill."""
 
 # isort: off
 from .interpreter import counted_loads, mutant  # before anything imports Triton

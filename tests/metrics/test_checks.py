@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.metrics._checks import EvaluationWarning, at_least, matrix, warn
+from dmgan_fast.metrics._checks import EvaluationWarning, at_least, matrix, random_of, warn
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,24 @@ def test_a_warning_points_at_whoever_called_the_metric():
     with pytest.warns(EvaluationWarning, match="few rows") as caught:
         metric()
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (None, "NoneType"),
+        ("text", "str"),
+        (torch.ones(2, 3, dtype=torch.complex64), "torch.complex64"),
+        (torch.ones(2, 3, device="meta"), "sparse, nested, quantized or without data"),
+        (torch.ones(2, 3).to_sparse(), "sparse, nested, quantized or without data"),
+    ],
+)
+def test_what_holds_no_real_numbers_is_refused_and_loses_no_imaginary_part(values, found):
+    with pytest.raises(InputError, match=rf"features must be an array of real numbers, got .*{found}"):
+        matrix("features", values)
+
+
+@pytest.mark.parametrize("seed", [None, "a", 2.5, 1 << 64])
+def test_a_seed_that_is_none_is_refused_by_name(seed):
+    with pytest.raises(InputError, match="kid: seed must be a whole number of 64 bits, got"):
+        random_of("kid: seed", seed)

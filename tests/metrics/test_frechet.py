@@ -105,18 +105,18 @@ def test_what_is_no_gaussian_is_refused(arguments, message):
         frechet_distance(*arguments)
 
 
-def test_few_or_equal_pictures_are_warned_of():
+def test_few_or_equal_images_are_warned_of():
     many, few, same = torch.rand(50, 8), torch.rand(8, 8), torch.ones(50, 8)
-    with pytest.warns(EvaluationWarning, match="8 drawn pictures are too few for 8 features"):
+    with pytest.warns(EvaluationWarning, match="8 generated images are too few for 8 features"):
         frechet_of_moments(FeatureMoments.of(few), FeatureMoments.of(many))
-    with pytest.warns(EvaluationWarning, match="8 drawn pictures are too few"):
+    with pytest.warns(EvaluationWarning, match="8 generated images are too few"):
         frechet_to_given(FeatureMoments.of(few), torch.zeros(8), torch.eye(8))
-    with pytest.warns(EvaluationWarning, match="features of all 50 real pictures are the same"):
+    with pytest.warns(EvaluationWarning, match="features of all 50 real images are the same"):
         frechet_of_moments(FeatureMoments.of(many), FeatureMoments.of(same))
 
 
 @pytest.mark.filterwarnings("error")
-def test_enough_pictures_are_not_warned_of():
+def test_enough_images_are_not_warned_of():
     random = torch.Generator().manual_seed(0)
     one, other = (torch.randn(5000, 8, dtype=torch.float64, generator=random) for _ in range(2))
     got = frechet_of_moments(FeatureMoments.of(one), FeatureMoments.of(other + 2))

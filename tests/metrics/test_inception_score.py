@@ -60,7 +60,7 @@ def test_one_sure_class_is_one():
         assert inception_score(rows)[0] == pytest.approx(1, abs=1e-12)
 
 
-def test_it_cannot_exceed_the_pictures_of_a_split_which_is_said():
+def test_it_cannot_exceed_the_images_of_a_split_which_is_said():
     with pytest.warns(
         EvaluationWarning, match="100 pictures in 10 splits can't score above 10, and there are 50 classes"
     ):

@@ -38,7 +38,7 @@ def test_agrees_with_torchmetrics():
 
 
 def test_it_is_zero_in_the_mean_for_equal_distributions():
-    """Ten pictures each time: the biased estimate would be far above zero."""
+    """Ten images each time: the biased estimate would be far above zero."""
     values = np.array(
         [kernel_distance(draw(10, 4, 2 * k), draw(10, 4, 2 * k + 1), subsets=1, subset_size=10)[0] for k in range(400)]
     )

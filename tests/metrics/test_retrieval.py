@@ -1,4 +1,4 @@
-"""R-precision of an oracle, of chance and of planted rankings; how candidates are drawn."""
+"""R-precision of an oracle, of chance and of planted rankings; how candidates are sampled."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_unrelated_codes_score_chance():
 
 
 def test_planted_rankings_are_counted_exactly():
-    """147 of 400 pictures show their caption, the others its opposite."""
+    """147 of 400 images show their caption, the others its opposite."""
     texts = codes(400)
     images = torch.where(torch.arange(400)[:, None] < 147, texts, -texts)
     mean, spread = r_precision(images, texts)
@@ -59,11 +59,11 @@ def test_deviation_is_that_of_the_folds():
     texts = codes(200)
     images = torch.where(torch.arange(200)[:, None] % 2 == 0, texts, -texts)
     mean, spread = r_precision(images, texts, candidates=2, folds=200)
-    assert (mean, spread) == pytest.approx((50, 50))  # each fold is one picture, right or wrong
+    assert (mean, spread) == pytest.approx((50, 50))  # each fold is one image, right or wrong
 
 
 def test_official_slicing_drops_the_last_of_each_fold():
-    """With folds of two pictures only every other one counts, so its mean is a multiple of 1 / folds."""
+    """With folds of two images only every other one counts, so its mean is a multiple of 1 / folds."""
     texts = codes(200)
     images = torch.where(torch.arange(200)[:, None] < 60, texts, -texts)
     mean, spread = r_precision(images, texts, folds=100, slicing="official")

@@ -148,7 +148,7 @@ def inputs(batch=3, words=5):
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("mask_mode", ["paper", "official"])
-def test_generator_draws_what_the_formulas_say(mask_mode, training):
+def test_generator_generates_what_the_formulas_say(mask_mode, training):
     torch.manual_seed(0)
     plain = shaken(Plain())
     model = compat.import_generator(plain.state_dict(), mask_mode=mask_mode)

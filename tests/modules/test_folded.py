@@ -58,7 +58,7 @@ def test_float32_stays_within_the_error_budget():
     truth = copy.deepcopy(model).double()(**inputs(torch.float64)).images
     eager, folded = model(**inputs()).images, fold(model)(**inputs()).images
 
-    def error(images):  # over all sides: one side's error is a matter of luck
+    def error(images):  # over all resolutions: one resolution's error is a matter of luck
         return sum((a - b).square().mean() / b.square().mean() for a, b in zip(images, truth, strict=True)).sqrt()
 
     assert error(folded) <= BUDGET * error(eager)

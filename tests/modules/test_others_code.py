@@ -50,7 +50,9 @@ def test_a_step_over_wrapped_models_says_which_and_what_to_do(alone):
     with pytest.raises(InputError, match=r"generator is wrapped in DistributedDataParallel.*generator\.module"):
         TrainStep(DistributedDataParallel(Generator(CONFIG)), discriminators(), None, config)
     first, second = discriminators()
-    with pytest.raises(InputError, match=r"discriminators\[1\] is wrapped in DataParallel.*share_batch_statistics"):
+    with pytest.raises(
+        InputError, match=r"discriminators\[1\] is wrapped in DataParallel.*shares gradients and statistics"
+    ):
         TrainStep(Generator(CONFIG), [first, DataParallel(second)], None, config)
     with pytest.raises(InputError, match=r"generator is wrapped by torch\.compile.*generator\.compile\(\) in place"):
         TrainStep(torch.compile(Generator(CONFIG)), discriminators(), None, config)

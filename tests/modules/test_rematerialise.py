@@ -33,7 +33,7 @@ def inputs(dtype=torch.float64, batch=3, seed=1):
 
 
 def run(model, steps=2, **options):
-    """Pictures, gradients and buffers after some forwards and backwards; the conditioning draws random numbers."""
+    """Images, gradients and buffers after some forwards and backwards; the conditioning samples random numbers."""
     torch.manual_seed(7)
     for step in range(steps):
         output = model(**inputs(model.conditioning.projection.weight.dtype, seed=step), **options)

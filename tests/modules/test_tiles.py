@@ -1,4 +1,4 @@
-"""Pictures drawn window by window are the pictures drawn at once."""
+"""Images generated window by window are the images generated at once."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_every_pixel_is_the_same(tile, kept, blocks):
 
 
 def peak(model, tile):
-    """Bytes at the peak of what is allocated while drawing, without the pictures themselves."""
+    """Bytes at the peak of what is allocated while generating, without the images themselves."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         images = draw_in_tiles(model, **inputs(), tile=tile, kept=0).images
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -67,7 +67,7 @@ def test_memory_does_not_grow_with_the_side():
     ("change", "message"),
     [
         ({"tile": 63}, "tile must be at least 64, which the halos need, got 63"),
-        ({"noise": torch.zeros(2, 4, dtype=torch.float64)}, "one picture at a time, got a batch of 2"),
+        ({"noise": torch.zeros(2, 4, dtype=torch.float64)}, "one image at a time, got a batch of 2"),
         ({"words": torch.zeros(1, 7, 5, dtype=torch.float64)}, r"words must be \[1, 8, T >= 1\]"),
     ],
 )

@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class Case:
     """``tensors`` in float64; ``fixed``: what is neither cast nor differentiated.
 
-    ``layout``: of the ``pictures`` and of the gradients of results that are pictures; ``others``: of the other tensors.
+    ``layout``: of the ``pictures`` and of the gradients of results that are images; ``others``: of the other tensors.
     Both are applied after the cast. ``wide``: names that stay float32 in half precision, as batch norm's parameters do
     under autocast.
     """
@@ -38,7 +38,7 @@ def with_odd_strides(x: Tensor) -> Tensor:
 
 
 def tokens(x: Tensor) -> Tensor:
-    """``x [B, C, N, 1]`` or ``[B, C, 1, N]`` as transposed and unsqueezed tokens ``[B, N, C]``; other pictures as rows
+    """``x [B, C, N, 1]`` or ``[B, C, 1, N]`` as transposed and unsqueezed tokens ``[B, N, C]``; other images as rows
     of tokens, which is channels-last.
     """
     rows = x.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -225,7 +225,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("cases", OF_A_LAYOUT)
-def test_pictures_may_have_any_strides(cases, backend):
+def test_images_may_have_any_strides(cases, backend):
     for case in cases:
         check(case, torch.float32, backend, backend.device)
 
@@ -237,7 +237,7 @@ def test_other_tensors_may_have_any_strides(case, backend):
 
 @pytest.mark.parametrize("layout", ["offset", "offset channels_last"])
 @pytest.mark.parametrize("op", OF_SIDES)
-def test_sixteen_bit_pictures_may_lie_anywhere(op, layout, backend):
+def test_sixteen_bit_images_may_lie_anywhere(op, layout, backend):
     """Kernels read packs of 16 bytes where they can."""
     check(replace(OF_SIDES[op](4, 6), layout=layout, others="offset"), torch.bfloat16, backend, backend.device)
 

@@ -116,7 +116,7 @@ def shuffled(arrays, seed):
 
 
 def published_widths(golden, mode, dtype, form=run, seed=None):
-    """Results at the birds' widths under the names of the golden arrays, computed in the order that ``seed`` draws."""
+    """Results at the birds' widths under the names of the golden arrays, computed in the order that ``seed`` gives."""
     arrays, place = golden("memory_big_s0_inputs"), slice(None)
     if seed is not None:
         arrays, place = shuffled(arrays, seed)

@@ -56,3 +56,22 @@ def test_broken_config_files_are_named(tmp_path, content, message):
         (tmp_path / "c.yaml").write_text(content)
     with pytest.raises(InputError, match=message):
         build_config(TrainConfig, file=tmp_path / "c.yaml")
+
+
+LARGE = "a0: &a0 [x, x, x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 4)}]\n" for k in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LARGE.encode(), "it has more than 10,000 values"),
+        (b"a: &a [*a]\n", "it has more than 10,000 values"),
+        (b"[" * 5000, "it is nested too deeply"),
+        (b"loop: 2001-99-99", r"month must be in 1\.\.12"),
+        (b"loop: \xff", r"not UTF-8 text \(byte 6\)"),
+    ],
+)
+def test_settings_that_explode_or_are_none_are_one_readable_line(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=rf"c\.yaml can't be read: .*{message}"):
+        build_config(TrainConfig, file=tmp_path / "c.yaml")

@@ -47,7 +47,7 @@ def state_of(model, optimizer, step):
 
 
 def part_of_a_run(rank, size, folder, store, done):
-    """One of ``size`` processes: goes on from the newest checkpoint for two steps, and saves each."""
+    """One of ``size`` processes: continues from the newest checkpoint for two steps, and saves each."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     model, optimizer = model_and_optimizer(sharded=True)

@@ -7,6 +7,7 @@ from dmgan_fast.data import Vocabulary
 from dmgan_fast.modules import Generator, GeneratorConfig, TextEncoder, TextEncoderConfig
 from dmgan_fast.sampling.bundle import save_bundle
 from dmgan_fast.sampling.sampler import Sampler
+from tests.modules.conftest import hub  # noqa: F401
 from tests.training.conftest import encoders, measured_run, one_thread, pictures  # noqa: F401
 
 SIDE = 128

@@ -1,4 +1,4 @@
-"""Drawing that runs out of memory is told of what would fit."""
+"""Generating that runs out of memory is told of what would fit."""
 
 import re
 
@@ -13,7 +13,7 @@ from dmgan_fast.sampling import advice
 
 
 def fail_to_draw(monkeypatch, error):
-    """Real pictures do not fit; the forecast, on tensors without data, does."""
+    """Real images do not fit; the forecast, on tensors without data, does."""
     forward = Generator.forward
 
     def fail(self, noise, *inputs, **options):
@@ -24,9 +24,9 @@ def fail_to_draw(monkeypatch, error):
     monkeypatch.setattr(Generator, "forward", fail)
 
 
-def test_one_picture_that_does_not_fit_is_told_of_tiles_and_tiles_of_smaller_ones(sampler, monkeypatch):
+def test_one_image_that_does_not_fit_is_told_of_tiles_and_tiles_of_smaller_ones(sampler, monkeypatch):
     fail_to_draw(monkeypatch, MemoryError())
-    with pytest.raises(OutOfMemory, match=r"drawing one picture at side 128 .*; draw in windows \(--tile 64"):
+    with pytest.raises(OutOfMemory, match=r"generating one image .* 128 .*; generate in windows \(--tile 64"):
         sampler.draw(["a"])
     monkeypatch.setattr("dmgan_fast.sampling.sampler.draw_in_tiles", sampler.generator.forward)
     with pytest.raises(OutOfMemory, match=r"in windows of 128.*smaller windows \(--tile 64\)"):

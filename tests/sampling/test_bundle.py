@@ -1,4 +1,4 @@
-"""A vocabulary and the weights trained with it belong together; what does not is refused before it draws."""
+"""A vocabulary and the weights trained with it belong together; what does not is refused before it generates."""
 
 import json
 import shutil

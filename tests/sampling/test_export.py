@@ -1,4 +1,4 @@
-"""An exported sampler draws what the sampler draws, without this package's ops."""
+"""An exported sampler generates what the sampler generates, without this package's ops."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_the_plain_text_encoder_equals_the_packed_one(rnn, layers):
         assert (found - expected).abs().max() <= 1e-14
 
 
-def test_the_graph_draws_the_samplers_pictures(sampler):
+def test_the_graph_generates_the_samplers_images(sampler):
     drawn = sampler.generate([[1, 2, 3], [4]], [7, 8])
     generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
     noise, eps = (torch.stack([torch.randn(4, generator=g) for g in generators]) for _ in range(2))
@@ -67,7 +67,7 @@ def test_the_graph_draws_the_samplers_pictures(sampler):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_torch_export_draws_the_same_for_any_batch_with_no_op_of_ours(sampler, tmp_path):
+def test_torch_export_generates_the_same_for_any_batch_with_no_op_of_ours(sampler, tmp_path):
     file, vocabulary = export_sampler(sampler, tmp_path / "sampler.pt2", words=WORDS)
     program = torch.export.load(file)
     assert not [node for node in program.graph.nodes if "dmgan" in str(node.target)]
@@ -77,7 +77,7 @@ def test_torch_export_draws_the_same_for_any_batch_with_no_op_of_ours(sampler, t
     assert Vocabulary.load(vocabulary) == sampler.vocabulary
 
 
-def test_onnx_draws_the_same_for_any_batch(sampler, tmp_path):
+def test_onnx_generates_the_same_for_any_batch(sampler, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `test` installs it")
     file, _ = export_sampler(sampler, tmp_path / "sampler.onnx", words=WORDS)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])

@@ -73,3 +73,23 @@ def test_truncation_makes_pictures_of_a_caption_more_alike(sampler):
     assert spread(truncation=0.1) < 0.7 * spread()
     with pytest.raises(InputError, match=r"truncation must be above 0, as 0\.7, got 0"):
         sampler.draw(["a"], truncation=0)
+
+
+def test_noise_is_multiplied_and_without_any_every_seed_is_the_same_image(sampler):
+    def last(**options):
+        return sampler.draw(["a red apple"], **options)[0].images[-1]
+
+    assert torch.equal(last(seed=1, noise_strength=0), last(seed=2, noise_strength=0))
+    assert torch.equal(last(seed=1, noise_strength=1.0), last(seed=1))
+    full, half = (sampler._noise([1], None, strength) for strength in (1.0, 0.5))
+    assert all(torch.equal(0.5 * a, b) for a, b in zip(full, half, strict=True))
+    way = sampler.between("a red apple", "blue", steps=2, seed=1, noise_strength=0)
+    assert (way[0].images[-1] - last(seed=9, noise_strength=0)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])
+def test_a_noise_strength_that_is_none_is_refused(sampler, strength):
+    with pytest.raises(InputError, match=r"noise_strength must be 0 or more, as 0\.5, got"):
+        sampler.draw(["a car"], noise_strength=strength)
+    with pytest.raises(InputError, match=r"noise_strength must be 0 or more, as 0\.5, got"):
+        sampler.between("a car", "blue", noise_strength=strength)

@@ -1,4 +1,4 @@
-"""Any checkpoint of a run is drawn from, evaluated and exported."""
+"""Any checkpoint of a run is generated from, evaluated and exported."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.training.conftest import averaged
 
 
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_step_draws_with_the_average_of_that_step(measured_run, step):
+def test_a_step_generates_with_the_average_of_that_step(measured_run, step):
     for sampler in (
         Sampler.from_pretrained(measured_run, step=step),
         Sampler.from_pretrained(measured_run / "weights", step=str(step)),
@@ -55,7 +55,7 @@ def test_evaluation_of_a_step_is_of_that_step_and_says_so(measured_run, pictures
     digests = {step: report["generator"]["sha256"] for step, report in found.items()}
     assert len({digests["1"], digests["4"], digests["best"]}) == 3  # the last and the best lie in other files
     assert "step-00000001.pt" in found["1"]["drawn"]["what"]
-    with pytest.raises(InputError, match="holds an evaluation of other pictures"):
+    with pytest.raises(InputError, match="holds an evaluation of other images"):
         evaluate(EvaluationConfig(**settings, step="2"), tmp_path / "1")
     with pytest.raises(InputError, match="--step is of a run"):
         evaluate(EvaluationConfig(step="2", data=str(pictures)), tmp_path / "x")

@@ -39,7 +39,7 @@ def test_a_step_that_does_not_fit_names_memory_batch_precision_and_plan(pictures
         train(config, tmp_path / "run")
     said = str(caught.value)
     peak = plan(config, batch_size=3, memory_bytes=1 << 40, device="cpu").peak_bytes
-    assert f"in a step of 3 pictures at side 128 in fp32 (about {show_size(peak)} needed" in said
+    assert f"in a step of 3 images at resolution 128 in fp32 (about {show_size(peak)} needed" in said
     assert "400 MiB asked for last, 100 MiB free" in said
     assert "--memory 80MiB; `dmgan-fast plan --size 128 --batch 3 --dtype fp32 --memory 80MiB --device cpu`" in said
     assert "--batch 2" in said
@@ -48,9 +48,7 @@ def test_a_step_that_does_not_fit_names_memory_batch_precision_and_plan(pictures
 
 
 def test_encoders_that_do_not_fit_name_the_batch(pictures, little, tmp_path):
-    with pytest.raises(
-        OutOfMemory, match=r"in a step of 4 pictures \(400 MiB asked for last, 100 MiB free\).*--batch 2"
-    ):
+    with pytest.raises(OutOfMemory, match=r"in a step of 4 images \(400 MiB asked for last, 100 MiB free\).*--batch 2"):
         pretrain(pretrain_config(pictures), tmp_path / "run")
 
 
@@ -60,7 +58,7 @@ def test_an_evaluation_that_does_not_fit_names_the_batch(encoders, pictures, lit
     sampler = Sampler.from_pretrained()
     assert sampler.generator is not None
     settings = {"data": str(pictures), "damsm": str(encoders), "count": 2, "metrics": ("fid-damsm",), "batch_size": 8}
-    with pytest.raises(OutOfMemory, match=r"while measuring pictures, 8 pictures at once \(.*--batch 2"):
+    with pytest.raises(OutOfMemory, match=r"while measuring images, 8 images at once \(.*--batch 2"):
         evaluate(EvaluationConfig(**settings, cache=str(tmp_path / "cache")), tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Pretraining: resumed bit by bit, measured on held-out pictures."""
+"""Pretraining: resumed bit by bit, measured on held-out images."""
 
 import csv
 from dataclasses import replace
@@ -20,13 +20,13 @@ def test_damsm_resumes_bit_exactly_dropout_included(pictures, tmp_path):
     same(checkpoint(tmp_path / "whole", "damsm")["task"], checkpoint(tmp_path / "parts", "damsm")["task"])
 
 
-def test_pretraining_measures_retrieval_of_held_out_pictures_in_its_history_and_card(pictures, tmp_path):
+def test_pretraining_measures_retrieval_of_held_out_images_in_its_history_and_card(pictures, tmp_path):
     pretrain(pretrain_config(pictures, steps=3, sample_every=2), tmp_path)
     with (tmp_path / "validation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "3"]
     for row in rows:
-        assert float(row["chance"]) == 12.5  # 8 held-out pictures, each of a class of its own
+        assert float(row["chance"]) == 12.5  # 8 held-out images, each of a class of its own
         assert 0 < float(row["words"]) < 100
         assert 0 <= float(row["picture_to_caption"]) <= 100
     card = (tmp_path / "weights" / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_pretraining_measures_retrieval_of_held_out_pictures_in_its_history_and_
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "3", "4", "5"]
 
 
-def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_picture(pictures):
+def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_image(pictures):
     config = pretrain_config(pictures, batch_size=3)
     held_out = open_dataset(str(pictures), "test", image_sizes=(32,), max_words=4)
     task = DAMSMTask(config, held_out, held_out)
@@ -50,7 +50,7 @@ def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_
     assert found.measures["picture_to_caption"] == found.measures["caption_to_picture"] == 100
 
 
-def test_pictures_of_one_class_are_not_held_against_each_other(pictures):
+def test_images_of_one_class_are_not_held_against_each_other(pictures):
     dataset = open_dataset(str(pictures), "train", image_sizes=(32,), max_words=4)
     task = DAMSMTask(pretrain_config(pictures), dataset, dataset)
     batch = next(iter(make_loader(dataset, 4)))

@@ -176,3 +176,23 @@ def test_a_run_stopped_between_its_last_checkpoint_and_the_weights_gets_its_weig
     shutil.rmtree(tmp_path / "weights")
     train(config, tmp_path, resume=True)
     assert file.read_bytes() == before
+
+
+def test_a_row_that_a_crash_left_half_written_is_told_and_left_out(pictures, encoders, tmp_path, caplog):
+    train(train_config(pictures, encoders, steps=2), tmp_path)
+    table = tmp_path / "metrics.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([*rows, "1,0."]))
+    with caplog.at_level("WARNING", "dmgan_fast.runs"):
+        train(train_config(pictures, encoders, steps=3), tmp_path, resume=True)
+    assert "metrics.csv:4 is not a whole row and is left out: ['1', '0.'" in caplog.text
+    *before, last = table.read_text().splitlines()
+    assert before == rows
+    assert last.startswith("3,")
+
+
+def test_a_table_that_is_none_any_more_is_named_and_no_step_is_taken(pictures, encoders, tmp_path):
+    train(train_config(pictures, encoders, steps=1), tmp_path)
+    (tmp_path / "metrics.csv").write_bytes(b"step,seconds\n\xff\xfe")
+    with pytest.raises(CheckpointError, match=r"metrics\.csv is damaged: .*move it away, and --resume goes on"):
+        train(train_config(pictures, encoders, steps=2), tmp_path, resume=True)

@@ -21,7 +21,7 @@ from tests.training.conftest import train_config
 
 
 def config(pictures, encoders, steps=1, source=None, **generator):
-    """A run of sides 64 and 128 that learns next to nothing, so that what it starts from can be seen."""
+    """A run of resolutions 64 and 128 that learns next to nothing, so that what it starts from can be seen."""
     base = train_config(pictures, encoders, steps=steps)
     slow = replace(base.step, generator_learning_rate=1e-12, discriminator_learning_rate=1e-12)
     return replace(base, step=slow, init_from=source and str(source), generator=replace(base.generator, **generator))
@@ -88,7 +88,7 @@ def test_another_width_is_refused(pictures, encoders, small_run, tmp_path, gener
 def test_a_larger_model_can_not_start_a_smaller_one(pictures, encoders, small_run, tmp_path):
     larger = tmp_path / "larger"
     train(train_config(pictures, encoders, steps=1), larger)
-    with pytest.raises(CheckpointError, match="draws sides up to 128, this generator only up to 64"):
+    with pytest.raises(CheckpointError, match="generates resolutions up to 128, this generator only up to 64"):
         grown(pictures, encoders, larger, tmp_path / "grown", image_sizes=(64,))
 
 
@@ -109,7 +109,7 @@ def test_a_budget_becomes_a_policy_that_trains_and_resumes(pictures, encoders, t
     assert planned.step.memory == made.policy != MemoryPolicy()
     train(planned, tmp_path / "run")
     plain = train_config(pictures, encoders, steps=3)
-    train(plain, tmp_path / "run", resume=True)  # another policy may go on: it learns the same
+    train(plain, tmp_path / "run", resume=True)  # another policy may continue: it learns the same
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").stem.endswith("3")
 
 
@@ -122,7 +122,7 @@ def test_an_impossible_budget_is_refused_with_what_would_fit(pictures, encoders)
 
 
 def imported(pictures, encoders, folder, sides, **discriminator):
-    """A bundle as `import` writes it: the run's generator of side 64, and discriminators for these sides."""
+    """A bundle as `import` writes it: the run's generator of 64², and discriminators for these resolutions."""
     base = config(pictures, encoders)
     torch.manual_seed(7)
     made = {side: Discriminator(replace(base.discriminator(side), **discriminator)) for side in sides}
@@ -156,7 +156,7 @@ def test_discriminators_that_a_bundle_holds_are_taken_over_and_the_rest_is_named
 
 def test_discriminators_of_another_width_are_refused_by_side_and_value(pictures, encoders, tmp_path):
     imported(pictures, encoders, tmp_path / "b", (64,), base_channels=3)
-    with pytest.raises(CheckpointError, match=r"discriminator for side 64: it has base_channels 3 \(here 2\)"):
+    with pytest.raises(CheckpointError, match=r"discriminator for resolution 64: it has base_channels 3 \(here 2\)"):
         grown(pictures, encoders, tmp_path / "b", tmp_path / "grown")
     assert not (tmp_path / "grown").exists()
 
@@ -179,8 +179,8 @@ def test_the_command_line_says_what_was_taken_over_and_what_starts_fresh(
     arguments = ("train", "--config", tmp_path / "c.yaml", "--init-from", tmp_path / "b", "--out", tmp_path / "run")
     status, _, errors = call(monkeypatch, capsys, *arguments)
     assert status == 0, errors
-    said = f"dmgan-fast: started from {tmp_path / 'b'}; taken over: generator for sides 64, discriminators 64; fresh: "
-    assert said in errors
+    said = f"dmgan-fast: started from {tmp_path / 'b'}; taken over: generator for resolutions 64, discriminators 64"
+    assert f"{said}; fresh: " in errors
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config(pictures, encoders, base_channels=3))))
     status, _, errors = call(monkeypatch, capsys, *arguments[:-1], tmp_path / "other")
     assert status == 2

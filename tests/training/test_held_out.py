@@ -30,7 +30,7 @@ def rows(file):
 # ------------------------------------------------------------------------------------------------------------ progress
 
 
-def test_what_is_measured_follows_the_formulas_on_the_pictures_drawn(pictures, encoders):
+def test_what_is_measured_follows_the_formulas_on_the_images_generated(pictures, encoders):
     vocabulary = open_bundle(encoders).vocabulary
     held_out = open_dataset(str(pictures), "test", image_sizes=(64, 128), max_words=4, vocabulary=vocabulary)
     task = GANTask(train_config(pictures, encoders, measure_pictures=40), encoders, held_out, held_out)
@@ -101,7 +101,7 @@ def test_measuring_can_be_switched_off_and_does_not_change_the_training(pictures
         Sampler.from_pretrained(tmp_path / "without", step="best")
 
 
-def test_a_generator_that_draws_nan_is_not_measured_and_never_best(pictures, encoders, tmp_path, monkeypatch, caplog):
+def test_a_generator_that_gives_nan_is_not_measured_and_never_best(pictures, encoders, tmp_path, monkeypatch, caplog):
     held_out = open_dataset(str(pictures), "test", image_sizes=(64, 128), vocabulary=open_bundle(encoders).vocabulary)
     task = GANTask(train_config(pictures, encoders), encoders, held_out, held_out)
     encoder = task.held_out_measures.image_encoder.forward
@@ -109,10 +109,10 @@ def test_a_generator_that_draws_nan_is_not_measured_and_never_best(pictures, enc
         task.held_out_measures.image_encoder, "forward", lambda x: tuple(y * torch.nan for y in encoder(x))
     )
     assert task.measure() == {}
-    assert "draws NaN" in caplog.text
+    assert "produces NaN" in caplog.text
 
 
-def test_pretraining_keeps_the_encoders_that_match_held_out_pictures_best(pictures, tmp_path):
+def test_pretraining_keeps_the_encoders_that_match_held_out_images_best(pictures, tmp_path):
     pretrain(pretrain_config(pictures, steps=4, sample_every=1, checkpoint_every=1, keep_checkpoints=9), tmp_path)
     losses = {row["step"]: float(row["words"]) + float(row["sentence"]) for row in rows(tmp_path / "validation.csv")}
     kept = json.loads((tmp_path / "best" / "best.json").read_text())

@@ -1,4 +1,4 @@
-"""One folder, one writer: several processes are refused, and a lock goes when its holder does."""
+"""One folder, one writer, and a lock goes when its holder does."""
 
 import os
 import signal
@@ -36,13 +36,14 @@ def holder(tmp_path):
 
 
 @pytest.mark.parametrize("size", ["2", "16"])
-def test_training_in_several_processes_is_refused_before_anything_is_written(
+def test_several_processes_without_a_meeting_place_are_refused_before_anything_is_written(
     pictures, encoders, tmp_path, monkeypatch, size
 ):
+    """Each would train alone, into one folder."""
     monkeypatch.setenv("WORLD_SIZE", size)
     monkeypatch.setenv("RANK", "1")
     for work, config in ((train, train_config(pictures, encoders)), (pretrain, pretrain_config(pictures))):
-        with pytest.raises(InputError, match=rf"process 1 of {size}.*not shared between processes.*without torchrun"):
+        with pytest.raises(InputError, match=rf"WORLD_SIZE={size} .* MASTER_ADDR, MASTER_PORT are not set.*torchrun"):
             work(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

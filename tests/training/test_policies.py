@@ -158,7 +158,7 @@ def test_scalers_are_part_of_the_state():
 # -------------------------------------------------------------------------------------------------------- accumulation
 
 
-def test_accumulation_draws_parts_with_statistics_of_their_own_and_says_so(caplog):
+def test_accumulation_generates_parts_with_statistics_of_their_own_and_says_so(caplog):
     with caplog.at_level(logging.INFO, "dmgan_fast"):
         generator, discriminators, encoder = models(sides=SIDES, mode="paper")
         step = TrainStep(generator, discriminators, encoder, StepConfig(accumulate=2))
@@ -176,7 +176,7 @@ def test_accumulation_draws_parts_with_statistics_of_their_own_and_says_so(caplo
     )
     step(batch, **noise)
 
-    # By hand: each half through the plain generator, the losses of all four pictures through the updated judges.
+    # By hand: each half through the plain generator, the losses of all four images through the updated judges.
     drawn = [
         other(noise["noise"][k : k + 2], batch.sentence[k : k + 2], batch.words[k : k + 2],
               batch.padding_mask[k : k + 2], eps=noise["eps"][k : k + 2])

@@ -21,6 +21,7 @@ from dmgan_fast.modules import (
 )
 from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
 from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training import batch, optimisers
 from dmgan_fast.training import step as step_module
 from dmgan_fast.training.batch import Batch
@@ -219,3 +220,30 @@ def test_a_step_reads_nothing_on_the_host():
             assert node.attr not in {"item", "tolist", "cpu", "numpy", "nonzero"}, node.attr
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"float", "bool", "int"}, node.func.id
+
+
+# ----------------------------------------------------------------------------------------------------- both in one pass
+
+
+def test_real_and_generated_images_in_one_pass_teach_what_they_do_in_turn():
+    batch, noise = batch_of(0, (64, 128))
+    taken = []
+    for together in (False, True):
+        generator, discriminators, encoder = models((64, 128), mode="paper")
+        step = TrainStep(generator, discriminators, encoder, StepConfig(memory=MemoryPolicy(together=together)))
+        losses = [step(batch, **noise) for _ in range(3)]
+        taken.append((losses, [value for d in discriminators for value in d.state_dict().values()]))
+    for theirs, ours in zip(*(losses for losses, _ in taken), strict=True):
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-9, atol=1e-12, msg=name)
+    for theirs, ours in zip(*(weights for _, weights in taken), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["official", "batch_norm"])
+def test_one_pass_is_refused_where_images_are_not_judged_alone(norm):
+    parts = models((64,), mode="official", attngan=norm == "batch_norm")
+    with pytest.raises(InputError, match=r"memory\.together does not go with spectral_norm='official'"):
+        TrainStep(*parts, StepConfig(memory=MemoryPolicy(together=True)))
+    with pytest.raises(ValueError, match=r"memory\.together=True .* memory\.micro_batch=2 does not"):
+        MemoryPolicy(together=True, micro_batch=2)

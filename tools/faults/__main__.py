@@ -5,9 +5,10 @@
     python -m tools.faults --only "disk full" signals
 
 A run of a second is disturbed in another way each time: killed, starved of disk, given damaged files or wrong numbers,
-stopped by a scheduler. Afterwards it must go on from its last completed checkpoint, and end with the bits of a run that
-nobody disturbed; or it must refuse, in one paragraph that names what is wrong. Prints a table, writes a report, and
-exits with 1 if something did not hold. What this machine does not allow, a small file system say, is listed as not run.
+stopped by a scheduler. Afterwards it must resume from its last completed checkpoint, and end with the bits of a run
+that nobody disturbed; or it must refuse, in one paragraph that names what is wrong. Prints a table, writes a report,
+and exits with 1 if something did not hold. What this machine does not allow, a small file system say, is listed as not
+run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: a run goes on from its last completed checkpoint, with the bits of an undisturbed one."""
+"""kill -9 at random moments: a run resumes from its last completed checkpoint, with the bits of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from dmgan_fast.cli import EXIT_BAD_INPUT
 from tools.faults.rig import PHASES, Broken, Rig, Run, folder_in, require
 
-MOMENTS = ("any", "any", "any", "step", "save", "save", "save", "sample", "evaluation", "loader worker")
+KILL_MOMENTS = ("any", "any", "any", "step", "save", "save", "save", "sample", "evaluation", "loader worker")
 LATER = 0.02  # seconds after a phase has begun
-TWICE = 0.3  # share of trials in which the run that goes on is killed too
+TWICE = 0.3  # share of trials in which the run that continues is killed too
 
 
 def trial(rig: Rig, number: int, name: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def trial(rig: Rig, number: int, name: str) -> dict[str, Any]:
     told: dict[str, Any] = {"trial": number, "kills": []}
     with folder_in(rig, name) as out:
         for _ in range(2 if chance.random() < TWICE else 1):
-            moment = chance.choice(MOMENTS)
+            moment = chance.choice(KILL_MOMENTS)
             workers = ("data.workers=1",) if moment == "loader worker" or chance.random() < 0.1 else ()
             run = rig.start(out, *workers)
             _kill(run, moment, chance, rig.seconds)

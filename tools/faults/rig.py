@@ -36,6 +36,7 @@ from dmgan_fast.training.trainer import GANTask, train
 STEPS, SIDE = 6, 64
 PHASES = ("step", "save", "sample", "evaluation")
 LIMIT = 120.0  # seconds after which a run hangs
+PAUSE = 0.5  # more than this between two looks means that all processes were halted for a while
 EXIT_BROKEN = 70  # something else than an error of the project's own
 _SAID = 8192
 _NUMBER = struct.Struct("<q")
@@ -84,6 +85,18 @@ class Board:
         return ", ".join(f"{name} {self.get(name)}" for name in FIELDS)
 
 
+class Patience:
+    """So many seconds in which this process could look; those in which all processes were halted do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left, self.last = seconds, time.monotonic()
+
+    def over(self) -> bool:
+        now = time.monotonic()
+        self.left, self.last = self.left - min(now - self.last, PAUSE), now
+        return self.left < 0
+
+
 @dataclass
 class Run:
     """A process that trains. ``status``: its exit status, negative for the signal that ended it."""
@@ -106,8 +119,9 @@ class Run:
         Raises:
             Broken: if it does not end.
         """
+        patience = Patience(limit)
         while self.alive():
-            if time.monotonic() - self.began > limit:
+            if patience.over():
                 self.kill()
                 raise Broken(f"the run did not end within {limit:g} s, after {self.board}")
             time.sleep(0.005)
@@ -116,12 +130,13 @@ class Run:
 
     def wait_for(self, condition: Callable[[], bool]) -> bool:
         """Whether the condition came true while it ran."""
+        patience = Patience(LIMIT)
         while self.alive():
             if condition():
                 return True
-            if time.monotonic() - self.began > LIMIT:
+            if patience.over():
                 self.kill()
-                raise Broken("the run did not get so far")
+                raise Broken(f"the run did not get so far within {LIMIT:g} s, but to {self.board}")
             time.sleep(0.0005)
         return False
 
@@ -257,7 +272,7 @@ class Rig:
         before: Callable[[], None] = lambda: None,
         images: Path | None = None,
     ) -> Run:
-        """Begin the run in ``out``, or go on with it if it has begun; ``before`` is done in its process first."""
+        """Begin the run in ``out``, or continue with it if it has begun; ``before`` is done in its process first."""
         config = self.config(overrides, images)
 
         def work(board: Board) -> None:
@@ -294,7 +309,7 @@ class Rig:
         require(not (out / ".lock").exists(), "the lock was left behind")
 
     def survives(self, out: Path, completed: int) -> int:
-        """The step that a stopped run goes on from.
+        """The step that a stopped run continues from.
 
         Raises:
             Broken: if a completed checkpoint is lost or torn.
@@ -335,7 +350,7 @@ def draw_images(folder: Path) -> None:
 
 
 def final_bits(out: Path) -> dict[str, str]:
-    """Digests of all that a finished run has learned, drawn and logged, by name; of logs without times."""
+    """Digests of all that a finished run has learned, generated and logged, by name; of logs without times."""
     state = load_checkpoint(checkpoints.checkpoint_file(out / "checkpoints", STEPS), "gan")
     found = {
         f"state {name}": _digest(value) for name, value in _leaves({"task": state["task"], "random": state["random"]})

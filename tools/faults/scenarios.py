@@ -20,6 +20,7 @@ from tools.faults.rig import STEPS, Board, Impossible, Rig, Run, folder_in, fork
 
 Scenario = Callable[[Rig], str]
 RACES = 10
+NO_CACHE = "data.cache=0"  # else decoded images stay in memory
 FLIPS = 20
 _ALL: dict[str, Scenario] = {}
 
@@ -87,7 +88,7 @@ def _host(rig: Rig, work: Callable[[Board], None]) -> str:
 
 @scenario("disk full")
 def disk_full(rig: Rig) -> str:
-    """A checkpoint that has no room is refused with the room that it takes; with room the run goes on."""
+    """A checkpoint that has no room is refused with the room that it takes; with room the run continues."""
 
     def work(board: Board) -> None:
         disk = rig.folder / "disk"
@@ -140,13 +141,13 @@ def read_only_folder(rig: Rig) -> str:
 # ------------------------------------------------------------------------------------------------- damaged checkpoints
 
 
-def _stopped(rig: Rig, out: Path, step: int = 4) -> None:
-    run = rig.start(out, before=_stop_at(step, lambda: signal.raise_signal(signal.SIGTERM)))
+def _stopped(rig: Rig, out: Path, step: int = 4, images: Path | None = None) -> None:
+    run = rig.start(out, images=images, before=_stop_at(step, lambda: signal.raise_signal(signal.SIGTERM)))
     require(run.wait() == EXIT_REQUEUE, f"status {run.status}: {run.board.said}")
 
 
 def _damage(rig: Rig, name: str, spoil: Callable[[bytes], bytes]) -> None:
-    """The newest checkpoint is damaged: the run goes on from the one before."""
+    """The newest checkpoint is damaged: the run continues from the one before."""
     with folder_in(rig, name) as out:
         _stopped(rig, out)
         newest = max((out / "checkpoints").glob("step-*.pt"))
@@ -214,7 +215,7 @@ def _images(rig: Rig, name: str) -> Path:
 
 @scenario("vanished image")
 def vanished(rig: Rig) -> str:
-    """Named at the start, and in the middle of a run too, which then goes on once it is back."""
+    """Named at the start, and in the middle of a run too, which then continues once it is back."""
     images = _images(rig, "vanishing")
     victims = sorted(images.glob("train-*.png"))
 
@@ -223,7 +224,7 @@ def vanished(rig: Rig) -> str:
             file.rename(file.with_suffix(".gone"))
 
     with folder_in(rig, "vanished") as out:
-        run = rig.start(out, images=images, before=_stop_at(2, vanish))
+        run = rig.start(out, NO_CACHE, images=images, before=_stop_at(2, vanish))
         during = _refused(run, "train-", "not found")
         step = rig.survives(out, run.board.completed)
         require(step >= run.board.get("step") - 1, f"{run.board.get('step')} steps were taken, {step} are saved")
@@ -246,14 +247,14 @@ def changed(rig: Rig) -> str:
             file.write_bytes(content[: len(content) // 2])
 
     with folder_in(rig, "changed") as out:
-        run = rig.start(out, images=images, before=_stop_at(2, spoil))
+        run = rig.start(out, NO_CACHE, images=images, before=_stop_at(2, spoil))
         said = _refused(run, "train-", "can't be read")
         rig.survives(out, run.board.completed)
         for file, content in victims.items():
             file.write_bytes(content)
         rig.finish(out, images=images)
     with folder_in(rig, "changed") as out:
-        _stopped(rig, out)
+        _stopped(rig, out, images=images)
         one, other = list(victims)[:2]
         one.write_bytes(victims[other] + b" ")
         run = rig.start(out, images=images)
@@ -267,7 +268,7 @@ def changed(rig: Rig) -> str:
 
 @scenario("NaN in a gradient")
 def nan_gradient(rig: Rig) -> str:
-    """No checkpoint holds it; without it the run goes on with the same bits."""
+    """No checkpoint holds it; without it the run continues with the same bits."""
 
     def poison() -> None:
         step, seen = GANTask.step, 0
@@ -295,7 +296,7 @@ def nan_gradient(rig: Rig) -> str:
 
 @scenario("SIGTERM and SIGUSR1")
 def signals(rig: Rig) -> str:
-    """Saves, ends with the status that asks to be queued again, goes on with the same bits; to all processes too."""
+    """Saves, ends with the status that asks to be queued again, continues with the same bits; to all processes too."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         for workers in (0, 2):
             with folder_in(rig, "signal") as out:

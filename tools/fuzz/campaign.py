@@ -22,6 +22,7 @@ from tools.fuzz.verdict import Fault, Target, judge
 
 BATCH = 500  # cases of one run of hypothesis, which remembers all that it has seen
 MEMORY = 3 << 30  # bytes that a child may take beyond what it has at its start
+PAUSE = 1.0  # seconds; more between two looks means that all processes were halted for a while
 RESTARTS = 50  # children that may die before a target is given up
 KEPT = 25  # faults that are told; the rest is counted
 _HEAD = struct.Struct("<QQQQ")  # cases, refused, accepted, faults
@@ -227,7 +228,12 @@ def campaign(
         jobs: targets at a time.
     """
     waiting, running = list(targets), []
+    last = time.monotonic()
     while waiting or running:
+        now = time.monotonic()
+        halted, last = max(0.0, now - last - PAUSE), now
+        for runner in running:
+            runner.since += halted
         while waiting and len(running) < jobs:
             running.append(_Runner(waiting.pop(0), cases, number, limit))
         for runner in list(running):

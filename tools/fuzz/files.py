@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,25 @@ def put(file: Path, content: bytes, instead: str) -> None:
         file.symlink_to("/dev/zero")
 
 
+@cache
+def _own_place(process: int) -> Path:
+    return Path(tempfile.mkdtemp(prefix="cases-"))
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A new folder, gone afterwards; the process is in it, so that what a file has run is seen."""
-    place, before = Path(tempfile.mkdtemp(prefix="case-")), os.getcwd()
+    """An empty folder of this process, the same each time; the process is in it, so that what a file runs is seen."""
+    place, before = _own_place(os.getpid()), os.getcwd()
     os.chdir(place)
     try:
         yield place
     finally:
         os.chdir(before)
-        shutil.rmtree(place, ignore_errors=True)
+        for entry in os.scandir(place):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                os.unlink(entry)
 
 
 @st.composite

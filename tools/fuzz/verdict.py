@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -59,12 +60,17 @@ def judge(target: Target, case: Any) -> Outcome:
             raise Fault(f"wrong answer: {error}") from None
         except DMGANError as error:
             message, names = str(error), tuple(target.names(case))
-            if not any(name in message for name in names):
+            if not any(_says(message, name) for name in names):
                 raise Fault(f"the refusal names none of {', '.join(names)}: {message[:SHOWN]}") from None
             return "refused"
         except Exception as error:
             raise Fault(f"{type(error).__name__} at {_place(error)}: {str(error)[:SHOWN]}") from None
     return "accepted"
+
+
+def _says(message: str, name: str) -> bool:
+    """Whether the name stands in the message as a word of its own."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
 
 
 def _place(error: BaseException) -> str:

@@ -146,7 +146,7 @@ def _leaf(x: Any) -> Any:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Within, none of the caller's modes counts; random numbers that are drawn leave no trace."""
+    """Within, none of the caller's modes counts; random numbers that are generated leave no trace."""
     with (
         torch.random.fork_rng(devices=[]),
         torch.inference_mode(False),

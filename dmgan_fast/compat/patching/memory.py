@@ -1,6 +1,6 @@
 """Reads of words by pixels, as AttnGAN and DM-GAN write them, and DM-GAN's whole refinement stage.
 
-What a module's tensors are for is told by their sizes; where sizes leave a choice (key or value, which pictures a mask
+What a module's tensors are for is told by their sizes; where sizes leave a choice (key or value, which images a mask
 is for, whether the mean is detached), each choice is tried until one does what the module's own forward does.
 """
 

@@ -54,8 +54,8 @@ def words_loss(
     class_ids: Any,
     batch_size: int,
 ) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
-    """As the authors': picture to text, text to picture (None without labels), and each caption's attention on its own
-    picture ``[1, length, h, w]``."""
+    """As the authors': image to text, text to image (None without labels), and each caption's attention on its own
+    image ``[1, length, h, w]``."""
     gamma1, gamma2, gamma3 = gammas
     lengths = lengths.to(regions.device)
     scores = gamma3 * functional.words_similarity(regions, words, lengths, gamma1=gamma1, gamma2=gamma2)
@@ -70,7 +70,7 @@ def words_loss(
 
 
 def attention(regions: Tensor, words: Tensor, lengths: Tensor, gamma1: float) -> list[Tensor]:
-    """Softmax over words, then over regions, of each picture with its caption."""
+    """Softmax over words, then over regions, of each image with its caption."""
     scores = torch.bmm(words.transpose(1, 2), regions.flatten(2))  # [B, T, N]
     padded = torch.arange(words.shape[2], device=words.device) >= lengths[:, None]
     over_words = scores.masked_fill(padded[:, :, None], -torch.inf).softmax(1)

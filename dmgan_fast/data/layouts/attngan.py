@@ -60,7 +60,7 @@ def _read_split(folder: Path, split: str, number: int, gatherer: Gatherer) -> Vo
     classes = _classes(folder, split, keys)
     root = _images_folder(folder)
     if root is None:
-        raise DataError(f"{folder}: no pictures; looked for {folder / cub.FOLDER / 'images'} and {folder / 'images'}")
+        raise DataError(f"{folder}: no images; looked for {folder / cub.FOLDER / 'images'} and {folder / 'images'}")
     images, boxes = Files(root, anywhere=True), _boxes(folder)
     for key, (said, why), class_id in zip(keys, captions, classes, strict=True):
         fault = (NO_CAPTION, why) if why else None
@@ -75,7 +75,7 @@ def _keys(file: Path) -> list[str]:
     if not isinstance(keys, (list, tuple)) or not all(isinstance(key, str) for key in keys):
         raise DataError(f"{file}: expected a list of keys")
     if not keys:
-        raise DataError(f"{file} has no pictures in it")
+        raise DataError(f"{file} has no images in it")
     return [without_suffix(tidy(key)) for key in keys]
 
 
@@ -109,7 +109,7 @@ def _captions(
         raise DataError(f"{file}: the {split} captions must be a list of captions, each a list of word indices")
     per_picture, rest = divmod(len(rows), len(keys))
     if rest or not per_picture:
-        raise DataError(f"{file}: {len(rows)} {split} captions do not divide among {len(keys)} pictures")
+        raise DataError(f"{file}: {len(rows)} {split} captions do not divide among {len(keys)} images")
     said = _decoded(file, rows, content[2])
     return [(tuple(said[k * per_picture : (k + 1) * per_picture]), "") for k in range(len(keys))], vocabulary
 

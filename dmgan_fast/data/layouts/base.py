@@ -16,7 +16,7 @@ from dmgan_fast.errors import DataError
 
 TEXT_FOLDERS = ("text", "text_c10", "captions")
 Box = tuple[float, float, float, float]
-FARTHEST = 1e9  # pixels; what is beyond is no measure of a picture
+FARTHEST = 1e9  # pixels; what is beyond is no measure of an image
 QUICK = 20_000  # directory entries that a quick look goes through
 CLASS_LISTS = {"train": "trainvalclasses.txt", "test": "testclasses.txt"}
 

@@ -90,7 +90,7 @@ def _checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     ):
         raise ValueError(f"a picture and at least one caption are needed, got {short(row)}")
     if is_outside(name):
-        raise ValueError(f"the picture {name!r} is outside the folder")
+        raise ValueError(f"the image {name!r} is outside the folder")
     given = row.get("class_id")
     class_id = None if given is None or given == "" else whole_number(given)
     if class_id is None and given is not None and given != "":

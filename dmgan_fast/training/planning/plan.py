@@ -8,9 +8,18 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.metering.meter import KINDS
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.sizes import show_size
+
+MADE = ("gradients", "saved", "temporary")
+WORKSPACES, GRAPHS = "workspaces", "graphs"  # kinds of memory that are no tensors of the step
+COUNTED = (
+    "tensors as blocks of 512 B, from 10 MiB on of 2 MiB; workspaces of cuBLAS and, computed, of cuDNN; graphs' pool"
+)
+NOT_COUNTED = (
+    "the CUDA context (about 0.5 GiB), fragmentation, free blocks that PyTorch keeps, NCCL's buffers, and what cuDNN's "
+    "kernels need beyond their known forms; not yet verified on a GPU"
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,11 @@ class Cost:
         return sum(self.peak.values())
 
     @property
+    def transient_bytes(self) -> int:
+        """The most that is alive of what a step makes itself: neither state nor batch."""
+        return max(sum(kinds[kind] for kind in MADE) for kinds in self.phases.values())
+
+    @property
     def flops(self) -> int:
         return sum(self.arithmetic.values())
 
@@ -39,10 +53,12 @@ class Plan:
     """What ``plan`` found.
 
     ``policy``: the one with the least arithmetic that fits, or the most frugal if none does. ``peak``: its predicted
-    bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``).
+    bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``; on a GPU
+    also ``workspaces`` of libraries, and ``graphs``, what CUDA graphs hold between replays).
     ``recompute_flops``: what it computes beyond a step that keeps everything. ``tried``: policies in the order of
-    their cost. ``bytes_per_picture``: what one more picture costs. ``largest_batch``, ``largest_side``: the most
-    pictures, and their largest side, that fit under the most frugal policy; 0 if not even two pictures, or no side, do.
+    their cost. ``bytes_per_picture``: what one more image costs. ``largest_batch``, ``largest_side``: the most
+    images, and their highest resolution, that fit under the most frugal policy; 0 if not even two images, or no
+    resolution, do.
     """
 
     fits: bool
@@ -72,7 +88,7 @@ class Plan:
     def explain(self) -> str:
         """The plan in words."""
         what = f"{self.side}² in {self.precision}, batch {self.batch_size}, {show_size(self.memory_bytes)}"
-        kinds = ", ".join(f"{kind} {show_size(self.peak[kind])}" for kind in KINDS if self.peak.get(kind))
+        kinds = ", ".join(f"{kind} {show_size(size)}" for kind, size in self.peak.items() if size)
         more = self.recompute_flops / (self.flops - self.recompute_flops)
         again = f"{100 * more:.0f} %" if more else "none"
         lines = [
@@ -88,9 +104,8 @@ class Plan:
         if not self.fits:
             lines.append(f"  it would need {show_size(self.peak_bytes)}" + self.instead())
         if self.device != "cpu":
-            lines.append(
-                "  not counted: the CUDA context, workspaces of libraries and fragmentation; not yet verified on a GPU"
-            )
+            lines.append(f"  counted      {COUNTED}")
+            lines.append(f"  not counted  {NOT_COUNTED}")
         return "\n".join(lines)
 
     def _row(self, cost: Cost) -> str:
@@ -117,6 +132,8 @@ def describe(policy: MemoryPolicy) -> str:
         words.append(f"tiles of {policy.tile_rows} rows")
     if policy.micro_batch:
         words.append(f"judged {policy.micro_batch} at a time")
+    if policy.together is not None:
+        words.append("real and generated images " + ("in one pass" if policy.together else "in turn"))
     if policy.offload:
         words.append("offloaded")
     return ", ".join(words)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from dmgan_fast import parallel
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
 from dmgan_fast.modules.generator import sides_up_to
@@ -29,7 +30,7 @@ def plan(
     Args:
         config: of the run; a ``GeneratorConfig`` alone takes the other settings of the birds. ``config.encoders``, if
             given, tells which image encoder.
-        batch_size: pictures a step, 2 or more.
+        batch_size: images a step, 2 or more.
         memory_bytes: budget for weights, optimisers and everything else that PyTorch allocates.
         device: planned for; None: a GPU if there is one. A GPU need not be there.
 
@@ -44,7 +45,7 @@ def plan(
         raise InputError(f"plan: memory_bytes must be positive, got {memory_bytes}")
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     measure = measure_of(config, kind)
-    policies = list(ladder(config, batch_size))
+    policies = list(ladder(config, batch_size, kind))
     least = measure(policies[0], batch_size)
     if measure.state_bytes > memory_bytes:
         policies = policies[-2:]
@@ -80,7 +81,9 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
     Raises:
         InputError: if nothing fits; says what would.
     """
-    batch_size, device = config.loop.batch_size, None if config.loop.device == "auto" else config.loop.device
+    # Of several processes each holds its rows of a batch.
+    batch_size = max(2, -(-config.loop.batch_size // parallel.expected()))
+    device = None if config.loop.device == "auto" else config.loop.device
     found = plan(config, batch_size=batch_size, memory_bytes=parse_size(memory), device=device)
     if not found.fits:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Searches of the planner: policies from the cheapest on, the largest batch and the largest side that fit."""
+"""Searches of the planner: policies from the cheapest on, the largest batch and the highest resolution that fit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ MAX_BATCH = 4096
 LARGEST_SIDE = 4096  # beyond, a discriminator alone has billions of weights
 
 
-def ladder(config: TrainConfig, batch_size: int) -> Iterator[MemoryPolicy]:
-    """Policies from the cheapest to the most frugal, for the sides of ``config``."""
+def ladder(config: TrainConfig, batch_size: int, device: str = "cpu") -> Iterator[MemoryPolicy]:
+    """Policies from the cheapest to the most frugal, for the resolutions of ``config``. On a GPU the first takes real
+    and generated images through a discriminator in one pass, the others in turn."""
     sides = len(config.generator.image_sizes)
     one = None if config.discriminator(FIRST_SIDE).needs_whole_batches else 1
+    apart = False if one and device == "cuda" else None
 
     def policy(last: Level, others: Level, micro_batch: int | None, tile_rows: int = 64) -> MemoryPolicy:
         levels = (*(others for _ in range(sides - 1)), last)
-        return MemoryPolicy(checkpointing=levels, micro_batch=micro_batch, tile_rows=tile_rows)
+        together = apart if micro_batch is None else None
+        return MemoryPolicy(checkpointing=levels, micro_batch=micro_batch, tile_rows=tile_rows, together=together)
 
     yield MemoryPolicy()
+    if apart is not None:
+        yield MemoryPolicy(together=apart)
     if one and batch_size > 4:
         yield MemoryPolicy(micro_batch=4)
-    yield MemoryPolicy(checkpointing="op")
+    yield MemoryPolicy(checkpointing="op", together=apart)
     if sides > 1:
         yield policy("block", "none", None)
         yield policy("block", "none", one)
@@ -74,10 +79,10 @@ def largest_batch(peak: Callable[[int], int], budget: int, start: int, most: int
 def largest_side(
     fits: Callable[[int], bool], side: int, bytes_there: int, budget: int, most: int = LARGEST_SIDE
 ) -> int:
-    """The largest side of pictures, up to ``most``, at which a step fits; 0 if none is.
+    """The highest resolution of images, up to ``most``, at which a step fits; 0 if none is.
 
-    ``bytes_there``: what it needs at ``side``. Pictures of twice the side have four times the pixels: the first side
-    that is then too large, which mostly shows at once, spares the sides below.
+    ``bytes_there``: what it needs at ``side``. Images of twice the resolution have four times the pixels: the first
+    resolution that is then too large, which mostly shows at once, spares the resolutions below.
     """
     side = int(min(max(side * 2.0 ** ceil(log(budget / bytes_there, 4)), FIRST_SIDE), most))
     if fits(side):

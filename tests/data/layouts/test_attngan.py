@@ -102,7 +102,7 @@ def test_coco_text_files_unicode_and_windows_line_ends(coco):
     ("file", "content", "message"),
     [
         ("train/filenames.pickle", ["only_one", "b", "c"], "do not divide among 3"),
-        ("train/filenames.pickle", [], "no pictures"),
+        ("train/filenames.pickle", [], "no images"),
         ("train/filenames.pickle", {"a": 1}, "list of keys"),
         ("train/filenames.pickle", [1, 2], "list of keys"),
         ("train/class_info.pickle", [1], "expected 2 classes"),

@@ -1,0 +1,150 @@
+"""A training step on several processes of one thread each, against one process of one thread with the whole batch.
+
+The processes are started once, each bound to a core of its own. In each round the first one takes a step alone while
+the others wait, then all take it together. The row of P processes carries its speed-up, the median over rounds of
+alone / together, and the time that its step spent in exchanges, waiting for the others included. Before anything is
+timed, losses of both must be the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import distributed, multiprocessing
+
+from benchmarks.common import Row, Rows, Table, environment, finish, parser_of, save, some_of, spread_of
+from benchmarks.harness import spread
+from benchmarks.models import Models, batch_of, ours, preset, tiny
+from dmgan_fast.parallel import Processes, collectives
+from dmgan_fast.parallel import gradients as gradients_of
+from dmgan_fast.training.batch import Batch
+from dmgan_fast.training.step import TrainStep
+
+SETTINGS = {"birds": preset("birds", 10), "demo": preset("demo", 16), "tiny": tiny()}
+SAME = 1e-3  # relative, of losses in float32
+
+
+def part_of(inputs: dict[str, Any], processes: Processes) -> dict[str, Any]:
+    """This process's rows of what a step is called with."""
+    batch, rows = inputs["batch"], processes.part(len(inputs["batch"].sentence))
+    part = slice(rows.start, rows.stop)
+    of = {name: value[part] for name, value in vars(batch).items() if name != "images"}
+    return {"batch": Batch(images=[image[part] for image in batch.images], **of)} | {
+        name: inputs[name][part] for name in ("noise", "eps")
+    }
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """Seconds within exchanges, one entry each; waiting for the slowest process is among them."""
+    seconds: list[float] = []
+    plain = collectives.exchanging
+
+    @contextmanager
+    def timed(group: Any) -> Iterator[None]:
+        begin = time.perf_counter()
+        with plain(group):
+            yield
+        seconds.append(time.perf_counter() - begin)
+
+    collectives.exchanging = gradients_of.exchanging = timed
+    try:
+        yield seconds
+    finally:
+        collectives.exchanging = gradients_of.exchanging = plain
+
+
+def worker(rank: int, size: int, name: str, repeats: int, folder: str) -> None:
+    """One of the processes; the first leaves the rounds' times in ``folder``."""
+    torch.set_num_threads(1)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) >= size:
+        os.sched_setaffinity(0, {cores[rank]})
+    machine = environment()
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    processes, setting = Processes.of(), SETTINGS[name]
+    models, inputs = Models.build(setting), batch_of(setting)
+    alone = (
+        TrainStep(models.generator, models.discriminators, models.encoder, setting.config, processes=Processes())
+        if rank == 0
+        else None
+    )
+    together, part = ours(Models.build(setting), setting.config), part_of(inputs, processes)
+    rounds: list[dict[str, float]] = []
+    correct = True
+    for number in range(repeats + 1):  # the first warms up, and is compared
+        if alone is not None:
+            begin = time.perf_counter()
+            losses = alone(**inputs)
+            one = 1e3 * (time.perf_counter() - begin)
+        processes.wait()
+        with watched() as seconds:
+            begin = time.perf_counter()
+            found = together(**part)
+            all_ = 1e3 * (time.perf_counter() - begin)
+        if number == 0 and alone is not None:
+            correct = all(abs(found[k] - v) <= SAME * abs(v).clamp(min=1e-2) for k, v in losses.items())
+        elif alone is not None:
+            rounds.append({"alone": one, "together": all_, "exchanges": 1e3 * sum(seconds)})
+        processes.wait()
+    if rank == 0:
+        found_here = {"rounds": rounds, "correct": bool(correct), "machine": machine}
+        Path(folder, "found.json").write_text(json.dumps(found_here))
+    distributed.destroy_process_group()
+
+
+def rows_of(name: str, size: int, repeats: int) -> Rows:
+    """One process and ``size`` of them."""
+    with TemporaryDirectory() as folder:
+        multiprocessing.spawn(worker, (size, name, repeats, folder), nprocs=size)
+        found = json.loads(Path(folder, "found.json").read_text())
+    rounds, case = found["rounds"], SETTINGS[name].name
+    row: Row = {"op": "processes", "case": case, "direction": "step", "correct": found["correct"]} | found["machine"]
+    speed_ups = [each["alone"] / each["together"] for each in rounds]
+    more = {
+        "processes": size,
+        "speed_up": statistics.median(speed_ups),
+        "speed_up_range": [min(speed_ups), max(speed_ups)],
+        "exchange_ms": statistics.median(each["exchanges"] for each in rounds),
+    }
+    return [
+        row | {"implementation": "1 process", "processes": 1} | spread([each["alone"] for each in rounds]),
+        row | {"implementation": f"{size} processes"} | more | spread([each["together"] for each in rounds]),
+    ]
+
+
+def main() -> None:
+    parser = parser_of(__doc__, repeats=7)
+    parser.add_argument("--processes", type=int, default=2, help="how many (default 2)")
+    parser.add_argument("--parts", type=some_of(SETTINGS), default=["birds", "demo"], help=f"of {','.join(SETTINGS)}")
+    arguments = parser.parse_args()
+    rows: Rows = []
+    for part in arguments.parts:
+        found = rows_of(part, arguments.processes, arguments.repeats)
+        save(found, arguments.json)
+        rows += found
+    lines = [
+        [
+            row["case"],
+            row["implementation"],
+            spread_of(row),
+            "{:.2f} ({:.2f}–{:.2f})".format(row["speed_up"], *row["speed_up_range"]) if "speed_up" in row else "",
+            f"{row['exchange_ms']:.1f}" if "exchange_ms" in row else "",
+        ]
+        for row in rows
+    ]
+    Table(["case", "on", "ms (p20–p80)", "speed-up", "exchanges ms"], lines).print("one thread each")
+    finish(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Gradients added up over processes while backward continues, as ``DistributedDataParallel`` does it.
+
+That wrapper reduces what one backward of one ``forward`` gives. A step here calls parts of models, starts backward at
+the images, collects gradients of spectral norms on leaves, and runs a model several times before its optimiser: so this
+listens to parameters instead, and every gradient is reduced once, when it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from dmgan_fast.parallel.collectives import exchanging
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+BUCKET_BYTES = 25 << 20  # of one exchange: PyTorch's default
+
+
+class GradientSum:
+    """Sums of the gradients of ``parameters`` over the processes of ``group``.
+
+    Buckets go out in one order, the same on all processes: from the last parameter to the first, as backward reaches
+    them.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], group: ProcessGroup, *, bucket_bytes: int = BUCKET_BYTES
+    ) -> None:
+        self.group = group
+        self.buckets = _buckets([p for p in parameters if p.requires_grad], bucket_bytes)
+        self._place = {p: number for number, bucket in enumerate(self.buckets) for p in bucket}
+        self._listening = False
+        self._reset()
+        for parameter in self._place:
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def _reset(self) -> None:
+        self._missing = [len(bucket) for bucket in self.buckets]
+        self._sent: list[tuple[list[Tensor], Tensor, Any]] = []  # gradients, their bytes in a row, the exchange
+        self._next = 0
+
+    @contextmanager
+    def last_backward(self) -> Iterator[None]:
+        """Within, gradients become whole: each bucket goes out once all of its own have arrived."""
+        self._listening = True
+        try:
+            yield
+        finally:
+            self._listening = False
+
+    def _arrived(self, parameter: Tensor) -> None:
+        if not self._listening:
+            return
+        self._missing[self._place[parameter]] -= 1  # type: ignore[index]
+        while self._next < len(self.buckets) and not self._missing[self._next]:
+            self._send()
+
+    def send(self) -> None:
+        """Send what has not gone out yet; gradients that are None take no part."""
+        while self._next < len(self.buckets):
+            self._send()
+
+    def _send(self) -> None:
+        from torch import distributed
+
+        gradients = [p.grad for p in self.buckets[self._next] if p.grad is not None]
+        self._next += 1
+        if gradients:
+            flat = _flatten_dense_tensors(gradients)
+            with exchanging(self.group):
+                self._sent.append((gradients, flat, distributed.all_reduce(flat, group=self.group, async_op=True)))
+
+    def finish(self) -> None:
+        """Wait until every parameter's ``grad`` is the sum."""
+        self.send()
+        with exchanging(self.group):
+            for gradients, flat, exchange in self._sent:
+                exchange.wait()
+                torch._foreach_copy_(gradients, list(_unflatten_dense_tensors(flat, gradients)))
+        self._reset()
+
+
+def _buckets(parameters: list[nn.Parameter], size: int) -> list[list[nn.Parameter]]:
+    """From the last to the first, ``size`` bytes or one parameter each, of one dtype."""
+    buckets: list[list[nn.Parameter]] = []
+    room = 0
+    for parameter in reversed(parameters):
+        if not buckets or parameter.nbytes > room or parameter.dtype != buckets[-1][-1].dtype:
+            buckets.append([])
+            room = size
+        buckets[-1].append(parameter)
+        room -= parameter.nbytes
+    return buckets

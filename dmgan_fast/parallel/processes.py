@@ -1,0 +1,254 @@
+"""The processes that ``torchrun`` started: joining them, and agreeing with them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from dmgan_fast.errors import DMGANError, InputError, ProcessError
+from dmgan_fast.parallel.collectives import exchanging, gather
+from dmgan_fast.parallel.share import Share
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+P = TypeVar("P", bound="Processes")
+T = TypeVar("T")
+TIMEOUT = 1800.0  # seconds: longer than a measurement or a checkpoint that the others wait for
+NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # beside WORLD_SIZE; torchrun sets them
+
+
+def rows_of(total: int, rank: int, size: int) -> range:
+    """Which of ``total`` rows process ``rank`` of ``size`` takes: as equal numbers as can be, in order."""
+    return range(total * rank // size, total * (rank + 1) // size)
+
+
+def expected() -> int:
+    """How many processes there are or, before they have joined, will be."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdigit() else 1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those of ``group``; alone it is 0 of 1, and has none."""
+
+    rank: int = 0
+    size: int = 1
+    group: ProcessGroup | None = None
+
+    @classmethod
+    def of(cls: type[P], group: ProcessGroup | None = None) -> P:
+        """Those of ``group``, by default of PyTorch's default group; alone where nothing was initialised."""
+        from torch import distributed
+
+        if group is None and distributed.is_available() and distributed.is_initialized():
+            group = distributed.group.WORLD
+        return cls() if group is None or group.size() == 1 else cls(group.rank(), group.size(), group)
+
+    @classmethod
+    @contextmanager
+    def joined(cls: type[P], timeout: float = TIMEOUT) -> Iterator[P]:
+        """Join the processes that ``torchrun`` started; without it, nothing happens.
+
+        Tensors on the CPU go through gloo, those on GPUs through NCCL.
+
+        Args:
+            timeout: seconds after which a process that does not answer counts as lost.
+
+        Raises:
+            InputError: if ``WORLD_SIZE`` is set and what else ``torchrun`` sets is not.
+            ProcessError: if the others are not there in time.
+        """
+        from torch import distributed
+
+        if distributed.is_initialized() or expected() == 1:
+            yield cls.of()
+            return
+        missing = [name for name in NEEDED if name not in os.environ]
+        if missing:
+            raise InputError(
+                f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that this is one of several processes, but "
+                f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; start them with torchrun: "
+                "torchrun --nproc-per-node 2 -m dmgan_fast ..., or unset WORLD_SIZE to run alone"
+            )
+        gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+        if gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        try:
+            backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+            distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        except (RuntimeError, ValueError) as error:
+            raise ProcessError(
+                f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not meet the others at "
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {str(error).splitlines()[0]}"
+            ) from error
+        try:
+            yield cls.of()
+        finally:
+            distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and says what happens."""
+        return self.rank == 0
+
+    def own(self, chunks: Sequence[T]) -> Sequence[T]:
+        """Every ``size``-th, from this process's on."""
+        return chunks[self.rank :: self.size]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.exchange([0])
+
+    def exchange(self, numbers: Sequence[int]) -> list[list[int]]:
+        """A few whole numbers of each process, as many of each."""
+        if self.group is None:
+            return [list(numbers)]
+        from torch.distributed import get_backend_config
+
+        # A group for both kinds of device exchanges on the CPU, and waits for no GPU.
+        device = "cpu" if "cpu:" in get_backend_config(self.group) else "cuda"
+        return gather(torch.tensor(list(numbers), device=device), self.group).tolist()  # type: ignore[no-any-return]
+
+    def objects(self, own: T) -> list[T]:
+        """What each process gives; slow."""
+        if self.group is None:
+            return [own]
+        from torch import distributed
+
+        given: list[Any] = [None] * self.size
+        with exchanging(self.group):
+            distributed.all_gather_object(given, own, group=self.group)
+        return given
+
+    def from_first(self, result: T) -> T:
+        """What process 0 has, on all of them."""
+        if self.group is None:
+            return result
+        from torch import distributed
+
+        held = [result]
+        with exchanging(self.group):
+            distributed.broadcast_object_list(held, group=self.group, group_src=0)
+        return held[0]
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any process."""
+        return here if self.group is None else any(number for (number,) in self.exchange([int(here)]))
+
+    @contextmanager
+    def agreeing(self, quick: bool = False) -> Iterator[None]:
+        """Within, each process does the same without the others; if one of them fails, all do.
+
+        Args:
+            quick: exchange messages only once something failed, for what is done again and again.
+
+        Raises:
+            ProcessError: where another process failed, with its message.
+        """
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.group is None:
+                raise
+            own = error
+        if self.group is None or (quick and not self.any(own is not None)):
+            return
+        told = f"{type(own).__name__}: {own}" if own and not isinstance(own, DMGANError) else str(own)
+        failures = self.objects(f"on {socket.gethostname()}: {told}" if own else "")
+        failed = next((rank for rank, failure in enumerate(failures) if failure), None)
+        if failed is None:
+            return
+        stopped = own or ProcessError(f"process {failed} of {self.size} stopped, {failures[failed]}")
+        if isinstance(stopped, DMGANError):
+            stopped.told_elsewhere = self.rank not in (0, failed)
+        raise stopped
+
+    def same(self, what: str, value: Any) -> None:
+        """Raise ``ProcessError`` unless ``value`` is alike on all processes."""
+        given = self.objects(value)
+        other = next((rank for rank, each in enumerate(given) if each != given[0]), None)
+        if other is not None:
+            raise ProcessError(
+                f"{what} must be the same on all processes: {given[0]} on process 0, {given[other]} on process {other}"
+            )
+
+    def side_by_side(self, items: Iterable[T]) -> Iterator[T]:
+        """Items of this process, one whenever all have one: if one fails, all do, and if one ends, all end."""
+        if self.group is None:
+            yield from items
+            return
+        iterator = iter(items)
+        while True:
+            item, failure = _END, None
+            try:
+                item = next(iterator, _END)
+            except Exception as error:
+                failure = error
+            state = _FAILED if failure else _ENDED if item is _END else _GOES_ON
+            states = [state for (state,) in self.exchange([state])]
+            if _FAILED in states:
+                with self.agreeing():
+                    if failure is not None:
+                        raise failure
+            if _ENDED in states:
+                return
+            yield item
+
+    def share(self, rows: int, **alike: int) -> Share | None:
+        """This process's ``rows`` of the batch that is made of all processes'; None if it is alone.
+
+        Args:
+            rows: 1 or more.
+            alike: numbers that must be the same on all processes, by what they are called.
+
+        Raises:
+            InputError: on all processes, if one has no rows, or something else than the others.
+        """
+        if self.group is None:
+            return None
+        given = self.exchange([rows, *alike.values()])
+        sizes = tuple(numbers[0] for numbers in given)
+        if min(sizes) < 1:
+            raise InputError(f"every process needs a part of the batch, the processes have {list(sizes)} rows")
+        for place, name in enumerate(alike, 1):
+            values = [numbers[place] for numbers in given]
+            if len(set(values)) > 1:
+                raise InputError(f"{name} must be the same on all processes, which have {values}")
+        return Share(self.group, sizes)
+
+    def align(self, modules: Iterable[nn.Module]) -> None:
+        """Parameters and buffers of process 0 on all."""
+        if self.group is None:
+            return
+        from torch import distributed
+
+        with torch.no_grad(), exchanging(self.group):
+            for module in modules:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    whole = tensor.detach().contiguous()
+                    distributed.broadcast(whole, group=self.group, group_src=0)
+                    if whole.data_ptr() != tensor.data_ptr():
+                        tensor.copy_(whole)
+
+    def part(self, total: int) -> range:
+        """Which of so many rows are this process's."""
+        return rows_of(total, self.rank, self.size)
+
+
+_END: Any = object()
+_GOES_ON, _ENDED, _FAILED = range(3)

@@ -1,0 +1,70 @@
+"""Whole runs that processes train together: what is written, stops, resuming."""
+
+import signal
+from pathlib import Path
+
+import torch
+
+from dmgan_fast.errors import DMGANError
+from dmgan_fast.training import engine
+from dmgan_fast.training.damsm import pretrain
+from dmgan_fast.training.trainer import GANTask, train
+from tests.training.conftest import pretrain_config, train_config
+
+
+def told(work, *arguments, **options):
+    try:
+        work(*arguments, **options)
+    except DMGANError as error:
+        return type(error).__name__, str(error), error.told_elsewhere
+    return None
+
+
+def train_together(processes, folder, *, pictures, encoders):
+    """Runs of all processes in one folder; what each was told."""
+    folder = Path(folder)
+    found = {"pretrain": told(pretrain, pretrain_config(pictures), folder / "damsm")}
+    gan = {"batch_size": 4, "steps": 4}
+    found["train"] = told(train, train_config(pictures, encoders, **gan), folder / "gan")
+    found["again"] = told(train, train_config(pictures, encoders, **gan), folder / "gan")
+    found["few"] = told(train, train_config(pictures, encoders, batch_size=2), folder / "few")
+    found["stopped"] = stopped_on_one(processes, train_config(pictures, encoders, **gan), folder / "stopped")
+    found["resumed"] = told(train, train_config(pictures, encoders, **gan), folder / "stopped", resume=True)
+    found["bad"] = spoiled_on_one(processes, train_config(pictures, encoders, **gan), folder / "bad")
+    found["threads"] = torch.get_num_threads()
+    return found
+
+
+def stopped_on_one(processes, config, out):
+    """Ctrl-C reaches one process only, in its second step."""
+    step, count = GANTask.step, 0
+
+    def interrupted(task, batch, epoch):
+        nonlocal count
+        count += 1
+        if count == 2 and processes.rank == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(task, batch, epoch)
+
+    GANTask.step = interrupted
+    try:
+        return told(train, config, out)
+    finally:
+        GANTask.step = step
+
+
+def spoiled_on_one(processes, config, out):
+    """NaN in one process's images, in the second step."""
+    batches = engine._batches
+
+    def spoiled(*arguments):
+        for number, (epoch, done, batch) in enumerate(batches(*arguments)):
+            if number == 1 and processes.rank == 2:
+                batch.images[0][:] = torch.nan
+            yield epoch, done, batch
+
+    engine._batches = spoiled
+    try:
+        return told(train, config, out)
+    finally:
+        engine._batches = batches

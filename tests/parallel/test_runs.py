@@ -1,0 +1,89 @@
+"""Whole runs of three processes: one set of files, the weights of one process, and one end for all."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+
+from dmgan_fast.parallel import rows_of
+from dmgan_fast.runs.checkpoints import checkpoint_file, load_checkpoint
+from dmgan_fast.training.trainer import train
+from tests.training.conftest import train_config
+from tests.training.test_engine import same
+
+
+def told(of_three, name):
+    return [found["run"][name] for found in of_three[0]]
+
+
+def losses_of(run):
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [{k: float(v) for k, v in row.items() if k not in ("seconds",)} for row in csv.DictReader(stream)]
+
+
+@pytest.fixture(scope="module")
+def one(pictures, encoders, tmp_path_factory):
+    """The same run on one process."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("one") / "gan"
+    train(train_config(pictures, encoders, batch_size=4, steps=4), out)
+    return out
+
+
+def test_a_run_of_three_writes_what_a_run_of_one_does(of_three, one):
+    folder = of_three[1] / "gan"
+    assert told(of_three, "train") == told(of_three, "pretrain") == [None] * 3
+    files = lambda run: {p.relative_to(run).parts[:2] for p in run.rglob("*") if "events" not in p.name}  # noqa: E731
+    assert files(folder) == files(one)
+    assert [row["step"] for row in losses_of(folder)] == [1, 2, 3, 4]
+    assert (of_three[1] / "damsm" / "weights" / "text_encoder" / "model.safetensors").is_file()
+
+
+def test_the_losses_of_a_run_are_those_of_one_process(of_three, one):
+    """The same images, noise and order; float32 rounds sums of parts otherwise."""
+    for found, wanted in zip(losses_of(of_three[1] / "gan")[:2], losses_of(one)[:2], strict=True):
+        assert found == pytest.approx(wanted, rel=2e-3)
+
+
+def test_a_folder_that_holds_a_run_is_refused_on_all_processes(of_three):
+    for kind, message, _ in told(of_three, "again"):
+        assert kind == "CheckpointError"
+        assert "already holds a run (step 00000004); give --resume or another --out" in message
+
+
+def test_fewer_images_than_processes_are_refused(of_three):
+    for kind, message, _ in told(of_three, "few"):
+        assert kind == "InputError"
+        assert "loop.batch_size is of all processes together and must be at least their number 3, got 2" in message
+    assert not (of_three[1] / "few").exists()
+
+
+def test_ctrl_c_on_one_process_stops_all_after_the_same_step(of_three):
+    told_of = told(of_three, "stopped")
+    assert {each[:2] for each in told_of} == {
+        ("Interrupted", "stopped at step 2; the state is saved, --resume continues it")
+    }
+    assert [each[2] for each in told_of] == [False, True, True]
+
+
+def test_three_processes_resume_to_the_bits_of_an_undisturbed_run(of_three):
+    assert told(of_three, "resumed") == [None] * 3
+    whole, parts = (load_checkpoint(checkpoint_file(of_three[1] / n / "checkpoints", 4)) for n in ("gan", "stopped"))
+    same(whole["task"], parts["task"])
+    same(whole["random"], parts["random"])
+
+
+def test_a_run_of_three_goes_on_with_one_process(of_three, pictures, encoders, tmp_path):
+    shutil.copytree(of_three[1] / "gan", tmp_path / "gan")
+    train(train_config(pictures, encoders, batch_size=4, steps=5), tmp_path / "gan", resume=True)
+    assert [row["step"] for row in losses_of(tmp_path / "gan")] == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_on_one_process_ends_all_and_names_the_whole_batch(of_three):
+    told_of = told(of_three, "bad")
+    assert {each[0] for each in told_of} == {"NonFiniteLossError"}
+    (message,) = {each[1] for each in told_of}
+    assert "a loss is not finite at step 2, on the batch of " in message
+    assert message.count(".png") == len(rows_of(4, 0, 1))
+    assert not list((of_three[1] / "bad" / "checkpoints").glob("*step-*"))
