@@ -11,12 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Programs are launched along one axis, whatever their grid: along any other, GPUs take 65,535 at most.
+
 
 @triton.jit
-def program_in(first, second):
-    """Place of this program in a grid of ``first`` by ``second`` by any number, the last in 64 bits. What is launched
-    is one axis of all of them: along any other, GPUs take 65,535 at most.
-    """
+def program_in_2d(first):
+    """Place of this program in a grid of ``first`` by any number, the last in 64 bits."""
+    program = tl.program_id(0)
+    return program % first, (program // first).to(tl.int64)
+
+
+@triton.jit
+def program_in_3d(first, second):
+    """Place of this program in a grid of ``first`` by ``second`` by any number, the last in 64 bits."""
     program = tl.program_id(0)
     return program % first, program // first % second, (program // first // second).to(tl.int64)
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import program_in
+from dmgan_fast.kernels._common import program_in_2d, program_in_3d
 from dmgan_fast.layouts import empty_picture, is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
@@ -57,7 +57,7 @@ def _moments_kernel(
     the square of the sum is at most (1 - w) / w times the result: however large the mean, three bits cancel at most.
     """
     blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
-    block, channel_block, sample = program_in(blocks, tl.cdiv(channels, BC))
+    block, channel_block, sample = program_in_3d(blocks, tl.cdiv(channels, BC))
     channel = channel_block * BC + tl.arange(0, BC)
     start = block * (BP * TILES)
     end = tl.minimum(start + BP * TILES, pixels)
@@ -116,7 +116,7 @@ def _merge_blocks_kernel(
 @triton.jit
 def _add_blocks_kernel(parts, out, blocks, columns, scale, BR: tl.constexpr, BC: tl.constexpr):
     """``out [G, columns]`` = scale * sum of ``parts [G, blocks, columns]`` over the blocks."""
-    column_block, _, group = program_in(tl.cdiv(columns, BC), 1)
+    column_block, group = program_in_2d(tl.cdiv(columns, BC))
     column = column_block * BC + tl.arange(0, BC)
     parts += group * blocks * columns
     total = tl.zeros([BR, BC], tl.float32)
@@ -137,7 +137,7 @@ def _forward_kernel(
 ):  # fmt: skip
     """y of one block of pixels; with ``y_parts`` its sum too. Channel c of x is gated by channel c + y_channels."""
     blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
-    block, channel_block, sample = program_in(blocks, tl.cdiv(y_channels, BC))
+    block, channel_block, sample = program_in_3d(blocks, tl.cdiv(y_channels, BC))
     channel = channel_block * BC + tl.arange(0, BC)
     start = block * (BP * TILES)
     channel_mask = channel < y_channels
@@ -234,7 +234,7 @@ def _sums_kernel(
 ):  # fmt: skip
     """``parts [blocks, 2, channels]``: sum dz and sum dz * x-hat over one block of pixels."""
     blocks = tl.cdiv(pixels, BP * TILES)  # of a sample
-    block, channel_block, sample = program_in(blocks, tl.cdiv(y_channels, BC))
+    block, channel_block, sample = program_in_3d(blocks, tl.cdiv(y_channels, BC))
     channel = channel_block * BC + tl.arange(0, BC)
     start = block * (BP * TILES)
     channel_mask = channel < y_channels
@@ -281,7 +281,7 @@ def _backward_kernel(
     GLU: tl.constexpr, TRAINING: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x, one tile a program."""
-    tile, channel_block, sample = program_in(tl.cdiv(pixels, BP), tl.cdiv(y_channels, BC))
+    tile, channel_block, sample = program_in_3d(tl.cdiv(pixels, BP), tl.cdiv(y_channels, BC))
     channel = channel_block * BC + tl.arange(0, BC)
     pixel = tile * BP + tl.arange(0, BP)
     channel_mask = channel < y_channels

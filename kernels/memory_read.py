@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmgan_fast.kernels import _long_captions
-from dmgan_fast.kernels._common import dot_precision, pixel_strides, program_in, warps_of
+from dmgan_fast.kernels._common import dot_precision, pixel_strides, program_in_2d, program_in_3d, warps_of
 from dmgan_fast.layouts import empty_picture
 
 MAX_KEYS = 32  # of a tile: words, and w_h if there is a gate; captions have 18 words, or a few more
@@ -85,7 +85,7 @@ def _forward_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: a tile of pixels of one sample."""
-    tile, _, sample = program_in(tl.cdiv(pixels, BP), 1)
+    tile, sample = program_in_2d(tl.cdiv(pixels, BP))
     p = tile * BP + tl.arange(0, BP)
     t = tl.arange(0, BT)
     live = p < pixels
@@ -169,7 +169,7 @@ def _backward_kernel(
 ):  # fmt: skip
     """Program: TILES tiles of pixels of one sample, and BC of the channels of grad_h and of the sums."""
     programs = tl.cdiv(pixels, BP * TILES)  # of a sample's channel block
-    program, channel_block, sample = program_in(programs, tl.cdiv(C, BC))
+    program, channel_block, sample = program_in_3d(programs, tl.cdiv(C, BC))
     grad_out += sample * g_stride_b
     h += sample * h_stride_b
     grad_h += sample * dh_stride_b

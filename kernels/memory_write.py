@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, program_in
+from dmgan_fast.kernels._common import dot_precision, program_in_2d, program_in_3d
 
 # Axes: b samples, t words, d channels D of a word, c channels C of the image, j the 2C hidden channels of m.
 BT = 16  # words of a tile: the fewest that tensor cores take
@@ -83,7 +83,7 @@ def _forward_kernel(
     D: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BJ: tl.constexpr, BO: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program: BT words of one sample, BO channels of their key and value."""
-    word_block, channel_block, b = program_in(tl.cdiv(T, BT), tl.cdiv(C, BO))
+    word_block, channel_block, b = program_in_3d(tl.cdiv(T, BT), tl.cdiv(C, BO))
     words += b * D * T
     image_mean += b * C
     t = word_block * BT + tl.arange(0, BT)
@@ -119,7 +119,7 @@ def _backward_kernel(
     share of the gradient of the gate's argument [T].
     """
     hidden = 2 * C
-    block, _, b = program_in(tl.cdiv(hidden, BJ), 1)
+    block, b = program_in_2d(tl.cdiv(hidden, BJ))
     words += b * D * T
     image_mean += b * C
     grad_key += b * C * T

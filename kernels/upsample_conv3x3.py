@@ -91,9 +91,9 @@ def _at(features, c, sample, row, column, live, channels, height, width, CHANNEL
     """Pointers ``[c, pixel]`` into a dense ``[B, channels, height, width]``, and which lie inside."""
     mask = (c < channels)[:, None] & (live & (row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
     origin = features + sample.to(tl.int64) * channels * height * width  # [BP]
-    pixel = row.to(tl.int64) * width + column  # [BP]
+    pixel = row * width + column  # [BP]
     if CHANNELS_LAST:
-        return (origin + pixel * channels)[None, :] + c[:, None], mask
+        return (origin + pixel.to(tl.int64) * channels)[None, :] + c[:, None], mask
     else:
         return (origin + pixel)[None, :] + c.to(tl.int64)[:, None] * (height * width), mask
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, program_in
+from dmgan_fast.kernels._common import dot_precision, program_in_2d, program_in_3d
 
 # Axes: b images, k captions of one group, d channels D, t words T, n regions N; BD, BT, BN tiles of them.
 # Buffers of a group are indexed by the pair b * captions + k. b and pairs are 64 bits wide.
@@ -105,7 +105,7 @@ def _logits_kernel(
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Logits R^T w; their peak over the caption's words and the sum of exponentials around it."""
-    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    region_block, k, b = program_in_3d(tl.cdiv(N, BN), captions)
     n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
@@ -131,7 +131,7 @@ def _context_kernel(
 ):  # fmt: skip
     """Context c = R a in one pass over the regions; peak and sum of a's softmax."""
     word_tiles = tl.cdiv(T, BT)
-    block, k, b = program_in(word_tiles * tl.cdiv(D, BD), captions)
+    block, k, b = program_in_3d(word_tiles * tl.cdiv(D, BD), captions)
     d = block // word_tiles * BD + tl.arange(0, BD)
     t = block % word_tiles * BT + tl.arange(0, BT)
     pair = b * captions + k
@@ -172,7 +172,7 @@ def _score_kernel(
     words, lengths, context, scores, scores_stride, gamma2, captions, D, T, BD: tl.constexpr, BT: tl.constexpr
 ):  # fmt: skip
     """Logarithm of the sum over the caption's words of exp(gamma2 cos(c, w)); -inf for a caption of padding."""
-    k, _, b = program_in(captions, 1)
+    k, b = program_in_2d(captions)
     length = tl.load(lengths + k)
     peak = tl.full([1], float("-inf"), tl.float32)
     total = tl.zeros([1], tl.float32)
@@ -194,7 +194,7 @@ def _cosine_backward_kernel(
     BD: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """``slopes [pairs, 4, T]``: dc = cross w + along_c c, dw = cross c + along_w w, and c . dc."""
-    k, _, b = program_in(captions, 1)
+    k, b = program_in_2d(captions)
     pair = b * captions + k
     length = tl.load(lengths + k)
     score = tl.load(scores + b * scores_stride + k)
@@ -233,7 +233,7 @@ def _attention_backward_kernel(
     D, T, N, BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of s and its mean over words, weighted by s. As sum_n a da = c . dc, no pass over the regions is due."""
-    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    region_block, k, b = program_in_3d(tl.cdiv(N, BN), captions)
     n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
@@ -262,7 +262,7 @@ def _softmax_backward_kernel(
     BT: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """In place: the gradient of s becomes that of the logits, and the logits become a."""
-    region_block, k, b = program_in(tl.cdiv(N, BN), captions)
+    region_block, k, b = program_in_3d(tl.cdiv(N, BN), captions)
     n = region_block * BN + tl.arange(0, BN)
     pair = b * captions + k
     length = tl.load(lengths + k)
@@ -283,7 +283,7 @@ def _grad_regions_kernel(
     BD: tl.constexpr, BT: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Adds to ``grad_regions [B, D, N]``, float32, what comes of a group's captions: w dlogits + dc a."""
-    region_block, channel_block, b = program_in(tl.cdiv(N, BN), tl.cdiv(D, BD))
+    region_block, channel_block, b = program_in_3d(tl.cdiv(N, BN), tl.cdiv(D, BD))
     n = region_block * BN + tl.arange(0, BN)
     d = channel_block * BD + tl.arange(0, BD)
     total = tl.zeros([BD, BN], tl.float32)
@@ -320,10 +320,10 @@ def _grad_words_kernel(
         total += cross * _context_tile(context, pair, t, d, D, T) + along_word * word_tile  # [BT, BD]
     region_tiles = tl.cdiv(N, BN)
     for step in range(images * region_tiles):
-        b = tl.cast(step // region_tiles, tl.int64)
+        image = tl.cast(step // region_tiles, tl.int64)
         n = step % region_tiles * BN + tl.arange(0, BN)
-        dlogits = _load_map(grad_logits, b * captions + k, t, n, T, N).to(regions.dtype.element_ty)  # [BT, BN]
-        region_tile = tl.trans(_regions_tile(regions, b, d, n, D, N))  # [BN, BD]
+        dlogits = _load_map(grad_logits, image * captions + k, t, n, T, N).to(regions.dtype.element_ty)  # [BT, BN]
+        region_tile = tl.trans(_regions_tile(regions, image, d, n, D, N))  # [BN, BD]
         total = tl.dot(dlogits, region_tile, total, input_precision=PRECISION)  # [BT, BD]
     pointer = grad_words + k * D * T + d[None, :] * T + t[:, None]  # [BT, BD]
     tl.store(pointer, total.to(grad_words.dtype.element_ty), (d < D)[None, :] & (t < T)[:, None])
