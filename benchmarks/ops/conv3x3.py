@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import torch
-
 from benchmarks.common import Target
 from benchmarks.harness import LAYOUTS, Case
 from benchmarks.ops import cudnn, work
+from benchmarks.ops._convolution import authors, case_of
 from dmgan_fast import functional
 
 BATCH, INPUTS, OUTPUTS = 4, 128, 256
@@ -27,22 +26,12 @@ def case(
     outputs: int = OUTPUTS,
 ) -> Case:
     """The first convolution of a residual block; ``layout``: NCHW or channels-last."""
-    x = torch.randn(batch, inputs, side, side).contiguous(memory_format=LAYOUTS[layout])
-    weight = torch.randn(outputs, inputs, 3, 3) / (9 * inputs) ** 0.5
-    implementations = {"authors" if layout == "NCHW" else "authors, channels-last": eager}
-    implementations |= {"authors+compile": torch.compile(eager), "dmgan_fast": partial(functional.conv3x3)}
+    implementations = authors(eager, layout) | {"dmgan_fast": partial(functional.conv3x3)}
     if target.device == "cuda":
         implementations |= cudnn.forms(eager, layout)
-    return Case(
-        "conv3x3",
-        f"B{batch} {inputs}->{outputs} {side}x{side} {layout}",
-        target.place({"x": x, "weight": weight}),
-        {},
-        ("weight",),
-        eager,
-        implementations,
-        work.conv3x3(batch, inputs, outputs, side**2, target.dtype.itemsize),
-    )
+    counted = work.conv3x3(batch, inputs, outputs, side**2, target.dtype.itemsize)
+    sizes = (batch, inputs, outputs, side, 3)
+    return case_of(target, "conv3x3", sizes, f"{side}x{side}", layout, eager, implementations, counted)
 
 
 def cases(target: Target) -> Iterator[Case]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import torch
-
 from benchmarks.common import Target
 from benchmarks.harness import LAYOUTS, Case
 from benchmarks.ops import cudnn, work
+from benchmarks.ops._convolution import authors, case_of
 from dmgan_fast import functional
 
 BATCH, INPUTS, OUTPUTS = 4, 64, 128
@@ -27,22 +26,12 @@ def case(
     outputs: int = OUTPUTS,
 ) -> Case:
     """``side`` of the input; ``layout``: NCHW or channels-last."""
-    x = torch.randn(batch, inputs, side, side).contiguous(memory_format=LAYOUTS[layout])
-    weight = torch.randn(outputs, inputs, 4, 4) / (16 * inputs) ** 0.5
-    implementations = {"authors" if layout == "NCHW" else "authors, channels-last": eager}
-    implementations |= {"authors+compile": torch.compile(eager), "dmgan_fast": partial(functional.conv4x4_stride2)}
+    implementations = authors(eager, layout) | {"dmgan_fast": partial(functional.conv4x4_stride2)}
     if target.device == "cuda":
         implementations |= cudnn.forms(eager, layout, stride=2)
-    return Case(
-        "conv4x4_stride2",
-        f"B{batch} {inputs}->{outputs} {side}->{side // 2} {layout}",
-        target.place({"x": x, "weight": weight}),
-        {},
-        ("weight",),
-        eager,
-        implementations,
-        work.conv4x4_stride2(batch, inputs, outputs, (side // 2) ** 2, target.dtype.itemsize),
-    )
+    counted = work.conv4x4_stride2(batch, inputs, outputs, (side // 2) ** 2, target.dtype.itemsize)
+    sizes = (batch, inputs, outputs, side, 4)
+    return case_of(target, "conv4x4_stride2", sizes, f"{side}->{side // 2}", layout, eager, implementations, counted)
 
 
 def cases(target: Target) -> Iterator[Case]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from benchmarks.common import Target
 from benchmarks.harness import LAYOUTS, Case, ours
 from benchmarks.ops import cudnn, work
+from benchmarks.ops._convolution import authors, case_of
 from dmgan_fast import functional
 from dmgan_fast.aten.upsample_conv3x3 import spread
 
@@ -45,25 +46,15 @@ def by_parity(x: Tensor, weight: Tensor) -> Tensor:
 
 def case(target: Target, *, batch: int = BATCH, side: int = 64, layout: str = "NCHW", channels: int = CHANNELS) -> Case:
     """``side`` of the input; ``layout``: NCHW or channels-last."""
-    x = torch.randn(batch, channels, side, side).contiguous(memory_format=LAYOUTS[layout])
-    weight = torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5
-    implementations = {"authors": eager} if layout == "NCHW" else {"authors, channels-last": eager}
-    implementations |= {"authors+compile": torch.compile(eager)} | ours(target, functional.upsample_conv3x3)
+    implementations = authors(eager, layout) | ours(target, functional.upsample_conv3x3)
     if layout == "NCHW":
         implementations |= {"authors, channels-last inside": cudnn.channels_last_inside(eager)}
     if target.device == "cuda":
         implementations |= {"identity on cuDNN": transposed, "identity on cuDNN, by parity": by_parity}
         implementations |= {"identity on cuDNN, by trial": by_trial}
-    return Case(
-        "upsample_conv3x3",
-        f"B{batch} {channels}->{channels} {side}->{2 * side} {layout}",
-        target.place({"x": x, "weight": weight}),
-        {},
-        ("weight",),
-        eager,
-        implementations,
-        work.upsample_conv3x3(batch, channels, channels, side**2, target.dtype.itemsize),
-    )
+    counted = work.upsample_conv3x3(batch, channels, channels, side**2, target.dtype.itemsize)
+    sizes, shown = (batch, channels, channels, side, 3), f"{side}->{2 * side}"
+    return case_of(target, "upsample_conv3x3", sizes, shown, layout, eager, implementations, counted)
 
 
 def cases(target: Target) -> Iterator[Case]:
