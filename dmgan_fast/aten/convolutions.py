@@ -30,7 +30,7 @@ class Crossover(NamedTuple):
 
 CROSSOVERS = {
     "conv3x3": Crossover(1024, 16, 0, 16384),
-    "conv4x4_stride2": Crossover(1024, 16, 16, 1024),
+    "conv4x4_stride2": Crossover(1024, 16, 0, 1024),
     "upsample_conv3x3": Crossover(0, 0, 16, 0),
 }
 FEW = 4  # channels of an image, and a bit

@@ -58,8 +58,8 @@ def test_loads_touch_no_more_sectors_than_their_bytes_fill(op, dtype, channels, 
     [
         pytest.param(
             batch_norm_glu,
-            "    if CHANNELS_LAST:\n        return ptr + (pixel",
-            "    if not CHANNELS_LAST:\n        return ptr + (pixel",
+            "    if CHANNELS_LAST:\n        return (ptr + pixel",
+            "    if not CHANNELS_LAST:\n        return (ptr + pixel",
             "_forward_kernel reads x",
             id="transposed pointers",
         ),

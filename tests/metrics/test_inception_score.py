@@ -49,7 +49,7 @@ def test_one_hot_and_balanced_is_the_number_of_classes():
 
 
 def test_uniform_is_one_and_warned_of():
-    with pytest.warns(EvaluationWarning, match="all 500 pictures have the same probabilities"):
+    with pytest.warns(EvaluationWarning, match="all 500 images have the same probabilities"):
         assert inception_score(torch.full((500, 20), 1 / 20)) == pytest.approx((1, 0), abs=1e-12)
 
 
@@ -62,7 +62,7 @@ def test_one_sure_class_is_one():
 
 def test_it_cannot_exceed_the_images_of_a_split_which_is_said():
     with pytest.warns(
-        EvaluationWarning, match="100 pictures in 10 splits can't score above 10, and there are 50 classes"
+        EvaluationWarning, match="100 images in 10 splits can't score above 10, and there are 50 classes"
     ):
         mean, _ = inception_score(torch.eye(50).repeat(2, 1))
     assert mean == pytest.approx(10)
