@@ -27,7 +27,7 @@ from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig
 from dmgan_fast.sampling.bundle import save_bundle
 from dmgan_fast.training.encoders import EncoderStep
-from dmgan_fast.training.engine import check_start, quiet, run
+from dmgan_fast.training.engine import check_start, quiet, run_together
 from dmgan_fast.training.identity import data_fingerprint
 from dmgan_fast.training.locks import only_writer
 
@@ -170,10 +170,7 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console
 
     Under ``torchrun`` its processes train them together.
     """
-    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
-        with processes.agreeing():
-            task, dataset = _prepare(config, out, resume, processes, held, console)
-        run(task, dataset, out, resume=resume, console=console, processes=processes)
+    run_together(_prepare, config, out, resume=resume, console=console)
 
 
 def _prepare(

@@ -9,6 +9,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -171,7 +172,8 @@ def run(
     log, validation, gates, measures = (Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS)
     best = _Best(task, out / BEST, resume, checkpoints)
     console = quiet(processes) or console or Console(stderr=True)
-    console.out(reading(dataset, _workers(dataset, task.config)))
+    workers = _workers(dataset, task.config)
+    console.out(reading(dataset, workers))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -184,7 +186,8 @@ def run(
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
-        require_finite(task.state_dict(), step)
+        learned = task.state_dict()
+        require_finite(learned, step)
         if not first:
             return
         state = {
@@ -197,7 +200,7 @@ def run(
             "random": random_state(),
             "fingerprints": fingerprints,
             "vocabulary_fingerprint": fingerprints["vocabulary"],
-            "task": task.state_dict(),
+            "task": learned,
         }
         checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
 
@@ -217,7 +220,7 @@ def run(
         begin = time.monotonic()
         if done >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
             task.weights(done)(out / "weights")
-        own = _batches(dataset, task.config, begun.epoch, begun.batches, processes)
+        own = _batches(dataset, loop, begun, workers, processes)
         for epoch, batches, batch in processes.side_by_side(own):
             if done >= loop.steps:
                 break
@@ -263,6 +266,26 @@ def run(
         processes.wait()  # until the first has written everything
 
 
+def run_together(
+    prepare: Callable[..., tuple[Task, CaptionedPictures]],
+    config: Any,
+    out: Path,
+    *,
+    resume: bool,
+    console: Console | None,
+) -> None:
+    """``run`` what ``prepare`` makes, with the processes that ``torchrun`` started, if it did.
+
+    Args:
+        prepare: ``(config, out, resume, processes, held, console)`` → the task and its data set; ``held``, an exit
+            stack, is open until the run ends.
+    """
+    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+        with processes.agreeing():
+            task, dataset = prepare(config, out, resume, processes, held, console)
+        run(task, dataset, out, resume=resume, console=console, processes=processes)
+
+
 class _Begun(NamedTuple):
     """Where a run continues: steps and seconds done, the epoch, and the batches of it that were seen."""
 
@@ -295,26 +318,25 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processe
 
 
 def _batches(
-    dataset: CaptionedPictures, config: Any, epoch: int, start: int, processes: Processes
+    dataset: CaptionedPictures, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
 ) -> Iterator[tuple[int, int, PictureBatch]]:
     """Batches from there on, with their epoch and the number of its batches so far, without end.
 
     Of several processes, this one's rows of them.
     """
-    loop: LoopConfig = config.loop
     loader = make_loader(
         dataset,
         loop.batch_size,
         seed=loop.seed,
-        epoch=epoch,
-        start_batch=start,
+        epoch=begun.epoch,
+        start_batch=begun.batches,
         endless=True,
-        workers=_workers(dataset, config),
+        workers=workers,
         device=pick_device(loop.device),
         rows=processes.part(loop.batch_size) if processes.size > 1 else None,
     )
     per_epoch = len(dataset) // loop.batch_size
-    for number, batch in enumerate(loader, start=epoch * per_epoch + start):
+    for number, batch in enumerate(loader, start=begun.epoch * per_epoch + begun.batches):
         yield number // per_epoch, number % per_epoch + 1, batch
 
 

@@ -25,7 +25,7 @@ from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
 from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.engine import check_start, quiet, run
+from dmgan_fast.training.engine import check_start, quiet, run_together
 from dmgan_fast.training.growth import grow_from
 from dmgan_fast.training.held_out import HeldOutMeasures, score
 from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
@@ -196,10 +196,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
         out: see ``engine.run``.
         resume: resume from the latest checkpoint in ``out``.
     """
-    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
-        with processes.agreeing():
-            task, dataset = _prepare(config, out, resume, processes, held, console)
-        run(task, dataset, out, resume=resume, console=console, processes=processes)
+    run_together(_prepare, config, out, resume=resume, console=console)
 
 
 def _prepare(
