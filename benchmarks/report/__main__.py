@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import roofline
 from benchmarks.common import FILES, RESULTS, ROOT, Table, case_table, load_rows, mib, results_of
 from benchmarks.report import DOCS, readme, replace_after
-from benchmarks.report.results import at_levels, authors, cases, levels, measured_on, ratio
+from benchmarks.report.results import at_levels, authors, cases, commits_of, levels, measured_on, ratio
 from dmgan_fast.info import LEVEL_NAMES
 
 SUMMARY = ("<!-- summary: written by `python -m benchmarks.report` -->\n", "<!-- end of summary -->\n")
@@ -21,7 +21,7 @@ def section(file: Path) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
     title = f"{LEVEL_NAMES[first['level']]}, {file.stem.replace('_', ' ')}"
     parts = [f"## {title}: {first['device']}, {first['dtype']}"]
-    made = f"{first['compiler']}; commit {first['commit']}"
+    made = f"{first['compiler']}; {commits_of([row for case in cases(file) for row in case])}"
     parts.append(f"{first['threads']} threads; allocator: {first['allocator']}; {made}; {versions}.")
     for rows in cases(file):
         parts += [f"### {rows[0]['op']}: {rows[0]['case']}", case_table(rows).markdown()]

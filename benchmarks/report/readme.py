@@ -37,8 +37,8 @@ def headline() -> str:
         also = "".join(f" ({LEVEL_NAMES[level]}: {_times(of_level[level])} ×)" for level in others)
         lines.append([title, *cells, f"**{_times(rows)} ×**{also}"])
     places: dict[str, list[str]] = {}  # where it was measured → what
-    for title, part, _, _ in HEADLINES:
-        places.setdefault(measured_on(part, levels(part)[:1]), []).append(title.split(" (")[0].split(",")[0])
+    for title, part, case, _ in HEADLINES:
+        places.setdefault(measured_on(part, case), []).append(title.split(" (")[0].split(",")[0])
     measured = "; ".join(f"{' and '.join(titles)} at {place}" for place, titles in places.items())
     table = Table(["", "authors' code", "dmgan_fast", "times as fast"], lines)
     return f"{table.markdown()}\n\nMeasured in float32: {measured}.\n"
@@ -76,5 +76,5 @@ def _patched() -> str:
     theirs, ours = steps
     times = f"{theirs['median_ms'] / ours['median_ms']:.2f} times as fast"
     peaks = f"{mib(ours['peak_bytes'])} MiB instead of {mib(theirs['peak_bytes'])}"
-    where = f"{LEVEL_NAMES[level]}, commit {ours['commit']}"
+    where = f"{LEVEL_NAMES[level]}, {ours['compiler']}, commit {ours['commit']}"
     return f" With `patch` the authors' own training step is {times} and its peak is {peaks} ({where})."

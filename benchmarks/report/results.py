@@ -48,8 +48,18 @@ def ratio(rows: Implementations, name: str) -> str:
     return f"{other['median_ms'] / rows['dmgan_fast']['median_ms']:.2f}" if other else ""
 
 
-def measured_on(part: str, at: Sequence[str] | None = None) -> str:
-    """What the figures of a part were measured on, for each level."""
-    firsts = [cases(results_of(level) / FILES[part])[0][0] for level in at or levels(part)]
-    where = "{level} ({device}, {threads} threads, {compiler}, commit {commit})"
-    return "; ".join(where.format_map(row | {"level": LEVEL_NAMES[row["level"]]}) for row in firsts)
+def commits_of(rows: Sequence[Row]) -> str:
+    """Which commits rows were measured at: cases may be of several."""
+    commits = list(dict.fromkeys(row["commit"] for row in rows))
+    return f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
+
+
+def measured_on(part: str, only: tuple[str, str] | None = None) -> str:
+    """What the figures of a part, or of one op and case of it, were measured on, for each level."""
+    where = "{level} ({device}, {threads} threads, {compiler}, {commits})"
+    found = []
+    for level in levels(part):
+        rows = [row for case in cases(results_of(level) / FILES[part]) for row in case]
+        rows = [row for row in rows if only in (None, (row["op"], row["case"]))]
+        found.append(where.format_map(rows[0] | {"level": LEVEL_NAMES[level], "commits": commits_of(rows)}))
+    return "; ".join(found)
