@@ -212,8 +212,8 @@ DMGAN_INLINE void row_results(const float* strip, Vec* y, const Each& finish) {
   for (int k = 0; k < H::kResults; ++k) y[k] = finish(y[k]);
 }
 
-// Writes the pixels of one group, a row at a time: finish(r, y) finds y [kResults] of row r; add(r, row) changes the row
-// in memory.
+// Writes the pixels of one group, a row at a time: find(r, y) gives y [kResults] of row r, add(r, whole, row) changes the
+// row in memory; `whole`: it is where it belongs, else it is copied there later.
 template <class F, class Row, class Add>
 DMGAN_INLINE void write_rows(const Group& group, const FeatureMap& map, float* plane, float* strips, const Row& find,
                              const Add& add) {

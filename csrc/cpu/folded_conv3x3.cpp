@@ -1,6 +1,5 @@
-// A 3x3 convolution and what follows it in evaluation, by the running statistics of a batch norm:
-// its GLU, or + skip. The normalised map never reaches memory: the transform of the
-// products ends with it.
+// A 3x3 convolution and what follows it in evaluation, by the running statistics of a batch norm: its GLU, or + skip. The
+// normalised map never reaches memory: the transform of the products ends with it.
 #include <cmath>
 
 #include "choice.h"
