@@ -175,7 +175,7 @@ class Log:
         """A row; none without values."""
         if not (values and self.writes):
             return
-        row = {"step": str(step), "seconds": f"{seconds:.1f}"} | {name: repr(value) for name, value in values.items()}
+        row = {"step": str(step), "seconds": f"{seconds:.3f}"} | {name: repr(value) for name, value in values.items()}
         with self.file.open("a", newline="") as stream:
             writer = csv.DictWriter(stream, list(row))
             if not self.begun:
