@@ -99,10 +99,11 @@ def check_start(out: Path, resume: bool, config: Any, processes: Processes | Non
     settings that can't change; ``InputError`` if what it should be logged with is not installed, or if there are more
     ``processes`` than images in a batch."""
     check_logger(config.loop.logger)
-    batch_size, size = config.loop.batch_size, (processes or Processes()).size
-    if batch_size < size:
+    batch_size, parts = config.loop.batch_size, (processes or Processes()).parts
+    if batch_size < parts:
         raise InputError(
-            f"loop.batch_size is of all processes together and must be at least their number {size}, got {batch_size}"
+            f"loop.batch_size is of all processes together and must be at least their number {parts}"
+            f"{'' if config.parallel.rows == 1 else ' of groups that hold an image together'}, got {batch_size}"
         )
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
@@ -280,7 +281,7 @@ def run_together(
         prepare: ``(config, out, resume, processes, held, console)`` → the task and its data set; ``held``, an exit
             stack, is open until the run ends.
     """
-    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+    with Processes.joined(config.parallel.timeout, rows=config.parallel.rows) as processes, ExitStack() as held:
         with processes.agreeing():
             task, dataset = prepare(config, out, resume, processes, held, console)
         run(task, dataset, out, resume=resume, console=console, processes=processes)
@@ -405,7 +406,8 @@ class _Guard:
         if self.bad_step is None or (step := float(self.bad_step)) == torch.inf:
             return
         own = next((keys for number, keys in self.recent if number == step), [])
-        keys = [key for part in self.processes.objects(own) for key in part]  # losses are alike on all processes
+        parts = self.processes.objects(own)  # losses are alike on all processes; some may have the same images
+        keys = list(dict.fromkeys(key for part in parts for key in part))
         told = NonFiniteLossError(
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"

@@ -6,7 +6,7 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
 over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
-before the optimisers.
+before the optimisers. Processes may also hold images together, each some rows of them (``parallel.RowSplit``).
 """
 
 from __future__ import annotations
@@ -125,9 +125,11 @@ class TrainStep:
             _log.info("the generator draws each batch in %d parts, each normalised by its own statistics", parts)
 
     def _share_with(self, group: ProcessGroup) -> None:
-        models = (*self.discriminators, self.generator)
+        models: list[Discriminator | Generator] = [*self.discriminators, self.generator]
         for model in models:
             share_batch_statistics(model, group)
+            if self.processes.rows is not None:
+                model.split_rows(self.processes.rows, group)
         self.gradient_sums = [GradientSum(model.parameters(), group) for model in models]
 
     def set_memory(self, policy: MemoryPolicy) -> None:
@@ -146,11 +148,16 @@ class TrainStep:
                 "memory.together does not go with spectral_norm='official', which iterates on every forward, nor with "
                 "batch_norm, which normalises real and generated pictures apart; use spectral_norm='paper'"
             )
+        levels = policy.levels(len(self.discriminators))
+        if self.processes.rows is not None and "tile" in levels:
+            raise InputError(
+                "memory.checkpointing='tile' does not go with parallel.rows, which divides an image among processes "
+                "instead; use 'block' or 'stage', or more processes for an image"
+            )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
         if policy.offload and self._graphs is not None:
             raise InputError("memory.offload waits for the device, which a step with cuda_graph can't")
-        levels = policy.levels(len(self.discriminators))
         average = self.average.module
         assert isinstance(average, Generator)
         for generator in (self.generator, average):
@@ -166,8 +173,8 @@ class TrainStep:
         overflowed and the weights were left alone.
 
         Args:
-            batch: images and encoded captions; of several processes, this one's rows of them. Losses are the whole
-                batch's.
+            batch: images and encoded captions; of several processes, this one's rows of them, and where they hold
+                images together, its rows of each image (``RowSplit.own``). Losses are the whole batch's.
             noise: ``[B, Z]``; None: from PyTorch's global generator, of several processes the first one's.
             eps: ``[B, C]`` of the conditioning augmentation; likewise.
 
@@ -285,7 +292,7 @@ class TrainStep:
         def learn(loss: Callable[[], Tensor]) -> Tensor:
             with self._autocast():
                 value = loss()
-            scaler.scale(value).backward()
+            scaler.scale(_differentiated(value, share)).backward()
             return value.detach()
 
         loss_of = partial(discriminator_loss_of, discriminator)
@@ -330,14 +337,28 @@ class TrainStep:
                     leaf = picture[part].detach().requires_grad_()
                     with self._autocast():
                         loss = generator_adversarial_loss(discriminator, leaf, sentence[part]) * (len(leaf) / size)
-                    (gradient[part],) = torch.autograd.grad(self.generator_scaler.scale(loss), leaf)
+                    scaled = self.generator_scaler.scale(_differentiated(loss, share))
+                    (gradient[part],) = torch.autograd.grad(scaled, leaf)
                     judged.append(loss.detach())
             gradients.append(gradient)
             losses[f"adversarial_{picture.shape[-1]}"] = torch.stack(judged).sum()
         if self.image_encoder is not None and self.config.damsm_weight:
             with record_function("damsm"):
-                losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1], share)
+                losses |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
         return gradients, losses
+
+    def _add_damsm_gradient_of_rows(
+        self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
+    ) -> dict[str, Tensor]:
+        """The encoder looks at whole images: those that hold one together all give it the same."""
+        rows = self.processes.rows
+        if rows is None:
+            return self._add_damsm_gradient(batch, picture, gradient, share)
+        whole = rows.whole(picture)
+        of_whole = torch.zeros_like(whole)
+        losses = self._add_damsm_gradient(batch, whole, of_whole, share)
+        gradient += of_whole[:, :, rows.of(whole.shape[2])]
+        return losses
 
     def _add_damsm_gradient(
         self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
@@ -395,7 +416,7 @@ class TrainStep:
             last = first + len(part.mu)
             loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
             conditioning.append(loss.detach())
-            loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
+            loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
             whole = share is not None and last == own  # gradients are, after this part
             with self.gradient_sums[-1].last_backward() if whole else nullcontext():
                 of_images: list[Any] = [*(g[first:last] for g in gradients), None]
@@ -480,7 +501,9 @@ class TrainStep:
 
     def _check(self, batch: Batch) -> None:
         size = len(batch.sentence)
-        expected = [(size, 3, side, side) for side in self.generator.config.image_sizes]
+        rows, sides = self.processes.rows, self.generator.config.image_sizes
+        heights = [side if rows is None else len(range(side)[rows.of(side)]) for side in sides]
+        expected = [(size, 3, *extent) for extent in zip(heights, sides, strict=True)]
         given = [tuple(image.shape) for image in batch.images]
         if given != expected:
             raise InputError(f"TrainStep: batch.images must be {expected}, got {given}")
@@ -526,6 +549,11 @@ def _check_shared(generator: Generator, config: StepConfig) -> None:
             "memory.together does not go with several processes, whose discriminators learn from real and generated "
             "images in turn; leave it out"
         )
+
+
+def _differentiated(loss: Tensor, share: Share | None) -> Tensor:
+    """What this process's backward begins with."""
+    return loss if share is None else share.of_loss(loss)
 
 
 def _refuse_wrapped(name: str, model: nn.Module) -> None:
