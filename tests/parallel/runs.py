@@ -30,6 +30,8 @@ def train_together(processes, folder, *, pictures, encoders):
     found["few"] = told(train, train_config(pictures, encoders, batch_size=2), folder / "few")
     found["stopped"] = stopped_on_one(processes, train_config(pictures, encoders, **gan), folder / "stopped")
     found["resumed"] = told(train, train_config(pictures, encoders, **gan), folder / "stopped", resume=True)
+    of_rows = train_config(pictures, encoders, [f"parallel.rows={processes.size}"], batch_size=2, steps=2)
+    found["rows"] = told(train, of_rows, folder / "rows")
     found["bad"] = spoiled_on_one(processes, train_config(pictures, encoders, **gan), folder / "bad")
     found["threads"] = torch.get_num_threads()
     return found

@@ -87,3 +87,15 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_all_and_names_the_whole_b
     assert "a loss is not finite at step 2, on the batch of " in message
     assert message.count(".png") == len(rows_of(4, 0, 1))
     assert not list((of_three[1] / "bad" / "checkpoints").glob("*step-*"))
+
+
+def test_a_run_that_divides_rows_of_images_has_the_losses_of_one_process(of_three, pictures, encoders, tmp_path):
+    """Two images on three processes, each a third of their rows; any number resumes it."""
+    assert told(of_three, "rows") == [None] * 3
+    config = train_config(pictures, encoders, batch_size=2, steps=2)
+    train(config, tmp_path / "one")
+    for found, wanted in zip(losses_of(of_three[1] / "rows"), losses_of(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(wanted, rel=2e-3)
+    shutil.copytree(of_three[1] / "rows", tmp_path / "rows")
+    train(train_config(pictures, encoders, batch_size=2, steps=3), tmp_path / "rows", resume=True)
+    assert [row["step"] for row in losses_of(tmp_path / "rows")] == [1, 2, 3]
