@@ -149,6 +149,7 @@ CASES: dict[str, Callable[[Processes, int], Found]] = {
     "tiles": lambda processes, steps: gan_steps(
         processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="tile", tile_rows=16, micro_batch=2))
     ),
+    "together": lambda processes, steps: gan_steps(processes, steps, StepConfig(memory=MemoryPolicy(together=True))),
     "blocks": lambda processes, steps: gan_steps(
         processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="block", micro_batch=1))
     ),

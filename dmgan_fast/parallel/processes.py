@@ -42,6 +42,11 @@ def expected() -> int:
     return int(text) if text.isdigit() else 1
 
 
+def restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` has started these processes again, after one of them had ended."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process's place among those of ``group``; alone it is 0 of 1, and has none.

@@ -27,7 +27,7 @@ from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
 from dmgan_fast.files import clear_up, replace_file, replace_folder
-from dmgan_fast.parallel import Processes
+from dmgan_fast.parallel import Processes, restarted
 from dmgan_fast.progress import Progress
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
@@ -277,11 +277,16 @@ def run_together(
 ) -> None:
     """``run`` what ``prepare`` makes, with the processes that ``torchrun`` started, if it did.
 
+    Started again after one of them had ended, they resume what they had begun: from the last checkpoint if there is
+    one, else from the start, whatever ``resume`` says.
+
     Args:
         prepare: ``(config, out, resume, processes, held, console)`` → the task and its data set; ``held``, an exit
             stack, is open until the run ends.
     """
     with Processes.joined(config.parallel.timeout, rows=config.parallel.rows) as processes, ExitStack() as held:
+        if restarted():
+            resume = processes.from_first(latest_checkpoint(out / CHECKPOINTS) is not None)
         with processes.agreeing():
             task, dataset = prepare(config, out, resume, processes, held, console)
         run(task, dataset, out, resume=resume, console=console, processes=processes)

@@ -106,7 +106,7 @@ class TrainStep:
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self._judge = self._half_encoder()
-        self._targets: dict[int, Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -298,10 +298,13 @@ class TrainStep:
         loss_of = partial(discriminator_loss_of, discriminator)
         if discriminator.config.needs_whole_batches:  # in the authors' order
             losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=following))]
-        elif share is None and self._together():
-            if size not in self._targets:
-                self._targets[size] = Targets.of(size, sentence)
-            joint = partial(joint_discriminator_loss, discriminator, real, fake, sentence, self._targets[size])
+        elif self._together():
+            pairs = (own, len(following), size)
+            if pairs not in self._targets:
+                self._targets[pairs] = Targets.of(*pairs, sentence)
+            joint = partial(
+                joint_discriminator_loss, discriminator, real, fake, sentence, following, self._targets[pairs]
+            )
             with self._autocast(), hold_weights(discriminator, once=True):
                 losses = [learn(joint)]
         else:
@@ -544,11 +547,6 @@ def _check_shared(generator: Generator, config: StepConfig) -> None:
         )
     if config.cuda_graph:
         raise InputError("cuda_graph does not go with several processes: their exchanges are not captured")
-    if config.memory.together:
-        raise InputError(
-            "memory.together does not go with several processes, whose discriminators learn from real and generated "
-            "images in turn; leave it out"
-        )
 
 
 def _differentiated(loss: Tensor, share: Share | None) -> Tensor:

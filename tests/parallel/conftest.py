@@ -18,7 +18,7 @@ from tools.exact_processes import BATCH, CASES, batch_of, models, part_of
 
 SIZE = 3
 ROWS = (2, 1, 3)  # of each process
-STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "encoders": 3, "rows": 3, "rows of attngan": 2}
+STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "together": 2, "encoders": 3, "rows": 3, "rows of attngan": 2}
 
 
 def whole():

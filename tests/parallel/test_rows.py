@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dmgan_fast.config import load_config
 from dmgan_fast.errors import InputError
 from dmgan_fast.parallel import Processes, RowSplit
-from dmgan_fast.runs.config import ParallelConfig, PretrainConfig
+from dmgan_fast.runs.config import PretrainConfig
 
 
 def split(rank, size):
@@ -40,4 +41,4 @@ def test_one_process_divides_no_rows(rows):
 
 def test_encoders_are_not_trained_by_rows():
     with pytest.raises(InputError, match=r"parallel.rows=2 is for training the GAN"):
-        PretrainConfig(parallel=ParallelConfig(rows=2))
+        load_config(PretrainConfig, {"parallel": {"rows": 2}})
