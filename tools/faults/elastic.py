@@ -26,7 +26,7 @@ from dmgan_fast.training.trainer import GANTask, train
 from tools.faults.rig import LIMIT, Rig, final_bits, require
 
 PROCESSES, STEP = 2, 4  # a checkpoint follows every step: that of STEP - 1 may still be on its way then
-TIMEOUT = 15.0  # seconds after which a process that hangs counts as lost
+TIMEOUTS = {"stopped": 60.0}  # seconds after which a process that hangs counts as lost; else nobody waits for it
 SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 def launch(rig: Rig, out: Path, fault: str, rank: int) -> str:
     """Train in ``out`` with two processes; what they and their launcher said."""
     config = out.with_name(f"{out.name}.json")
-    config.write_text(json.dumps(to_dict(rig.config((f"parallel.timeout={TIMEOUT}",)))))
+    config.write_text(json.dumps(to_dict(rig.config((f"parallel.timeout={TIMEOUTS.get(fault, 600.0)}",)))))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     worker = ["--max-restarts=1", "-m", "tools.faults.elastic", str(config), str(out), fault, str(rank)]
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -42,7 +42,7 @@ def launch(rig: Rig, out: Path, fault: str, rank: int) -> str:
         [*launcher, *worker], cwd=ROOT, env=quiet, capture_output=True, text=True, check=False, timeout=5 * LIMIT
     )
     said = done.stdout + done.stderr
-    require(done.returncode == 0, f"{fault}, process {rank}: the run did not go on: {said[-2000:]}")
+    require(done.returncode == 0, f"{fault}, process {rank}: the run did not go on: {said[:2000]}")
     return said
 
 
