@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.precision import PRECISIONS, precisions, set_precision
 from dmgan_fast import __version__, native
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from dmgan_fast.training import allocator
 
 Row = dict[str, Any]
@@ -140,8 +140,7 @@ def load_rows(folder: Path) -> Rows:
 
 
 def write_json(file: Path, content: Any) -> None:
-    with replace_file(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def by_case(rows: Iterable[Row]) -> list[Rows]:

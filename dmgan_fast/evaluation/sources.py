@@ -21,7 +21,7 @@ from dmgan_fast.data.dataset import read_bytes, read_picture
 from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.data.randomness import generator as randomness
 from dmgan_fast.errors import DataError, InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
 from dmgan_fast.pictures import to_bytes
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
@@ -201,10 +201,9 @@ class Gallery:
             {"picture": self._file(n).name, "captions": [caption], "class_id": class_id, "split": "test"}
             for n, (caption, class_id) in enumerate(zip(captions, class_ids, strict=True))
         ]
-        with replace_file(self.folder / "captions.jsonl") as temporary:
-            temporary.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-            )
+        write_text(
+            self.folder / "captions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        )
 
     def _file(self, n: int) -> Path:
         return self.folder / f"{n:06d}.png"
