@@ -16,8 +16,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,32 +83,31 @@ def _variables(tree: Path) -> dict[str, str]:
 
 
 class Asked:
-    """A process that has the package of ``tree``, and answers."""
+    """A process that has the package of ``tree``, and answers; it starts when it is first asked."""
 
     def __init__(self, tree: Path) -> None:
-        code = Path(__file__).with_name("asked.py").read_text()  # this tree's, whatever the other has
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tree,
-            env=_variables(tree),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
         self.tree = tree
+
+    @cached_property
+    def process(self) -> subprocess.Popen[str]:
+        code = Path(__file__).with_name("asked.py").read_text()  # this tree's, whatever the other has
+        command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.tree, env=_variables(self.tree), stdin=pipe, stdout=pipe, text=True)
 
     def __enter__(self) -> Asked:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.process.kill()
-        self.process.wait()
+        if "process" in vars(self):
+            self.process.kill()
+            self.process.wait()
 
     def __call__(self, case: str) -> tuple[float, dict[str, float]]:
         """Milliseconds, and what was found."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(case, file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # then there is no answer
+            print(case, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise InputError(f"the process in {self.tree} has ended in {case!r}; its error stands above")

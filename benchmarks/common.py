@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.precision import PRECISIONS, precisions, set_precision
 from dmgan_fast import __version__, native
 from dmgan_fast.files import write_text
+from dmgan_fast.info import processor
 from dmgan_fast.training import allocator
 
 Row = dict[str, Any]
@@ -77,7 +78,7 @@ def environment(target: Target | None = None) -> Row:
     """What every row says about where it was measured."""
     target = target or Target()
     return {
-        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else processor(),
         "dtype": str(target.dtype).removeprefix("torch."),
         "precision": target.precision,
         "level": native.cpu_level(),
@@ -92,12 +93,6 @@ def environment(target: Target | None = None) -> Row:
 def keep_freed_memory() -> str:
     """Let glibc keep freed memory, as training does: its default maps every large tensor anew. Same for all."""
     return "glibc, freed memory kept" if allocator.keep_freed_memory() else "system"
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def commit() -> str:

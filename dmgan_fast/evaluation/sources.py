@@ -17,9 +17,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dmgan_fast.data import CaptionedPictures, Record
 from dmgan_fast.data.captions import choose_words
-from dmgan_fast.data.dataset import read_bytes, read_picture
+from dmgan_fast.data.dataset import read_picture
 from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.data.randomness import generator as randomness
+from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.files import replace_file, write_text
 from dmgan_fast.pictures import to_bytes
