@@ -118,5 +118,5 @@ def _look(
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
     with working("looking at the images") as tick:
-        purpose = Purpose(side=size, batch_size=batch, skip_bad=skip_bad or 0)
+        purpose = Purpose(image_size=size, batch_size=batch, skip_bad=skip_bad or 0)
         return check_data(data, purpose, vocabulary=words, decode=decode, tick=tick)

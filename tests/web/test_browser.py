@@ -40,7 +40,7 @@ def page(browser, address):
 def generate(page, caption="a red apple"):
     page.get_by_label("Caption", exact=True).fill(caption)
     page.get_by_role("button", name="Generate").first.click()
-    page.wait_for_selector(f"{ANSWER} .dm-picture")
+    page.wait_for_selector(f"{ANSWER} .dm-image")
 
 
 def opacity(page, key):
@@ -78,7 +78,7 @@ def test_everything_can_be_done_without_a_mouse(page):
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
     page.keyboard.type("a blue car")
     page.keyboard.press("Enter")
-    page.wait_for_selector(f"{ANSWER} .dm-picture")
+    page.wait_for_selector(f"{ANSWER} .dm-image")
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.dataset.key") == "1":
