@@ -72,10 +72,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     skip_bad: SkipBad = None,
     cache: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Features of real images; default: the user's cache.")
+        str | None, typer.Option(metavar="DIR", help="Folder for features of real images; default: the user's cache.")
     ] = None,
     save_images: Annotated[bool, typer.Option("--save-images", help="Also write the generated images.")] = False,
-    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep their features.")] = False,
+    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep features of generated images.")] = False,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, which --out gets too, as JSON.")] = False,
 ) -> None:

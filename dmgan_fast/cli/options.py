@@ -47,7 +47,7 @@ Step = Annotated[
     str | None,
     typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
 ]
-Batch = Annotated[int | None, typer.Option(min=2, help="Images a step, as --batch 8; default: the preset's.")]
+Batch = Annotated[int | None, typer.Option(min=2, help="Images per step, as --batch 8; default: the preset's.")]
 
 
 def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:

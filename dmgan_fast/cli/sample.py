@@ -57,7 +57,7 @@ def sample(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
+            "--captions", metavar="FILE", help="Captions, one per line, or JSONL: --captions birds.txt; - reads stdin."
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="Images of each caption: --count 4.")] = 1,
@@ -69,10 +69,10 @@ def sample(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another seed, another image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise: another seed gives another image.")] = 0,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
+        typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less varied."),
     ] = None,
     noise: Annotated[
         float, typer.Option(help="Multiply the noise: --noise 0.5; at 0 every seed generates the same image.")

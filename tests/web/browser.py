@@ -43,14 +43,14 @@ def browser():
 def faults_of(browser, file):
     """What is wrong with a page in a file, by day and by night, on a wide screen and a narrow one: serious findings of
     axe-core, requests to others, errors, and content wider than the window."""
-    found = []
+    said, found = [], []
     for scheme, size in (("light", WIDE), ("dark", NARROW)):
         page = browser.new_page(viewport=size, color_scheme=scheme)
-        page.on("request", lambda request: found.append(request.url))
-        page.on("pageerror", lambda error: found.append(str(error)))
+        page.on("request", lambda request: said.append(request.url))
+        page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(file.as_uri())
         found += serious(page).items()
         if page.evaluate("document.scrollingElement.scrollWidth > window.innerWidth"):
             found.append(f"wider than {size['width']}")
         page.close()
-    return [each for each in found if each != file.as_uri() and not str(each).startswith("data:")]
+    return found + [each for each in said if each != file.as_uri() and not each.startswith("data:")]
