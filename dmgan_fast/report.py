@@ -55,7 +55,7 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
         pages.TEMPLATES / "report.html",
         sections=sections,
         real=[(pil_image(held_out[k].images[0]), held_out.records[k].captions[0]) for k in places],
-        curves=[pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
+        curves={title: pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()},
     )
 
 
