@@ -40,7 +40,7 @@ LOOP = (
     "log_every=1",
     "sample_every=3",
     "measure_every=2",
-    "measure_pictures=8",
+    "measure_images=8",
     "checkpoint_every=1",
     "keep_checkpoints=2",
 )
@@ -236,7 +236,7 @@ class Rig:
             "data": {"source": str(self.images), "max_words": 4},
             "word_channels": 4,
             "embedding_channels": 4,
-            "image_encoder": {"kind": "compact", "channels": 4, "side": 32, "base_channels": 1},
+            "image_encoder": {"kind": "compact", "channels": 4, "image_size": 32, "base_channels": 1},
             "image_size": 32,
             "loop": {"steps": 2, "batch_size": 4},
         }
@@ -345,7 +345,7 @@ def draw_images(folder: Path) -> None:
             name = f"{split}-{colour}-{shape}.png"
             image.save(folder / name)
             said = [f"a {colour} {shape}", f"one {shape} in {colour}"]
-            lines.append({"picture": name, "captions": said, "class_id": number, "split": split})
+            lines.append({"image": name, "captions": said, "class_id": number, "split": split})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
