@@ -103,7 +103,7 @@ def _call(function: Callable[..., Any], inputs: dict[str, Tensor]) -> tuple[floa
 
 NARROW = {"base_channels": 4, "word_channels": 16, "condition_channels": 8, "noise_channels": 8}
 STEPS: dict[str, tuple[dict[str, Any], dict[str, Any], int, int]] = {  # of generator, encoder; discriminators; batch
-    "narrow step": (NARROW, {"kind": "compact", "channels": 16, "side": 64, "base_channels": 4}, 4, 4),
+    "narrow step": (NARROW, {"kind": "compact", "channels": 16, "base_channels": 4}, 4, 4),
     "birds step": ({}, {}, 32, 4),
 }
 

@@ -21,7 +21,7 @@ from rich.progress import TextColumn
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, make_loader, open_checked
 from dmgan_fast.data.cache import cache_budget
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
@@ -58,7 +58,7 @@ class Task(Protocol):
     config: Any
     device: torch.device
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
@@ -103,16 +103,16 @@ def open_data(
     *,
     matches: bool = True,
     **settings: Any,
-) -> tuple[CaptionedPictures, CaptionedPictures]:
+) -> tuple[CaptionedImages, CaptionedImages]:
     """What a run trains on and what it holds out, after a look at both.
 
     Args:
         image_sizes: resolutions, smallest first.
         matches: see ``data.Purpose``.
-        settings: further ones of ``CaptionedPictures``.
+        settings: further ones of ``CaptionedImages``.
     """
-    loop, data, side = config.loop, config.data, image_sizes[-1]
-    purpose = Purpose(side=side, batch_size=loop.batch_size, matches=matches, skip_bad=data.skip_bad)
+    loop, data = config.loop, config.data
+    purpose = Purpose(image_size=image_sizes[-1], batch_size=loop.batch_size, matches=matches, skip_bad=data.skip_bad)
     console = quiet(processes) or console or Console(stderr=True)
     settings |= {"image_sizes": image_sizes, "max_words": data.max_words, "seed": loop.seed}
     settings |= {"cache_bytes": cache_budget(data.cache, local_processes())}
@@ -147,7 +147,7 @@ def steps_left(config: Any, out: Path) -> int:
 
 def run(
     task: Task,
-    dataset: CaptionedPictures,
+    dataset: CaptionedImages,
     out: Path,
     *,
     resume: bool,
@@ -283,7 +283,7 @@ def run(
 
 
 def run_together(
-    prepare: Callable[..., tuple[Task, CaptionedPictures]],
+    prepare: Callable[..., tuple[Task, CaptionedImages]],
     config: Any,
     out: Path,
     *,
@@ -311,7 +311,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processes: Processes) -> _Begun:
+def _begin(task: Task, dataset: CaptionedImages, latest: Path | None, processes: Processes) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -334,8 +334,8 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processe
 
 
 def _batches(
-    dataset: CaptionedPictures, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
-) -> Iterator[tuple[int, int, PictureBatch]]:
+    dataset: CaptionedImages, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
+) -> Iterator[tuple[int, int, ImageBatch]]:
     """Batches from there on, with their epoch and the number of its batches so far, without end.
 
     Of several processes, this one's rows of them.
@@ -363,7 +363,7 @@ def _asked_to_stop(stop: Stop, processes: Processes) -> bool:
     return bool(stop)
 
 
-def _workers(dataset: CaptionedPictures, config: Any) -> int:
+def _workers(dataset: CaptionedImages, config: Any) -> int:
     if config.data.workers is not None:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)
