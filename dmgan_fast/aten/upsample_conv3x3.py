@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dmgan_fast import layouts
-from dmgan_fast.aten.convolutions import native_backward, native_forward, runs_weight
+from dmgan_fast.aten import convolutions
+from dmgan_fast.aten.convolutions import native_backward, native_forward
 from dmgan_fast.aten.layout import laid_out
 
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
@@ -44,8 +45,10 @@ def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     native_x = want_x and _has_kernel(x)
-    pixels = x.numel() // x.shape[1]
-    native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", pixels, *weight.shape[1::-1])
+    native_weight = want_weight and _has_kernel(x)
+    if native_weight:
+        rule = convolutions.crossover("upsample_conv3x3")
+        native_weight = rule.runs_weight(x.numel() // x.shape[1], *weight.shape[1::-1])
     grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if native_x or native_weight:
         grad_x, grad_weight = native_backward("upsample_conv3x3", grad_y, x, weight, native_x, native_weight)
