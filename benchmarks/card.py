@@ -30,7 +30,7 @@ NEEDED += ("huggingface_hub",)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, required=True, help="a folder for the results: new, or without a card.jsonl"
+        "--out", type=Path, required=True, help="a folder for the results: new, or without a `card.jsonl`"
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (default 8)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")

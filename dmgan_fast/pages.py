@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dmgan_fast.files import replace_file
-from dmgan_fast.pictures import picture_of
+from dmgan_fast.images import pil_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,7 +31,7 @@ def render(template: Path, **values: Any) -> str:
     """The text of ``template`` with ``values`` filled in.
 
     Strings are escaped; ``inline_svg`` makes what is not. Templates may pass ``[3, H, W]`` tensors through the filter
-    ``picture`` and PIL images through ``data_url``.
+    ``as_image`` and PIL images through ``data_url``.
     """
     return _environment(template.parent).get_template(template.name).render(values)
 
@@ -45,21 +45,21 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_url": data_url, "photo_url": photo_url, "picture": picture_of}
+    environment.filters |= {"data_url": data_url, "photo_url": photo_url, "as_image": pil_image}
     return environment
 
 
-def data_url(picture: Image.Image) -> str:
+def data_url(image: Image.Image) -> str:
     """The image as PNG inside the page."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def photo_url(picture: Image.Image) -> str:
+def photo_url(image: Image.Image) -> str:
     """The image as JPEG inside the page: large ones, of which nobody counts pixels."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -26,7 +26,7 @@ def case_of(
     implementations: Mapping[str, Callable[..., Any]],
     work: Any,
 ) -> Case:
-    """``op`` of a random map and weight. ``sizes``: batch, inputs, outputs, side of the input, taps a side."""
+    """``op`` of a random map and weight. ``sizes``: batch, inputs, outputs, size of the input, size of the kernel."""
     batch, inputs, outputs, side, taps = sizes
     x = torch.randn(batch, inputs, side, side).contiguous(memory_format=LAYOUTS[layout])
     weight = torch.randn(outputs, inputs, taps, taps) / (taps**2 * inputs) ** 0.5

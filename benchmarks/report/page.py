@@ -262,7 +262,7 @@ def write(rows: Rows, file: Path) -> None:
     )
 
 
-def picture(rows: Rows, file: Path) -> None:
+def first_figure(rows: Rows, file: Path) -> None:
     """The figure of the first section that has results alone, for README.
 
     Raises:
@@ -283,12 +283,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the page to write")
     parser.add_argument("--results", type=Path, default=results_of(), help="folder (default: the committed ones)")
-    parser.add_argument("--picture", type=Path, help="also the first figure, as SVG")
+    parser.add_argument("--figure", type=Path, help="also the first figure, as SVG")
     arguments = parser.parse_args()
     rows = load_rows(arguments.results)
     write(rows, arguments.out)
-    if arguments.picture:
-        picture(rows, arguments.picture)
+    if arguments.figure:
+        first_figure(rows, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def convert(
             name = names.new(row.record, content)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-            lines.append(json.dumps({"picture": name, **as_values(row, role)}, ensure_ascii=False))
+            lines.append(json.dumps({"image": name, **as_values(row, role)}, ensure_ascii=False))
             tick()
         text = printable("".join(f"{line}\n" for line in lines))
         (folder / FILES[0]).write_text(text, encoding="utf-8", newline="\n")
@@ -147,16 +147,14 @@ def suffix_of(record: Record, content: bytes) -> str:
     Raises:
         DataError: if neither says what it is.
     """
-    own = os.path.splitext(record.member or record.picture.name)[1].lower()
+    own = os.path.splitext(record.member or record.file.name)[1].lower()
     if own in IMAGE_SUFFIXES:
         return own
     try:
         with Image.open(BytesIO(content)) as opened:
             return _SUFFIXES.get(opened.format or "", ".png")
     except Exception:  # a broken image can raise almost anything
-        raise DataError(
-            f"picture can't be read: {record.key}: neither its name nor its content say what it is"
-        ) from None
+        raise DataError(f"image can't be read: {record.key}: neither its name nor its content say what it is") from None
 
 
 @contextmanager

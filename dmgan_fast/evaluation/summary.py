@@ -56,8 +56,8 @@ def by_reason(left_out: dict[str, str]) -> dict[str, str]:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
-    drawn, real = report["drawn"], report["real"]
-    lines = ["# Evaluation", "", f"{drawn['count']} images of {drawn['side']}², {drawn['what']}."]
+    generated, real = report["generated"], report["real"]
+    lines = ["# Evaluation", "", f"{generated['count']} images of {generated['resolution']}², {generated['what']}."]
     if real:
         lines.append(f"Real images: {real['count']}, {real['what']}.")
     lines += ["", "| metric | name | value | better |", "|---|---|---|---|"]

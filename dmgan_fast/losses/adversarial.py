@@ -158,13 +158,13 @@ def generator_loss(
         damsm_weight: the paper's lambda.
 
     Returns:
-        the scalar total, and its parts as detached scalars: ``adversarial_<side>``, ``words``, ``sentence``.
+        the scalar total, and its parts as detached scalars: ``adversarial_<resolution>``, ``words``, ``sentence``.
 
     Raises:
         InputError: if there is not one discriminator for each image.
     """
     if len(discriminators) != len(fakes):
-        raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")
+        raise InputError(f"generator_loss: {len(discriminators)} discriminators for images of {len(fakes)} resolutions")
     require_number("generator_loss", "damsm_weight", damsm_weight, least=0)
     named: dict[str, Any] = {f"fakes_{k}": fake for k, fake in enumerate(fakes)}
     require_tensors("generator_loss", sentence=sentence, **named)

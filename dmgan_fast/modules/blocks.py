@@ -238,7 +238,7 @@ class UpBlock(FusedNorms):
             y, mean = self.norm.with_mean(z)
         return y, mean if self.norm.row_group is None else mean_over_all(mean, y.shape[2], self.norm.row_group)
 
-    def draw(self, x: Tensor, head: ImageHead) -> Tensor:
+    def to_image(self, x: Tensor, head: ImageHead) -> Tensor:
         """``head`` of the result: an image ``[B, 3, 2H, 2W]``."""
         if self.tile_rows:
             image: Tensor = self._tiled(x, head_weight=head.conv.weight)

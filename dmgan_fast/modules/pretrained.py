@@ -52,11 +52,11 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
             temporary.write_text(json.dumps(config, indent=2) + "\n")
 
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
-        """The card of this model; see ``modules.model_card.write``."""
+        """The model card; see ``modules.model_card.write``."""
         return model_card.write(self._hub_mixin_info.model_card_data, self._kind(), to_dict(self.config), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload as ``PyTorchModelHubMixin.push_to_hub``, whose options these are; the card names ``repo_id``.
+        """Upload as ``PyTorchModelHubMixin.push_to_hub``, whose options these are; the model card names ``repo_id``.
 
         Raises:
             CheckpointError: if the Hub refuses or can't be reached.

@@ -60,7 +60,7 @@ def _card_why_not() -> str | None:
         return "PyTorch sees no CUDA device"
     capability = torch.cuda.get_device_capability()
     if torch.version.hip is None and capability < OLDEST_CARD:
-        return f"the card has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
     return None
 
 
@@ -121,7 +121,7 @@ def _triton_why_not(op: str) -> str | None:
     if reason is None and op == "memory_read" and torch.version.hip is None:
         found = version("triton")
         if torch.cuda.get_device_capability()[0] == 10 and tuple(map(int, found.split(".")[:2])) < (3, 8):
-            return f"triton {found} can't compile it for cards of compute capability 10, triton 3.8 can"
+            return f"triton {found} can't compile it for GPUs of compute capability 10, triton 3.8 can"
     return f"{reason} (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)" if reason else None
 
 

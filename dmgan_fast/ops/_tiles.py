@@ -156,7 +156,7 @@ class Block:
 
     def empty(self, channels: int) -> Tensor:
         """A feature map as wide as the convolution's result."""
-        return layouts.empty_picture(self.x, channels, self.scale * self.x.shape[2], self.scale * self.x.shape[3])
+        return layouts.empty_map(self.x, channels, self.scale * self.x.shape[2], self.scale * self.x.shape[3])
 
     @property
     def values(self) -> float:

@@ -30,7 +30,7 @@ MODELS: dict[str, type[PretrainedModel]] = {
     "text_encoder": TextEncoder,
     "image_encoder": ImageEncoder,
 }
-DISCRIMINATOR = "discriminator_"  # and the side
+DISCRIMINATOR = "discriminator_"  # and the resolution
 BEST_NAME = "best.json"
 
 
@@ -155,13 +155,13 @@ class Bundle:
         return config
 
     def sides(self) -> list[int]:
-        """Sides of pictures for which a discriminator is there, smallest first."""
+        """Resolutions for which a discriminator is there, smallest first."""
         here = {*self._saved, *(path.name for path in self.folder.glob(f"{DISCRIMINATOR}*"))}
         found = (name.removeprefix(DISCRIMINATOR) for name in here if name.startswith(DISCRIMINATOR))
         return sorted(int(side) for side in found if side.isdigit())
 
     def discriminator(self, side: int, device: str = "cpu") -> Discriminator:
-        """The discriminator for pictures of this side, in evaluation mode."""
+        """The discriminator for images of this resolution, in evaluation mode."""
         return self._model(f"{DISCRIMINATOR}{side}", Discriminator, device)
 
     def check(self) -> None:

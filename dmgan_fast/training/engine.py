@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.data import CaptionedImages, ImageBatch, make_loader
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
@@ -57,7 +57,7 @@ class Task(Protocol):
     config: Any
     device: torch.device
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
@@ -122,7 +122,7 @@ def steps_left(config: Any, out: Path) -> int:
 
 def run(
     task: Task,
-    dataset: CaptionedPictures,
+    dataset: CaptionedImages,
     out: Path,
     *,
     resume: bool,
@@ -267,7 +267,7 @@ def run(
 
 
 def run_together(
-    prepare: Callable[..., tuple[Task, CaptionedPictures]],
+    prepare: Callable[..., tuple[Task, CaptionedImages]],
     config: Any,
     out: Path,
     *,
@@ -295,7 +295,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processes: Processes) -> _Begun:
+def _begin(task: Task, dataset: CaptionedImages, latest: Path | None, processes: Processes) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -318,8 +318,8 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processe
 
 
 def _batches(
-    dataset: CaptionedPictures, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
-) -> Iterator[tuple[int, int, PictureBatch]]:
+    dataset: CaptionedImages, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
+) -> Iterator[tuple[int, int, ImageBatch]]:
     """Batches from there on, with their epoch and the number of its batches so far, without end.
 
     Of several processes, this one's rows of them.
@@ -347,7 +347,7 @@ def _asked_to_stop(stop: Stop, processes: Processes) -> bool:
     return bool(stop)
 
 
-def _workers(dataset: CaptionedPictures, config: Any) -> int:
+def _workers(dataset: CaptionedImages, config: Any) -> int:
     if config.data.workers is not None:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)

@@ -124,7 +124,7 @@ class TrainStep:
             self._share_with(self.processes.group)
         self.set_memory(config.memory)
         if (parts := config.accumulate) > 1:
-            _log.info("the generator draws each batch in %d parts, each normalised by its own statistics", parts)
+            _log.info("the generator makes each batch in %d parts, each normalised by its own statistics", parts)
 
     def _share_with(self, group: ProcessGroup) -> None:
         models = (*self.discriminators, self.generator)
@@ -146,7 +146,7 @@ class TrainStep:
         if policy.together and any(d.config.needs_whole_batches for d in self.discriminators):
             raise InputError(
                 "memory.together does not go with spectral_norm='official', which iterates on every forward, nor with "
-                "batch_norm, which normalises real and generated pictures apart; use spectral_norm='paper'"
+                "batch_norm, which normalises real and generated images apart; use spectral_norm='paper'"
             )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
@@ -164,8 +164,8 @@ class TrainStep:
     def __call__(self, batch: Batch, *, noise: Tensor | None = None, eps: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step and return its losses as detached scalar tensors.
 
-        With ``precision="fp16"`` also ``skipped_generator`` and ``skipped_discriminator_<side>``: 1 where gradients
-        overflowed and the weights were left alone.
+        With ``precision="fp16"`` also ``skipped_generator`` and ``skipped_discriminator_<resolution>``: 1 where
+        gradients overflowed and the weights were left alone.
 
         Args:
             batch: images and encoded captions; of several processes, this one's rows of them. Losses are the whole
@@ -273,7 +273,7 @@ class TrainStep:
             losses |= self._discriminator_step(k)
         self._learn(False)
         try:
-            gradients, judged = self._picture_gradients(batch, pictures, share)
+            gradients, judged = self._image_gradients(batch, pictures, share)
         finally:
             self._learn(True)
         return Judgement(losses, judged, gradients)
@@ -338,7 +338,7 @@ class TrainStep:
         name = f"discriminator_{self.discriminators[k].config.image_size}"
         return take_step(self.discriminator_optimizers[k], self.discriminator_scalers[k], name)
 
-    def _picture_gradients(
+    def _image_gradients(
         self, batch: Batch, pictures: list[Tensor], share: Share | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """d loss / d image for each resolution, and the losses."""
@@ -543,7 +543,7 @@ def _check_models(
     sides = tuple(d.config.image_size for d in discriminators)
     if sides != generator.config.image_sizes:
         raise InputError(
-            f"TrainStep: discriminators must be for sides {generator.config.image_sizes}, in order, got {sides}"
+            f"TrainStep: discriminators must be for resolutions {generator.config.image_sizes}, in order, got {sides}"
         )
     if image_encoder is None and config.damsm_weight > 0:
         raise InputError("TrainStep: image_encoder may be None only with damsm_weight = 0")

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, make_loader, open_checked
 from dmgan_fast.data.cache import cache_budget
 from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
@@ -44,8 +44,8 @@ class GANTask:
         self,
         config: TrainConfig,
         encoders: Path | Bundle,
-        dataset: CaptionedPictures,
-        held_out: CaptionedPictures,
+        dataset: CaptionedImages,
+        held_out: CaptionedImages,
         processes: Processes | None = None,
     ) -> None:
         self.config, self.processes = config, processes or Processes()
@@ -81,13 +81,13 @@ class GANTask:
             held_out,
             self.encode,
             encoder,
-            pictures=config.loop.measure_pictures,
+            images=config.loop.measure_images,
             at_once=config.step.memory.micro_batch or config.loop.batch_size,
             seed=config.loop.seed,
         )
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]:
         model, size = self.config.generator, len(batch.captions)
         if self.processes.size > 1:
             size = self.config.loop.batch_size
@@ -99,7 +99,7 @@ class GANTask:
         return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
 
     @torch.no_grad()
-    def encode(self, batch: PictureBatch) -> Batch:
+    def encode(self, batch: ImageBatch) -> Batch:
         """Images and encoded captions on the device."""
         words, sentence = self.text_encoder(batch.captions.to(self.device, non_blocking=True), batch.lengths)
         return Batch(
@@ -131,7 +131,7 @@ class GANTask:
         noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
         inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask, eps)
         at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
-        drawn = torch.cat(
+        generated = torch.cat(
             [
                 self.train_step.average.module(*part[:-1], eps=part[-1]).images[-1].cpu()
                 for part in zip(*(x.split(at_once) for x in inputs), strict=True)
@@ -139,7 +139,7 @@ class GANTask:
         )
         rows = []
         for start in range(0, len(noise), 8):
-            rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
+            rows += [encoded.images[-1][start : start + 8].cpu(), generated[start : start + 8]]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
         return {}
 
@@ -176,8 +176,8 @@ class GANTask:
         """What writes the averaged generator as it is now, with its text encoder."""
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
-            f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
-            f"encoder, trained for {step} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
+            f"DM-GAN generator (average of its weights) for images of {', '.join(map(str, sizes))}, with its text "
+            f"encoder, trained for {step} steps of {loop.batch_size} images on {self.config.data.source!r}.\n"
         )
         return partial(
             save_bundle,
@@ -201,7 +201,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
 
 def _prepare(
     config: TrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
-) -> tuple[GANTask, CaptionedPictures]:
+) -> tuple[GANTask, CaptionedImages]:
     """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
     check_start(out, resume, config, processes)
     if config.encoders is None:
@@ -217,7 +217,7 @@ def _prepare(
         "cache_bytes": cache_budget(config.data.cache, local_processes()),
     }
     purpose = Purpose(
-        side=config.generator.image_sizes[-1],
+        image_size=config.generator.image_sizes[-1],
         batch_size=config.loop.batch_size,
         matches=config.step.damsm_weight > 0,
         skip_bad=config.data.skip_bad,

@@ -79,7 +79,7 @@ def test_unknown_name_is_an_attribute_error():
     [
         ("functional", "memory_write memory_read batch_norm_glu upsample_conv3x3 words_similarity"),
         ("training", "TrainStep Batch StepConfig MemoryPolicy Sampler Plan plan"),
-        ("sampling", "Sampler Drawing Bundle open_bundle save_bundle"),
+        ("sampling", "Sampler Sample Bundle open_bundle save_bundle"),
         ("metrics", "frechet_distance inception_score r_precision kernel_distance FeatureMoments"),
         ("losses", "words_loss sentence_loss conditioning_loss discriminator_loss generator_loss"),
         ("evaluation", "frechet_distance inception_score r_precision kernel_distance FeatureMoments evaluate"),

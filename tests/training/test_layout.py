@@ -122,7 +122,7 @@ def test_an_encoder_that_is_not_ours_is_left_to_autocast(monkeypatch):
 
 def test_a_rounded_encoder_gives_autocasts_bits_and_the_given_one_stays():
     torch.manual_seed(0)
-    encoder = fold(ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=4)))
+    encoder = fold(ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=64, base_channels=4)))
     before = copy.deepcopy(encoder.state_dict())
     half = layout.rounded(encoder, torch.bfloat16, torch.channels_last)
     images = torch.randn(2, 3, 64, 64)

@@ -34,6 +34,16 @@ from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import GANTask, train
 
 STEPS, SIDE = 6, 64
+LOOP = (
+    f"steps={STEPS}",
+    "batch_size=4",
+    "log_every=1",
+    "sample_every=3",
+    "measure_every=2",
+    "measure_images=8",
+    "checkpoint_every=1",
+    "keep_checkpoints=2",
+)
 PHASES = ("step", "save", "sample", "evaluation")
 LIMIT = 120.0  # seconds after which a run hangs
 PAUSE = 0.5  # more than this between two looks means that all processes were halted for a while
@@ -226,7 +236,7 @@ class Rig:
             "data": {"source": str(self.images), "max_words": 4},
             "word_channels": 4,
             "embedding_channels": 4,
-            "image_encoder": {"kind": "compact", "channels": 4, "side": 32, "base_channels": 1},
+            "image_encoder": {"kind": "compact", "channels": 4, "image_size": 32, "base_channels": 1},
             "image_size": 32,
             "loop": {"steps": 2, "batch_size": 4},
         }
@@ -239,8 +249,8 @@ class Rig:
         self.whole = folder / "whole"
 
     def config(self, overrides: tuple[str, ...] = (), images: Path | None = None) -> TrainConfig:
-        """Settings of the run."""
-        values = {
+        """Settings of the run; overrides win."""
+        values: dict[str, Any] = {
             "encoders": str(self.encoders),
             "data": {"source": str(images or self.images), "max_words": 4},
             "generator": {
@@ -252,18 +262,8 @@ class Rig:
                 "residual_blocks": 1,
             },
             "discriminator_channels": 1,
-            "loop": {
-                "steps": STEPS,
-                "batch_size": 4,
-                "log_every": 1,
-                "sample_every": 3,
-                "measure_every": 2,
-                "measure_pictures": 8,
-                "checkpoint_every": 1,
-                "keep_checkpoints": 2,
-            },
         }
-        return build_config(TrainConfig, values=values, overrides=overrides)
+        return build_config(TrainConfig, values=values, overrides=(*(f"loop.{each}" for each in LOOP), *overrides))
 
     def start(
         self,
@@ -345,7 +345,7 @@ def draw_images(folder: Path) -> None:
             name = f"{split}-{colour}-{shape}.png"
             image.save(folder / name)
             said = [f"a {colour} {shape}", f"one {shape} in {colour}"]
-            lines.append({"picture": name, "captions": said, "class_id": number, "split": split})
+            lines.append({"image": name, "captions": said, "class_id": number, "split": split})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
