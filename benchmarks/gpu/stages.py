@@ -129,6 +129,8 @@ def _end(process: Any) -> None:
 
 def _body(stage: Stage, options: Options, sender: Any) -> None:
     os.setsid()
+    # Where the command was started in the background, Ctrl-C is ignored, by which training is told to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(options.out / "card.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)

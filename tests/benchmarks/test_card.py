@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,17 @@ def test_a_stage_may_take_its_least_seconds_if_there_are_so_many(tmp_path, capfd
         run_all(stages, options_in(tmp_path), there)
         row = [row for row in rows_of(tmp_path / "card.jsonl") if row["stage"] == "one" and "case" in row][-1]
         assert row["seconds_allowed"] == pytest.approx(allowed, abs=0.5)
+
+
+def test_stages_take_ctrl_c_also_where_the_command_was_started_in_the_background(tmp_path, capfd):
+    forkserver._forkserver._stop()  # the next one inherits what is set here
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        (result,) = run_all([Stage("one", "stages_to_run:interrupts_itself", 1.0)], options_in(tmp_path), 600.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result["status"] == "done"
+    assert rows_of(tmp_path / "card.jsonl")[0]["case"] == "interrupted"
 
 
 def test_what_was_found_is_told_where_the_command_is_stopped(tmp_path, capfd):
