@@ -35,7 +35,7 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         found = [None if gradient is None else torch.empty_like(gradient, dtype=ctx.wide) for gradient in grads]
-        reached = [(wide, gradient) for wide, gradient in zip(found, grads, strict=True) if wide is not None]
+        reached = [gradient for gradient in grads if gradient is not None]
         if reached:
-            torch._foreach_copy_(*map(list, zip(*reached, strict=True)))
+            torch._foreach_copy_([wide for wide in found if wide is not None], reached)
         return None, *found

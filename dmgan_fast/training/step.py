@@ -347,7 +347,8 @@ class TrainStep:
         gradients, losses = [], {}
         with self._autocast(), hold_weights(*self.discriminators, once=True):
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
-                found, judged = [], []
+                found: list[Tensor] = []
+                judged = []
                 with record_function(f"adversarial_{picture.shape[-1]}"):
                     for part in self._micro_batches(own):
                         leaf = picture[part].detach().requires_grad_()
