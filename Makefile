@@ -30,13 +30,15 @@ lint: $(VENV)/.environment  ## ruff, spelling and terms, mypy, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/codespell $(TERMS) README.md CONTRIBUTING.md docs
+	$(BIN)/codespell $(TERMS) README.md CONTRIBUTING.md SECURITY.md docs
+	rm -rf build/prose && $(BIN)/python -m tools.prose build/prose $(CODE) && $(BIN)/codespell $(TERMS) build/prose
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The words that CONTRIBUTING lists, in prose: not in code, file names, or idioms as "both sides" and "model card".
+# The words that CONTRIBUTING lists, in prose and in what the code says: not in names, or idioms as "both sides".
+CODE := dmgan_fast kernels csrc benchmarks tools
 TERMS := --dictionary tools/terms.txt --skip "*.svg,*.png,*.json,*.css" \
-	--ignore-regex '`[^`]*`|\]\([^)]*\)|[Mm]odel cards?|(both|each|either|one|other|the same) sides?|side by side' \
+	--ignore-regex '`+[^`]*`+|\]\([^)]*\)|[Mm]odel cards?|(both|each|either|one|other|the same|shorter|longer) sides?( by side)?|side by side|last side only|card:' \
 	--ignore-multiline-regex '(?m)^```.*?^```$$'
 
 site: build  ## the documentation as a web site, in build/site

@@ -49,7 +49,7 @@ def main() -> None:
     if arguments.record:
         regression.record(regression.ratios(rows))
     report.main()
-    page.picture(rows, ROOT / "docs" / "figures" / "benchmarks.svg")
+    page.first_figure(rows, ROOT / "docs" / "figures" / "benchmarks.svg")
     if arguments.report:
         page.write(rows, arguments.report)
     if failed or fell:

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.common import Row, Rows, Table, Target, environment, finish, parser_of, spread_of
 from benchmarks.harness import spread
 from benchmarks.models import Models, batch_of, ours, preset, tiny
-from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader
+from dmgan_fast.data import CaptionedImages, Record, Vocabulary, make_loader
 from dmgan_fast.data.loader import batch_bytes, collate
 from dmgan_fast.data.order import Batches
 from dmgan_fast.data.workers import helpful_workers
@@ -46,7 +46,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int] = (500, 375)) ->
     return records
 
 
-def item_by_item(dataset: CaptionedPictures, batch_size: int) -> Iterator[Any]:
+def item_by_item(dataset: CaptionedImages, batch_size: int) -> Iterator[Any]:
     """Every image decoded, scaled to every resolution and brought to its range on its own."""
     for epoch in range(1 << 30):
         dataset.set_epoch(epoch)
@@ -61,12 +61,12 @@ def ways(
     words = Vocabulary.from_captions([CAPTION])
 
     def loader(workers: int = 0, cache_bytes: int = 0) -> Iterator[Any]:
-        dataset = CaptionedPictures(records, words, sizes, WORDS, cache_bytes=cache_bytes)
+        dataset = CaptionedImages(records, words, sizes, WORDS, cache_bytes=cache_bytes)
         return iter(make_loader(dataset, batch_size, endless=True, workers=workers, device=device))
 
     cache = len(records) * 3 * 500 * 500
     found: dict[str, Iterator[Any]] = {
-        BEFORE: item_by_item(CaptionedPictures(records, words, sizes, WORDS), batch_size),
+        BEFORE: item_by_item(CaptionedImages(records, words, sizes, WORDS), batch_size),
         "loader": loader(),
         "loader, decoded images in memory": loader(cache_bytes=cache),
     }
@@ -109,7 +109,7 @@ def rows_of(
     device = device or torch.device("cpu")
     records = photographs(folder, count)
     if workers is None:
-        probe = CaptionedPictures(records, Vocabulary.from_captions([CAPTION]), sizes, WORDS)
+        probe = CaptionedImages(records, Vocabulary.from_captions([CAPTION]), sizes, WORDS)
         workers = max(1, helpful_workers(device, batch_bytes(probe, batch_size)))
     readers = ways(records, batch_size, sizes, device, workers)
     correct = are_alike([next(reader) for reader in readers.values()])

@@ -47,8 +47,8 @@ from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import autocast
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import Meter
-from dmgan_fast.modules import Generator, draw_in_tiles
-from dmgan_fast.modules.generator import sides_up_to
+from dmgan_fast.modules import Generator, generate_in_tiles
+from dmgan_fast.modules.generator import sizes_up_to
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.runs.presets import build_config
@@ -102,7 +102,7 @@ def policy(name: str, side: int) -> MemoryPolicy:
     """``block`` and ``tile`` compute only the highest resolution again by parts, and lower resolutions as a whole."""
     if name in ("none", "op"):
         return MemoryPolicy(checkpointing=name)  # type: ignore[arg-type]
-    before = ("stage",) * (len(sides_up_to(side)) - 1)
+    before = ("stage",) * (len(sizes_up_to(side)) - 1)
     return MemoryPolicy(checkpointing=(*before, name), micro_batch=1)  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ def setting_of(side: int, precision: str = "fp32") -> Setting:
     if not side:
         small = tiny_setting()
         return small.changed(step=replace(small.config, precision=precision))
-    values = {"generator": {"image_sizes": list(sides_up_to(side))}, "step": {"precision": precision}}
+    values = {"generator": {"image_sizes": list(sizes_up_to(side))}, "step": {"precision": precision}}
     return Setting(f"{side}", build_config(TrainConfig, values=values))
 
 
@@ -272,7 +272,7 @@ def drawing_peak(side: int, tile: int | None, device: str = "cpu", precision: st
         noise, eps = torch.randn(1, config.noise_channels), torch.randn(1, config.condition_channels)
         sentence, words = torch.randn(1, config.word_channels), torch.randn(1, config.word_channels, 18)
         mask = torch.zeros(1, 18, dtype=torch.bool)
-    draw = partial(draw_in_tiles, tile=tile) if tile else Generator.__call__
+    draw = partial(generate_in_tiles, tile=tile) if tile else Generator.__call__
     with autocast(device, precision):
         return allocation_peak(lambda: draw(generator, noise, sentence, words, mask, eps=eps), device)
 
@@ -335,7 +335,7 @@ def trained(steps: int = 50) -> Iterator[Row]:
     Policies that sum in another order run in float64: in float32 training amplifies the last bit.
     """
     generator = {"base_channels": 4, "word_channels": 16, "condition_channels": 16, "noise_channels": 16}
-    generator |= {"image_sizes": list(sides_up_to(512)), "residual_blocks": 1}
+    generator |= {"image_sizes": list(sizes_up_to(512)), "residual_blocks": 1}
     values = {"generator": generator, "discriminator_channels": 2, "step": {"damsm_weight": 0.0}}
     setting = Setting("narrow", build_config(TrainConfig, values=values))
     same = {name: MemoryPolicy(checkpointing=name) for name in ("none", "op", "block", "stage")}  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ class Setting:
         width = 16
         channels = {"base_channels": 4, "word_channels": width, "condition_channels": 8, "noise_channels": 8}
         generator = replace(self.generator, image_sizes=self.generator.image_sizes[:2], **channels)
-        encoder = ImageEncoderConfig(kind="compact", channels=width, side=64, base_channels=4)
+        encoder = ImageEncoderConfig(kind="compact", channels=width, image_size=64, base_channels=4)
         return replace(self, encoder=encoder).changed(generator=generator, discriminator_channels=4)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
 
 from dmgan_fast.errors import InputError
 
@@ -19,6 +20,12 @@ T = TypeVar("T")
 def config_dataclass(cls: type[T]) -> type[T]:
     """A frozen, keyword-only dataclass whose values are validated and whose unknown keys are refused."""
     return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)  # type: ignore[return-value]
+
+
+def renamed(default: T, name: str, old: str, **limits: Any) -> T:
+    """The field ``name``, which configurations of earlier versions call ``old``; they go on loading."""
+    field: T = Field(default, validation_alias=AliasChoices(name, old), **limits)
+    return field
 
 
 def load_config(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:

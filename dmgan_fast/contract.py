@@ -302,7 +302,7 @@ def _per_channel(x: Tensor) -> Tensor:
 
 def _like(x: Tensor) -> Tensor:
     """A feature map in the layout of ``x``."""
-    return layouts.empty_picture(x, *x.shape[1:])
+    return layouts.empty_map(x, *x.shape[1:])
 
 
 def _read(h: Tensor, key: Tensor, want_attention: bool, want_gate: bool) -> tuple[Tensor, ...]:
@@ -328,7 +328,7 @@ def _write(words: Tensor, image_mean: Tensor) -> tuple[Tensor, Tensor]:
 def _norm(x: Tensor, skip: Tensor | None, want_mean: bool) -> tuple[Tensor, ...]:
     channels = x.shape[1] if skip is not None else x.shape[1] // 2
     spatial_mean = x.new_empty((x.shape[0], channels) if want_mean else (0,), dtype=torch.float32)
-    y = layouts.empty_picture(x, channels, *x.shape[2:])
+    y = layouts.empty_map(x, channels, *x.shape[2:])
     return y, _per_channel(x), _per_channel(x), _per_channel(x), spatial_mean
 
 
@@ -343,7 +343,7 @@ def _tiled(
     height, width = scale * x.shape[2], scale * x.shape[3]
     dtype = torch.promote_types(x.dtype, torch.float32)
     if image is None:
-        y = layouts.empty_picture(x, outputs, height, width)
+        y = layouts.empty_map(x, outputs, height, width)
     else:
         y = x.new_empty((x.shape[0], image.shape[0], height, width))
     norm = (x.new_empty(conv_weight.shape[0], dtype=dtype) for _ in range(3))
@@ -538,7 +538,7 @@ def _convolution(
 
     def shape(x: Tensor, weight: Tensor) -> Tensor:
         height, width = (side * up // down for side in x.shape[2:])
-        return layouts.empty_picture(x, weight.shape[0], height, width)
+        return layouts.empty_map(x, weight.shape[0], height, width)
 
     def flops(x: Sequence[int], weight: Sequence[int], result: Sequence[int]) -> float:
         return products.forward * _pairs(x, result, weight)
@@ -570,7 +570,7 @@ UPSAMPLE_CONV3X3 = _convolution("upsample_conv3x3", 3, up=2, bias=False, kernels
 
 def _folded(x: Tensor, conv_weight: Tensor, skip: Tensor | None, upsample: bool) -> Tensor:
     channels, times = conv_weight.shape[0] // (2 if skip is None else 1), 2 if upsample else 1
-    return layouts.empty_picture(x, channels, times * x.shape[2], times * x.shape[3])
+    return layouts.empty_map(x, channels, times * x.shape[2], times * x.shape[3])
 
 
 def _folded_flops(x: Sequence[int], conv_weight: Sequence[int], upsample: bool) -> float:

@@ -65,8 +65,8 @@ def run_demo(out: Path, *, pretrain_steps: int, train_steps: int, seed: int = 0)
     finish(train, training, gan, console)
     times.append(time.monotonic())
     sections = [
-        Section.drawn("Shipped weights", SHIPPED, Sampler.from_pretrained(), CAPTIONS, seed),
-        Section.drawn("Just trained", gan / "weights", Sampler.from_pretrained(gan), CAPTIONS, seed),
+        Section.generated("Shipped weights", SHIPPED, Sampler.from_pretrained(), CAPTIONS, seed),
+        Section.generated("Just trained", gan / "weights", Sampler.from_pretrained(gan), CAPTIONS, seed),
     ]
     page = write_page(out / "index.html", sections, runs={"Encoders (DAMSM)": encoders, "GAN": gan})
     times.append(time.monotonic())

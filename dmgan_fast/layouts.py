@@ -34,7 +34,7 @@ def dense_like(x: Tensor, pattern: Tensor) -> Tensor:
     return x.contiguous(memory_format=memory_format(pattern))
 
 
-def empty_picture(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+def empty_map(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     """A result ``[B, channels, height, width]`` in the layout of ``x``."""
     return torch.empty(
         (x.shape[0], channels, height, width), dtype=x.dtype, device=x.device, memory_format=memory_format(x)

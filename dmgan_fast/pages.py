@@ -13,8 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dmgan_fast.files import replace_file
-from dmgan_fast.pictures import picture_of
+from dmgan_fast.files import write_text
+from dmgan_fast.images import pil_image
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -22,8 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_page(file: Path, template: Path, **values: Any) -> Path:
     """Write ``template``, which may extend ``base.html`` of this package, with ``values`` filled in, as ``render``."""
     text = render(template, **values)
-    with replace_file(file) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(file, text + "\n")
     return file
 
 
@@ -31,7 +30,7 @@ def render(template: Path, **values: Any) -> str:
     """The text of ``template`` with ``values`` filled in.
 
     Strings are escaped; ``inline_svg`` makes what is not. Templates may pass ``[3, H, W]`` tensors through the filter
-    ``picture`` and PIL images through ``data_url``.
+    ``as_image`` and PIL images through ``data_url``.
     """
     return _environment(template.parent).get_template(template.name).render(values)
 
@@ -45,21 +44,21 @@ def _environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_url": data_url, "photo_url": photo_url, "picture": picture_of}
+    environment.filters |= {"data_url": data_url, "photo_url": photo_url, "as_image": pil_image}
     return environment
 
 
-def data_url(picture: Image.Image) -> str:
+def data_url(image: Image.Image) -> str:
     """The image as PNG inside the page."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def photo_url(picture: Image.Image) -> str:
+def photo_url(image: Image.Image) -> str:
     """The image as JPEG inside the page: large ones, of which nobody counts pixels."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dmgan_fast import pages
 from dmgan_fast.data import open_dataset
-from dmgan_fast.pictures import picture_of, relative, shade
-from dmgan_fast.sampling.sampler import Drawing, Sampler
+from dmgan_fast.images import pil_image, relative, shade
+from dmgan_fast.sampling.sampler import Sample, Sampler
 
-MAPPED = 3  # drawings shown with their maps
+MAPPED = 3  # samples shown with their maps
 REAL = 8
 NOT_DRAWN = {"step", "seconds", "total", "generator", "conditioning"}  # sums, and a loss a thousand times smaller
 Tile = tuple[Image.Image, str]
@@ -27,23 +27,23 @@ class Section:
 
     title: str
     card: str
-    drawings: list[Drawing]
+    samples: list[Sample]
 
     @classmethod
-    def drawn(cls, title: str, weights: Path, sampler: Sampler, captions: Sequence[str], seed: int) -> Section:
+    def generated(cls, title: str, weights: Path, sampler: Sampler, captions: Sequence[str], seed: int) -> Section:
         """Generate the captions; the model card is taken from ``weights/README.md``."""
         card = (weights / "README.md").read_text(encoding="utf-8").removeprefix("# Model card").strip()
-        return cls(title, card, sampler.draw(captions, seed=seed, maps=True))
+        return cls(title, card, sampler.sample(captions, seed=seed, maps=True))
 
     @property
     def maps(self) -> list[list[Tile]]:
-        """A row for each of the first drawings with maps: images, a map for each word, the response gate."""
+        """A row for each of the first samples with maps: images, a map for each word, the response gate."""
         return [tiles for _, tiles in self.captioned[:MAPPED]]
 
     @property
-    def captioned(self) -> list[tuple[Drawing, list[Tile]]]:
+    def captioned(self) -> list[tuple[Sample, list[Tile]]]:
         """Every result with maps, and its row."""
-        return [(drawing, _tiles(drawing)) for drawing in self.drawings if drawing.attention]
+        return [(sample, _tiles(sample)) for sample in self.samples if sample.attention]
 
 
 def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -> Path:
@@ -54,18 +54,18 @@ def write_page(file: Path, sections: Sequence[Section], runs: dict[str, Path]) -
         file,
         pages.TEMPLATES / "report.html",
         sections=sections,
-        real=[(picture_of(held_out[k].images[0]), held_out.records[k].captions[0]) for k in places],
-        curves=[pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()],
+        real=[(pil_image(held_out[k].images[0]), held_out.records[k].captions[0]) for k in places],
+        curves={title: pages.inline_svg(loss_curves(title, folder / "metrics.csv")) for title, folder in runs.items()},
     )
 
 
-def _tiles(drawing: Drawing) -> list[Tile]:
-    last = drawing.images[-1]
-    weights = zip(drawing.words, relative(drawing.attention[-1]), strict=True)
+def _tiles(sample: Sample) -> list[Tile]:
+    last = sample.images[-1]
+    weights = zip(sample.words, relative(sample.attention[-1]), strict=True)
     return [
-        *((picture_of(image), f"{image.shape[-1]}²") for image in drawing.images),
+        *((pil_image(image), f"{image.shape[-1]}²") for image in sample.images),
         *((shade(last, weight), word) for word, weight in weights),
-        *((shade(last, gate), "response gate") for gate in drawing.response_gates[-1:]),
+        *((shade(last, gate), "response gate") for gate in sample.response_gates[-1:]),
     ]
 
 

@@ -157,7 +157,7 @@ def _generated(run: Path, config: dict[str, Any], captions: Sequence[str], seed:
     try:
         sampler = Sampler.from_pretrained(run, device="cpu")
         said = list(captions) or _held_out(config)
-        return Section("", "", sampler.draw(said, seed=seed, maps=True)), ""
+        return Section("", "", sampler.sample(said, seed=seed, maps=True)), ""
     except DMGANError as error:
         if captions:
             raise

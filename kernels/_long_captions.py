@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dmgan_fast import reference
-from dmgan_fast.layouts import empty_picture
+from dmgan_fast.layouts import empty_map
 
 CUDA_WORDS = 32  # kLongestRow of csrc/cuda/memory_read.cuh
 
@@ -32,7 +32,7 @@ def _read(
 
 def _like(x: Tensor, result: Tensor) -> Tensor:
     """``result`` in the dtype and layout of x, which has its shape."""
-    return empty_picture(x, *x.shape[1:]).copy_(result)
+    return empty_map(x, *x.shape[1:]).copy_(result)
 
 
 def _wide(*tensors: Tensor | None) -> list[Tensor]:

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import program_in_2d, program_in_3d
-from dmgan_fast.layouts import empty_picture, is_channels_last
+from dmgan_fast.kernels._common import program_in_2d, program_in_3d, relu
+from dmgan_fast.layouts import empty_map, is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
 ROW_BYTES = 128  # a cache line: what a tile reads at least along the contiguous axis
@@ -110,7 +110,7 @@ def _merge_blocks_kernel(
         deviation = tl.load(mean_parts + offset, mask, other=0.0) - mean[None, :]  # [BR, BC]
         m2 += tl.where(mask, tl.load(m2_parts + offset, mask, other=0.0) + deviation * deviation * size, 0.0)
     tl.store(mean_out + channel, mean, channel_mask)
-    tl.store(var_out + channel, tl.maximum(tl.sum(m2, 0) / count, 0.0), channel_mask)
+    tl.store(var_out + channel, relu(tl.sum(m2, 0) / count), channel_mask)
 
 
 @triton.jit
@@ -396,7 +396,7 @@ def batch_norm_glu_forward(
     samples, channels, height, width = x.shape
     y_channels = channels // 2 if skip is None else channels
     blocks = _Blocks.of(x, y_channels)
-    y = empty_picture(x, y_channels, height, width)
+    y = empty_map(x, y_channels, height, width)
     rstd = _per_channel_like(x, channels)
     y_parts = _per_channel_like(x, samples, blocks.per_sample, y_channels) if want_mean else None
     _forward_kernel[blocks.grid](

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dmgan_fast.kernels import _long_captions
 from dmgan_fast.kernels._common import dot_precision, pixel_strides, program_in_2d, program_in_3d, warps_of
-from dmgan_fast.layouts import empty_picture
+from dmgan_fast.layouts import empty_map
 
 MAX_KEYS = 32  # of a tile: words, and w_h if there is a gate; captions have 18 words, or a few more
 MAX_CHANNEL_BLOCK = 128  # channels of one tile: those of h fit for every published model; more come in blocks
@@ -104,7 +104,7 @@ def _forward_kernel(
     top = tl.where(top == float("-inf"), 0.0, top)  # nothing to read
     scores = tl.where(readable, tl.exp(logits - top[:, None]), 0.0)  # [BP, BT]
     total = tl.sum(scores, 1)  # [BP]
-    scale = 1.0 / tl.where(total > 0, total, 1.0)  # [BP]
+    scale = 1.0 / tl.where(total == 0, 1.0, total)  # [BP]
     tl.store(lse + sample * pixels + p, top + tl.log(total), mask=live)
     if gate_weight is not None:
         gate_h = tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1)  # [BP]
@@ -148,7 +148,7 @@ def _weigh(
         grad_dot_h += tl.sum(h_block.to(tl.float32) * grad_block.to(tl.float32), 1)
     alpha = tl.where(readable, tl.exp(logits - lse[:, None]), 0.0)
     total = tl.sum(alpha, 1)  # 1 but for the rounding of lse, which matters to the gradient of a softmax
-    alpha /= tl.where(total > 0, total, 1.0)[:, None]
+    alpha /= tl.where(total == 0, 1.0, total)[:, None]
     return alpha, grad_read, tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1), grad_dot_h
 
 
@@ -310,7 +310,7 @@ def memory_read_forward(
             h, key, value, gate_weight, gate_bias, padding_mask, official, want_attention, want_gate
         )
     tiles = _Tiles.of(h, keys, backward=False)
-    out = empty_picture(h, *h.shape[1:])
+    out = empty_map(h, *h.shape[1:])
     lse = torch.empty((batch, pixels), dtype=torch.float32, device=h.device)
     attention = torch.empty((batch, words, height, width) if want_attention else 0, dtype=h.dtype, device=h.device)
     gate = torch.empty((batch, 1, height, width) if want_gate else 0, dtype=h.dtype, device=h.device)
@@ -351,7 +351,7 @@ def memory_read_backward(
     def floats(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=h.device)
 
-    grad_h, grad_key, grad_value = empty_picture(h, *h.shape[1:]), torch.empty_like(key), torch.empty_like(value)
+    grad_h, grad_key, grad_value = empty_map(h, *h.shape[1:]), torch.empty_like(key), torch.empty_like(value)
     grad_weight, grad_bias = (floats(2 * channels), floats(1)) if gated else (floats(0), floats(0))
     key_sums, value_sums = floats(programs, *key.shape), floats(programs, *value.shape)
     weight_sums, bias_sums = floats(programs * batch, grad_weight.numel()), floats(programs * batch, grad_bias.numel())

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dmgan_fast.kernels._common import convolution_precision
-from dmgan_fast.layouts import empty_picture, is_channels_last
+from dmgan_fast.layouts import empty_map, is_channels_last
 
 # Axes: o and i output and input channels, p pixels of x over all samples; BO, BI, BP tiles of them.
 TILE = 64  # of both axes of a program's result: two of them are 32 registers for each of 256 threads
@@ -264,7 +264,7 @@ def upsample_conv3x3_forward(x: Tensor, weight: Tensor) -> Tensor:
     samples, in_channels, height, width = x.shape
     out_channels, pixels = len(weight), samples * height * width
     depth, options = _options(x)
-    y = empty_picture(x, out_channels, 2 * height, 2 * width)
+    y = empty_map(x, out_channels, 2 * height, 2 * width)
     _forward_kernel[triton.cdiv(pixels, TILE), triton.cdiv(out_channels, TILE), 2](
         x, _fold(weight), y, out_channels, in_channels, pixels, height, width, BO=TILE, BI=depth, BP=TILE, **options
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Matching of every image with every caption: s = softmax over words of R^T w, a = softmax over regions of gamma1 s,
 c_t = R a_t, score = log sum_t exp(gamma2 cos(c_t, w_t)) over the caption's words.
 
-Everything is a matrix product over channels, words or regions with a softmax at its side. Of both softmaxes only peak
+Everything is a matrix product over channels, words or regions with a softmax. Of both softmaxes only peak
 and sum are stored, so one map of logits serves them, for a few captions at a time: memory stays linear in the batch.
 """
 

@@ -34,7 +34,7 @@ def test_the_demo_takes_what_its_steps_do_and_a_tenth_more():
 
 
 def test_the_shipped_weights_draw_the_colours_they_are_asked_for():
-    red, blue = Sampler.from_pretrained().draw(["a red heart", "a blue car"], seed=3)
+    red, blue = Sampler.from_pretrained().sample(["a red heart", "a blue car"], seed=3)
     assert [tuple(image.shape) for image in red.images] == [(3, 64, 64), (3, 128, 128)]
     assert not (red.unknown)
     assert not (blue.unknown)

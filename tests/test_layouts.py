@@ -33,7 +33,7 @@ def test_only_maps_with_gaps_are_copied_to_be_dense():
 
 def test_results_have_the_layout_and_dtype_of_the_input():
     for x in (NCHW.half(), NHWC.half()):
-        y = layouts.empty_picture(x, 7, 6, 8)
+        y = layouts.empty_map(x, 7, 6, 8)
         assert (y.shape, y.dtype) == ((2, 7, 6, 8), torch.float16)
         assert layouts.memory_format(y) == layouts.memory_format(x)
         assert layouts.dense_like(NCHW, x).stride() == x.stride()

@@ -10,6 +10,7 @@ from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.run_report import write_report
 from tests.cli.calls import call
 from tests.training.conftest import encoders, pictures, pretrain_config, train_config  # noqa: F401
+from tests.web.browser import browser, faults_of, needs_chromium  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +115,8 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(run, tmp_path, monk
     status, _, errors = call(monkeypatch, capsys, "report", tmp_path)
     assert status == 2
     assert "is not the folder of a run" in errors
+
+
+@needs_chromium
+def test_the_page_of_a_run_can_be_used_by_everyone_on_any_screen(browser, page, run):  # noqa: F811
+    assert faults_of(browser, run / "report.html") == []

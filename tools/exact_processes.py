@@ -67,7 +67,7 @@ def models(**settings: Any) -> tuple[Generator, list[Discriminator], ImageEncode
         ).double()
         for side in SIDES
     ]
-    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=CHANNELS, side=64, base_channels=2))
+    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=CHANNELS, image_size=64, base_channels=2))
     return Generator(config).double(), discriminators, encoder.double()
 
 

@@ -112,7 +112,7 @@ def _draw_and_evaluate(rig: Rig, out: Path) -> None:
     weights = out / "weights"
     if not weights.is_dir():
         return
-    Sampler.from_pretrained(weights, device="cpu").draw(["a red circle", "one square in blue"], count=2)
+    Sampler.from_pretrained(weights, device="cpu").sample(["a red circle", "one square in blue"], count=2)
     config = EvaluationConfig(
         weights=str(rig.whole / "weights"),
         data=str(rig.images),

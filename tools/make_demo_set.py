@@ -99,7 +99,7 @@ def build(archive: tarfile.TarFile, out: Path) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (out / "captions.jsonl").write_text(text, encoding="utf-8")
     (out / "LICENSE").write_bytes(read(archive, "package/LICENSE.txt"))
-    print(f"{len(lines)} pictures, {len(classes)} classes, {sum(len(line['captions']) for line in lines)} captions")
+    print(f"{len(lines)} images, {len(classes)} classes, {sum(len(line['captions']) for line in lines)} captions")
 
 
 def read(archive: tarfile.TarFile, name: str) -> bytes:
@@ -163,7 +163,7 @@ def captions(drawing: dict[str, str], palette: list[str], choose: random.Random)
     with_rest = f" with {join(palette[1:])}" if palette[1:] else ""
     return [
         f"{article(listed)} {thing}",
-        f"{article(thing)} drawn in {listed}",
+        f"{article(thing)} drawn in {listed}",  # codespell:ignore drawn
         f"{choose.choice(['a picture of', 'a drawing of', 'an icon of'])} {article(first)} {thing}{with_rest}",
         f"{article(listed)} {thing}, {tags[0]}",
         f"a mostly {first} {thing}{with_rest}, {group}{last}",

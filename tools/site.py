@@ -74,7 +74,7 @@ def commands() -> str:
     group: Any = get_command(app)
     page = ["# Commands", "`dmgan-fast COMMAND --help` prints the same. `python -m dmgan_fast` is the same program."]
     for name, command in group.commands.items():
-        page += [f"## {name}", inspect.cleandoc(command.help or "")]
+        page += [f"## {name}", inspect.cleandoc(command.help or "").replace("\\[", "[")]
         if command.epilog:
             page.append(f"```bash\n{command.epilog.removeprefix('Example: ')}\n```")
         page.append("\n".join(["| | | default |", "|---|---|---|", *map(_option, command.params)]))

@@ -91,7 +91,7 @@ class CheckoutStep:
         if not (code / "model.py").is_file():
             raise InputError(f"--authors: {path} is no checkout of DM-GAN: it has no code/model.py")
         if generator.image_sizes != (64, 128, 256):
-            raise InputError(f"--authors: their networks draw 64, 128, 256, not {generator.image_sizes}")
+            raise InputError(f"--authors: their networks generate 64, 128, 256, not {generator.image_sizes}")
         self.has_memory = (code / "spectral.py").is_file()  # else it is AttnGAN
         with _shims(code):
             from miscc.config import cfg  # type: ignore[import-not-found]

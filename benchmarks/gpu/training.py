@@ -18,7 +18,7 @@ import torch
 from benchmarks.gpu.stages import Options, Row
 from dmgan_fast.demo import CAPTIONS
 from dmgan_fast.errors import Interrupted
-from dmgan_fast.pictures import contact_sheet, save_picture
+from dmgan_fast.images import contact_sheet, save_image
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.sampling import Sampler
@@ -33,7 +33,7 @@ NARROW = {"image_sizes": [64], "base_channels": 4, "condition_channels": 8, "noi
 def training(options: Options) -> Iterator[Row]:
     """A row for each part with its steps and last losses; ``images.png`` shows what the generator makes then."""
     torch.manual_seed(0)
-    runs = options.out / "runs"
+    runs = (options.scratch or options.out) / "runs"
     loop: dict[str, Any] = {"steps": ENDLESS, "device": options.device, "log_every": 1 if options.tiny else 10}
     loop |= {"sample_every": ENDLESS, "checkpoint_every": ENDLESS, "measure_every": 0, "keep_checkpoints": 1}
     loop |= {"batch_size": 4} if options.tiny else {}
@@ -45,9 +45,9 @@ def training(options: Options) -> Iterator[Row]:
     values |= {"generator": NARROW, "discriminator_channels": 4} if options.tiny else {}
     gan = build_config(TrainConfig, preset="demo", values=values)
     yield _part("gan", lambda: train(gan, runs / "gan"), runs, GAN * options.seconds, options)
-    drawings = Sampler.from_pretrained(runs / "gan", device=options.device).draw(CAPTIONS, seed=0)
+    drawings = Sampler.from_pretrained(runs / "gan", device=options.device).sample(CAPTIONS, seed=0)
     images = [(drawing.caption, drawing.images[-1].float().cpu()) for drawing in drawings]
-    save_picture(contact_sheet(images), options.out / "images.png")
+    save_image(contact_sheet(images), options.out / "images.png")
     yield {"case": "images", "count": len(images), "finite": all(bool(x.isfinite().all()) for _, x in images)}
 
 

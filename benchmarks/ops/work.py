@@ -16,20 +16,20 @@ def _both(flops: float, forward: float, both: float) -> Work:
 
 def memory_path(batch: int, channels: int, words: int, pixels: int, width: int = 4) -> Work:
     """h → h'; backward reads h and the gradient and writes one. Words are small beside pixels."""
-    picture = batch * channels * pixels * width
-    return _both(4.0 * batch * channels * (words + 1) * pixels, 2 * picture, 5 * picture)
+    map_bytes = batch * channels * pixels * width
+    return _both(4.0 * batch * channels * (words + 1) * pixels, 2 * map_bytes, 5 * map_bytes)
 
 
 def batch_norm_glu(batch: int, channels: int, pixels: int, width: int = 4) -> Work:
     """x of ``channels`` → half; backward reads x and the gradient and writes x's."""
-    picture = batch * channels * pixels * width
-    return _both(6.0 * batch * channels * pixels, 1.5 * picture, 4 * picture)
+    map_bytes = batch * channels * pixels * width
+    return _both(6.0 * batch * channels * pixels, 1.5 * map_bytes, 4 * map_bytes)
 
 
 def batch_norm_skip(batch: int, channels: int, pixels: int, width: int = 4) -> Work:
     """x and a skip → as many; backward reads x and the gradient, which is the skip's too, and writes x's."""
-    picture = batch * channels * pixels * width
-    return _both(5.0 * batch * channels * pixels, 3 * picture, 6 * picture)
+    map_bytes = batch * channels * pixels * width
+    return _both(5.0 * batch * channels * pixels, 3 * map_bytes, 6 * map_bytes)
 
 
 def conv3x3(batch: int, inputs: int, outputs: int, pixels: int, width: int = 4) -> Work:

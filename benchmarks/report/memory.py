@@ -32,7 +32,7 @@ def where(part: dict[str, Any]) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def per_picture(rows: list[Row]) -> str:
+def per_image(rows: list[Row]) -> str:
     """MiB of one more image, by resolution."""
     sides = sorted({row["side"] for row in rows})
     found = {(r["policy"], r["precision"], r["side"]): r["bytes_per_picture"] for r in rows}
@@ -142,7 +142,7 @@ def figure_by_side(computed: list[Row], measured: list[Row]) -> None:
     ax.axhline(three, color="#aaaaaa", linewidth=0.8, linestyle=":")
     ax.text(sides[0], three * 1.06, "the authors' three stages", fontsize=8, color="#666666")
     ax.legend(fontsize=7.5, frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    save(figure, "memory_by_side.svg")
+    save(figure, "memory_by_resolution.svg")
 
 
 def figure_against_time(timed: list[Row], measured: list[Row]) -> None:
@@ -198,8 +198,8 @@ def main() -> None:
     text = [
         "### One more image in a batch, MiB",
         "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
-        per_picture(rows["computed"]),
-        "![MiB of one more image by resolution](figures/memory_by_side.svg)",
+        per_image(rows["computed"]),
+        "![MiB of one more image by resolution](figures/memory_by_resolution.svg)",
         "### Measured and forecast peaks",
         "Above weights, optimiser states and the batch. " + where(results["measured"]),
         forecasts(rows["measured"]),

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import roofline
 from benchmarks.common import Row, Rows, Table, baseline, by_case, load_rows, results_of
-from benchmarks.report import replace_text
 from dmgan_fast.errors import InputError
+from dmgan_fast.files import write_text
 from dmgan_fast.pages import inline_svg, write_page
 
 OURS, THEIRS, RIVAL = "#2f6fde", "#9aa3b2", "#d3893b"
@@ -262,14 +262,14 @@ def write(rows: Rows, file: Path) -> None:
     )
 
 
-def picture(rows: Rows, file: Path) -> None:
+def first_figure(rows: Rows, file: Path) -> None:
     """The figure of the first section that has results alone, for README.
 
     Raises:
         InputError: without rows.
     """
     chosen, draw = next(iter(_with_results(rows).values()))
-    replace_text(file, inline_svg(draw(chosen)))
+    write_text(file, inline_svg(draw(chosen)))
 
 
 def _with_results(rows: Rows) -> dict[str, tuple[Rows, Callable[[Rows], Figure]]]:
@@ -283,12 +283,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the page to write")
     parser.add_argument("--results", type=Path, default=results_of(), help="folder (default: the committed ones)")
-    parser.add_argument("--picture", type=Path, help="also the first figure, as SVG")
+    parser.add_argument("--figure", type=Path, help="also the first figure, as SVG")
     arguments = parser.parse_args()
     rows = load_rows(arguments.results)
     write(rows, arguments.out)
-    if arguments.picture:
-        picture(rows, arguments.picture)
+    if arguments.figure:
+        first_figure(rows, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.common import Row, Table, mib, results_of
-from benchmarks.report.results import Implementations, at_levels, authors, levels, measured_on, ratio
+from benchmarks.report.results import Implementations, at_levels, authors, levels, measured_on, places, ratio
 from dmgan_fast.info import LEVEL_NAMES
 
 MEMORY_PATH = ("memory_path", "B4 C64 T18 128x128")
@@ -36,12 +36,24 @@ def headline() -> str:
         cells = [_time_and_memory(rows[name], memory) for name in (authors(rows), "dmgan_fast")]
         also = "".join(f" ({LEVEL_NAMES[level]}: {_times(of_level[level])} ×)" for level in others)
         lines.append([title, *cells, f"**{_times(rows)} ×**{also}"])
-    places: dict[str, list[str]] = {}  # where it was measured → what
-    for title, part, case, _ in HEADLINES:
-        places.setdefault(measured_on(part, case), []).append(title.split(" (")[0].split(",")[0])
-    measured = "; ".join(f"{' and '.join(titles)} at {place}" for place, titles in places.items())
     table = Table(["", "authors' code", "dmgan_fast", "times as fast"], lines)
-    return f"{table.markdown()}\n\nMeasured in float32: {measured}.\n"
+    return f"{table.markdown()}\n\n{_measured()}\n"
+
+
+def _measured() -> str:
+    """Where and from which commits the three numbers are."""
+    found = {title.split(" (")[0].split(",")[0]: places(part, case) for title, part, case, _ in HEADLINES}
+    every = [place for of_levels in found.values() for place in of_levels]
+    machines = dict.fromkeys(f"{p['threads']} threads of an {p['device']} with {p['compiler']}" for p in every)
+    best, *others = dict.fromkeys(place["level"] for place in every)
+    also = f", in brackets at {' and '.join(others)}" if others else ""
+    made: dict[str, list[str]] = {}  # commits → what
+    for title, of_levels in found.items():
+        commits = [f"{p['commits'].partition(' ')[2]} at {p['level']}" for p in of_levels]
+        same = len({p["commits"] for p in of_levels}) == 1
+        made.setdefault(commits[0].split(" at ")[0] if same else " and ".join(commits), []).append(title)
+    told = "; ".join(f"{' and '.join(titles)}: commit {commits}" for commits, titles in made.items())
+    return f"Medians in float32 at {best}{also}, on {' and '.join(machines)}. {told[0].upper()}{told[1:]}."
 
 
 def _time_and_memory(row: Row, memory: str) -> str:

@@ -54,12 +54,17 @@ def commits_of(rows: Sequence[Row]) -> str:
     return f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"
 
 
-def measured_on(part: str, only: tuple[str, str] | None = None) -> str:
-    """What the figures of a part, or of one op and case of it, were measured on, for each level."""
+def measured_on(part: str) -> str:
+    """What the figures of a part were measured on, for each level."""
     where = "{level} ({device}, {threads} threads, {compiler}, {commits})"
+    return "; ".join(where.format_map(place) for place in places(part))
+
+
+def places(part: str, only: tuple[str, str] | None = None) -> list[Row]:
+    """For each level a row of a part, or of one op and case of it, with the ``level``'s name and all ``commits``."""
     found = []
     for level in levels(part):
         rows = [row for case in cases(results_of(level) / FILES[part]) for row in case]
         rows = [row for row in rows if only in (None, (row["op"], row["case"]))]
-        found.append(where.format_map(rows[0] | {"level": LEVEL_NAMES[level], "commits": commits_of(rows)}))
-    return "; ".join(found)
+        found.append(rows[0] | {"level": LEVEL_NAMES[level], "commits": commits_of(rows)})
+    return found

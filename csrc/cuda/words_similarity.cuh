@@ -47,7 +47,7 @@ constexpr int kProductStageRow = kProductTile + 4;    // rows start at a float4,
 constexpr int kColumnThreads = kProductTile / kProductColumns;
 static_assert(kColumnThreads * (kProductTile / kProductRows) == kSimilarityThreads);
 
-// One side of a product: rows of the left, columns of the right. Its memory is dense along the sum (kDepthDense) or
+// One operand of a product: rows of the left, columns of the right. Its memory is dense along the sum (kDepthDense) or
 // along those lines.
 template <class T, bool kDepthDense>
 struct Factor {

@@ -12,7 +12,7 @@ START: Final = "Start here"
 TRAIN: Final = "Train, and watch a run"
 DATA: Final = "Data"
 MEASURE: Final = "Measure and compare"
-WEIGHTS: Final = "Weights of others and for others"
+WEIGHTS: Final = "Exchange weights with other code"
 MACHINE: Final = "This machine"
 
 EPILOG = """Examples:

@@ -1,4 +1,4 @@
-"""Captions to draw: from the command line, a file, or standard input."""
+"""Captions to generate images from: from the command line, a file, or standard input."""
 
 from __future__ import annotations
 

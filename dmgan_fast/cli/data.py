@@ -28,7 +28,7 @@ def check(
         typer.Option(metavar="DIR", help="Encoders whose words to compare with the captions', as --damsm runs/damsm."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images a step that training images must suffice for, as --batch 48.")
+        int | None, typer.Option(min=1, help="Images per step that there must be enough of, as --batch 48.")
     ] = None,
     decode: Annotated[
         bool,
@@ -40,10 +40,10 @@ def check(
     ] = False,
     skip_bad: SkipBad = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="For programs, with all names: dmgan-fast check DATA --json.")
+        bool, typer.Option("--json", help="Print the report as JSON, with all names: dmgan-fast check DATA --json.")
     ] = False,
 ) -> None:
-    """Look at a data set before training: what is missing, damaged or doubled, and what would teach nothing.
+    """Look at a data set before training: what is missing, damaged, duplicated or useless for training.
 
     Every run does so in its first seconds. Exit status 1: a run would refuse this set.
     """
@@ -118,5 +118,5 @@ def _look(
 
     words = open_bundle(damsm, "text_encoder").vocabulary if damsm else None
     with working("looking at the images") as tick:
-        purpose = Purpose(side=size, batch_size=batch, skip_bad=skip_bad or 0)
+        purpose = Purpose(image_size=size, batch_size=batch, skip_bad=skip_bad or 0)
         return check_data(data, purpose, vocabulary=words, decode=decode, tick=tick)

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
+from typer.core import TyperCommand
 
 from dmgan_fast.cli.app import MEASURE, app
 from dmgan_fast.cli.options import SkipBad, Step, Threads, first_process, pair, split_names, use_threads
 
 
+class _TakesOldNames(TyperCommand):
+    """Takes options by the names that they had in earlier versions too, and says what they are called now."""
+
+    old: ClassVar = {"--pictures": "--images", "--save-pictures": "--save-images"}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [self._now(argument) for argument in args])
+
+    def _now(self, argument: str) -> str:
+        name, given, value = argument.partition("=")
+        if name not in self.old:
+            return argument
+        typer.echo(f"{name} is called {self.old[name]} now", err=True)
+        return self.old[name] + given + value
+
+
 @app.command(
+    cls=_TakesOldNames,
     rich_help_panel=MEASURE,
     epilog="Example: dmgan-fast evaluate --weights runs/birds --data data/birds --out runs/birds/evaluation",
 )
@@ -21,7 +39,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report; the same command continues after a stop.")],
     weights: Annotated[str | None, typer.Option(help="A run or its weights; default: those shipped.")] = None,
     step: Step = None,
-    pictures: Annotated[
+    images: Annotated[
         str | None, typer.Option(metavar="DIR", help="Evaluate these images instead, whoever generated them.")
     ] = None,
     data: Annotated[
@@ -33,7 +51,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Encoders for R-precision; default: those the run was trained with."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(help="Images; default: 30000 to generate, all in --pictures.", show_default=False)
+        int | None, typer.Option(help="Images; default: 30000 to generate, all in --images.", show_default=False)
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Only these; default: all that the weights here allow.")
@@ -54,10 +72,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     skip_bad: SkipBad = None,
     cache: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Features of real images; default: the user's cache.")
+        str | None, typer.Option(metavar="DIR", help="Folder for features of real images; default: the user's cache.")
     ] = None,
-    save_pictures: Annotated[bool, typer.Option("--save-pictures", help="Also write the generated images.")] = False,
-    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep their features.")] = False,
+    save_images: Annotated[bool, typer.Option("--save-images", help="Also write the generated images.")] = False,
+    keep_features: Annotated[bool, typer.Option("--keep-features", help="Keep features of generated images.")] = False,
     threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report, which --out gets too, as JSON.")] = False,
 ) -> None:

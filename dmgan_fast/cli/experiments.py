@@ -85,7 +85,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder for NAME.json, NAME.md and NAME.png.")],
     threads: Threads = None,
 ) -> None:
-    """What the memory does, measured on the runs of an ablation (docs/studies.md)."""
+    """Measure what the memory does, on the runs of an ablation (docs/studies.md)."""
     from dmgan_fast import experiments
 
     refuse_processes("study")

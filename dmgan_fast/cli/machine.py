@@ -24,7 +24,7 @@ def benchmark(
     ] = None,
     authors: Annotated[Path | None, typer.Option(help="A checkout of the authors' DM-GAN, also timed.")] = None,
 ) -> None:
-    """Speed and memory against the authors' code and other rivals, as a page; in a checkout of this project."""
+    """Write a page of speed and memory against the authors' code and other rivals; needs a checkout of this project."""
     import subprocess
 
     root = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def benchmark(
 
 @app.command(rich_help_panel=MACHINE, epilog="Example: dmgan-fast info --json")
 def info(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
-    """All that a bug report needs: versions, devices, compilers, environment, and which backend runs each op here."""
+    """Print what a bug report needs: versions, devices, compilers, environment, and which backend runs each op here."""
     from dmgan_fast.info import collect
 
     table = collect()

@@ -47,7 +47,7 @@ Step = Annotated[
     str | None,
     typer.Option(metavar="N|best", help="Of a run: the checkpoint of a step, or the best: --step 20000, --step best."),
 ]
-Batch = Annotated[int | None, typer.Option(min=2, help="Images a step, as --batch 8; default: the preset's.")]
+Batch = Annotated[int | None, typer.Option(min=2, help="Images per step, as --batch 8; default: the preset's.")]
 
 
 def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dict[str, object]:
@@ -62,9 +62,9 @@ def run_values(data: str | None, skip_bad: int | None, batch: int | None) -> dic
 
 def generator_values(size: int | None, dtype: str | None) -> dict[str, object]:
     """Settings of ``--size`` and ``--dtype``."""
-    from dmgan_fast.modules.generator import sides_up_to
+    from dmgan_fast.modules.generator import sizes_up_to
 
-    values: dict[str, object] = {"generator": {"image_sizes": sides_up_to(size)}} if size is not None else {}
+    values: dict[str, object] = {"generator": {"image_sizes": sizes_up_to(size)}} if size is not None else {}
     return values | ({"step": {"precision": dtype}} if dtype else {})
 
 

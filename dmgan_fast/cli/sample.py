@@ -16,7 +16,7 @@ from dmgan_fast.cli.options import Device, Step, working
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from dmgan_fast.sampling.sampler import Drawing, Sampler
+    from dmgan_fast.sampling.sampler import Sample, Sampler
 
 HUB = "Weights on the Hub"
 SHOWN = 100  # images in grid.png and sheet.png
@@ -57,7 +57,7 @@ def sample(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--captions", metavar="FILE", help="Captions, one a line, or JSONL: --captions birds.txt; - reads stdin."
+            "--captions", metavar="FILE", help="Captions, one per line, or JSONL: --captions birds.txt; - reads stdin."
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="Images of each caption: --count 4.")] = 1,
@@ -69,10 +69,10 @@ def sample(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Of --between, both captions included.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another seed, another image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise: another seed gives another image.")] = 0,
     truncation: Annotated[
         float | None,
-        typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less various."),
+        typer.Option(help="Keep the noise within so many deviations: --truncation 0.7 is more typical, less varied."),
     ] = None,
     noise: Annotated[
         float, typer.Option(help="Multiply the noise: --noise 0.5; at 0 every seed generates the same image.")
@@ -104,26 +104,26 @@ def sample(
         raise InputError("--gates: this model has no response gates")
     options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile}
     options |= {"truncation": truncation, "noise_strength": noise}
-    drawings: Iterator[Drawing]
+    results: Iterator[Sample]
     if between:
-        drawings = iter(sampler.between(*between, steps=steps, **options))
+        results = iter(sampler.between(*between, steps=steps, **options))
         total = steps
     else:
-        drawings = _drawn(sampler, given, count=count, maps=attention or gates, **options)
+        results = _sampled(sampler, given, count=count, maps=attention or gates, **options)
         total = len(given)
-    shown: list[Drawing] = []
+    shown: list[Sample] = []
     told: list[dict[str, Any]] = []
     with working("generating", total * count) if total * count > batch else nullcontext(lambda: None) as tick:
-        for drawing in drawings:
-            if drawing.unknown and drawing.copy == 1:
-                typer.echo(f"caption {drawing.number}: unknown words left out: {', '.join(drawing.unknown)}", err=True)
-            files = _write(drawing, _place(drawing, total, count), out, attention, gates)
+        for result in results:
+            if result.unknown and result.copy == 1:
+                typer.echo(f"caption {result.number}: unknown words left out: {', '.join(result.unknown)}", err=True)
+            files = _write(result, _place(result, total, count), out, attention, gates)
             if as_json:
-                told.append({"caption": drawing.caption, "unknown": drawing.unknown, "files": list(map(str, files))})
+                told.append({"caption": result.caption, "unknown": result.unknown, "files": list(map(str, files))})
             else:
                 typer.echo("\n".join(map(str, files)))
             if len(shown) < SHOWN:
-                shown.append(drawing)
+                shown.append(result)
             tick()
     sheets = _write_sheets(shown, total * count, count, out, sheet)
     if as_json:
@@ -133,33 +133,33 @@ def sample(
             typer.echo(path)
 
 
-def _drawn(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterator[Drawing]:
+def _sampled(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterator[Sample]:
     for caption in given:
         if caption.where and not sampler.vocabulary.encode(caption.text)[0]:
             raise InputError(f"captions: {caption.where}: {caption.text!r} has no word that the model knows")
     return sampler.stream([caption.text for caption in given], **options)
 
 
-def _place(drawing: Drawing, total: int, count: int) -> str:
+def _place(result: Sample, total: int, count: int) -> str:
     """The number that a file's name begins with: names sort as the captions do."""
-    number = f"{drawing.number:0{max(3, len(str(total)))}d}"
-    return number if count == 1 else f"{number}-{drawing.copy:0{max(2, len(str(count)))}d}"
+    number = f"{result.number:0{max(3, len(str(total)))}d}"
+    return number if count == 1 else f"{number}-{result.copy:0{max(2, len(str(count)))}d}"
 
 
-def _write(drawing: Drawing, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
+def _write(result: Sample, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
     """Images, and the maps asked for, as PNG files named after the caption."""
-    from dmgan_fast.pictures import picture_of, relative, save_picture, shade
+    from dmgan_fast.images import pil_image, relative, save_image, shade
 
-    stem = f"{place}-{_short('-'.join(drawing.words))}"
-    files = [(out / f"{stem}-{image.shape[-1]}.png", picture_of(image)) for image in drawing.images]
-    for maps in drawing.attention if attention else []:
-        for position, (word, weight) in enumerate(zip(drawing.words, relative(maps), strict=True), start=1):
+    stem = f"{place}-{_short('-'.join(result.words))}"
+    files = [(out / f"{stem}-{image.shape[-1]}.png", pil_image(image)) for image in result.images]
+    for maps in result.attention if attention else []:
+        for position, (word, weight) in enumerate(zip(result.words, relative(maps), strict=True), start=1):
             name = f"{stem}-{maps.shape[-1]}-attention-{position:02d}-{_short(word)}.png"
-            files.append((out / name, shade(drawing.images[-1], weight)))
-    for gate in drawing.response_gates if gates else []:
-        files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(drawing.images[-1], gate)))
-    for file, picture in files:
-        save_picture(picture, file)
+            files.append((out / name, shade(result.images[-1], weight)))
+    for gate in result.response_gates if gates else []:
+        files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(result.images[-1], gate)))
+    for file, image in files:
+        save_image(image, file)
     return [file for file, _ in files]
 
 
@@ -167,22 +167,22 @@ def _short(text: str) -> str:
     return text[:STEM].encode()[:BYTES].decode(errors="ignore")
 
 
-def _write_sheets(shown: list[Drawing], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
+def _write_sheets(shown: list[Sample], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
     """``grid.png`` of several images; ``sheet.png`` with captions if asked for."""
-    from dmgan_fast.pictures import contact_sheet, grid, save_picture
+    from dmgan_fast.images import contact_sheet, grid, save_image
 
     files = []
     if len(shown) > 1:
-        rows = [drawing.images for drawing in shown]
+        rows = [result.images for result in shown]
         if count > 1:  # a row for each caption, its images beside each other
             whole = len(shown) // count * count or len(shown)
-            last = [drawing.images[-1] for drawing in shown[:whole]]
+            last = [result.images[-1] for result in shown[:whole]]
             rows = [last[k : k + count] for k in range(0, whole, count)]
         files.append((out / "grid.png", grid(rows)))
     if sheet:
-        files.append((out / "sheet.png", contact_sheet([(drawing.caption, drawing.images[-1]) for drawing in shown])))
-    for file, picture in files:
-        save_picture(picture, file)
+        files.append((out / "sheet.png", contact_sheet([(result.caption, result.images[-1]) for result in shown])))
+    for file, image in files:
+        save_image(image, file)
     if files and total > len(shown):
         typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} images", err=True)
     return [file for file, _ in files]

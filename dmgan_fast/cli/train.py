@@ -96,13 +96,13 @@ def train(
     dtype: Precision = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="Budget, as 24GiB: choose what is kept and what is recomputed so that a step fits."),
+        typer.Option(help="Budget, as 24GiB: choose what is saved for backward and what is recomputed to fit it."),
     ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
             "--init-from",
-            help="A run or weights, discriminators too if they are there: begin with it; new stages start fresh.",
+            help="Start from a run or weights, with their discriminators if there are any; new stages start fresh.",
         ),
     ] = None,
     skip_bad: SkipBad = None,
@@ -139,7 +139,7 @@ def train(
 )
 def plan(
     size: Size = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step; default: the preset's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step; default: the preset's.")] = None,
     dtype: Precision = None,
     memory: Annotated[str | None, typer.Option(help="Budget, as 24GiB; default: all the device has.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, which need not be here.")] = None,
@@ -148,7 +148,7 @@ def plan(
     settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """What a training step needs in memory, and the cheapest way to make it fit."""
+    """Compute what memory a training step needs, and the cheapest way to make it fit."""
     from dmgan_fast.runs.config import TrainConfig
     from dmgan_fast.runs.presets import build_config
     from dmgan_fast.sizes import parse_size

@@ -25,15 +25,15 @@ def import_files(
     out: Annotated[Path, typer.Option(help="Folder for the weights, for --weights, --damsm and --init-from.")],
     vocabulary: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Whose words the text encoder knows: --vocabulary captions.pickle."),
+        typer.Option(metavar="FILE", help="What the text encoder was trained with: --vocabulary captions.pickle."),
     ] = None,
     mask_mode: Annotated[
         str, typer.Option("--masks", help="The generator's attention masks: --masks official (theirs) or paper.")
     ] = "official",
 ) -> None:
-    """Read generators, discriminators and encoders of DM-GAN's family, in whatever they were saved, with their words.
+    """Read published generators, discriminators and encoders of DM-GAN's family in any format, with their vocabulary.
 
-    Says what each file is, and what is missing for what.
+    Says what each file is, and which command still lacks which file.
     """
     from dmgan_fast.compat import import_bundle
 

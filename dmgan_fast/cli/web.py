@@ -36,9 +36,9 @@ def web(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Open a page to generate images in a browser: captions, attention, gates, and the way between two captions.
+    """Serve a page that generates images in a browser and shows attention, gates, and images between two captions.
 
-    Needs `pip install 'dmgan-fast[web]'`. Stops with Ctrl-C.
+    Needs `pip install 'dmgan-fast\\[web]'`. Stops with Ctrl-C.
     """
     from dmgan_fast.web.models import find_models
     from dmgan_fast.web.server import serve

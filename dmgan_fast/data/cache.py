@@ -20,7 +20,7 @@ AUTO = "auto"
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000) if sys.platform == "linux" else 0
 
 
-class PictureCache:
+class ImageCache:
     """Images ``[3, h, w]`` uint8 by index, in memory that workers forked later share.
 
     Memory is taken as images come, and is given back with the processes. It is no file, and does not count against

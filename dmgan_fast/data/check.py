@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dmgan_fast.data.dataset import CaptionedPictures
+from dmgan_fast.data.dataset import CaptionedImages
 from dmgan_fast.data.facts import Facts, Purpose
 from dmgan_fast.data.findings import ERROR, WARNING, Finding, judge
 from dmgan_fast.data.opening import NAMED, names, open_split, read_set, refusal
@@ -120,7 +120,7 @@ def check_data(
         DataError: if no data set is found there at all; what is wrong inside one is in the report.
     """
     facts = Facts(read_set(source), vocabulary, decode=decode, tick=tick)
-    return Report(facts, tuple(judge(facts, purpose or Purpose(side=256))))
+    return Report(facts, tuple(judge(facts, purpose or Purpose(image_size=256))))
 
 
 def open_readable(
@@ -130,12 +130,12 @@ def open_readable(
     vocabulary: Vocabulary | None = None,
     skip_bad: int = 0,
     **settings: Any,
-) -> CaptionedPictures:
+) -> CaptionedImages:
     """One part of a set whose images were looked at first; ``left_out`` of it names what it continues without.
 
     Args:
         source, split, vocabulary, skip_bad: as in ``open_dataset``.
-        settings: of ``CaptionedPictures``.
+        settings: of ``CaptionedImages``.
 
     Raises:
         DataError: as ``open_dataset``; and if images can't be read, with all of them by name.
@@ -153,7 +153,7 @@ def open_checked(
     vocabulary: Vocabulary | None = None,
     show: Callable[[str], object] = lambda text: None,
     **settings: Any,
-) -> tuple[CaptionedPictures, CaptionedPictures]:
+) -> tuple[CaptionedImages, CaptionedImages]:
     """Training and held-out images of a set that was looked at first.
 
     Args:
@@ -161,7 +161,7 @@ def open_checked(
         purpose: what they are for, and how many that can't be used to continue without.
         vocabulary: as in ``open_dataset``.
         show: takes the report for people.
-        settings: of ``CaptionedPictures``.
+        settings: of ``CaptionedImages``.
 
     Raises:
         DataError: if a run on it could not go through or could learn nothing.
@@ -179,6 +179,6 @@ def open_checked(
     return train, _open(facts, "test", augment=False, **settings, **caches[1])
 
 
-def _open(facts: Facts, split: str, **settings: Any) -> CaptionedPictures:
+def _open(facts: Facts, split: str, **settings: Any) -> CaptionedImages:
     words, bad = facts.vocabulary, len(facts.bad)
     return open_split(facts.contents, split, vocabulary=words, without=facts.faults, skip_bad=bad, **settings)

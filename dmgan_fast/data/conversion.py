@@ -23,6 +23,7 @@ from dmgan_fast.data.record import Record, read_bytes
 from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, OTHER_SPLIT, LeftOut, Row
 from dmgan_fast.data.texts import printable
 from dmgan_fast.errors import DataError, InputError
+from dmgan_fast.files import share
 
 IMAGES = "images"
 _SUFFIXES = {
@@ -67,7 +68,7 @@ def convert(
             name = names.new(row.record, content)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-            lines.append(json.dumps({"picture": name, **as_values(row, role)}, ensure_ascii=False))
+            lines.append(json.dumps({"image": name, **as_values(row, role)}, ensure_ascii=False))
             tick()
         text = printable("".join(f"{line}\n" for line in lines))
         (folder / FILES[0]).write_text(text, encoding="utf-8", newline="\n")
@@ -147,16 +148,14 @@ def suffix_of(record: Record, content: bytes) -> str:
     Raises:
         DataError: if neither says what it is.
     """
-    own = os.path.splitext(record.member or record.picture.name)[1].lower()
+    own = os.path.splitext(record.member or record.file.name)[1].lower()
     if own in IMAGE_SUFFIXES:
         return own
     try:
         with Image.open(BytesIO(content)) as opened:
             return _SUFFIXES.get(opened.format or "", ".png")
     except Exception:  # a broken image can raise almost anything
-        raise DataError(
-            f"picture can't be read: {record.key}: neither its name nor its content say what it is"
-        ) from None
+        raise DataError(f"image can't be read: {record.key}: neither its name nor its content say what it is") from None
 
 
 @contextmanager
@@ -168,9 +167,7 @@ def whole_or_not(target: Path) -> Iterator[Path]:
         yield folder
         if target.exists():
             target.rmdir()
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)  # mkdtemp makes private folders; give what mkdir would have given
+        share(folder, 0o777)
         folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from dmgan_fast.data.cache import PictureCache
+from dmgan_fast.data.cache import ImageCache
 from dmgan_fast.data.captions import choose_words, pad
 from dmgan_fast.data.order import Shards
 from dmgan_fast.data.randomness import generator
@@ -27,10 +27,10 @@ from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.foreign import what_instead
 
-FETCHERS = 4  # archives that are fetched side by side
+FETCHERS = 4  # archives fetched at the same time
 
 
-class PictureItem(NamedTuple):
+class ImageItem(NamedTuple):
     """``images``: ``[3, S, S]`` in [-1, 1] per resolution; ``caption [T]`` int64; ``length``, ``class_id``; ``key``."""
 
     images: list[Tensor]
@@ -51,7 +51,7 @@ class RawItem(NamedTuple):
     key: str
 
 
-class CaptionedPictures(Dataset[PictureItem]):
+class CaptionedImages(Dataset[ImageItem]):
     """Images with a caption chosen for each visit.
 
     What is chosen (caption, words of a long one, crop, flip) depends on ``(seed, epoch, index)`` only, so any number
@@ -64,7 +64,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         max_words: ``T``.
         seed: of the choices.
         augment: random caption, crop and flip.
-        margin: images are resized to ``margin * side`` before the crop; 1 keeps them whole.
+        margin: images are resized to ``margin`` times the highest resolution before the crop; 1 keeps them whole.
         cache_bytes: of memory for decoded images, which workers share; 0: decode at each visit.
         shards: in which order to visit them, where they lie in shards.
         left_out: what of the data set is not among the images, kept for the user to read.
@@ -88,11 +88,11 @@ class CaptionedPictures(Dataset[PictureItem]):
         left_out: Sequence[LeftOut] = (),
     ) -> None:
         if not image_sizes or list(image_sizes) != sorted(image_sizes) or image_sizes[0] < 1:
-            raise InputError(f"image_sizes must be sides in growing order, got {tuple(image_sizes)}")
+            raise InputError(f"image_sizes must be resolutions in growing order, got {tuple(image_sizes)}")
         if max_words < 1:
             raise InputError(f"max_words must be at least 1, got {max_words}")
         if not records:
-            raise DataError("the data set holds no pictures")
+            raise DataError("the data set holds no images")
         self.records = list(records)
         self.left_out = tuple(left_out)
         self.vocabulary = vocabulary
@@ -103,7 +103,7 @@ class CaptionedPictures(Dataset[PictureItem]):
         self.augment = augment
         self.margin = margin
         self.shards = shards
-        self.cache = PictureCache(len(self.records), cache_bytes) if cache_bytes else None
+        self.cache = ImageCache(len(self.records), cache_bytes) if cache_bytes else None
         self._captions = [self._encode(record) for record in self.records]
 
     def __len__(self) -> int:
@@ -130,10 +130,10 @@ class CaptionedPictures(Dataset[PictureItem]):
         """Choose anew for another pass over the data."""
         self.epoch = epoch
 
-    def __getitem__(self, index: int) -> PictureItem:
+    def __getitem__(self, index: int) -> ImageItem:
         raw = self.visit(self.epoch, index)
         images = scaled(raw.image[None], torch.tensor([raw.flip]), self.image_sizes)
-        return PictureItem([image[0] for image in images], raw.caption, raw.length, raw.class_id, raw.key)
+        return ImageItem([image[0] for image in images], raw.caption, raw.length, raw.class_id, raw.key)
 
     def visit(self, epoch: int, index: int) -> RawItem:
         """An image with what is chosen for it in this epoch, before it is scaled."""
@@ -154,21 +154,21 @@ class CaptionedPictures(Dataset[PictureItem]):
 
     def _crop(self, index: int, choose: torch.Generator) -> tuple[Tensor, bool]:
         side = self.image_sizes[-1]
-        picture = self._resized(index, round(side * self.margin))
-        height, width = picture.shape[1:]
+        image = self._resized(index, round(side * self.margin))
+        height, width = image.shape[1:]
         shares = torch.rand(3, generator=choose).tolist() if self.augment else [0.5, 0.5, 1.0]
         top, left = int(shares[0] * (height - side + 1)), int(shares[1] * (width - side + 1))
-        return picture[:, top : top + side, left : left + side], shares[2] < 0.5
+        return image[:, top : top + side, left : left + side], shares[2] < 0.5
 
     def _resized(self, index: int, side: int) -> Tensor:
         """``[3, h, w]`` uint8 whose shorter side is ``side``."""
         if self.cache is not None and (kept := self.cache.get(index)) is not None:
             return kept
         record = self.records[index]
-        picture = crop_to_box(read_picture(record), record.box)
-        scale = side / min(picture.size)
-        size = (max(side, round(picture.width * scale)), max(side, round(picture.height * scale)))
-        pixels = pil_to_tensor(picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR))
+        image = crop_to_box(read_image(record), record.box)
+        scale = side / min(image.size)
+        size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
+        pixels = pil_to_tensor(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
         if self.cache is not None:
             self.cache.put(index, pixels)
         return pixels
@@ -192,7 +192,7 @@ def scaled(images: Tensor, flips: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     return [image / 127.5 - 1 for image in every]
 
 
-def read_picture(record: Record) -> Image.Image:
+def read_image(record: Record) -> Image.Image:
     """Decode as RGB: gray, palette, CMYK and 16-bit images are converted, transparency is laid on white.
 
     Raises:
@@ -201,27 +201,27 @@ def read_picture(record: Record) -> Image.Image:
     content = read_bytes(record)
     try:
         with Image.open(BytesIO(content)) as opened:
-            picture = ImageOps.exif_transpose(opened) if record.upright else opened
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                layered = picture.convert("RGBA")
+            image = ImageOps.exif_transpose(opened) if record.upright else opened
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                layered = image.convert("RGBA")
                 white = Image.new("RGBA", layered.size, "white")
                 return Image.alpha_composite(white, layered).convert("RGB")
-            if picture.mode.startswith("I"):  # 16 bits of gray; Pillow would cut them at 255
-                picture = Image.fromarray((np.asarray(picture) / 257).round().clip(0, 255).astype(np.uint8))
-            elif picture.mode == "F":
+            if image.mode.startswith("I"):  # 16 bits of gray; Pillow would cut them at 255
+                image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+            elif image.mode == "F":
                 raise ValueError("its pixels are floating-point numbers, whose range is not known")
-            return picture.convert("RGB")
+            return image.convert("RGB")
     except UnidentifiedImageError:
         why = f"it is {what_instead(content) or 'no image, or of a kind that is not read'}"
-        raise DataError(f"picture can't be read: {where(record)}: {why}") from None
+        raise DataError(f"image can't be read: {where(record)}: {why}") from None
     except Exception as error:  # a broken image can raise almost anything
-        raise DataError(f"picture can't be read: {where(record)}: {error}") from None
+        raise DataError(f"image can't be read: {where(record)}: {error}") from None
 
 
-def crop_to_box(picture: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
-    """The published crop of CUB: a square around the box's centre, half its side 0.75 of the box's longer one."""
-    area = crop_area(picture.size, box)
-    return picture if area is None else picture.crop(area)
+def crop_to_box(image: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
+    """The published crop of CUB: a square around the box's centre, 1.5 times as large as the box's longer side."""
+    area = crop_area(image.size, box)
+    return image if area is None else image.crop(area)
 
 
 def crop_area(size: tuple[int, int], box: tuple[float, float, float, float] | None) -> tuple[int, int, int, int] | None:

@@ -22,7 +22,7 @@ def read() -> Contents:
     records = (
         Record(
             key=row["key"],
-            picture=FOLDER / "pictures.zip",
+            file=FOLDER / "pictures.zip",
             member=f"{row['key']}.png",
             captions=tuple(row["captions"]),
             class_id=row["class_id"],

@@ -25,11 +25,11 @@ ONE_TOKEN = 16  # letters of any script from which a caption of one token is no 
 class Purpose:
     """What a data set is for.
 
-    ``side``: highest resolution. ``batch_size``: None if not known. ``matches``: whether images and captions are
+    ``image_size``: highest resolution. ``batch_size``: None if not known. ``matches``: whether images and captions are
     matched within a batch, as DAMSM's losses do. ``skip_bad``: rows that a run may continue without.
     """
 
-    side: int
+    image_size: int
     batch_size: int | None = None
     matches: bool = True
     skip_bad: int = 0

@@ -190,12 +190,12 @@ def _same_images(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 def _small(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     looks = facts.looks_of([*facts.train, *facts.test])
-    small = [(row, found.side) for row, found in looks if found.side < purpose.side]
+    small = [(row, found.side) for row, found in looks if found.side < purpose.image_size]
     if small:
         least = min(side for _, side in small)
         text = (
-            f"{_of(len(small), len(looks), 'image')} with fewer than {purpose.side} pixels on the shorter side (the "
-            f"smallest: {least}): enlarged, so they teach no detail"
+            f"{_of(len(small), len(looks), 'image')} with fewer than {purpose.image_size} pixels on the shorter side "
+            f"(the smallest: {least}): enlarged, so they teach no detail"
         )
         yield Finding("small images", WARNING, text, _keys([row for row, _ in small]))
 
@@ -211,7 +211,7 @@ def _unlisted(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     folder = Path(facts.contents.source)
     if facts.contents.embedded or not folder.is_dir() or any(row.record.member for row in facts.contents.rows[:1]):
         return
-    used = {str(row.record.picture) for row in facts.contents.rows}
+    used = {str(row.record.file) for row in facts.contents.rows}
     others = tuple(name for name in files_below(folder, IMAGE_SUFFIXES) if str(folder / name) not in used)
     if others:
         yield Finding(

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dmgan_fast.data.dataset import CaptionedPictures, PictureItem, RawItem, scaled
+from dmgan_fast.data.dataset import CaptionedImages, ImageItem, RawItem, scaled
 from dmgan_fast.data.order import Batches, Visit
 from dmgan_fast.data.workers import AHEAD
 from dmgan_fast.sizes import show_size
 
 
-class PictureBatch(NamedTuple):
+class ImageBatch(NamedTuple):
     """``images``: ``[B, 3, S, S]`` per resolution; ``captions [B, T]``, ``lengths [B]``, ``class_ids [B]`` int64."""
 
     images: list[Tensor]
@@ -34,7 +34,7 @@ class PictureBatch(NamedTuple):
 
 
 class RawBatch(NamedTuple):
-    """As workers send it: ``images [B, 3, S, S]`` uint8, ``flips [B]`` bool, and as in ``PictureBatch``."""
+    """As workers send it: ``images [B, 3, S, S]`` uint8, ``flips [B]`` bool, and as in ``ImageBatch``."""
 
     images: Tensor
     flips: Tensor
@@ -56,7 +56,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: CaptionedPictures,
+        dataset: CaptionedImages,
         batches: Any,
         *,
         workers: int = 0,
@@ -79,23 +79,23 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[PictureBatch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         with self.dataset.fetching_ahead() as soon:
             if soon is not None and isinstance(self.batches, Batches):
                 self.batches.soon = soon
             yield from self._finished()
 
-    def _finished(self) -> Iterator[PictureBatch]:
+    def _finished(self) -> Iterator[ImageBatch]:
         for raw in self._loader:
             images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
             images = scaled(images, flips, self.dataset.image_sizes)
-            yield PictureBatch(images, raw.captions, raw.lengths, raw.class_ids, raw.keys)
+            yield ImageBatch(images, raw.captions, raw.lengths, raw.class_ids, raw.keys)
 
 
 class _Visits(Dataset[RawItem]):
     """The data set by epoch and index."""
 
-    def __init__(self, dataset: CaptionedPictures) -> None:
+    def __init__(self, dataset: CaptionedImages) -> None:
         self.dataset = dataset
 
     def __getitem__(self, visit: Visit) -> RawItem:
@@ -103,7 +103,7 @@ class _Visits(Dataset[RawItem]):
 
 
 def make_loader(
-    dataset: CaptionedPictures,
+    dataset: CaptionedImages,
     batch_size: int,
     *,
     seed: int = 0,
@@ -157,7 +157,7 @@ def _end_with_the_main_process(main: int) -> None:
 
 
 def loader_in_order(
-    dataset: CaptionedPictures, batch_size: int, *, workers: int = 0, device: torch.device | None = None
+    dataset: CaptionedImages, batch_size: int, *, workers: int = 0, device: torch.device | None = None
 ) -> Loader:
     """Every image once in the order of the set, the last batch as large as is left."""
     visits = [Visit(dataset.epoch, index) for index in range(len(dataset))]
@@ -165,7 +165,7 @@ def loader_in_order(
     return Loader(dataset, batches, workers=workers, device=device)
 
 
-def reading(dataset: CaptionedPictures, workers: int) -> str:
+def reading(dataset: CaptionedImages, workers: int) -> str:
     """How images are read, for people."""
     who = f"{workers} worker processes read ahead" if workers else "images are read between the steps"
     if dataset.cache is None:
@@ -173,7 +173,7 @@ def reading(dataset: CaptionedPictures, workers: int) -> str:
     return f"{who}; decoded images are kept in memory, at most {show_size(dataset.cache.budget)} (data.cache)"
 
 
-def batch_bytes(dataset: CaptionedPictures, batch_size: int) -> int:
+def batch_bytes(dataset: CaptionedImages, batch_size: int) -> int:
     """Of a batch as workers send it, about."""
     return batch_size * (3 * dataset.image_sizes[-1] ** 2 + 8 * dataset.max_words)
 
@@ -184,14 +184,14 @@ def collate_raw(items: Sequence[RawItem]) -> RawBatch:
     return RawBatch(images, torch.tensor([item.flip for item in items]), *_common(items))
 
 
-def collate(items: Sequence[PictureItem]) -> PictureBatch:
+def collate(items: Sequence[ImageItem]) -> ImageBatch:
     """Stack items."""
-    return PictureBatch(
+    return ImageBatch(
         [torch.stack(side) for side in zip(*(item.images for item in items), strict=True)], *_common(items)
     )
 
 
-def _common(items: Sequence[RawItem] | Sequence[PictureItem]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+def _common(items: Sequence[RawItem] | Sequence[ImageItem]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     return (
         torch.stack([item.caption for item in items]),
         torch.tensor([item.length for item in items]),

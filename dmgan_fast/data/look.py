@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from dmgan_fast.data.dataset import crop_area, read_picture
+from dmgan_fast.data.dataset import crop_area, read_image
 from dmgan_fast.data.record import Record, read_bytes, where
 from dmgan_fast.errors import DataError
 from dmgan_fast.files import require_regular
@@ -85,7 +85,7 @@ def _size(record: Record) -> int:
     if record.member:
         return 1 << 15  # inside an archive: about so much
     try:
-        return os.path.getsize(record.picture)
+        return os.path.getsize(record.file)
     except (OSError, ValueError):
         return 0
 
@@ -103,7 +103,7 @@ def _near(records: Sequence[Record]) -> list[int]:
     total, archives = 0, set[Path]()
     for number, record in enumerate(records):
         total += record.span[1] if record.span else 0
-        archives.add(record.picture)
+        archives.add(record.file)
         if chosen and (total > DECODED or len(archives) > ARCHIVES):
             break
         chosen.append(number)
@@ -113,7 +113,7 @@ def _near(records: Sequence[Record]) -> list[int]:
 def _whole(record: Record) -> ImageLook:
     try:
         content = read_bytes(record)
-        size = read_picture(record).size
+        size = read_image(record).size
     except DataError as error:
         return ImageLook(0, "", str(error))
     return ImageLook(_side(record, size), hashlib.blake2b(content, digest_size=16).hexdigest())
@@ -129,8 +129,8 @@ def _edges(record: Record) -> ImageLook:
     if record.member:
         return _whole(record)
     try:
-        require_regular(record.picture)
-        with record.picture.open("rb") as stream:
+        require_regular(record.file)
+        with record.file.open("rb") as stream:
             size, whole = _header(stream)
             length = stream.seek(0, os.SEEK_END)
             digest = hashlib.blake2b(str(length).encode(), digest_size=16)
@@ -138,7 +138,7 @@ def _edges(record: Record) -> ImageLook:
                 stream.seek(start)
                 digest.update(stream.read(EDGE))
     except (OSError, ValueError):
-        return ImageLook(0, "", f"picture can't be read: {where(record)}")
+        return ImageLook(0, "", f"image can't be read: {where(record)}")
     return ImageLook(_side(record, size), digest.hexdigest()) if whole else _whole(record)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dmgan_fast.data import demo, layouts
-from dmgan_fast.data.dataset import CaptionedPictures
+from dmgan_fast.data.dataset import CaptionedImages
 from dmgan_fast.data.order import Shards
 from dmgan_fast.data.record import Record
 from dmgan_fast.data.remote import is_remote
@@ -51,7 +51,7 @@ def open_dataset(
     augment: bool | None = None,
     skip_bad: int = 0,
     cache_bytes: int | None = None,
-) -> CaptionedPictures:
+) -> CaptionedImages:
     """Open a data set, whichever layout it has.
 
     Args:
@@ -73,7 +73,7 @@ def open_dataset(
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     settings: dict[str, Any] = {} if cache_bytes is None else {"cache_bytes": cache_bytes}
-    pictures = open_split(
+    images = open_split(
         read_set(source),
         split,
         skip_bad=skip_bad,
@@ -84,9 +84,9 @@ def open_dataset(
         augment=split == "train" if augment is None else augment,
         **settings,
     )
-    if pictures.left_out:
-        log.warning("%s, split %s: left out: %s", source, split, named(pictures.left_out))
-    return pictures
+    if images.left_out:
+        log.warning("%s, split %s: left out: %s", source, split, named(images.left_out))
+    return images
 
 
 def open_split(
@@ -97,7 +97,7 @@ def open_split(
     skip_bad: int = 0,
     without: Mapping[int, LeftOut] | None = None,
     **settings: Any,
-) -> CaptionedPictures:
+) -> CaptionedImages:
     """One part of a data set that was read.
 
     Args:
@@ -106,7 +106,7 @@ def open_split(
         vocabulary: as in ``open_dataset``.
         skip_bad: as in ``open_dataset``.
         without: by identity, rows to leave out that are known to be faulty.
-        settings: of ``CaptionedPictures``.
+        settings: of ``CaptionedImages``.
     """
     words = vocabulary or own_vocabulary(contents)
     known, rows = without or {}, contents.part(split)
@@ -120,7 +120,7 @@ def open_split(
     if not good:
         raise DataError(empty(contents, split))
     aside = [*contents.lost, *contents.in_no_split()]
-    return CaptionedPictures(
+    return CaptionedImages(
         good,
         words,
         margin=contents.margin,
@@ -135,7 +135,7 @@ def _shards(records: Sequence[Record], window: int) -> Shards | None:
     if not window:
         return None
     numbers: dict[Path, int] = {}
-    return Shards(torch.tensor([numbers.setdefault(record.picture, len(numbers)) for record in records]), window)
+    return Shards(torch.tensor([numbers.setdefault(record.file, len(numbers)) for record in records]), window)
 
 
 def own_vocabulary(contents: Contents) -> Vocabulary:
@@ -206,6 +206,6 @@ def splits_found(contents: Contents) -> str:
 def empty(contents: Contents, split: str) -> str:
     """That a part has no images, and what to do."""
     return (
-        f"{contents.source!r} has no pictures in its {split} split; splits found: {splits_found(contents)}. Call one "
-        f"{split!r}, or take the names of splits away: then about one picture in ten is held out"
+        f"{contents.source!r} has no images in its {split} split; splits found: {splits_found(contents)}. Call one "
+        f"{split!r}, or take the names of splits away: then about one image in ten is held out"
     )

@@ -88,7 +88,7 @@ class Batches(Sampler[list[Visit]]):
         shards: Shards | None = None,
     ) -> None:
         if not 1 <= batch_size <= size:
-            raise InputError(f"batch_size must lie in 1..{size} (the pictures of this split), got {batch_size}")
+            raise InputError(f"batch_size must lie in 1..{size} (the images of this split), got {batch_size}")
         if start_batch < 0:
             raise InputError(f"start_batch must be 0 or more, got {start_batch}")
         self.size, self.batch_size, self.seed, self.shards = size, batch_size, seed, shards

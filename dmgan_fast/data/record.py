@@ -20,26 +20,27 @@ from dmgan_fast.files import require_regular
 class Record:
     """One image: where it is, what is said of it.
 
-    ``box``: x, y, width, height in pixels as stored. ``upright``: turn it as its EXIF data say.
+    ``file``: the image, or the archive or table that holds it. ``box``: x, y, width, height in pixels as
+    stored. ``upright``: turn it as its EXIF data say.
     """
 
     key: str
-    picture: Path
+    file: Path
     captions: tuple[str, ...]
     class_id: int
     box: tuple[float, float, float, float] | None = None
-    member: str | None = None  # name inside ``picture`` if that is an archive, column if it is a parquet file
+    member: str | None = None  # name inside ``file`` if that is an archive, column if it is a parquet file
     upright: bool = False
     span: tuple[int, int] | None = None  # offset and size of ``member`` in a tar archive
     row: int | None = None  # of a parquet file
-    remote: Remote | None = None  # where ``picture``, an archive, comes from
+    remote: Remote | None = None  # where ``file``, an archive, comes from
 
 
 def where(record: Record) -> str:
     """The place of an image as people look it up."""
     if record.row is not None:
-        return f"{record.picture}:row {record.row}"
-    place = record.remote.url if record.remote else record.picture
+        return f"{record.file}:row {record.row}"
+    place = record.remote.url if record.remote else record.file
     return f"{place}:{record.member}" if record.member else str(place)
 
 
@@ -50,21 +51,21 @@ def read_bytes(record: Record) -> bytes:
         DataError: naming the file, if it is missing or can't be read.
     """
     try:
-        require_regular(record.picture)
+        require_regular(record.file)
         if record.span is not None:
             offset, size = record.span
             if record.remote is not None:
                 return use(record.remote, lambda copy: _part(copy, offset, size))
-            return _part(record.picture, offset, size)
+            return _part(record.file, offset, size)
         if record.row is not None:
-            return _cell(record.picture, record.member or "", record.row)
-        return _archive(record.picture).read(record.member) if record.member else record.picture.read_bytes()
+            return _cell(record.file, record.member or "", record.row)
+        return _archive(record.file).read(record.member) if record.member else record.file.read_bytes()
     except (FileNotFoundError, KeyError):
-        raise DataError(f"picture not found: {where(record)}") from None
+        raise DataError(f"image not found: {where(record)}") from None
     except OSError as error:
-        raise DataError(f"picture can't be read: {where(record)}: {error.strerror}") from None
+        raise DataError(f"image can't be read: {where(record)}: {error.strerror}") from None
     except (ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"picture can't be read: {where(record)}: {error}") from None
+        raise DataError(f"image can't be read: {where(record)}: {error}") from None
 
 
 def _part(file: Path, offset: int, size: int) -> bytes:

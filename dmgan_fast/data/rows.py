@@ -109,7 +109,7 @@ class Gatherer:
     def add(
         self,
         key: str,
-        picture: tuple[Path | None, str],
+        image: tuple[Path | None, str],
         captions: Iterable[str],
         *,
         split: Any = "",
@@ -131,7 +131,7 @@ class Gatherer:
             place: further fields of ``Record``.
         """
         said = tuple(text.strip() for text in captions if text.strip())
-        file, why = picture
+        file, why = image
         if fault is None and file is None:
             fault = MISSING, f"{key}: image {why}"
         if fault is None and not said:
@@ -142,7 +142,7 @@ class Gatherer:
         self._rows.append(
             {
                 "key": printable(key),
-                "picture": file or Path(key),
+                "file": file or Path(key),
                 "captions": said,
                 "split": "" if split is None else printable(str(split)).strip(),
                 "class": class_id if number is None and class_id not in (None, "") else number,
@@ -171,7 +171,7 @@ class Gatherer:
         classes = _number([row["class"] for row in self._rows])
         rows = tuple(
             Row(
-                record=Record(row["key"], row["picture"], row["captions"], class_id, **row["place"]),
+                record=Record(row["key"], row["file"], row["captions"], class_id, **row["place"]),
                 split=row["split"],
                 own_class=row["class"] is None,
                 lines=row["lines"],

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, renamed
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.catalogue import Metric
 from dmgan_fast.evaluation.given_statistics import GivenStatistics
 from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
-PICTURES = 30_000  # as the paper
+USUAL_COUNT = 30_000  # as the paper
 
 
 @config_dataclass
@@ -25,7 +25,7 @@ class EvaluationConfig:
     """What is evaluated, and how.
 
     ``weights``: a run, its weights or one of its checkpoints, None for those shipped; ``step``: of a run, the number of
-    a checkpoint or ``"best"``; ``pictures``: a folder of images instead.
+    a checkpoint or ``"best"``; ``images``: a folder of images instead.
     ``count``: images to generate, 30,000 unless given; of a folder, all unless given.
     ``data``: real images and captions, from the test split; None: the run's own (``"demo"`` for those shipped).
     ``damsm``: encoders for R-precision and DAMSM features; None: those the run was trained with.
@@ -39,7 +39,7 @@ class EvaluationConfig:
 
     weights: str | None = None
     step: str | None = None
-    pictures: str | None = None
+    images: str | None = renamed(None, "images", "pictures")
     count: int | None = Field(None, ge=2)
     data: str | None = None
     damsm: str | None = None
@@ -53,7 +53,7 @@ class EvaluationConfig:
     skip_bad: int = Field(0, ge=0)
     device: str = "auto"
     cache: str | None = None
-    save_pictures: bool = False
+    save_images: bool = renamed(False, "save_images", "save_pictures")
     keep_features: bool = False
 
 
@@ -84,8 +84,8 @@ def run_config(weights: str | None) -> dict[str, Any]:
 def data_of(config: EvaluationConfig, run: dict[str, Any]) -> str:
     """Whose captions are generated and whose images are compared with; never guessed for what came from elsewhere."""
     source: str | None = config.data or run.get("data", {}).get("source")
-    if source is None and config.pictures is not None:
-        raise InputError("pictures need data, whose test split they are compared with: --data DIR, or demo")
+    if source is None and config.images is not None:
+        raise InputError("images need data, whose test split they are compared with: --data DIR, or demo")
     if source is None and config.weights is not None:
         raise InputError(f"{config.weights} is not part of a training run, so data must be named: --data DIR, or demo")
     return source or "demo"

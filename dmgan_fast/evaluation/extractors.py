@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from dmgan_fast.data.captions import pad
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.evaluation.weights import TF_INCEPTION, TORCHVISION_INCEPTION, digest_of, read_tensors
-from dmgan_fast.modules.image_encoder import CODE_CHANNELS, INCEPTION_SIDE, InceptionTrunk
+from dmgan_fast.modules.image_encoder import CODE_CHANNELS, INCEPTION_SIZE, InceptionTrunk
 from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
 # ImageNet's mean and deviation, with which torchvision's network was once trained on images scaled to [-1, 1].
@@ -38,7 +38,7 @@ class Extractor(Protocol):
     key: str
     width: int
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]: ...
+    def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
 
 
 class TorchvisionInception:
@@ -56,12 +56,12 @@ class TorchvisionInception:
         self.resize, self.device, self.width = resize, device, CODE_CHANNELS
         self.key = f"torchvision-inception-v3 sha256={digest} resize={resize}"
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
         if self.resize == "pil":
-            scaled = resize_like_files(pictures, INCEPTION_SIDE).to(self.device).float() / 255
+            scaled = resize_like_files(images, INCEPTION_SIZE).to(self.device).float() / 255
         else:
-            scaled = pictures.to(self.device).float() / 255
-            scaled = F.interpolate(scaled, size=(INCEPTION_SIDE, INCEPTION_SIDE), mode="bilinear", align_corners=True)
+            scaled = images.to(self.device).float() / 255
+            scaled = F.interpolate(scaled, size=(INCEPTION_SIZE, INCEPTION_SIZE), mode="bilinear", align_corners=True)
         # The authors apply this to images in [0, 1]; it is meant for normalised ones. Their figures rest on it.
         mean, deviation = (scaled.new_tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
         _, pooled = _exact(self.trunk, scaled * (deviation / 0.5) + (mean - 0.5) / 0.5)
@@ -90,10 +90,10 @@ class TFInception:
         self.resize, self.device, self.width = resize, device, CODE_CHANNELS
         self.key = f"tf-inception-2015-12-05 sha256={digest} resize={resize}"
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
         if self.resize == "pil":
-            pictures = resize_like_files(pictures, INCEPTION_SIDE)
-        features, logits = _exact(self.network, pictures.to(self.device))
+            images = resize_like_files(images, INCEPTION_SIZE)
+        features, logits = _exact(self.network, images.to(self.device))
         return {"features": features.cpu(), "logits": logits.cpu()}
 
 
@@ -121,8 +121,8 @@ class Classifier:
         self.device, self.width = device, len(weight)
         self.key = f"inception-v3-classifier sha256={digest} classes={len(weight)}"
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
-        scaled = resize_like_files(pictures, INCEPTION_SIDE).to(self.device).float() / 127.5 - 1
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        scaled = resize_like_files(images, INCEPTION_SIZE).to(self.device).float() / 127.5 - 1
         _, pooled = _exact(self.trunk, scaled)
         return {"logits": F.linear(pooled, *self.head).cpu()}
 
@@ -138,8 +138,8 @@ class DAMSMFeatures:
         self.device, self.width = device, self.image_encoder.config.channels
         self.key = f"damsm sha256={digest_of(*bundle.files('image_encoder', 'text_encoder'))}"
 
-    def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
-        _, code = _exact(self.image_encoder, pictures.to(self.device).float() / 127.5 - 1)
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        _, code = _exact(self.image_encoder, images.to(self.device).float() / 127.5 - 1)
         return {"features": code.cpu()}
 
     @torch.inference_mode()
@@ -151,13 +151,13 @@ class DAMSMFeatures:
         return sentences.cpu()
 
 
-def resize_like_files(pictures: Tensor, side: int) -> Tensor:
-    """uint8 ``[B, 3, H, W]`` → uint8 ``[B, 3, side, side]`` by Pillow's bilinear filter."""
-    if tuple(pictures.shape[2:]) == (side, side):
-        return pictures
+def resize_like_files(images: Tensor, size: int) -> Tensor:
+    """uint8 ``[B, 3, H, W]`` → uint8 ``[B, 3, size, size]`` by Pillow's bilinear filter."""
+    if tuple(images.shape[2:]) == (size, size):
+        return images
     resized = [
-        np.asarray(Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BILINEAR))
-        for picture in pictures.cpu()
+        np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR))
+        for image in images.cpu()
     ]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 

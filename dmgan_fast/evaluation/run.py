@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast._version import __version__
@@ -29,7 +28,7 @@ from dmgan_fast.data import open_dataset, open_readable
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation.catalogue import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
 from dmgan_fast.evaluation.config import (
-    PICTURES,
+    USUAL_COUNT,
     EvaluationConfig,
     data_of,
     device_of,
@@ -40,11 +39,11 @@ from dmgan_fast.evaluation.config import (
 from dmgan_fast.evaluation.extractors import DAMSMFeatures, Extractor
 from dmgan_fast.evaluation.processes import Processes
 from dmgan_fast.evaluation.sources import (
-    DrawnPictures,
-    FolderPictures,
+    FolderImages,
     Gallery,
-    PictureSet,
-    RealPictures,
+    GeneratedImages,
+    ImageSet,
+    RealImages,
     Tick,
     chosen_words,
 )
@@ -57,7 +56,7 @@ from dmgan_fast.metrics.inception_score import inception_score
 from dmgan_fast.metrics.kernel_distance import kernel_distance
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.out_of_memory import told_of_batches
-from dmgan_fast.progress import Progress
+from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.sampling.bundle import VOCABULARY_NAME, Bundle, open_bundle
 from dmgan_fast.sampling.sampler import Sampler
 
@@ -83,16 +82,9 @@ def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = N
             and cannot be had, for settings that do not fit, or if ``out`` holds another evaluation.
         Interrupted: after Ctrl-C; what was computed is kept.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     with Processes.joined() as processes:
         console = console or Console(stderr=True)
-        with Progress(*columns, console=console, disable=processes.rank > 0) as progress:
+        with Progress(*in_steps(), console=console, disable=processes.rank > 0) as progress:
             try:
                 return _Evaluation(config, out, processes, progress).run()
             except KeyboardInterrupt:
@@ -104,11 +96,11 @@ class _Evaluation:
 
     def __init__(self, config: EvaluationConfig, out: Path, processes: Processes, progress: Progress) -> None:
         self.config, self.out, self.processes, self.progress = config, out, processes, progress
-        if config.weights is not None and config.pictures is not None:
+        if config.weights is not None and config.images is not None:
             raise InputError("give weights to generate with, or images to evaluate, not both")
         if config.step is not None and config.weights is None:
             raise InputError("--step is of a run; give it with --weights")
-        self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.pictures is None else None
+        self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.images is None else None
         wanted = named(config.metrics)
         self.given = statistics_of(config.statistics, wanted)
         self.device = device_of(config.device)
@@ -120,7 +112,7 @@ class _Evaluation:
             damsm=encoders_of(config.damsm, run.get("encoders")),
         )
         self.generator: dict[str, Any] = {}  # configuration and hashes of what generates
-        self.drawn = self._drawn(self.bundle) if self.bundle is not None else self._folder(str(config.pictures))
+        self.generated = self._generated(self.bundle) if self.bundle is not None else self._folder(str(config.images))
         self.extractors: dict[str, Extractor] = {}
         self.left_out: dict[str, str] = {}
         self.metrics = [metric for metric in wanted if self._usable(metric)]
@@ -131,7 +123,7 @@ class _Evaluation:
         self.real = self._real() if against else None
         self.fingerprint = self._fingerprint()
         cache = Path(config.cache) if config.cache else cache_folder()
-        self.drawn_stores = self._stores(out / "features", self.drawn, self.extractors)
+        self.generated_stores = self._stores(out / "features", self.generated, self.extractors)
         self.real_stores = self._stores(cache, self.real, against) if self.real else {}
 
     def run(self) -> dict[str, Any]:
@@ -143,7 +135,7 @@ class _Evaluation:
             return finished
         if self.real is not None:
             self._extract("real images", self.real, self.real_stores)
-        self._extract("generated images", self.drawn, self.drawn_stores, gallery=self._gallery())
+        self._extract("generated images", self.generated, self.generated_stores, gallery=self._gallery())
         report = self._report([self._measure(metric) for metric in self.metrics])
         if self.processes.rank == 0:
             write_report(self.out, report)
@@ -153,11 +145,11 @@ class _Evaluation:
 
     # What is compared
 
-    def _folder(self, path: str) -> FolderPictures:
+    def _folder(self, path: str) -> FolderImages:
         with self._bar("reading images") as tick:
-            return FolderPictures(Path(path), self.config.count, tick)
+            return FolderImages(Path(path), self.config.count, tick)
 
-    def _drawn(self, bundle: Bundle) -> DrawnPictures:
+    def _generated(self, bundle: Bundle) -> GeneratedImages:
         place = str(self.device)
         sampler = Sampler(bundle.generator(place), bundle.text_encoder(place), bundle.vocabulary)
         vocabulary = bundle.folder / VOCABULARY_NAME
@@ -171,21 +163,21 @@ class _Evaluation:
             vocabulary=sampler.vocabulary,
             skip_bad=self.config.skip_bad,
         )
-        return DrawnPictures(
+        return GeneratedImages(
             sampler,
             dataset,
             weights=digest_of(*generator, *texts, vocabulary),
-            count=self.config.count or PICTURES,
+            count=self.config.count or USUAL_COUNT,
             seed=self.config.seed,
             max_words=self.config.max_words,
             batch_size=self.config.batch_size,
         )
 
-    def _real(self) -> RealPictures:
+    def _real(self) -> RealImages:
         dataset = open_readable(
             self.data,
             "test",
-            image_sizes=(self.drawn.side,),
+            image_sizes=(self.generated.resolution,),
             max_words=self.config.max_words,
             augment=False,
             skip_bad=self.config.skip_bad,
@@ -193,10 +185,10 @@ class _Evaluation:
         if len(dataset) < 2:
             raise DataError(f"{self.data!r} has only {len(dataset)} test image; a distribution needs 2 or more")
         with self._bar("reading real images", len(dataset)) as tick:
-            return RealPictures(dataset, tick)
+            return RealImages(dataset, tick)
 
-    def _stores(self, folder: Path, pictures: PictureSet, extractors: Iterable[str]) -> dict[str, FeatureStore]:
-        return {name: FeatureStore(folder, f"{pictures.key} {self.extractors[name].key}") for name in extractors}
+    def _stores(self, folder: Path, images: ImageSet, extractors: Iterable[str]) -> dict[str, FeatureStore]:
+        return {name: FeatureStore(folder, f"{images.key} {self.extractors[name].key}") for name in extractors}
 
     # What can be measured
 
@@ -219,14 +211,12 @@ class _Evaluation:
         return True
 
     def _require_enough(self, metric: Metric) -> None:
-        count, class_ids = len(self.drawn), self.drawn.class_ids
+        count, class_ids = len(self.generated), self.generated.class_ids
         if metric.kind == "inception" and count < SPLITS:
             raise TooFew(f"{SPLITS} splits need as many images, got {count}")
         if metric.kind == "retrieval":
             if class_ids is None:
-                raise TooFew(
-                    f"not every image in {self.config.pictures} has a line in a captions.jsonl or captions.csv"
-                )
+                raise TooFew(f"not every image in {self.config.images} has a line in a captions.jsonl or captions.csv")
             others = count - max(Counter(class_ids).values())
             if others < CANDIDATES - 1:
                 raise TooFew(
@@ -236,17 +226,17 @@ class _Evaluation:
     # The work
 
     def _extract(
-        self, what: str, pictures: PictureSet, stores: dict[str, FeatureStore], gallery: Gallery | None = None
+        self, what: str, images: ImageSet, stores: dict[str, FeatureStore], gallery: Gallery | None = None
     ) -> None:
         """Compute the chunks of this process that are not there."""
-        chunks = self.processes.own(chunks_of(len(pictures)))
+        chunks = self.processes.own(chunks_of(len(images)))
         with self._bar(what, sum(map(len, chunks))) as tick:
             for rows in chunks:
                 missing = [name for name, store in stores.items() if not store.has(rows)]
                 unsaved = gallery is not None and not gallery.has(rows)
                 if missing or unsaved:
                     with told_of_batches("measuring images", self.config.batch_size, self.device):
-                        chunk = pictures.pictures(rows)
+                        chunk = images.images(rows)
                         for name in missing:
                             stores[name].write(rows, self._outputs(name, chunk, rows))
                     if gallery is not None:
@@ -254,8 +244,8 @@ class _Evaluation:
                 tick(len(rows))
         self.processes.wait()
 
-    def _outputs(self, name: str, pictures: Tensor, rows: range) -> dict[str, Tensor]:
-        parts = [self.extractors[name](batch) for batch in pictures.split(self.config.batch_size)]
+    def _outputs(self, name: str, images: Tensor, rows: range) -> dict[str, Tensor]:
+        parts = [self.extractors[name](batch) for batch in images.split(self.config.batch_size)]
         outputs = {output: torch.cat([part[output] for part in parts]).float() for output in parts[0]}
         for output, values in outputs.items():
             bad = (~values.isfinite()).any(1).nonzero().flatten().tolist()
@@ -282,17 +272,17 @@ class _Evaluation:
         }
 
     def _value(self, metric: Metric) -> tuple[float | None, float | None]:
-        drawn, drawn_chunks = self._reader(self.drawn_stores, metric), chunks_of(len(self.drawn))
+        generated, generated_chunks = self._reader(self.generated_stores, metric), chunks_of(len(self.generated))
         real_chunks = chunks_of(len(self.real)) if self.real else []
         first = self.processes.rank == 0
         if metric.kind == "frechet":
             width, given = self.extractors[metric.extractor].width, self.given.get(metric.name)
-            moments = self.processes.moments(drawn_chunks, drawn, width)
+            moments = self.processes.moments(generated_chunks, generated, width)
             if given is None:
                 against = self.processes.moments(real_chunks, self._reader(self.real_stores, metric), width)
                 return (frechet_of_moments(moments, against), None) if first else (None, None)
             return (frechet_to_given(moments, given.mean, given.covariance), None) if first else (None, None)
-        rows = self.processes.rows(drawn_chunks, drawn)
+        rows = self.processes.rows(generated_chunks, generated)
         if metric.kind == "kernel":
             others = self.processes.rows(real_chunks, self._reader(self.real_stores, metric))
             if rows is None or others is None:
@@ -312,7 +302,7 @@ class _Evaluation:
             candidates=CANDIDATES,
             folds=FOLDS,
             seed=self.config.seed,
-            class_ids=torch.tensor(self.drawn.class_ids),
+            class_ids=torch.tensor(self.generated.class_ids),
             slicing="official" if metric.name == "r-precision-official" else "exact",
         )
 
@@ -326,7 +316,7 @@ class _Evaluation:
 
     def _words(self) -> list[list[int]]:
         """Each image's caption in the vocabulary of the DAMSM encoders."""
-        captions, vocabulary = self.drawn.captions or [], self._damsm().vocabulary
+        captions, vocabulary = self.generated.captions or [], self._damsm().vocabulary
         words = [chosen_words(vocabulary.encode(said)[0], self.config.max_words, n) for n, said in enumerate(captions)]
         if not all(words):
             raise DataError(f"the DAMSM encoders know no word of {captions[words.index([])]!r}")
@@ -339,11 +329,11 @@ class _Evaluation:
         return torch.cat([self._damsm().sentences(words[rows.start : rows.stop]) for rows in chunks])
 
     def _gallery(self) -> Gallery | None:
-        if not self.config.save_pictures:
+        if not self.config.save_images:
             return None
-        gallery = Gallery(self.out / "pictures")
-        if self.processes.rank == 0 and self.drawn.captions is not None and self.drawn.class_ids is not None:
-            gallery.write_captions(self.drawn.captions, self.drawn.class_ids)
+        gallery = Gallery(self.out / "images")
+        if self.processes.rank == 0 and self.generated.captions is not None and self.generated.class_ids is not None:
+            gallery.write_captions(self.generated.captions, self.generated.class_ids)
         return gallery
 
     # The report
@@ -353,9 +343,9 @@ class _Evaluation:
         parts = {
             "metrics": [metric.name for metric in self.metrics],
             "left_out": sorted(self.left_out),
-            "drawn": self.drawn.key,
-            "captions": self.drawn.captions,
-            "class_ids": self.drawn.class_ids,
+            "drawn": self.generated.key,  # its first name: the fingerprints of finished evaluations stay
+            "captions": self.generated.captions,
+            "class_ids": self.generated.class_ids,
             "real": self.real.key if self.real else None,
             "extractors": {name: extractor.key for name, extractor in self.extractors.items()},
             "statistics": {name: given.sha256 for name, given in self.given.items()},
@@ -367,14 +357,19 @@ class _Evaluation:
     def _report(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         config, real = self.config, self.real
         weights = str(self.bundle) if config.step is not None else config.weights or "the shipped weights"
-        drawn_by = f"generated by {weights} from test captions of {self.data!r}"
+        origin = f"generated by {weights} from test captions of {self.data!r}"
         left = [item.why for item in real.dataset.left_out] if real else []
-        what = drawn_by if config.pictures is None else f"found in {config.pictures}"
+        what = origin if config.images is None else f"found in {config.images}"
         return {
             "fingerprint": self.fingerprint,
             "metrics": results,
             "left_out": self.left_out,
-            "drawn": {"what": what, "count": len(self.drawn), "side": self.drawn.side, "key": self.drawn.key},
+            "generated": {
+                "what": what,
+                "count": len(self.generated),
+                "resolution": self.generated.resolution,
+                "key": self.generated.key,
+            },
             "real": {"what": f"the test split of {self.data!r}", "count": len(real), "key": real.key, "left_out": left}
             if real
             else None,

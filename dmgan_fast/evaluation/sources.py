@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from dmgan_fast.data import CaptionedPictures, Record
+from dmgan_fast.data import CaptionedImages, Record
 from dmgan_fast.data.captions import choose_words
-from dmgan_fast.data.dataset import read_bytes, read_picture
+from dmgan_fast.data.dataset import read_image
 from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.data.randomness import generator as randomness
+from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError, InputError
-from dmgan_fast.files import replace_file
-from dmgan_fast.pictures import to_bytes
+from dmgan_fast.files import replace_file, write_text
+from dmgan_fast.images import to_bytes
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -30,11 +31,11 @@ READERS = min(16, os.cpu_count() or 1)
 Tick = Callable[..., None]  # called after each file read, for a progress bar
 
 
-class PictureSet(Protocol):
+class ImageSet(Protocol):
     """``key``: of the contents; ``captions`` and ``class_ids``: of each image, None where there are none."""
 
     key: str
-    side: int
+    resolution: int
 
     @property
     def captions(self) -> list[str] | None: ...
@@ -44,11 +45,11 @@ class PictureSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pictures(self, rows: range) -> Tensor:
+    def images(self, rows: range) -> Tensor:
         """uint8 ``[n, 3, S, S]``."""
 
 
-class DrawnPictures:
+class GeneratedImages:
     """Images generated from a data set's captions.
 
     Image n shows record ``n mod M`` of M; each time round, a record's next caption in a seeded order is taken, so no
@@ -58,7 +59,7 @@ class DrawnPictures:
     def __init__(
         self,
         sampler: Sampler,
-        dataset: CaptionedPictures,
+        dataset: CaptionedImages,
         *,
         weights: str,
         count: int,
@@ -67,7 +68,7 @@ class DrawnPictures:
         batch_size: int,
     ) -> None:
         self.sampler, self.seed, self.max_words, self.batch_size = sampler, seed, max_words, batch_size
-        self.side = sampler.generator.config.image_sizes[-1]
+        self.resolution = sampler.generator.config.image_sizes[-1]
         records = dataset.records
         known = [[said for said in record.captions if sampler.vocabulary.encode(said)[0]] for record in records]
         orders = [
@@ -82,15 +83,16 @@ class DrawnPictures:
             self.class_ids.append(records[index].class_id)
         said = hashlib.sha256("\n".join(self.captions).encode()).hexdigest()
         self.key = (
-            f"drawn weights={weights} captions={said} count={count} seed={seed} max_words={max_words} "
+            f"drawn weights={weights} captions={said} count={count} "  # codespell:ignore drawn
+            f"seed={seed} max_words={max_words} "
             f"batch={batch_size} device={sampler.text_encoder.embedding.weight.device.type}"
         )
 
     def __len__(self) -> int:
         return len(self.captions)
 
-    def pictures(self, rows: range) -> Tensor:
-        drawn = []
+    def images(self, rows: range) -> Tensor:
+        found = []
         for start in range(rows.start, rows.stop, self.batch_size):
             batch = range(start, min(start + self.batch_size, rows.stop))
             known = [self.sampler.vocabulary.encode(self.captions[n])[0] for n in batch]
@@ -99,36 +101,37 @@ class DrawnPictures:
             bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if bad:
                 raise InputError(
-                    f"the generator drew NaN or infinity for {len(bad)} of {len(batch)} pictures; the first is picture "
+                    f"the generator gave NaN or infinity for {len(bad)} of {len(batch)} images; the first is image "
                     f"{batch[bad[0]]}, {self.captions[batch[bad[0]]]!r}"
                 )
-            drawn.append(to_bytes(images).cpu())
-        return torch.cat(drawn)
+            found.append(to_bytes(images).cpu())
+        return torch.cat(found)
 
 
-class RealPictures:
+class RealImages:
     """A data set's images at one resolution, cut as for training but in the centre and not mirrored."""
 
     captions, class_ids = None, None
 
-    def __init__(self, dataset: CaptionedPictures, tick: Tick = lambda: None) -> None:
+    def __init__(self, dataset: CaptionedImages, tick: Tick = lambda: None) -> None:
         self.dataset = dataset
-        self.side = dataset.image_sizes[-1]
+        self.resolution = dataset.image_sizes[-1]
         contents = _digest(
             (repr((record.box, record.upright)).encode() + read_bytes(record) for record in dataset.records), tick
         )
-        self.key = f"real contents={contents} side={self.side} margin={dataset.margin}"
+        size = f"side={self.resolution}"  # keys of features in users' caches, which stay good
+        self.key = f"real contents={contents} {size} margin={dataset.margin}"
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def pictures(self, rows: range) -> Tensor:
+    def images(self, rows: range) -> Tensor:
         with ThreadPoolExecutor(READERS) as readers:
             images = list(readers.map(lambda index: self.dataset[index].images[-1], rows))
         return ((torch.stack(images) + 1) * 127.5).round().byte()  # they were 8-bit before
 
 
-class FolderPictures:
+class FolderImages:
     """Images in a folder and those below it, in the order of their names; with captions if it has a captions file.
 
     Raises:
@@ -137,33 +140,33 @@ class FolderPictures:
 
     def __init__(self, path: Path, count: int | None = None, tick: Tick = lambda: None) -> None:
         if not path.is_dir():
-            raise DataError(f"no pictures at {str(path)!r}: not a folder")
+            raise DataError(f"no images at {str(path)!r}: not a folder")
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
-            raise DataError(f"{path} has no pictures ({', '.join(SUFFIXES)})")
+            raise DataError(f"{path} has no images ({', '.join(SUFFIXES)})")
         if count is not None and count > len(files):
-            raise DataError(f"{path} has {len(files)} pictures, but {count} were asked for")
+            raise DataError(f"{path} has {len(files)} images, but {count} were asked for")
         self.records = [Record(str(file.relative_to(path)), file, (), 0) for file in files[:count]]
         sizes: dict[tuple[int, int], str] = {}
         for record in self.records:
             try:
-                with Image.open(record.picture) as picture:
-                    sizes.setdefault(picture.size, record.key)
+                with Image.open(record.file) as opened:
+                    sizes.setdefault(opened.size, record.key)
             except OSError as error:
-                raise DataError(f"picture can't be read: {record.picture}: {error}") from None
+                raise DataError(f"image can't be read: {record.file}: {error}") from None
         if len(sizes) > 1 or any(width != height for width, height in sizes):
             shown = ", ".join(f"{key} is {width}x{height}" for (width, height), key in list(sizes.items())[:3])
-            raise DataError(f"{path}: pictures must be square and all of one size; {shown}")
-        ((self.side, _),) = sizes
+            raise DataError(f"{path}: images must be square and all of one size; {shown}")
+        ((self.resolution, _),) = sizes
         self.key = f"folder contents={_digest((read_bytes(record) for record in self.records), tick)}"
         self.captions, self.class_ids = self._captions(path)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def pictures(self, rows: range) -> Tensor:
+    def images(self, rows: range) -> Tensor:
         with ThreadPoolExecutor(READERS) as readers:
-            return torch.stack(list(readers.map(lambda n: pil_to_tensor(read_picture(self.records[n])), rows)))
+            return torch.stack(list(readers.map(lambda n: pil_to_tensor(read_image(self.records[n])), rows)))
 
     def _captions(self, path: Path) -> tuple[list[str] | None, list[int] | None]:
         """Of every image, or of none: one without a caption leaves nothing to compare it with."""
@@ -172,10 +175,10 @@ class FolderPictures:
         contents = captions_file.read(path)
         if contents.lost:
             raise DataError("; ".join(item.why for item in contents.lost))
-        said = {row.record.picture: row.record for row in contents.rows if row.fault is None}
-        if not all(record.picture in said for record in self.records):
+        said = {row.record.file: row.record for row in contents.rows if row.fault is None}
+        if not all(record.file in said for record in self.records):
             return None, None
-        found = [said[record.picture] for record in self.records]
+        found = [said[record.file] for record in self.records]
         return [record.captions[0] for record in found], [record.class_id for record in found]
 
 
@@ -189,22 +192,21 @@ class Gallery:
         """Whether these images are there."""
         return all(self._file(n).is_file() for n in rows)
 
-    def write(self, pictures: Tensor, rows: range) -> None:
+    def write(self, images: Tensor, rows: range) -> None:
         """Write uint8 images ``[n, 3, S, S]``, each whole or not at all."""
-        for picture, n in zip(pictures, rows, strict=True):
+        for image, n in zip(images, rows, strict=True):
             with replace_file(self._file(n)) as temporary:
-                Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, "PNG")
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, "PNG")
 
     def write_captions(self, captions: list[str], class_ids: list[int]) -> None:
         """Write ``captions.jsonl``."""
         lines = [
-            {"picture": self._file(n).name, "captions": [caption], "class_id": class_id, "split": "test"}
+            {"image": self._file(n).name, "captions": [caption], "class_id": class_id, "split": "test"}
             for n, (caption, class_id) in enumerate(zip(captions, class_ids, strict=True))
         ]
-        with replace_file(self.folder / "captions.jsonl") as temporary:
-            temporary.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-            )
+        write_text(
+            self.folder / "captions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        )
 
     def _file(self, n: int) -> Path:
         return self.folder / f"{n:06d}.png"

@@ -27,10 +27,10 @@ from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
+from dmgan_fast.images import to_bytes
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
-from dmgan_fast.pictures import to_bytes
 from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
@@ -66,8 +66,7 @@ def study(name: str, runs: Path, out: Path) -> Path:
     else:
         report, page, figure = (_recovery if name == "recovery" else _writing_gate)(ablation)
     for suffix, text in ((".json", json.dumps(report, indent=2)), (".md", page)):
-        with replace_file(out / f"{name}{suffix}") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(out / f"{name}{suffix}", text + "\n")
     with replace_file(out / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     return out / f"{name}.md"
@@ -285,8 +284,8 @@ def gates_of(sampler: Sampler, said: Sequence[Sequence[int]]) -> list[Tensor]:
 def variance_shares(gates: Tensor, said: Sequence[Sequence[int]]) -> tuple[dict[str, float], dict[int, list[float]]]:
     """Where the variance of ``gates [captions, noises, T]`` comes from, as shares of 1; and word → means by caption.
 
-    ``word``: from one word to another; ``caption``: one word in different captions; ``picture``: one caption's images
-    of different noise.
+    ``word``: from one word to another; ``caption``: one word in different captions; ``image``: the images of one
+    caption with different noise.
     """
     by_word: dict[int, list[Tensor]] = defaultdict(list)
     for caption, values in zip(said, gates.double(), strict=True):
@@ -294,13 +293,13 @@ def variance_shares(gates: Tensor, said: Sequence[Sequence[int]]) -> tuple[dict[
             by_word[word].append(values[:, position])
     everything = torch.cat([torch.stack(values).flatten() for values in by_word.values()])
     total = float((everything - everything.mean()).square().sum())
-    parts = {"word": 0.0, "caption": 0.0, "picture": 0.0}
+    parts = {"word": 0.0, "caption": 0.0, "image": 0.0}
     for occurrences in by_word.values():
         values = torch.stack(occurrences)  # [occurrences, noises]
         within, mean = values.mean(1, keepdim=True), values.mean()
         parts["word"] += values.numel() * float((mean - everything.mean()).square())
         parts["caption"] += values.shape[1] * float((within - mean).square().sum())
-        parts["picture"] += float((values - within).square().sum())
+        parts["image"] += float((values - within).square().sum())
     shares = {name: part / total if total else 0.0 for name, part in parts.items()}
     return shares, {word: [float(v.mean()) for v in values] for word, values in by_word.items()}
 
@@ -334,7 +333,7 @@ def _gate_page(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shares = " | ".join(f"{100 * row['shares'][name]:.1f}" for name in ("word", "caption", "picture"))
+        shares = " | ".join(f"{100 * row['shares'][name]:.1f}" for name in ("word", "caption", "image"))
         words = list(row["words"])
         lines.append(
             f"| {row['seed']} | {row['refinement']} | {row['mean']:.3f} | {row['deviation']:.3f} | {shares} | "
@@ -356,15 +355,15 @@ def _gate_figure(rows: list[dict[str, Any]]) -> Figure:
     left.set_yticks(range(len(words)), [word for word, _ in words], fontsize=7)
     left.set(title=f"seed {last['seed']}, refinement {last['refinement']}", xlabel="writing gate, ± over captions")
     bottom = [0.0] * len(rows)
-    for name, between in (("word", "words"), ("caption", "captions"), ("picture", "images")):
+    for name, between in (("word", "words"), ("caption", "captions"), ("image", "images")):
         heights = [row["shares"][name] for row in rows]
         right.bar(range(len(rows)), heights, bottom=bottom, label=f"between {between}")
         bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
     right.set_xticks(
         range(len(rows)), [f"seed {row['seed']}\nrefinement {row['refinement']}" for row in rows], fontsize=7
     )
-    right.set(title="where the gate's variance comes from")
-    right.legend(fontsize=8)
+    right.set(title="where the gate's variance comes from", ylabel="share of the variance")
+    right.legend(fontsize=8, loc="lower center", framealpha=1)
     return figure
 
 

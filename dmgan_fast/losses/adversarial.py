@@ -19,7 +19,7 @@ from dmgan_fast.modules import Discriminator
 
 
 def _judged_real(logits: Tensor) -> Tensor:
-    return F.softplus(-logits.float() if logits.dtype.itemsize < 4 else -logits)  # BCE with logits, target 1
+    return -F.logsigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)  # BCE with logits, target 1
 
 
 def _judged_fake(logits: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sente
     """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
     features = discriminator.features(fake)
     logits = torch.cat((discriminator.logits(features, sentence), discriminator.logits(features)))
-    return _judged_real(logits).sum() / len(fake)
+    return F.logsigmoid(logits.float() if logits.dtype.itemsize < 4 else logits).sum() / -len(fake)
 
 
 def generator_loss(
@@ -158,13 +158,13 @@ def generator_loss(
         damsm_weight: the paper's lambda.
 
     Returns:
-        the scalar total, and its parts as detached scalars: ``adversarial_<side>``, ``words``, ``sentence``.
+        the scalar total, and its parts as detached scalars: ``adversarial_<resolution>``, ``words``, ``sentence``.
 
     Raises:
         InputError: if there is not one discriminator for each image.
     """
     if len(discriminators) != len(fakes):
-        raise InputError(f"generator_loss: {len(discriminators)} discriminators for {len(fakes)} sides")
+        raise InputError(f"generator_loss: {len(discriminators)} discriminators for images of {len(fakes)} resolutions")
     require_number("generator_loss", "damsm_weight", damsm_weight, least=0)
     named: dict[str, Any] = {f"fakes_{k}": fake for k, fake in enumerate(fakes)}
     require_tensors("generator_loss", sentence=sentence, **named)

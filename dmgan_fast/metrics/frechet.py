@@ -47,16 +47,16 @@ def frechet_distance(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
     return max(0.0, float(distance))  # rounding can take a distance of zero below it
 
 
-def frechet_of_moments(drawn: FeatureMoments, real: FeatureMoments) -> float:
+def frechet_of_moments(generated: FeatureMoments, real: FeatureMoments) -> float:
     """``frechet_distance`` of two sets; warns where the number says less than it seems to."""
     warn_of_few("real", real)
-    return frechet_to_given(drawn, real.mean, real.covariance)
+    return frechet_to_given(generated, real.mean, real.covariance)
 
 
-def frechet_to_given(drawn: FeatureMoments, mean: Any, covariance: Any) -> float:
+def frechet_to_given(generated: FeatureMoments, mean: Any, covariance: Any) -> float:
     """``frechet_distance`` of a set to a published mean and covariance; warns as ``frechet_of_moments``."""
-    warn_of_few("generated", drawn)
-    return frechet_distance(drawn.mean, drawn.covariance, mean, covariance)
+    warn_of_few("generated", generated)
+    return frechet_distance(generated.mean, generated.covariance, mean, covariance)
 
 
 def warn_of_few(name: str, moments: FeatureMoments) -> None:

@@ -8,7 +8,8 @@ from dmgan_fast.modules.image_encoder import ImageEncoder, ImageEncoderConfig
 from dmgan_fast.modules.memory import DynamicMemory, MemoryOutput, WordAttention
 from dmgan_fast.modules.spectral_norm import SpectralNormConv2d
 from dmgan_fast.modules.text_encoder import TextEncoder, TextEncoderConfig, padding_mask
-from dmgan_fast.modules.tiles import draw_in_tiles
+from dmgan_fast.modules.tiles import generate_in_tiles
+from dmgan_fast.old_names import old_names
 
 __all__ = [
     "AttnGenerator",
@@ -29,8 +30,10 @@ __all__ = [
     "TextEncoderConfig",
     "UpBlock",
     "WordAttention",
-    "draw_in_tiles",
     "fold",
+    "generate_in_tiles",
     "padding_mask",
     "share_batch_statistics",
 ]
+
+__getattr__ = old_names(__name__, {"draw_in_tiles": "generate_in_tiles"})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dmgan_fast import functional
 from dmgan_fast.errors import require
 from dmgan_fast.modules.rematerialise import rematerialise
+from dmgan_fast.ops.running import count_batch
 from dmgan_fast.parallel.rows import mean_over_all, with_halo
 from dmgan_fast.reference.batch_norm_glu import BatchNorm, batch_norm
 
@@ -71,8 +72,10 @@ def apply_norm(norm: nn.modules.batchnorm._BatchNorm, op: Callable[..., Any], *i
     """``op`` of ``functional`` with the parameters and running statistics of ``norm``, which counts the batch."""
     momentum = norm.momentum
     if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
+        if momentum is not None:
+            count_batch(norm.num_batches_tracked)
+        else:  # cumulative average, as nn.BatchNorm2d has it
+            norm.num_batches_tracked.add_(1)
             momentum = 1.0 / float(norm.num_batches_tracked)
     return op(
         *inputs,
@@ -235,7 +238,7 @@ class UpBlock(FusedNorms):
             y, mean = self.norm.with_mean(z)
         return y, mean if self.norm.row_group is None else mean_over_all(mean, y.shape[2], self.norm.row_group)
 
-    def draw(self, x: Tensor, head: ImageHead) -> Tensor:
+    def to_image(self, x: Tensor, head: ImageHead) -> Tensor:
         """``head`` of the result: an image ``[B, 3, 2H, 2W]``."""
         if self.tile_rows:
             image: Tensor = self._tiled(x, head_weight=head.conv.weight)

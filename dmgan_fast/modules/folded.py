@@ -53,7 +53,7 @@ class FoldedUpBlock(nn.Module):
         y = self(x)
         return y, y.mean((2, 3))
 
-    def draw(self, x: Tensor, head: nn.Module) -> Tensor:
+    def to_image(self, x: Tensor, head: nn.Module) -> Tensor:
         """``head`` of the result: an image ``[B, 3, 2H, 2W]``."""
         image: Tensor = head(self(x))
         return image

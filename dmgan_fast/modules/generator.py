@@ -60,15 +60,17 @@ class GeneratorConfig:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def sides_up_to(side: int) -> tuple[int, ...]:
-    """``(64, 128, ..., side)``.
+def sizes_up_to(largest: int) -> tuple[int, ...]:
+    """``(64, 128, ..., largest)``.
 
     Raises:
-        InputError: if ``side`` is not 64 times a power of two.
+        InputError: if ``largest`` is not 64 times a power of two.
     """
-    doublings = (side // FIRST_SIDE).bit_length() - 1
-    if side < FIRST_SIDE or side != FIRST_SIDE << doublings:
-        raise InputError(f"the side must be {FIRST_SIDE} times a power of two (64, 128, 256, 512, ...), got {side}")
+    doublings = (largest // FIRST_SIDE).bit_length() - 1
+    if largest < FIRST_SIDE or largest != FIRST_SIDE << doublings:
+        raise InputError(
+            f"the resolution must be {FIRST_SIDE} times a power of two (64, 128, 256, 512, ...), got {largest}"
+        )
     return tuple(FIRST_SIDE << k for k in range(doublings + 1))
 
 
@@ -188,7 +190,9 @@ class RefinementStage(nn.Module):
         for block in others:
             x = run(block, x)
         if last:
-            return StageOutput(run(self.up_block.draw, x, head, modules=(self.up_block,)), None, None, attention, gate)
+            return StageOutput(
+                run(self.up_block.to_image, x, head, modules=(self.up_block,)), None, None, attention, gate
+            )
         h, image_mean = run(self.up_block.with_mean, x, modules=(self.up_block,))
         return StageOutput(head(h), h, image_mean, attention, gate)
 
@@ -341,7 +345,7 @@ class Generator(PretrainedModel):
             )
         require(
             not self.training or batch > 1 or self.initial_stage.norm.sharing is not None,
-            "Generator: a batch of one has no batch statistics to train with; use two pictures or more, or .eval()",
+            "Generator: a batch of one has no batch statistics to train with; use two images or more, or .eval()",
         )
 
 

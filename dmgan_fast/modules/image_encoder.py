@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, renamed
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import CheckpointError, InputError, require
 from dmgan_fast.foreign import read_torch
 from dmgan_fast.modules.pretrained import PretrainedModel, load_weights
 
-INCEPTION_SIDE = 299
+INCEPTION_SIZE = 299
 INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
 INCEPTION_URL = f"https://download.pytorch.org/models/{INCEPTION_FILE}"
 REGION_CHANNELS = 768  # Mixed_6e
@@ -31,19 +31,19 @@ CODE_CHANNELS = 2048  # Mixed_7c
 
 @config_dataclass
 class ImageEncoderConfig:
-    """``channels``: ``D``, as the text encoder's. ``side``, ``base_channels``: of the compact encoder."""
+    """``channels``: ``D``, as the text encoder's. ``image_size``, ``base_channels``: of the compact encoder."""
 
     kind: Literal["inception", "compact"] = "inception"
     channels: int = 256
-    side: int = 128
+    image_size: int = renamed(128, "image_size", "side")
     base_channels: int = 32
 
     def __post_init__(self) -> None:
         for name in ("channels", "base_channels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.side < 32 or self.side % 16:
-            raise InputError(f"side must be a multiple of 16, 32 or more, got {self.side}")
+        if self.image_size < 32 or self.image_size % 16:
+            raise InputError(f"image_size must be a multiple of 16, 32 or more, got {self.image_size}")
 
 
 class ImageEncoder(PretrainedModel):
@@ -70,9 +70,9 @@ class ImageEncoder(PretrainedModel):
             nn.init.orthogonal_(self.code_head.weight)
 
     @property
-    def input_side(self) -> int:
+    def input_size(self) -> int:
         """Resolution to which images are resized before the first convolution."""
-        return INCEPTION_SIDE if self.config.kind == "inception" else self.config.side
+        return INCEPTION_SIZE if self.config.kind == "inception" else self.config.image_size
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         require_tensors("ImageEncoder", images=images)
@@ -81,9 +81,9 @@ class ImageEncoder(PretrainedModel):
             lambda: f"ImageEncoder: images must be [B, 3, H, W], got {list(images.shape)}",
         )
         require_fits("ImageEncoder", self.code_head.weight, images=images)
-        side = self.input_side
-        if tuple(images.shape[2:]) != (side, side):
-            images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)
+        size = self.input_size
+        if tuple(images.shape[2:]) != (size, size):
+            images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=True)
         regions, pooled = self.trunk(images)
         return self.region_head(regions), self.code_head(pooled)
 

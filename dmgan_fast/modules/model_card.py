@@ -26,10 +26,10 @@ def write(
     description: str = "",
     name: str = "OWNER/NAME",
 ) -> ModelCard:
-    """The card, with metadata that the Hub reads.
+    """The model card, with metadata that the Hub reads.
 
     Args:
-        data: what every model's card has.
+        data: what every model card has.
         kind: the class to load it with.
         config: its settings.
         metrics: name → value, or the ``metrics`` of an ``evaluation.json``.

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, DMGANError, InputError
-from dmgan_fast.files import replace_file, require_regular
+from dmgan_fast.files import replace_file, require_regular, write_text
 from dmgan_fast.foreign import what_is
 from dmgan_fast.modules import model_card
 
@@ -48,15 +48,14 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         with replace_file(save_directory / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-        with replace_file(save_directory / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
+        write_text(save_directory / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
 
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
-        """The card of this model; see ``modules.model_card.write``."""
+        """The model card; see ``modules.model_card.write``."""
         return model_card.write(self._hub_mixin_info.model_card_data, self._kind(), to_dict(self.config), **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload as ``PyTorchModelHubMixin.push_to_hub``, whose options these are; the card names ``repo_id``.
+        """Upload as ``PyTorchModelHubMixin.push_to_hub``, whose options these are; the model card names ``repo_id``.
 
         Raises:
             CheckpointError: if the Hub refuses or can't be reached.

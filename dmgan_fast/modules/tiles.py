@@ -21,44 +21,44 @@ MIN_TILE = 64
 
 
 class Window(NamedTuple):
-    """Rows ``top ... bottom - 1`` and columns ``left ... right - 1`` of a square of ``side``."""
+    """Rows ``top ... bottom - 1`` and columns ``left ... right - 1`` of a square of ``size``."""
 
     top: int
     bottom: int
     left: int
     right: int
-    side: int
+    size: int
 
-    def of(self, picture: Tensor, within: Window | None = None) -> Tensor:
+    def of(self, image: Tensor, within: Window | None = None) -> Tensor:
         """A view of the image, or of its part ``within``."""
         down, right = (within.top, within.left) if within else (0, 0)
-        return picture[:, :, self.top - down : self.bottom - down, self.left - right : self.right - right]
+        return image[:, :, self.top - down : self.bottom - down, self.left - right : self.right - right]
 
     def grown(self, by: int) -> Window:
-        """With ``by`` more pixels on every side, as far as there are."""
+        """With ``by`` more pixels all around, as far as there are."""
         first, last = (max(edge - by, 0) for edge in (self.top, self.left)), (self.bottom, self.right)
         top, left = first
-        bottom, right = (min(edge + by, self.side) for edge in last)
-        return Window(top, bottom, left, right, self.side)
+        bottom, right = (min(edge + by, self.size) for edge in last)
+        return Window(top, bottom, left, right, self.size)
 
     def below(self) -> Window:
         """What a 3×3 convolution after nearest ×2 sees of the image of half the resolution."""
         wider = self.grown(1)
-        return Window(wider.top // 2, -(-wider.bottom // 2), wider.left // 2, -(-wider.right // 2), self.side // 2)
+        return Window(wider.top // 2, -(-wider.bottom // 2), wider.left // 2, -(-wider.right // 2), self.size // 2)
 
     def doubled(self) -> Window:
         """The same place in the image of twice the resolution."""
         return Window(*(2 * edge for edge in self))
 
 
-def _windows(side: int, tile: int) -> Iterator[Window]:
-    for top in range(0, side, tile):
-        for left in range(0, side, tile):
-            yield Window(top, min(top + tile, side), left, min(left + tile, side), side)
+def _windows(size: int, tile: int) -> Iterator[Window]:
+    for top in range(0, size, tile):
+        for left in range(0, size, tile):
+            yield Window(top, min(top + tile, size), left, min(left + tile, size), size)
 
 
 @torch.no_grad()
-def draw_in_tiles(
+def generate_in_tiles(
     generator: Generator,
     noise: Tensor,
     sentence: Tensor,
@@ -80,21 +80,22 @@ def draw_in_tiles(
     Raises:
         InputError: for a generator in training mode, a batch, a smaller tile, or tensors that do not fit.
     """
-    require(not generator.training, "draw_in_tiles: the generator must be in evaluation mode; call .eval()")
+    require(not generator.training, "generate_in_tiles: the generator must be in evaluation mode; call .eval()")
     require(
-        tile >= MIN_TILE, lambda: f"draw_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}"
+        tile >= MIN_TILE,
+        lambda: f"generate_in_tiles: tile must be at least {MIN_TILE}, which the halos need, got {tile}",
     )
-    require(len(noise) == 1, lambda: f"draw_in_tiles: one image at a time, got a batch of {len(noise)}")
-    return _Drawing(generator, words, padding_mask, tile, kept).draw(noise, sentence, eps)
+    require(len(noise) == 1, lambda: f"generate_in_tiles: one image at a time, got a batch of {len(noise)}")
+    return _Tiled(generator, words, padding_mask, tile, kept).generate(noise, sentence, eps)
 
 
-class _Drawing:
+class _Tiled:
     def __init__(self, generator: Generator, words: Tensor, mask: Tensor | None, tile: int, kept: int) -> None:
         self.generator, self.words, self.mask, self.tile, self.limit = generator, words, mask, tile, kept
         self.kept: dict[int, Tensor] = {}  # stage → its features
         self.means: list[Tensor] = []  # of each stage's features over pixels, [1, C]
 
-    def draw(self, noise: Tensor, sentence: Tensor, eps: Tensor | None) -> GeneratorOutput:
+    def generate(self, noise: Tensor, sentence: Tensor, eps: Tensor | None) -> GeneratorOutput:
         generator = self.generator
         generator.check_inputs(noise, sentence, self.words, self.mask, eps)
         sentence, self.words = generator.seen(sentence, self.words)
@@ -102,29 +103,29 @@ class _Drawing:
         self.kept[0], mean = generator.initial_stage(condition, noise)
         self.means.append(mean)
         images = []
-        for k, side in enumerate(generator.config.image_sizes):
+        for k, size in enumerate(generator.config.image_sizes):
             h, last = self.kept.get(k), k + 1 == len(generator.config.image_sizes)
-            keep = k > 0 and not last and self._bytes(side) <= self.limit
+            keep = k > 0 and not last and self._bytes(size) <= self.limit
             total = torch.zeros_like(mean, dtype=torch.float64)
-            image = mean.new_empty(1, 3, side, side)
-            for window in _windows(side, self.tile):
+            image = mean.new_empty(1, 3, size, size)
+            for window in _windows(size, self.tile):
                 around = window.grown(1)  # the image head's halo
                 features = self.features(k, around)
                 window.of(image).copy_(window.of(generator.image_heads[k](features), around))
                 total += window.of(features, around).sum((2, 3), dtype=torch.float64)
                 if keep:
-                    h = mean.new_empty(*features.shape[:2], side, side) if h is None else h
+                    h = mean.new_empty(*features.shape[:2], size, size) if h is None else h
                     window.of(h).copy_(window.of(features, around))
             if keep and h is not None:
                 self.kept[k] = h
                 self.kept = {stage: kept for stage, kept in self.kept.items() if stage == k}
             if k:
-                self.means.append((total / side**2).to(mean.dtype))
+                self.means.append((total / size**2).to(mean.dtype))
             images.append(image)
         return GeneratorOutput(images, [], mu, logvar, [])
 
-    def _bytes(self, side: int) -> int:
-        return self.means[0].nbytes * side**2
+    def _bytes(self, size: int) -> int:
+        return self.means[0].nbytes * size**2
 
     def features(self, k: int, window: Window) -> Tensor:
         """Features of stage ``k`` in a window ``[1, C, h, w]``."""

@@ -7,11 +7,10 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from dmgan_fast import contract, native
 from dmgan_fast.aten import conv3x3, conv4x4_stride2, folded_conv3x3, memory_write, upsample_conv3x3
 from dmgan_fast.devices import planned
 from dmgan_fast.errors import BackendError, InputError
-from dmgan_fast.ops import _dispatch, selfcheck
+from dmgan_fast.ops import _dispatch
 
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -37,8 +36,7 @@ _log = logging.getLogger("dmgan_fast")
 _announced: set[tuple[str, str]] = set()
 
 
-@dataclass(frozen=True)
-class Kernels:
+class Kernels(NamedTuple):
     """A backend that has kernels (see docs/backends.md).
 
     ``why_not(op)``: None if this machine can run it, else the reason. ``load(op)``: an object whose attributes are the
@@ -60,7 +58,7 @@ def _card_why_not() -> str | None:
         return "PyTorch sees no CUDA device"
     capability = torch.cuda.get_device_capability()
     if torch.version.hip is None and capability < OLDEST_CARD:
-        return f"the card has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
+        return f"the GPU has compute capability {capability[0]}.{capability[1]}, the kernels need 8.0"
     return None
 
 
@@ -121,7 +119,7 @@ def _triton_why_not(op: str) -> str | None:
     if reason is None and op == "memory_read" and torch.version.hip is None:
         found = version("triton")
         if torch.cuda.get_device_capability()[0] == 10 and tuple(map(int, found.split(".")[:2])) < (3, 8):
-            return f"triton {found} can't compile it for cards of compute capability 10, triton 3.8 can"
+            return f"triton {found} can't compile it for GPUs of compute capability 10, triton 3.8 can"
     return f"{reason} (TRITON_INTERPRET=1 runs the kernels in Triton's slow interpreter on the CPU)" if reason else None
 
 
@@ -192,6 +190,8 @@ def _resolve(
     interprets: bool,
 ) -> str:
     """Remembered: asking the machine what it has costs more than launching a kernel."""
+
+    from dmgan_fast.ops import selfcheck  # a sixth of the package's own time to import, and not needed for that
 
     def refuses(name: str) -> str | None:
         found = _refuses(op, name, device.type, dtype, sizes)

@@ -20,7 +20,8 @@ from dmgan_fast.aten.upsample_conv3x3 import gather, spread
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_number
 from dmgan_fast.ops import _backends
-from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums, update_running
+from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums
+from dmgan_fast.ops.running import update_running
 from dmgan_fast.reference import BatchNorm
 
 HALO = 1  # rows that a 3×3 convolution sees beyond its own
@@ -155,7 +156,7 @@ class Block:
 
     def empty(self, channels: int) -> Tensor:
         """A feature map as wide as the convolution's result."""
-        return layouts.empty_picture(self.x, channels, self.scale * self.x.shape[2], self.scale * self.x.shape[3])
+        return layouts.empty_map(self.x, channels, self.scale * self.x.shape[2], self.scale * self.x.shape[3])
 
     @property
     def values(self) -> float:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, renamed
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
 from dmgan_fast.parallel.processes import TIMEOUT
 from dmgan_fast.runs.policy import MemoryPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
+# Of earlier versions: section → old name → name.
+RENAMED = {"image_encoder": {"side": "image_size"}, "loop": {"measure_pictures": "measure_images"}}
 
 
 @config_dataclass
@@ -40,7 +43,7 @@ class LoopConfig:
     ``save_in_background``: checkpoints are copied in memory and written while training continues; else training waits.
 
     ``measure_every``: steps between measurements of held-out captions with the DAMSM encoders (``training.held_out``),
-    and whether the best weights are kept; 0: never. ``measure_pictures``: generated each time. ``best_by``: which
+    and whether the best weights are kept; 0: never. ``measure_images``: generated each time. ``best_by``: which
     measure says what is best; encoders go by their losses on held-out images.
 
     ``logger``: where curves and samples are looked at; ``"wandb"``: Weights & Biases, if it is installed.
@@ -57,7 +60,7 @@ class LoopConfig:
     save_in_background: bool = True
     keep_freed_memory: bool = True
     measure_every: int = Field(500, ge=0)
-    measure_pictures: int = Field(128, ge=2)
+    measure_images: int = renamed(128, "measure_images", "measure_pictures", ge=2)
     best_by: Literal["fid", "kid", "r_precision"] = "fid"
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
 
@@ -164,12 +167,22 @@ class TrainConfig:
     loop: LoopConfig = LoopConfig()
     parallel: ParallelConfig = ParallelConfig()
 
-    def discriminator(self, side: int) -> DiscriminatorConfig:
+    def discriminator(self, image_size: int) -> DiscriminatorConfig:
         """Of the images of one resolution."""
         return DiscriminatorConfig(
-            image_size=side,
+            image_size=image_size,
             base_channels=self.discriminator_channels,
             sentence_channels=self.generator.word_channels,
             spectral_norm=self.spectral_norm,
             batch_norm=self.batch_norm,
         )
+
+
+def by_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file or a run of an earlier version has them, by today's names."""
+    return {
+        section: {RENAMED.get(section, {}).get(name, name): value for name, value in given.items()}
+        if isinstance(given, Mapping)
+        else given
+        for section, given in values.items()
+    }

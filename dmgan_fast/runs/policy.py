@@ -16,7 +16,7 @@ from dmgan_fast.ops._tiles import MIN_ROWS
 class MemoryPolicy:
     """How a step trades time for memory; ``planner.plan`` chooses one.
 
-    ``checkpointing``: a level for all sides of the generator, or one for each (``Generator.set_checkpointing``).
+    ``checkpointing``: a level for all resolutions of the generator, or one for each (``Generator.set_checkpointing``).
     ``tile_rows``: rows of a tile at the level ``"tile"``. ``micro_batch``: images that go through a discriminator or
     the image encoder at a time; None: all. ``offload``: what the generator keeps waits in the host's memory (GPU only).
     ``together``: a discriminator learns from real and generated images in one pass, which takes half the launches and
@@ -32,14 +32,16 @@ class MemoryPolicy:
     def __post_init__(self) -> None:
         if self.together and self.micro_batch is not None:
             raise InputError(
-                f"memory.together=True passes all pictures at once, memory.micro_batch={self.micro_batch} does not: "
+                f"memory.together=True passes all images at once, memory.micro_batch={self.micro_batch} does not: "
                 "leave one of them out"
             )
 
-    def levels(self, sides: int) -> tuple[Level, ...]:
+    def levels(self, count: int) -> tuple[Level, ...]:
         """One level for each resolution."""
         chosen = self.checkpointing
-        levels = tuple(chosen for _ in range(sides)) if isinstance(chosen, str) else chosen
-        if len(levels) != sides:
-            raise InputError(f"memory.checkpointing must be one level or {sides}, one for each side, got {levels}")
+        levels = tuple(chosen for _ in range(count)) if isinstance(chosen, str) else chosen
+        if len(levels) != count:
+            raise InputError(
+                f"memory.checkpointing must be one level or {count}, one for each resolution, got {levels}"
+            )
         return levels

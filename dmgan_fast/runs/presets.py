@@ -10,15 +10,15 @@ import yaml
 
 from dmgan_fast.config import load_config
 from dmgan_fast.errors import InputError
-from dmgan_fast.runs.config import PretrainConfig, TrainConfig
+from dmgan_fast.runs.config import PretrainConfig, TrainConfig, by_new_names
 
 T = TypeVar("T")
 BIRDS, COCO = 8_855, 82_783  # training images
 MOST_VALUES = 10_000  # in a file of settings
 
 
-def _epochs(epochs: int, pictures: int, batch_size: int) -> dict[str, Any]:
-    return {"steps": epochs * (pictures // batch_size), "batch_size": batch_size}
+def _epochs(epochs: int, images: int, batch_size: int) -> dict[str, Any]:
+    return {"steps": epochs * (images // batch_size), "batch_size": batch_size}
 
 
 _DEMO_DATA = {"source": "demo", "max_words": 12}
@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[type, dict[str, Any]]] = {
             "data": _DEMO_DATA,
             "word_channels": 128,
             "embedding_channels": 128,
-            "image_encoder": {"kind": "compact", "channels": 128, "side": 64, "base_channels": 24},
+            "image_encoder": {"kind": "compact", "channels": 128, "image_size": 64, "base_channels": 24},
             "image_size": 64,
             "loop": {"steps": 600, "batch_size": 48, "sample_every": 200, "checkpoint_every": 200},
         },
@@ -114,7 +114,7 @@ def build_config(
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     merged = dict(PRESETS[preset][cls])
     if file is not None:
-        merged = _merge(merged, _read(Path(file)))
+        merged = _merge(merged, by_new_names(_read(Path(file))))
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
@@ -122,8 +122,8 @@ def build_config(
         value = _yaml(text, f"{name}: {text!r} is not a YAML value")
         for part in reversed(name.split(".")):
             value = {part: value}
-        merged = _merge(merged, value)
-    merged = _merge(merged, values or {})
+        merged = _merge(merged, by_new_names(value))
+    merged = _merge(merged, by_new_names(values or {}))
     return load_config(cls, merged, where=str(file) if file else "configuration")
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dmgan_fast.config import load_config
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, TextEncoder
 from dmgan_fast.modules.pretrained import CONFIG_NAME, UNKNOWN_WORDS, WEIGHTS_NAME, PretrainedModel, load_weights
 from dmgan_fast.runs.checkpoints import find_checkpoint, is_checkpoint, latest_checkpoint, load_checkpoint, steps_of
@@ -30,7 +30,7 @@ MODELS: dict[str, type[PretrainedModel]] = {
     "text_encoder": TextEncoder,
     "image_encoder": ImageEncoder,
 }
-DISCRIMINATOR = "discriminator_"  # and the side
+DISCRIMINATOR = "discriminator_"  # and the resolution
 BEST_NAME = "best.json"
 
 
@@ -63,8 +63,7 @@ def save_bundle(
         model.save_pretrained(path / name)
     if vocabulary is not None:
         vocabulary.save(path / VOCABULARY_NAME)
-    with replace_file(path / "README.md") as temporary:
-        temporary.write_text(f"# Model card\n\n{card}", encoding="utf-8")
+    write_text(path / "README.md", f"# Model card\n\n{card}")
 
 
 def check_words(vocabulary: Vocabulary, models: dict[str, PretrainedModel], where: str) -> None:
@@ -155,13 +154,13 @@ class Bundle:
         return config
 
     def sides(self) -> list[int]:
-        """Sides of pictures for which a discriminator is there, smallest first."""
+        """Resolutions for which a discriminator is there, smallest first."""
         here = {*self._saved, *(path.name for path in self.folder.glob(f"{DISCRIMINATOR}*"))}
         found = (name.removeprefix(DISCRIMINATOR) for name in here if name.startswith(DISCRIMINATOR))
         return sorted(int(side) for side in found if side.isdigit())
 
     def discriminator(self, side: int, device: str = "cpu") -> Discriminator:
-        """The discriminator for pictures of this side, in evaluation mode."""
+        """The discriminator for images of this resolution, in evaluation mode."""
         return self._model(f"{DISCRIMINATOR}{side}", Discriminator, device)
 
     def check(self) -> None:

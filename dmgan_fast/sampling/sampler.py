@@ -18,9 +18,10 @@ from dmgan_fast.data.captions import pad
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, draw_in_tiles, padding_mask
+from dmgan_fast.modules import Generator, GeneratorOutput, TextEncoder, generate_in_tiles, padding_mask
 from dmgan_fast.modules.pretrained import check_download
-from dmgan_fast.sampling.advice import told_of_drawing
+from dmgan_fast.old_names import warn_of
+from dmgan_fast.sampling.advice import told_of_sampling
 from dmgan_fast.sampling.bundle import SHIPPED, VOCABULARY_NAME, check_words, open_bundle
 from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.sampling.hub import fetch_folder, is_hub_id
@@ -34,7 +35,7 @@ SEEDS = 1 << 64  # PyTorch's generators take so many
 
 
 @dataclass
-class Drawing:
+class Sample:
     """What was generated for one caption.
 
     ``images``: ``[3, S, S]`` in [-1, 1], one for each resolution, smallest first. ``words``: those the model knows, in
@@ -71,24 +72,24 @@ class Sampler:
 
     Uses the generator as it is: on CPUs its fused ops beat those of a copy by ``modules.fold`` and already apply
     batch norms in the pass of the GLUs. A sampler of such a copy works as well. A server's waiting requests are one
-    call of ``draw``: it groups them, and an image does not depend on its group.
+    call of ``sample``: it groups them, and an image does not depend on its group.
 
     Raises:
         CheckpointError: if generator, text encoder and vocabulary do not belong together.
 
     Example:
         >>> sampler = Sampler.from_pretrained()                       # the shipped weights
-        >>> drawing = sampler.draw(["a red apple"], seed=1)[0]        # doctest: +SKIP
-        >>> drawing.images[-1].shape                                  # doctest: +SKIP
+        >>> sample = sampler.sample(["a red apple"], seed=1)[0]        # doctest: +SKIP
+        >>> sample.images[-1].shape                                  # doctest: +SKIP
         torch.Size([3, 128, 128])
     """
 
     def __init__(self, generator: Generator, text_encoder: TextEncoder, vocabulary: Vocabulary) -> None:
         check_words(vocabulary, {"text_encoder": text_encoder, "generator": generator}, "Sampler")
-        drawn, said = generator.config.word_channels, text_encoder.config.word_channels
-        if drawn != said:
+        wanted, said = generator.config.word_channels, text_encoder.config.word_channels
+        if wanted != said:
             raise CheckpointError(
-                f"Sampler: the generator takes words of {drawn} channels, the text encoder gives {said}; they do not "
+                f"Sampler: the generator takes words of {wanted} channels, the text encoder gives {said}; they do not "
                 "belong together"
             )
         self.generator = generator.eval()
@@ -136,7 +137,7 @@ class Sampler:
         """Where it generates."""
         return self.text_encoder.embedding.weight.device
 
-    def draw(
+    def sample(
         self,
         captions: Sequence[str],
         *,
@@ -147,7 +148,7 @@ class Sampler:
         tile: int | None = None,
         truncation: float | None = None,
         noise_strength: float = 1.0,
-    ) -> list[Drawing]:
+    ) -> list[Sample]:
         """Generate ``count`` images of every resolution for each caption, a caption's together.
 
         An image's noise comes from ``(seed, its caption's position, its number)``, so it does not depend on
@@ -160,7 +161,7 @@ class Sampler:
             count: images of each caption, 1 or more.
             batch_size: images generated at once.
             maps: also return attention and response-gate maps.
-            tile: generate one image at a time, in windows of this size (``modules.draw_in_tiles``): large images in
+            tile: generate one image at a time, in windows of this size (``modules.generate_in_tiles``): large images in
                 little memory. Not with maps.
             truncation: keep the noise within this many deviations: below 1 images are more alike and more typical.
                 None: all of it.
@@ -170,9 +171,13 @@ class Sampler:
             InputError: for no captions, an empty one, or one without a known word, and for tiles with maps.
             OutOfMemory: naming what would fit.
         """
-        options = {"seed": seed, "count": count, "batch_size": batch_size, "maps": maps, "tile": tile}
-        noise = {"truncation": truncation, "noise_strength": noise_strength}
-        return list(self.stream(captions, **options, **noise))  # type: ignore[arg-type]
+        options: dict[str, Any] = {"seed": seed, "count": count, "batch_size": batch_size, "maps": maps, "tile": tile}
+        return list(self.stream(captions, **options, truncation=truncation, noise_strength=noise_strength))
+
+    def draw(self, captions: Sequence[str], **options: Any) -> list[Sample]:
+        """``sample``, by its earlier name."""
+        warn_of("Sampler.draw", "Sampler.sample")
+        return self.sample(captions, **options)
 
     def stream(
         self,
@@ -185,23 +190,23 @@ class Sampler:
         tile: int | None = None,
         truncation: float | None = None,
         noise_strength: float = 1.0,
-    ) -> Iterator[Drawing]:
-        """``draw``, each batch as it is ready, so that any number of images takes no more memory than a batch.
+    ) -> Iterator[Sample]:
+        """``sample``, each batch as it is ready, so that any number of images takes no more memory than a batch.
 
         All captions are checked before the first image is generated.
         """
         if not captions:
-            raise InputError("draw: at least one caption is needed")
+            raise InputError("sample: at least one caption is needed")
         if batch_size < 1:
-            raise InputError(f"draw: batch_size must be at least 1, got {batch_size}")
+            raise InputError(f"sample: batch_size must be at least 1, got {batch_size}")
         if seed < 0:
-            raise InputError(f"draw: seed must be 0 or more, got {seed}")
+            raise InputError(f"sample: seed must be 0 or more, got {seed}")
         if count < 1:
-            raise InputError(f"draw: count must be at least 1, got {count}")
+            raise InputError(f"sample: count must be at least 1, got {count}")
         _check_noise(truncation, noise_strength)
         if tile is not None:
             if maps:
-                raise InputError("draw: tiles give no maps; leave out one of them")
+                raise InputError("sample: tiles give no maps; leave out one of them")
             batch_size = 1
         encoded = [self._encode(caption, number) for number, caption in enumerate(captions, start=1)]
         wanted = (
@@ -223,7 +228,7 @@ class Sampler:
         tile: int | None = None,
         truncation: float | None = None,
         noise_strength: float = 1.0,
-    ) -> list[Drawing]:
+    ) -> list[Sample]:
         """Images on the way from one caption to another, both included, all of the same noise.
 
         Sentence and words are mixed linearly; on the way, words of both captions are read.
@@ -231,10 +236,10 @@ class Sampler:
         Args:
             first, second: the captions.
             steps: images, 2 or more.
-            seed, batch_size, tile, truncation, noise_strength: as in ``draw``.
+            seed, batch_size, tile, truncation, noise_strength: as in ``sample``.
 
         Raises:
-            InputError: as ``draw``, and for fewer than 2 steps.
+            InputError: as ``sample``, and for fewer than 2 steps.
         """
         if steps < 2:
             raise InputError(f"between: steps must be at least 2, both captions included, got {steps}")
@@ -246,22 +251,22 @@ class Sampler:
             text = self._text([indices for indices, _ in ends])
             noise = self._noise([seed * POSITION_STRIDE % SEEDS], truncation, noise_strength)
             shares = torch.linspace(0, 1, steps).tolist()
-            drawn: list[list[Tensor]] = []
+            generated: list[list[Tensor]] = []
             size = 1 if tile is not None else batch_size
             for start in range(0, steps, size):
                 mixed = _Text.stack([text.mix(share) for share in shares[start : start + size]])
                 out = self._generate(mixed, [x.expand(len(mixed.lengths), -1) for x in noise], False, tile)
-                drawn += [[image[k].cpu() for image in out.images] for k in range(len(mixed.lengths))]
+                generated += [[image[k].cpu() for image in out.images] for k in range(len(mixed.lengths))]
         (known, unknown), (others, more) = ends
         return [
-            Drawing(
+            Sample(
                 caption=first if share == 0 else second if share == 1 else f"{first} -> {second}, {share:.0%}",
                 words=self.vocabulary.decode(known if share < 1 else others),
                 unknown=unknown if share == 0 else more if share == 1 else [*unknown, *more],
                 images=images,
                 number=number,
             )
-            for number, (share, images) in enumerate(zip(shares, drawn, strict=True), start=1)
+            for number, (share, images) in enumerate(zip(shares, generated, strict=True), start=1)
         ]
 
     @torch.inference_mode()
@@ -282,7 +287,7 @@ class Sampler:
             seeds: one for each caption.
             maps: also attention.
             tile: in windows of this size; then one caption, without maps.
-            truncation, noise_strength: as in ``draw``.
+            truncation, noise_strength: as in ``sample``.
 
         Returns:
             the generator's output, on its device.
@@ -315,17 +320,17 @@ class Sampler:
         """Noise ``[B, Z]`` and that of the conditioning ``[B, C]``."""
         config = self.generator.config
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        drawn = (
+        generated = (
             torch.stack([torch.randn(size, generator=each) for each in generators])
             for size in (config.noise_channels, config.condition_channels)
         )
-        return [(truncate(noise, truncation) * strength).to(self.device) for noise in drawn]
+        return [(truncate(noise, truncation) * strength).to(self.device) for noise in generated]
 
     def _generate(self, text: _Text, noise: list[Tensor], maps: bool, tile: int | None) -> GeneratorOutput:
         z, eps = noise
-        with told_of_drawing(self.generator, len(z), tile):
+        with told_of_sampling(self.generator, len(z), tile):
             if tile is not None:
-                return draw_in_tiles(self.generator, z, text.sentence, text.words, text.mask, eps=eps, tile=tile)
+                return generate_in_tiles(self.generator, z, text.sentence, text.words, text.mask, eps=eps, tile=tile)
             output: GeneratorOutput = self.generator(
                 z, text.sentence, text.words, text.mask, eps=eps, return_attention=maps
             )
@@ -333,14 +338,14 @@ class Sampler:
 
     def _stream(
         self, wanted: Iterator[_Wanted], batch_size: int, maps: bool, tile: int | None, noise: dict[str, Any]
-    ) -> Iterator[Drawing]:
+    ) -> Iterator[Sample]:
         while rows := list(islice(wanted, batch_size)):
             seeds = [row.seed for row in rows]
             watched: AbstractContextManager[list[Tensor]] = writing_gates(self.generator) if maps else nullcontext([])
             with watched as written:
                 out = self.generate([row.indices for row in rows], seeds, maps=maps, tile=tile, **noise)
             for k, row in enumerate(rows):
-                yield Drawing(
+                yield Sample(
                     caption=row.caption,
                     words=self.vocabulary.decode(row.indices),
                     unknown=row.unknown,
@@ -391,6 +396,6 @@ def truncate(noise: Tensor, within: float | None) -> Tensor:
 
 def _check_noise(truncation: float | None, strength: float) -> None:
     if truncation is not None and not 0 < truncation < math.inf:
-        raise InputError(f"draw: truncation must be above 0, as 0.7, got {truncation}")
+        raise InputError(f"sample: truncation must be above 0, as 0.7, got {truncation}")
     if not 0 <= strength < math.inf:
-        raise InputError(f"draw: noise_strength must be 0 or more, as 0.5, got {strength}")
+        raise InputError(f"sample: noise_strength must be 0 or more, as 0.5, got {strength}")

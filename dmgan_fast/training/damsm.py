@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, open_checked
-from dmgan_fast.data.cache import cache_budget
+from dmgan_fast.data import CaptionedImages, ImageBatch
 from dmgan_fast.data.loader import loader_in_order
-from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.metrics.retrieval import r_precision
@@ -27,7 +25,7 @@ from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig
 from dmgan_fast.sampling.bundle import save_bundle
 from dmgan_fast.training.encoders import EncoderStep
-from dmgan_fast.training.engine import check_start, quiet, run_together
+from dmgan_fast.training.engine import check_start, open_data, run_together
 from dmgan_fast.training.identity import data_fingerprint
 from dmgan_fast.training.locks import only_writer
 
@@ -42,8 +40,8 @@ class DAMSMTask:
     def __init__(
         self,
         config: PretrainConfig,
-        dataset: CaptionedPictures,
-        held_out: CaptionedPictures,
+        dataset: CaptionedImages,
+        held_out: CaptionedImages,
         processes: Processes | None = None,
     ) -> None:
         self.config, self.processes = config, processes or Processes()
@@ -59,7 +57,7 @@ class DAMSMTask:
         self.encoder_step = EncoderStep(self.text_encoder, self.image_encoder, config, processes=self.processes)
         self.optimizer = self.encoder_step.optimizer
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]:
         images = batch.images[-1].to(self.device, non_blocking=True)
         captions, class_ids = batch.captions.to(self.device), batch.class_ids.to(self.device)
         self.validation = None
@@ -115,8 +113,8 @@ class DAMSMTask:
         measures = {"words": words_mean, "sentence": sentence_mean}
         if candidates > 1:
             settings: dict[str, Any] = {"candidates": candidates, "folds": 1, "class_ids": classes}
-            measures["picture_to_caption"] = r_precision(found, said, **settings)[0]
-            measures["caption_to_picture"] = r_precision(said, found, **settings)[0]
+            measures["image_to_caption"] = r_precision(found, said, **settings)[0]
+            measures["caption_to_image"] = r_precision(said, found, **settings)[0]
             measures["chance"] = 100 / candidates
         self.validation = _Validation(torch.cat(images), found, said, measures)
         return self.validation
@@ -143,9 +141,9 @@ class DAMSMTask:
         card = f"DAMSM encoders trained for {step} steps of {size} on {source!r}.\n"
         if "chance" in found:
             card += (
-                f"\nHeld-out pictures: {found['picture_to_caption']:.1f} % find their caption among "
-                f"{round(100 / found['chance'])} (R-precision), {found['caption_to_picture']:.1f} % of captions their "
-                f"picture; chance is {found['chance']:.1f} %.\n"
+                f"\nHeld-out images: {found['image_to_caption']:.1f} % find their caption among "
+                f"{round(100 / found['chance'])} (R-precision), {found['caption_to_image']:.1f} % of captions their "
+                f"image; chance is {found['chance']:.1f} %.\n"
             )
         return partial(
             save_bundle,
@@ -175,20 +173,10 @@ def pretrain(config: PretrainConfig, out: Path, *, resume: bool = False, console
 
 def _prepare(
     config: PretrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
-) -> tuple[DAMSMTask, CaptionedPictures]:
+) -> tuple[DAMSMTask, CaptionedImages]:
     """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
     check_start(out, resume, config, processes)
-    settings: dict[str, Any] = {
-        "image_sizes": (config.image_size,),
-        "max_words": config.data.max_words,
-        "seed": config.loop.seed,
-        "cache_bytes": cache_budget(config.data.cache, local_processes()),
-    }
-    purpose = Purpose(
-        side=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad
-    )
-    console = quiet(processes) or console or Console(stderr=True)
-    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
+    dataset, held_out = open_data(config, (config.image_size,), processes, console)
     if processes.first:
         held.enter_context(only_writer(out))
     return DAMSMTask(config, dataset, held_out, processes), dataset

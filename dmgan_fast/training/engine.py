@@ -17,18 +17,19 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import CaptionedPictures, PictureBatch, make_loader
+from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data.cache import cache_budget
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
-from dmgan_fast.files import clear_up, replace_file, replace_folder
+from dmgan_fast.files import clear_up, replace_folder, write_text
 from dmgan_fast.parallel import Processes
-from dmgan_fast.progress import Progress
+from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
     find_checkpoint,
@@ -57,7 +58,7 @@ class Task(Protocol):
     config: Any
     device: torch.device
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]: ...
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
@@ -94,6 +95,30 @@ def quiet(processes: Processes) -> Console | None:
     return None if processes.first else Console(quiet=True)
 
 
+def open_data(
+    config: Any,
+    image_sizes: tuple[int, ...],
+    processes: Processes,
+    console: Console | None,
+    *,
+    matches: bool = True,
+    **settings: Any,
+) -> tuple[CaptionedImages, CaptionedImages]:
+    """What a run trains on and what it holds out, after a look at both.
+
+    Args:
+        image_sizes: resolutions, smallest first.
+        matches: see ``data.Purpose``.
+        settings: further ones of ``CaptionedImages``.
+    """
+    loop, data = config.loop, config.data
+    purpose = Purpose(image_size=image_sizes[-1], batch_size=loop.batch_size, matches=matches, skip_bad=data.skip_bad)
+    console = quiet(processes) or console or Console(stderr=True)
+    settings |= {"image_sizes": image_sizes, "max_words": data.max_words, "seed": loop.seed}
+    settings |= {"cache_bytes": cache_budget(data.cache, local_processes())}
+    return open_checked(data.source, purpose, show=console.out, **settings)
+
+
 def check_start(out: Path, resume: bool, config: Any, processes: Processes | None = None) -> None:
     """Raise ``CheckpointError`` if ``out`` holds a run and ``resume`` is not set, or holds none to resume, or one with
     settings that can't change; ``InputError`` if what it should be logged with is not installed, or if there are more
@@ -122,7 +147,7 @@ def steps_left(config: Any, out: Path) -> int:
 
 def run(
     task: Task,
-    dataset: CaptionedPictures,
+    dataset: CaptionedImages,
     out: Path,
     *,
     resume: bool,
@@ -164,8 +189,7 @@ def run(
     done, fingerprints = begun.step, task.fingerprints()
     processes.same("what data, encoders and vocabulary hold", fingerprints)
     if first:
-        with replace_file(out / "config.json") as temporary:
-            temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+        write_text(out / "config.json", json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
         write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
     guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
@@ -174,15 +198,7 @@ def run(
     console = quiet(processes) or console or Console(stderr=True)
     workers = _workers(dataset, task.config)
     console.out(reading(dataset, workers))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
+    columns = (*in_steps(), TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"))
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
@@ -267,7 +283,7 @@ def run(
 
 
 def run_together(
-    prepare: Callable[..., tuple[Task, CaptionedPictures]],
+    prepare: Callable[..., tuple[Task, CaptionedImages]],
     config: Any,
     out: Path,
     *,
@@ -295,7 +311,7 @@ class _Begun(NamedTuple):
     batches: int = 0
 
 
-def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processes: Processes) -> _Begun:
+def _begin(task: Task, dataset: CaptionedImages, latest: Path | None, processes: Processes) -> _Begun:
     if latest is None:
         return _Begun()
     state = load_checkpoint(latest, task.kind)
@@ -318,8 +334,8 @@ def _begin(task: Task, dataset: CaptionedPictures, latest: Path | None, processe
 
 
 def _batches(
-    dataset: CaptionedPictures, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
-) -> Iterator[tuple[int, int, PictureBatch]]:
+    dataset: CaptionedImages, loop: LoopConfig, begun: _Begun, workers: int, processes: Processes
+) -> Iterator[tuple[int, int, ImageBatch]]:
     """Batches from there on, with their epoch and the number of its batches so far, without end.
 
     Of several processes, this one's rows of them.
@@ -347,7 +363,7 @@ def _asked_to_stop(stop: Stop, processes: Processes) -> bool:
     return bool(stop)
 
 
-def _workers(dataset: CaptionedPictures, config: Any) -> int:
+def _workers(dataset: CaptionedImages, config: Any) -> int:
     if config.data.workers is not None:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch
+from dmgan_fast.data import CaptionedImages, ImageBatch
 from dmgan_fast.data.loader import collate
+from dmgan_fast.images import to_bytes
 from dmgan_fast.metrics._checks import EvaluationWarning
 from dmgan_fast.metrics.frechet import frechet_of_moments
 from dmgan_fast.metrics.kernel_distance import kernel_distance
 from dmgan_fast.metrics.moments import FeatureMoments
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
-from dmgan_fast.pictures import to_bytes
 from dmgan_fast.training.batch import Batch
 
 CANDIDATES = 100
@@ -46,17 +46,17 @@ class HeldOutMeasures:
 
     def __init__(
         self,
-        held_out: CaptionedPictures,
-        encode: Callable[[PictureBatch], Batch],
+        held_out: CaptionedImages,
+        encode: Callable[[ImageBatch], Batch],
         image_encoder: nn.Module,
         *,
-        pictures: int,
+        images: int,
         at_once: int,
         seed: int,
     ) -> None:
         self.held_out, self.encode, self.image_encoder = held_out, encode, image_encoder
-        self.real_count = min(pictures, len(held_out))
-        self.count = min(pictures, max(self.real_count, LEAST))
+        self.real_count = min(images, len(held_out))
+        self.count = min(images, max(self.real_count, LEAST))
         self.at_once, self.seed = at_once, seed
         self.real: Tensor | None = None  # codes [N, D] of the real images, computed once
 
@@ -75,8 +75,8 @@ class HeldOutMeasures:
             text = self.encode(batch)
             device = text.sentence.device
             z, e = (x[start : rows.stop].to(device) for x in (noise, eps))
-            drawn = generator(z, text.sentence, text.words, text.padding_mask, eps=e).images[-1]
-            codes.append(self._codes(drawn))
+            generated = generator(z, text.sentence, text.words, text.padding_mask, eps=e).images[-1]
+            codes.append(self._codes(generated))
             said.append(text.sentence.float().cpu())
             classes.append(batch.class_ids)
             if self.real is None and start < self.real_count:
@@ -91,28 +91,28 @@ class HeldOutMeasures:
             warnings.simplefilter("ignore", EvaluationWarning)  # that images are few is known
             return self._distances(found, self.real) | self._retrieval(found, torch.cat(said), torch.cat(classes))
 
-    def _codes(self, pictures: Tensor) -> Tensor:
+    def _codes(self, images: Tensor) -> Tensor:
         """Of the 8-bit images that a user gets."""
-        _, codes = self.image_encoder(to_bytes(pictures).float() / 127.5 - 1)
+        _, codes = self.image_encoder(to_bytes(images).float() / 127.5 - 1)
         return codes.float().cpu()
 
-    def _distances(self, drawn: Tensor, real: Tensor) -> dict[str, float]:
-        size = min(len(drawn), len(real))
+    def _distances(self, generated: Tensor, real: Tensor) -> dict[str, float]:
+        size = min(len(generated), len(real))
         if size < 2:
             return {}
-        subsets = 1 if len(drawn) == len(real) else 10
+        subsets = 1 if len(generated) == len(real) else 10
         return {
-            "fid": frechet_of_moments(FeatureMoments.of(drawn), FeatureMoments.of(real)),
-            "kid": kernel_distance(drawn, real, subsets=subsets, subset_size=size, seed=self.seed)[0],
+            "fid": frechet_of_moments(FeatureMoments.of(generated), FeatureMoments.of(real)),
+            "kid": kernel_distance(generated, real, subsets=subsets, subset_size=size, seed=self.seed)[0],
         }
 
-    def _retrieval(self, drawn: Tensor, said: Tensor, classes: Tensor) -> dict[str, float]:
+    def _retrieval(self, generated: Tensor, said: Tensor, classes: Tensor) -> dict[str, float]:
         others = len(classes) - int(classes.unique(return_counts=True)[1].max())
         candidates = min(CANDIDATES, others + 1)
         if candidates < 2:
             return {}
         settings: dict[str, Any] = {"candidates": candidates, "folds": 1, "class_ids": classes, "seed": self.seed}
-        return {"r_precision": r_precision(drawn, said, **settings)[0], "chance": 100 / candidates}
+        return {"r_precision": r_precision(generated, said, **settings)[0], "chance": 100 / candidates}
 
 
 def score(found: dict[str, float], by: str) -> float | None:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from dmgan_fast.data import CaptionedPictures, Record
+from dmgan_fast.data import CaptionedImages, Record
 
 
-def data_fingerprint(dataset: CaptionedPictures) -> str:
+def data_fingerprint(dataset: CaptionedImages) -> str:
     """Of keys, captions, classes, boxes and the sizes of the images' files, in their order; reads no image."""
     digest = hashlib.sha256()
     for record in dataset.records:
@@ -35,6 +35,6 @@ def _size(record: Record) -> int:
     if record.remote is not None:
         return record.remote.size
     try:
-        return record.picture.stat().st_size
+        return record.file.stat().st_size
     except OSError:
         return -1

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmgan_fast.errors import CheckpointError
+from dmgan_fast.runs.config import by_new_names
 
 # Reporting, length, and what a step keeps in memory: the result is the same.
 FREE = {
     "kind", "loop.steps", "loop.log_every", "loop.sample_every", "loop.checkpoint_every", "loop.keep_checkpoints",
     "loop.save_in_background",
-    "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_pictures", "loop.best_by",
+    "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_images", "loop.best_by",
     "loop.logger", "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph",
     "inception_weights", "init_from",
 }  # fmt: skip
@@ -40,7 +41,7 @@ class Change(NamedTuple):
 def changes(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
     """Settings that differ and matter; what an older version did not know is not held against it."""
     found = []
-    for section, value in saved.items():
+    for section, value in by_new_names(saved).items():
         if isinstance(value, Mapping):
             now = given.get(section) or {}
             pairs = [(f"{section}.{key}", old, now.get(key, old)) for key, old in value.items()]
@@ -97,7 +98,7 @@ def accept_changes(
                 raise CheckpointError(
                     f"{text}: the run would go on with other encoders; put its own there, or start a new run"
                 )
-            warnings.append(f"{text}: pictures or captions were added, removed or edited")
+            warnings.append(f"{text}: images or captions were added, removed or edited")
     if "vocabulary" in old and old["vocabulary"] != new.get("vocabulary"):
         raise CheckpointError(f"{where} was trained with the words of another vocabulary than the one given now")
     for note in notes:

@@ -14,9 +14,7 @@ from rich.console import Console
 from torch import Tensor
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedPictures, PictureBatch, Purpose, make_loader, open_checked
-from dmgan_fast.data.cache import cache_budget
-from dmgan_fast.data.workers import local_processes
+from dmgan_fast.data import CaptionedImages, ImageBatch, make_loader
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
@@ -25,7 +23,7 @@ from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
 from dmgan_fast.sampling.gates import writing_gates
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.engine import check_start, quiet, run_together
+from dmgan_fast.training.engine import check_start, open_data, run_together
 from dmgan_fast.training.growth import grow_from
 from dmgan_fast.training.held_out import HeldOutMeasures, score
 from dmgan_fast.training.identity import data_fingerprint, encoders_fingerprint
@@ -44,8 +42,8 @@ class GANTask:
         self,
         config: TrainConfig,
         encoders: Path | Bundle,
-        dataset: CaptionedPictures,
-        held_out: CaptionedPictures,
+        dataset: CaptionedImages,
+        held_out: CaptionedImages,
         processes: Processes | None = None,
     ) -> None:
         self.config, self.processes = config, processes or Processes()
@@ -81,13 +79,18 @@ class GANTask:
             held_out,
             self.encode,
             encoder,
-            pictures=config.loop.measure_pictures,
-            at_once=config.step.memory.micro_batch or config.loop.batch_size,
+            images=config.loop.measure_images,
+            at_once=self.at_once,
             seed=config.loop.seed,
         )
         self.noise = torch.Generator().manual_seed(config.loop.seed)
 
-    def step(self, batch: PictureBatch, epoch: int) -> dict[str, Tensor]:
+    @property
+    def at_once(self) -> int:
+        """Images that are generated at a time, beside training."""
+        return self.config.step.memory.micro_batch or self.config.loop.batch_size
+
+    def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]:
         model, size = self.config.generator, len(batch.captions)
         if self.processes.size > 1:
             size = self.config.loop.batch_size
@@ -99,7 +102,7 @@ class GANTask:
         return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
 
     @torch.no_grad()
-    def encode(self, batch: PictureBatch) -> Batch:
+    def encode(self, batch: ImageBatch) -> Batch:
         """Images and encoded captions on the device."""
         words, sentence = self.text_encoder(batch.captions.to(self.device, non_blocking=True), batch.lengths)
         return Batch(
@@ -124,22 +127,17 @@ class GANTask:
     def sample(self, file: Path) -> dict[str, float]:
         """Held-out captions: a row of real images, then what the averaged generator generates, for three rows."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        batch = next(iter(make_loader(self.held_out, min(SAMPLES, len(self.held_out)))))
-        encoded = self.encode(batch)
-        fixed = torch.Generator().manual_seed(self.config.loop.seed)
-        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
-        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        encoded, noise, eps = self._fixed(SAMPLES)
         inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask, eps)
-        at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
-        drawn = torch.cat(
+        generated = torch.cat(
             [
                 self.train_step.average.module(*part[:-1], eps=part[-1]).images[-1].cpu()
-                for part in zip(*(x.split(at_once) for x in inputs), strict=True)
+                for part in zip(*(x.split(self.at_once) for x in inputs), strict=True)
             ]
         )
         rows = []
         for start in range(0, len(noise), 8):
-            rows += [encoded.images[-1][start : start + 8].cpu(), drawn[start : start + 8]]
+            rows += [encoded.images[-1][start : start + 8].cpu(), generated[start : start + 8]]
         save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
         return {}
 
@@ -148,17 +146,20 @@ class GANTask:
         """Means of both gates at each refinement, over held-out captions."""
         average = self.train_step.average.module
         assert isinstance(average, Generator)
-        at_once = self.config.step.memory.micro_batch or self.config.loop.batch_size
-        batch = next(iter(make_loader(self.held_out, min(SAMPLES, at_once, len(self.held_out)))))
-        encoded = self.encode(batch)
-        fixed = torch.Generator().manual_seed(self.config.loop.seed)
-        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
-        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        encoded, noise, eps = self._fixed(min(SAMPLES, self.at_once))
         inputs = (noise, encoded.sentence, encoded.words, encoded.padding_mask)
         with writing_gates(average) as written:
             response = average(*inputs, eps=eps, return_attention=True).response_gates
         found = {f"writing_gate_{k}": float(gate.nanmean()) for k, gate in enumerate(written, start=1)}
         return found | {f"response_gate_{k}": float(gate.mean()) for k, gate in enumerate(response, start=1)}
+
+    def _fixed(self, most: int) -> tuple[Batch, Tensor, Tensor]:
+        """The first held-out captions, ``most`` or fewer, encoded, with noise and eps that are always the same."""
+        batch = next(iter(make_loader(self.held_out, min(most, len(self.held_out)))))
+        fixed = torch.Generator().manual_seed(self.config.loop.seed)
+        sizes = (self.config.generator.noise_channels, self.config.generator.condition_channels)
+        noise, eps = (torch.randn(len(batch.captions), n, generator=fixed).to(self.device) for n in sizes)
+        return self.encode(batch), noise, eps
 
     def measure(self) -> dict[str, float]:
         """Held-out captions generated by the averaged generator, judged by the encoders."""
@@ -176,8 +177,8 @@ class GANTask:
         """What writes the averaged generator as it is now, with its text encoder."""
         loop, sizes = self.config.loop, self.config.generator.image_sizes
         card = (
-            f"DM-GAN generator (average of its weights) for pictures of {', '.join(map(str, sizes))}, with its text "
-            f"encoder, trained for {step} steps of {loop.batch_size} pictures on {self.config.data.source!r}.\n"
+            f"DM-GAN generator (average of its weights) for images of {', '.join(map(str, sizes))}, with its text "
+            f"encoder, trained for {step} steps of {loop.batch_size} images on {self.config.data.source!r}.\n"
         )
         return partial(
             save_bundle,
@@ -201,7 +202,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool = False, console: Cons
 
 def _prepare(
     config: TrainConfig, out: Path, resume: bool, processes: Processes, held: ExitStack, console: Console | None
-) -> tuple[GANTask, CaptionedPictures]:
+) -> tuple[GANTask, CaptionedImages]:
     """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
     check_start(out, resume, config, processes)
     if config.encoders is None:
@@ -209,24 +210,11 @@ def _prepare(
             "encoders: the folder of a finished pretraining is needed (`dmgan-fast pretrain`, then --damsm)"
         )
     bundle = open_bundle(config.encoders, "text_encoder", "image_encoder")
-    settings: dict[str, Any] = {
-        "image_sizes": config.generator.image_sizes,
-        "max_words": config.data.max_words,
-        "seed": config.loop.seed,
-        "vocabulary": bundle.vocabulary,
-        "cache_bytes": cache_budget(config.data.cache, local_processes()),
-    }
-    purpose = Purpose(
-        side=config.generator.image_sizes[-1],
-        batch_size=config.loop.batch_size,
-        matches=config.step.damsm_weight > 0,
-        skip_bad=config.data.skip_bad,
-    )
-    console = quiet(processes) or console or Console(stderr=True)
-    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
+    options: dict[str, Any] = {"matches": config.step.damsm_weight > 0, "vocabulary": bundle.vocabulary}
+    data = open_data(config, config.generator.image_sizes, processes, console, **options)
     if processes.first:
         held.enter_context(only_writer(out))
-    task = GANTask(config, bundle, dataset, held_out, processes)
+    task = GANTask(config, bundle, *data, processes)
     if config.init_from is not None and not resume:
         grow_from(task.train_step, config.init_from)
-    return task, dataset
+    return task, data[0]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dmgan_fast.pictures import relative
-from dmgan_fast.sampling.sampler import Drawing
+from dmgan_fast.images import relative
+from dmgan_fast.sampling.sampler import Sample
 
 RED, BLUE = (217, 38, 26), (24, 84, 204)  # attention; response gate
 STRONGEST = 0.85  # opacity of a layer where its map is largest
@@ -44,12 +44,12 @@ class Refinement:
     taken: float | None
 
 
-def refinements(drawing: Drawing) -> list[Refinement]:
+def refinements(sample: Sample) -> list[Refinement]:
     """Of an image with maps, smallest first; without maps none."""
     found = []
-    for number, attention in enumerate(drawing.attention):
-        gate = drawing.response_gates[number].float() if drawing.response_gates else None
-        written = drawing.writing_gates[number] if drawing.writing_gates else None
+    for number, attention in enumerate(sample.attention):
+        gate = sample.response_gates[number].float() if sample.response_gates else None
+        written = sample.writing_gates[number] if sample.writing_gates else None
         weights = attention.float()
         words = [
             WordShare(
@@ -58,11 +58,11 @@ def refinements(drawing: Drawing) -> list[Refinement]:
                 float(weights[place].mean()),
                 None if gate is None else float((weights[place] * gate).mean()),
             )
-            for place, word in enumerate(drawing.words)
+            for place, word in enumerate(sample.words)
         ]
         found.append(
             Refinement(
-                drawing.images[number + 1].shape[-1],
+                sample.images[number + 1].shape[-1],
                 [layer(each, RED) for each in relative(weights)],
                 None if gate is None else layer(gate, BLUE),
                 words,

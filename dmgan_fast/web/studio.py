@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import InputError, OutOfMemory
 from dmgan_fast.out_of_memory import is_out_of_memory
-from dmgan_fast.sampling.sampler import Drawing, Sampler
+from dmgan_fast.sampling.sampler import Sample, Sampler
 from dmgan_fast.web.models import Models
 from dmgan_fast.web.overlays import Refinement, refinements
 
@@ -35,10 +35,10 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Shown:
     """One image at every resolution, and what the memory did at each refinement."""
 
-    drawing: Drawing
+    sample: Sample
     refinements: list[Refinement]
 
 
@@ -49,7 +49,7 @@ class Generated:
     model: str
     captions: tuple[str, ...]
     unknown: list[str]
-    pictures: list[Picture]
+    images: list[Shown]
 
 
 class Refused(InputError):
@@ -71,7 +71,7 @@ class Studio:
         name = self.models.names[0]
         with self._one_at_a_time:
             sampler = self.models.get(name)
-            sampler.draw(
+            sampler.sample(
                 [next(word for word in sampler.vocabulary.words[1:] if sampler.vocabulary.knows(word))], maps=True
             )
 
@@ -105,8 +105,8 @@ class Studio:
 
         def work(sampler: Sampler) -> Generated:
             self._known("caption", text, sampler)
-            drawings = sampler.draw([text], count=count, maps=True, **options)
-            return _answer(name, (text,), drawings)
+            samples = sampler.sample([text], count=count, maps=True, **options)
+            return _answer(name, (text,), samples)
 
         return self._work(name, work)
 
@@ -200,9 +200,9 @@ class Studio:
         return int(value)
 
 
-def _answer(model: str, captions: tuple[str, ...], drawings: list[Drawing]) -> Generated:
-    unknown = dict.fromkeys(word for drawing in drawings for word in drawing.unknown)
-    return Generated(model, captions, list(unknown), [Picture(each, refinements(each)) for each in drawings])
+def _answer(model: str, captions: tuple[str, ...], samples: list[Sample]) -> Generated:
+    unknown = dict.fromkeys(word for sample in samples for word in sample.unknown)
+    return Generated(model, captions, list(unknown), [Shown(each, refinements(each)) for each in samples])
 
 
 def _readable(text: str) -> str:

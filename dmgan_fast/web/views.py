@@ -16,7 +16,7 @@ def images(answer: Generated) -> str:
 
 def strip(answer: Generated) -> str:
     """The images between two captions, side by side."""
-    steps = len(answer.pictures) - 1
+    steps = len(answer.images) - 1
     labels = [f"{100 * k / steps:.0f} %" for k in range(steps + 1)]
     labels[0], labels[-1] = answer.captions
     return pages.render(TEMPLATES / "web_strip.html", answer=answer, labels=labels)
@@ -30,7 +30,7 @@ def refusal(message: str) -> str:
 def style(limits: Limits) -> str:
     """The style sheet: pointing at a word, or moving to it with the keyboard, shows its layers."""
     shown = ",\n".join(
-        f'.dm-picture:has([data-key="{key}"]:is(:hover, :focus)) [data-layer="{key}"]'
+        f'.dm-image:has([data-key="{key}"]:is(:hover, :focus)) [data-layer="{key}"]'
         for key in ("gate", *range(limits.words))
     )
     return f"{STYLE.read_text(encoding='utf-8')}\n{shown} {{ opacity: 1; }}\n"

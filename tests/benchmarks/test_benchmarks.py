@@ -302,7 +302,7 @@ def test_the_page_is_self_contained_and_shows_every_part(tmp_path):
     assert "<script" not in text
 
 
-@pytest.mark.parametrize("write", [page.write, page.picture])
+@pytest.mark.parametrize("write", [page.write, page.first_figure])
 def test_a_page_of_nothing_is_refused(tmp_path, write):
     with pytest.raises(InputError, match="there are no results"):
         write([], tmp_path / "page.html")

@@ -115,8 +115,8 @@ def test_sample_without_flags_writes_no_maps(monkeypatch, capsys, weights, tmp_p
         ),
         (["evaluate", "--out", "o", "--statistics", "x.npz"], "--statistics is written METRIC=FILE, got 'x.npz'"),
         (
-            ["evaluate", "--out", "o", "--data", "demo", "--pictures", "nowhere"],
-            "no pictures at 'nowhere': not a folder",
+            ["evaluate", "--out", "o", "--data", "demo", "--images", "nowhere"],
+            "no images at 'nowhere': not a folder",
         ),
         (["export", "--out", "o.txt"], "export: the file must end in .onnx or .pt2, got 'o.txt'"),
         (
@@ -161,24 +161,24 @@ def test_debug_shows_the_error_itself(monkeypatch, capsys, weights):
 def test_a_picture_depends_on_its_caption_seed_and_place_only(weights):
     sampler = Sampler.from_pretrained(weights)
     captions = ["a red apple", "blue", "a red car apple"]
-    together = sampler.draw(captions, seed=3)
-    one_by_one = sampler.draw(captions, seed=3, batch_size=1)
+    together = sampler.sample(captions, seed=3)
+    one_by_one = sampler.sample(captions, seed=3, batch_size=1)
     for a, b in zip(together, one_by_one, strict=True):
         assert (a.images[-1] - b.images[-1]).abs().max() < 1e-5
-    assert torch.equal(sampler.draw(captions, seed=3)[1].images[-1], together[1].images[-1])
-    assert not torch.equal(sampler.draw(captions, seed=4)[1].images[-1], together[1].images[-1])
-    swapped = sampler.draw(["a blue car", "blue", "apple"], seed=3)
+    assert torch.equal(sampler.sample(captions, seed=3)[1].images[-1], together[1].images[-1])
+    assert not torch.equal(sampler.sample(captions, seed=4)[1].images[-1], together[1].images[-1])
+    swapped = sampler.sample(["a blue car", "blue", "apple"], seed=3)
     assert (swapped[1].images[-1] - together[1].images[-1]).abs().max() < 1e-5
 
 
 def test_tiles_draw_the_same_pictures(weights, monkeypatch, capsys, tmp_path):
     sampler = Sampler.from_pretrained(weights)
     captions = ["a red apple", "blue"]
-    for whole, tiled in zip(sampler.draw(captions, seed=3), sampler.draw(captions, seed=3, tile=64), strict=True):
+    for whole, tiled in zip(sampler.sample(captions, seed=3), sampler.sample(captions, seed=3, tile=64), strict=True):
         for ours, true in zip(tiled.images, whole.images, strict=True):
             assert (ours - true).abs().max() < 1e-5
     with pytest.raises(InputError, match="tiles give no maps"):
-        sampler.draw(captions, maps=True, tile=64)
+        sampler.sample(captions, maps=True, tile=64)
     code, _, error = call(
         monkeypatch, capsys, "sample", "blue", "--weights", str(weights), "--tile", "32", "--out", str(tmp_path / "o")
     )
@@ -187,9 +187,9 @@ def test_tiles_draw_the_same_pictures(weights, monkeypatch, capsys, tmp_path):
 
 
 def test_maps_fit_the_words(weights):
-    (drawing,) = Sampler.from_pretrained(weights).draw(["a red apple"], maps=True)
+    (drawing,) = Sampler.from_pretrained(weights).sample(["a red apple"], maps=True)
     assert drawing.words == ["a", "red", "apple"]
     assert drawing.attention[0].shape == (3, 64, 64)
     assert torch.allclose(drawing.attention[0].sum(0), torch.ones(64, 64), atol=1e-5)
     assert drawing.response_gates[0].shape == (64, 64)
-    assert Sampler.from_pretrained(weights).draw(["a"])[0].attention == []
+    assert Sampler.from_pretrained(weights).sample(["a"])[0].attention == []

@@ -14,7 +14,8 @@ from dmgan_fast.sampling.bundle import save_bundle
 from .test_cli import call
 
 TINY = (
-    "word_channels=8 embedding_channels=6 image_encoder.channels=8 image_encoder.side=32 image_encoder.base_channels=2"
+    "word_channels=8 embedding_channels=6 image_encoder.channels=8 image_encoder.image_size=32 "
+    "image_encoder.base_channels=2"
 )
 PRETRAIN = ("pretrain", "--preset", "demo", *(part for value in TINY.split() for part in ("--set", value)))
 PRETRAIN += ("--set", "image_size=32", "--set", "loop.batch_size=4", "--set", "loop.steps=1", "--threads", 1)
@@ -29,7 +30,7 @@ def shapes(tmp_path):
     for k in range(16):
         Image.new("RGB", (40, 44 + k), (15 * k, 90, 60)).save(folder / f"{k}.png")
         split = "test" if k % 4 == 0 else "train"
-        rows.append({"picture": f"{k}.png", "captions": [f"shape {k} in a row", f"one of {k}"], "split": split})
+        rows.append({"image": f"{k}.png", "captions": [f"shape {k} in a row", f"one of {k}"], "split": split})
     write(folder, rows)
     return folder
 
@@ -131,8 +132,8 @@ def test_a_run_without_a_bad_image_goes_on_with_it_once_it_is_mended_and_says_so
     [
         ({"class_id": 1}, "all 12 training images are in class 1"),
         ({"captions": ["a photo"]}, "all 12 training images have the same captions"),
-        ({"split": "train"}, "no pictures in its test split; splits found: train (16)"),
-        ({"split": "fold1"}, "no pictures in its train split; splits found: fold1 (16)"),
+        ({"split": "train"}, "no images in its test split; splits found: train (16)"),
+        ({"split": "fold1"}, "no images in its train split; splits found: fold1 (16)"),
     ],
 )
 def test_a_run_that_could_learn_nothing_is_refused(monkeypatch, capsys, shapes, tmp_path, change, message):
@@ -190,12 +191,12 @@ def test_convert_leaves_nothing_behind_if_it_can_not_go_through(monkeypatch, cap
 def test_convert_that_is_stopped_leaves_nothing_behind(monkeypatch, capsys, shapes, tmp_path):
     def stopped(record):
         if record.key == "5.png":
-            raise DataError("picture not found: 5.png")
+            raise DataError("image not found: 5.png")
         return read_bytes(record)
 
     monkeypatch.setattr("dmgan_fast.data.conversion.read_bytes", stopped)
     status, _, err = call(monkeypatch, capsys, "convert", shapes, "--out", tmp_path / "out")
-    assert (status, err.splitlines()[-1]) == (2, "dmgan-fast: picture not found: 5.png")
+    assert (status, err.splitlines()[-1]) == (2, "dmgan-fast: image not found: 5.png")
     assert [entry.name for entry in tmp_path.iterdir()] == ["shapes"]
 
 
@@ -208,7 +209,7 @@ def test_an_evaluation_names_all_held_out_images_that_it_can_not_read(monkeypatc
     damage(shapes, "4.png", "12.png")
     command = (
         "evaluate",
-        "--pictures",
+        "--images",
         drawn,
         "--data",
         shapes,

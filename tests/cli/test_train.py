@@ -20,14 +20,14 @@ def test_plan_answers_people_and_programs(monkeypatch, capsys):
     assert code == 1
     values = json.loads(text)
     assert values["fits"] is False
-    assert (values["side"], values["precision"], values["batch_size"]) == (128, "bf16", 4)
+    assert (values["resolution"], values["precision"], values["batch_size"]) == (128, "bf16", 4)
     assert {"policy", "peak_bytes", "bytes_per_picture", "largest_batch", "recompute_flops"} <= values.keys()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--size", "300"), "the side must be 64 times a power of two"),
+        (("--size", "300"), "the resolution must be 64 times a power of two"),
         (("--memory", "lots"), "memory must be written as 24GiB"),
         (("--dtype", "int8"), "step.precision"),
         (("--batch", "1", "--memory", "1GiB"), "batch_size must be at least 2"),

@@ -72,7 +72,7 @@ def test_everything_is_said_and_written_and_draws(files, monkeypatch, capsys, tm
         assert said in text
     assert "missing: no image encoder, which train (--damsm) and R-precision need" in errors
     sampler = Sampler.from_pretrained(out)
-    assert sampler.draw(["a red box"])[0].words == ["a", "red", "box"]
+    assert sampler.sample(["a red box"])[0].words == ["a", "red", "box"]
     assert sampler.generator.config.mask_mode == "official"
     assert open_bundle(out).sides() == [64, 128]
     assert text.splitlines()[0] in (out / "README.md").read_text()

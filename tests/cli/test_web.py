@@ -57,3 +57,8 @@ def test_without_gradio_the_remedy_is_named(monkeypatch, capsys, tmp_path):
     status, _, errors = call(monkeypatch, capsys, "web")
     assert status == 2
     assert "install what the page needs with `pip install 'dmgan-fast[web]'`" in errors
+
+
+def test_the_help_says_how_to_install_what_it_needs(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "web", "--help")
+    assert "Needs `pip install 'dmgan-fast[web]'`" in " ".join(out.split())

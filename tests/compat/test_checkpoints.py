@@ -197,7 +197,7 @@ def test_exported_files_load_in_modules_built_as_the_authors_build_them(tmp_path
 
 def test_nothing_is_exported_if_one_model_is_not_theirs(tmp_path):
     config = TextEncoderConfig(vocabulary_size=2, word_channels=8, embedding_channels=6)
-    compact = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, base_channels=2, side=32))
+    compact = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, base_channels=2, image_size=32))
     vocabulary = Vocabulary(["<end>", "a"])
     save_bundle(tmp_path, vocabulary=vocabulary, card="", text_encoder=TextEncoder(config), image_encoder=compact)
     with pytest.raises(CheckpointError, match="compact"):

@@ -53,7 +53,7 @@ def pictures(tmp_path):
     for k in range(12):
         write_picture(tmp_path / f"p{k}.jpg", size=(50 + k, 40), colour=(20 * k, 100, 255 - 20 * k))
         said = [f"picture number {k} with word{k} and more words after it", f"another view of {k}", f"the {k}"]
-        row = {"picture": f"p{k}.jpg", "captions": said, "class_id": k % 3, "split": "test" if k % 3 == 0 else "train"}
+        row = {"image": f"p{k}.jpg", "captions": said, "class_id": k % 3, "split": "test" if k % 3 == 0 else "train"}
         rows.append(json.dumps(row))
     (tmp_path / "captions.jsonl").write_text("\r\n".join(rows), encoding="utf-8")
     return tmp_path

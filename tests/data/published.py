@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from dmgan_fast.data import CaptionedPictures, open_dataset
+from dmgan_fast.data import CaptionedImages, open_dataset
 
 SIDE = 8
 COLOURS = ("maroon", "olive", "navy", "teal", "silver")
@@ -43,7 +43,7 @@ def opened(root, split="train"):
     return data
 
 
-def keys(data: CaptionedPictures):
+def keys(data: CaptionedImages):
     return [record.key for record in data.records]
 
 

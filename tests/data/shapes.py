@@ -22,7 +22,7 @@ def shapes(root, count=12, *, size=(20, 20), suffix="png", **columns):
     rows = []
     for k in range(count):
         picture(root / f"{k:02d}.{suffix}", k, size)
-        row = {"picture": f"{k:02d}.{suffix}", "captions": [f"shape {k}", f"the shape number {k}"]}
+        row = {"image": f"{k:02d}.{suffix}", "captions": [f"shape {k}", f"the shape number {k}"]}
         row["split"] = "test" if k % 4 == 0 else "train"
         rows.append(row | {name: value(k) for name, value in columns.items()})
     (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -31,5 +31,5 @@ def shapes(root, count=12, *, size=(20, 20), suffix="png", **columns):
 
 def found(root, level=None, purpose=None, **options):
     """Kinds of findings, with their names."""
-    report = check_data(root, purpose or Purpose(side=8), **options)
+    report = check_data(root, purpose or Purpose(image_size=8), **options)
     return {finding.kind: finding for finding in report.findings if level in (None, finding.level)}

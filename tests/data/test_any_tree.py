@@ -36,7 +36,7 @@ def tried(function, *arguments, **options):
 
 def judged(root, rows, lines=None):
     """Open and check what lies in ``root``, which holds ``rows`` rows; the report, or None if it was refused whole."""
-    report, refused = tried(check_data, root, Purpose(side=2, batch_size=2))
+    report, refused = tried(check_data, root, Purpose(image_size=2, batch_size=2))
     if report is None:
         with pytest.raises(DMGANError):
             open_dataset(root, image_sizes=(2,))
@@ -58,7 +58,7 @@ def opened(root, report):
     for split in ("train", "test"):
         pictures, refused = tried(open_dataset, root, split, image_sizes=(2,), skip_bad=10**6)
         if pictures is None:
-            assert "no pictures in its" in refused
+            assert "no images in its" in refused
             return
         count += len(pictures) + len(pictures.left_out)
         if split == "train" and any(item.kind in BAD for item in pictures.left_out):
@@ -79,9 +79,7 @@ def test_captions_jsonl(pool, new_tree, rows, encoding, ends):
         for row in rows:
             name = row["name"] + row["suffix"]
             tree.image(pool, name.replace("\\", "_"), row["image"])
-            line = {"picture": name, "captions": row["captions"]} | {
-                k: row[k] for k in ("class_id", "split") if k in row
-            }
+            line = {"image": name, "captions": row["captions"]} | {k: row[k] for k in ("class_id", "split") if k in row}
             lines.append(row.get("broken") or json.dumps(line))
         (tree.root / "captions.jsonl").write_bytes(ends.join(lines).encode(encoding))
         judged(tree.root, None, lines=len(lines))
@@ -91,7 +89,7 @@ def test_captions_jsonl(pool, new_tree, rows, encoding, ends):
 @given(rows=ROWS, divider=st.sampled_from(",;\t"), extra=st.booleans())
 def test_captions_csv(pool, new_tree, rows, divider, extra):
     with new_tree() as tree:
-        lines, count = [divider.join(("picture", "caption", "split", "class_id"))], 0
+        lines, count = [divider.join(("image", "caption", "split", "class_id"))], 0
         for row in rows:
             name = row["name"] + row["suffix"]
             tree.image(pool, name.replace("\\", "_"), row["image"])
@@ -314,7 +312,7 @@ def test_shards(pool, new_tree, shards, cut):
             return
         file = tree.root / next(iter(shards))
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * cut)])
-        report, refused = tried(check_data, tree.root, Purpose(side=2))
+        report, refused = tried(check_data, tree.root, Purpose(image_size=2))
         assert report is not None or str(tree.root) in refused
         assert (
             report is None

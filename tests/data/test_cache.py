@@ -5,7 +5,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from dmgan_fast.data.cache import PictureCache, cache_budget
+from dmgan_fast.data.cache import ImageCache, cache_budget
 from dmgan_fast.errors import InputError
 
 
@@ -14,7 +14,7 @@ def image(number, height=4, width=5):
 
 
 def test_an_image_comes_back_as_it_was_put_whatever_its_shape():
-    cache = PictureCache(4, 1 << 12)
+    cache = ImageCache(4, 1 << 12)
     shapes = {0: (4, 5), 2: (1, 1), 3: (16, 3)}
     for index, shape in shapes.items():
         cache.put(index, image(index + 1, *shape))
@@ -29,14 +29,14 @@ def test_an_image_comes_back_as_it_was_put_whatever_its_shape():
 
 
 def test_what_does_not_fit_the_budget_is_not_kept_and_harms_nothing():
-    cache = PictureCache(3, 150)
+    cache = ImageCache(3, 150)
     for index in range(3):
         cache.put(index, image(index))
     assert [cache.get(index) is not None for index in range(3)] == [True, True, False]
     cache.put(0, image(9))
     assert torch.equal(cache.get(0), image(0))
     assert cache.taken == 120
-    empty = PictureCache(3, 0)
+    empty = ImageCache(3, 0)
     empty.put(0, image(0))
     assert empty.get(0) is None
 
@@ -47,7 +47,7 @@ def fill(cache, first):
 
 
 def test_what_any_process_adds_all_find():
-    cache, fork = PictureCache(40, 1 << 16), get_context("fork")
+    cache, fork = ImageCache(40, 1 << 16), get_context("fork")
     others = [fork.Process(target=fill, args=(cache, first)) for first in (0, 1)]
     for other in others:
         other.start()

@@ -10,7 +10,7 @@ from tests.data.shapes import SIZES, found, shapes
 
 
 def test_a_good_set_raises_no_voice(tmp_path):
-    report = check_data(shapes(tmp_path), Purpose(side=16, batch_size=9))
+    report = check_data(shapes(tmp_path), Purpose(image_size=16, batch_size=9))
     assert report.findings == ()
     assert report.text().endswith("a run goes on with this set")
     values = json.loads(report.to_json())
@@ -30,7 +30,7 @@ def test_all_damaged_and_missing_images_are_named_at_once(tmp_path):
     assert all(f"{name}.png" in text for name in ("03", "05", "08", "09"))
     assert errors["can't be used"].text.endswith("--skip-bad 4")
     with pytest.raises(DataError, match=r"03\.png.*05\.png.*09\.png.*08\.png.*4 of 12 images can't be used"):
-        open_checked(tmp_path, Purpose(side=8, batch_size=2), **SIZES)
+        open_checked(tmp_path, Purpose(image_size=8, batch_size=2), **SIZES)
 
 
 def test_skip_bad_goes_on_without_so_many_and_names_them(tmp_path):
@@ -38,7 +38,7 @@ def test_skip_bad_goes_on_without_so_many_and_names_them(tmp_path):
     for name in ("03", "04", "05"):
         (tmp_path / f"{name}.png").write_bytes(b"")
     shown = []
-    purpose = Purpose(side=8, batch_size=2, skip_bad=3)
+    purpose = Purpose(image_size=8, batch_size=2, skip_bad=3)
     train, test = open_checked(tmp_path, purpose, show=shown.append, **SIZES)
     assert (len(train), len(test)) == (7, 2)
     assert [item.name for item in train.left_out] == ["03.png", "05.png"]
@@ -46,7 +46,7 @@ def test_skip_bad_goes_on_without_so_many_and_names_them(tmp_path):
     whole = open_dataset(shapes(tmp_path / "whole"), **SIZES)
     assert train.vocabulary == whole.vocabulary  # whatever is skipped, words keep their indices
     with pytest.raises(DataError, match="--skip-bad 2 allows fewer"):
-        open_checked(tmp_path, Purpose(side=8, skip_bad=2), **SIZES)
+        open_checked(tmp_path, Purpose(image_size=8, skip_bad=2), **SIZES)
 
 
 def test_many_of_a_kind_are_counted_and_all_named(tmp_path):
@@ -60,4 +60,4 @@ def test_many_of_a_kind_are_counted_and_all_named(tmp_path):
 
 
 def test_the_embedded_set_is_fit():
-    assert not check_data("demo", Purpose(side=128, batch_size=48)).errors
+    assert not check_data("demo", Purpose(image_size=128, batch_size=48)).errors

@@ -29,7 +29,7 @@ def test_what_is_converted_reads_the_same(pool, new_tree, rows):
         lines = [
             json.dumps(
                 {
-                    "picture": f"{number}{row['name']}{row['suffix']}",
+                    "image": f"{number}{row['name']}{row['suffix']}",
                     "captions": ["a", *row["captions"]],
                     "split": row.get("split"),
                     "class_id": number % 3,
@@ -38,7 +38,7 @@ def test_what_is_converted_reads_the_same(pool, new_tree, rows):
             for number, row in enumerate(rows)
         ]
         tree.text("mine/captions.jsonl", "\n".join(lines))
-        before = check_data(tree.root / "mine", Purpose(side=2))
+        before = check_data(tree.root / "mine", Purpose(image_size=2))
         convert(before, tree.root / "out", skip_bad=len(rows))
         after = read_set(tree.root / "out")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dmgan_fast.data import CaptionedPictures, Vocabulary
-from dmgan_fast.data.dataset import Record, crop_to_box, read_picture
+from dmgan_fast.data import CaptionedImages, Vocabulary
+from dmgan_fast.data.dataset import Record, crop_to_box, read_image
 from dmgan_fast.errors import DataError
 from tests.data.miniature import write_picture
 from tests.data.small import open_small
@@ -37,7 +37,7 @@ def test_published_crop_takes_the_right_pixels():
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_gray_and_cmyk_pictures_become_rgb(tmp_path, mode):
     write_picture(tmp_path / "a.jpg", colour=(120, 120, 120), mode=mode)
-    picture = read_picture(Record("a", tmp_path / "a.jpg", ("a",), 0))
+    picture = read_image(Record("a", tmp_path / "a.jpg", ("a",), 0))
     assert picture.mode == "RGB"
     assert all(abs(value - 120) < 6 for value in picture.getpixel((5, 5)))
 
@@ -46,9 +46,9 @@ def test_gray_and_cmyk_pictures_become_rgb(tmp_path, mode):
 def test_transparency_is_laid_on_white(tmp_path, mode):
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     clear = Record("a", tmp_path / "clear.png", ("a",), 0)
-    assert read_picture(clear).getpixel((4, 4)) == (255, 255, 255)
+    assert read_image(clear).getpixel((4, 4)) == (255, 255, 255)
     Image.new("RGBA", (9, 9), (255, 255, 255, 255)).convert(mode).save(tmp_path / "a.png")
-    assert read_picture(Record("a", tmp_path / "a.png", ("a",), 0)).getpixel((4, 4)) == (255, 255, 255)
+    assert read_image(Record("a", tmp_path / "a.png", ("a",), 0)).getpixel((4, 4)) == (255, 255, 255)
 
 
 def test_missing_and_truncated_pictures_are_named(coco):
@@ -82,7 +82,7 @@ def gradient_set(tmp_path, **options):
     picture = Image.linear_gradient("L").rotate(90).resize((64, 64))
     picture.convert("RGB").save(tmp_path / "g.png")
     record = Record("g", tmp_path / "g.png", ("the first words of a longer caption", "other words"), 0)
-    return CaptionedPictures([record], Vocabulary.from_captions(record.captions), (16, 32), 4, **options)
+    return CaptionedImages([record], Vocabulary.from_captions(record.captions), (16, 32), 4, **options)
 
 
 def test_training_flips_and_crops_and_testing_does_neither(tmp_path):
@@ -132,7 +132,7 @@ def test_pictures_of_any_shape_fill_the_sides(tmp_path):
     for size in ((1, 1), (300, 2), (3, 200)):
         write_picture(tmp_path / "odd.jpg", size=size)
         record = Record("odd", tmp_path / "odd.jpg", ("words",), 0)
-        data = CaptionedPictures([record], Vocabulary.from_captions(["words"]), (8, 16), 4)
+        data = CaptionedImages([record], Vocabulary.from_captions(["words"]), (8, 16), 4)
         assert [tuple(image.shape) for image in data[0].images] == [(3, 8, 8), (3, 16, 16)]
 
 

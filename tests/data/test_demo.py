@@ -1,7 +1,7 @@
 """The embedded demo set."""
 
 from dmgan_fast.data import open_dataset
-from dmgan_fast.data.dataset import read_picture
+from dmgan_fast.data.dataset import read_image
 
 
 def test_demo_set_is_complete():
@@ -17,7 +17,7 @@ def test_demo_set_is_complete():
         assert all(len(caption.split()) >= 3 for caption in record.captions)
         assert colours & set(record.captions[0].replace(",", "").split()), record.captions
     for record in train.records[::20]:
-        assert read_picture(record).size == (128, 128)
+        assert read_image(record).size == (128, 128)
 
 
 def test_demo_captions_say_the_colours_of_the_picture():

@@ -17,7 +17,7 @@ from tests.data.shapes import found, shapes
     ids=["Chinese", "Japanese", "underscores", "Thai"],
 )
 def test_captions_whose_words_nothing_divides_are_refused_with_the_cause_first(tmp_path, said):
-    report = check_data(shapes(tmp_path, captions=lambda k: [said(k)]), Purpose(side=8))
+    report = check_data(shapes(tmp_path, captions=lambda k: [said(k)]), Purpose(image_size=8))
     assert report.errors[0].kind == "words not divided"
     assert "put spaces between the words" in report.refusal()
 

@@ -13,7 +13,7 @@ def test_one_class_for_all_teaches_nothing_where_images_and_captions_are_matched
     error = found(tmp_path, "error")["one class for all"]
     assert "all 9 training images are in class 7" in error.text
     assert "Leave the class out" in error.text
-    assert "one class for all" in found(tmp_path, "warning", Purpose(side=8, matches=False))
+    assert "one class for all" in found(tmp_path, "warning", Purpose(image_size=8, matches=False))
 
 
 def test_two_classes_teach_little_and_many_do_not(tmp_path):
@@ -56,10 +56,10 @@ def test_one_image_and_one_image_many_times_teach_nothing(tmp_path):
 
 
 def test_a_batch_larger_than_the_set_is_refused_with_the_number_that_fits(tmp_path):
-    errors = found(shapes(tmp_path), "error", Purpose(side=8, batch_size=10))
+    errors = found(shapes(tmp_path), "error", Purpose(image_size=8, batch_size=10))
     assert list(errors) == ["batch larger than the set"]
     assert "only 9 are for training: --set loop.batch_size=9" in errors["batch larger than the set"].text
-    assert not found(tmp_path, None, Purpose(side=8, batch_size=9))
+    assert not found(tmp_path, None, Purpose(image_size=8, batch_size=9))
 
 
 def test_captions_with_letters_that_could_not_be_read_are_named(tmp_path):
@@ -85,7 +85,7 @@ def test_copies_are_named_within_a_part_and_across(tmp_path):
 
 def test_images_smaller_than_the_resolution_are_counted_after_the_crop(tmp_path):
     shapes(tmp_path, box=lambda k: [4, 4, 6, 6] if k == 3 else None)
-    small = found(tmp_path, "warning", Purpose(side=16))["small images"]
+    small = found(tmp_path, "warning", Purpose(image_size=16))["small images"]
     assert small.names == ("03.png",)
     assert "1 of 12 images with fewer than 16 pixels on the shorter side (the smallest: 8)" in small.text
 

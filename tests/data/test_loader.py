@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dmgan_fast.data import CaptionedPictures, Record, Vocabulary, make_loader, open_dataset
-from dmgan_fast.data.loader import PictureBatch, loader_in_order
+from dmgan_fast.data import CaptionedImages, Record, Vocabulary, make_loader, open_dataset
+from dmgan_fast.data.loader import ImageBatch, loader_in_order
 from dmgan_fast.errors import DataError, InputError
 from tests.data.small import open_small
 
@@ -101,13 +101,13 @@ def test_bad_arguments_are_refused(tmp_path, train):
         make_loader(train, 2, start_batch=-1)
     for sizes in ((), (16, 8), (0, 8)):
         with pytest.raises(InputError, match="image_sizes"):
-            CaptionedPictures([record], vocabulary, sizes, 4)
+            CaptionedImages([record], vocabulary, sizes, 4)
     with pytest.raises(InputError, match="max_words"):
-        CaptionedPictures([record], vocabulary, (8,), 0)
+        CaptionedImages([record], vocabulary, (8,), 0)
     with pytest.raises(DataError, match="no pictures"):
-        CaptionedPictures([], vocabulary, (8,), 4)
+        CaptionedImages([], vocabulary, (8,), 4)
     with pytest.raises(DataError, match="no caption at all"):
-        CaptionedPictures([Record("a", tmp_path / "a.jpg", (), 0)], vocabulary, (8,), 4)
+        CaptionedImages([Record("a", tmp_path / "a.jpg", (), 0)], vocabulary, (8,), 4)
 
 
 def test_missing_picture_in_a_worker_is_named(pictures):
@@ -147,7 +147,7 @@ def test_processes_together_read_the_batches_of_one(train, workers):
     whole = list(make_loader(train, 5, seed=1, epoch=2))
     parts = [make_loader(train, 5, seed=1, epoch=2, rows=rows, workers=workers) for rows in (range(2), range(2, 5))]
     joined = [
-        PictureBatch(
+        ImageBatch(
             [torch.cat(sides) for sides in zip(a.images, b.images, strict=True)],
             *(torch.cat(pair) for pair in zip(a[1:4], b[1:4], strict=True)),
             a.keys + b.keys,
@@ -161,7 +161,7 @@ def test_workers_share_what_they_decode(pictures, monkeypatch):
     data = open_dataset(pictures, image_sizes=(8, 16), cache_bytes=1 << 20)
     first = list(make_loader(data, 4, workers=2))
     assert len(data.cache) == 8
-    monkeypatch.setattr("dmgan_fast.data.dataset.read_picture", None)
+    monkeypatch.setattr("dmgan_fast.data.dataset.read_image", None)
     assert same(first, make_loader(data, 4, workers=2))
     assert same(first, make_loader(data, 4))
 

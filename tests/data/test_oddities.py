@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dmgan_fast.data import open_dataset
-from dmgan_fast.data.dataset import Record, read_picture
+from dmgan_fast.data.dataset import Record, read_image
 from dmgan_fast.errors import DataError
 from tests.data.miniature import write_pickle, write_picture
 
@@ -144,7 +144,7 @@ def test_cub_and_coco_are_read_as_stored_because_boxes_are_measured_so(tmp_path)
 
 def test_pictures_of_any_folder_are_turned_upright(tmp_path):
     turned(tmp_path / "a.jpg")
-    (tmp_path / "captions.jsonl").write_text('{"picture": "a.jpg", "captions": ["a"], "split": "train"}')
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "captions": ["a"], "split": "train"}')
     image = small(tmp_path)[0].images[0]
     assert image[0, 2, SIDE // 2] < -0.9 < 0.9 < image[0, -3, SIDE // 2]
 
@@ -239,14 +239,14 @@ def test_a_truncated_picture_is_named(tmp_path, boxes, share):
     root = tree(tmp_path, {"001.A/a": halves("red", "blue", size=(300, 200))}, boxes=boxes)
     file = next(root.rglob("a.jpg"))
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
-    with pytest.raises(DataError, match=r"picture can't be read: .*a\.jpg"):
+    with pytest.raises(DataError, match=r"image can't be read: .*a\.jpg"):
         _ = small(root)[0]
 
 
 def test_floating_point_pictures_are_refused_by_name(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif: its pixels are floating-point numbers"):
-        read_picture(Record("a", tmp_path / "a.tif", ("a",), 0))
+        read_image(Record("a", tmp_path / "a.tif", ("a",), 0))
 
 
 def test_box_files_with_a_byte_order_mark(tmp_path):
@@ -273,6 +273,6 @@ def test_oddities_together_give_the_same_data_for_any_number_of_workers(tmp_path
 
 def test_a_folder_with_windows_line_ends_and_a_byte_order_mark(tmp_path):
     write_picture(tmp_path / "Bär 1.jpg")
-    line = json.dumps({"picture": "Bär 1.jpg", "captions": ["a bear"], "split": "train"}, ensure_ascii=False)
+    line = json.dumps({"image": "Bär 1.jpg", "captions": ["a bear"], "split": "train"}, ensure_ascii=False)
     (tmp_path / "captions.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n\r\n")
     assert small(tmp_path)[0].key == "Bär 1.jpg"

@@ -23,7 +23,7 @@ from tests.data.small import open_small
 def test_what_is_no_image_is_named_as_what_it_is(tmp_path, content, why):
     draw(tmp_path, "a.jpg", "b.jpg")
     put(tmp_path / "a.jpg", content)
-    put(tmp_path / "captions.csv", "picture,caption,split\na.jpg,red,train\nb.jpg,blue,test\n")
+    put(tmp_path / "captions.csv", "image,caption,split\na.jpg,red,train\nb.jpg,blue,test\n")
     with pytest.raises(DataError, match=rf"a\.jpg: {why}$"):
         _ = open_dataset(tmp_path, image_sizes=(SIDE,))[0]
 

@@ -44,12 +44,12 @@ def test_what_is_missing_or_cut_off_is_named_by_its_place(tmp_path):
     rows = pyarrow.Table.from_pylist([{"image": 3}])
     pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
     for missing, message in (
-        (record(tmp_path / "none.jpg"), "picture not found"),
-        (record(tmp_path / "a.zip", member="a.jpg"), "picture not found"),
-        (record(tmp_path / "a.parquet", member="image", row=9), "picture not found"),
+        (record(tmp_path / "none.jpg"), "image not found"),
+        (record(tmp_path / "a.zip", member="a.jpg"), "image not found"),
+        (record(tmp_path / "a.parquet", member="image", row=9), "image not found"),
         (record(tmp_path / "a.tar", member="a.jpg", span=(4, 50)), "the archive ends in the middle of it"),
         (record(tmp_path / "a.parquet", member="image", row=0), "column image holds no image in this row"),
-        (record(tmp_path), "picture can't be read"),
+        (record(tmp_path), "image can't be read"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             read_bytes(missing)

@@ -7,7 +7,7 @@ from tests.data.shapes import SIZES, found, shapes
 
 
 def test_rows_that_contradict_each_other_are_named(tmp_path):
-    lines = [{"picture": "00.png", "captions": ["more"], "split": "train"}, {"picture": "01.png", "captions": ["more"]}]
+    lines = [{"image": "00.png", "captions": ["more"], "split": "train"}, {"image": "01.png", "captions": ["more"]}]
     with (shapes(tmp_path) / "captions.jsonl").open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in lines))
     assert "captions.jsonl:13: split is 'train' here and 'test' in an earlier row" in found(tmp_path)["broken row"].text

@@ -23,12 +23,12 @@ def test_one_json_list_is_read_as_rows(tmp_path):
 @pytest.mark.parametrize("divider", [",", ";", "\t"])
 def test_tables_are_divided_as_their_header_is(tmp_path, divider):
     file = tmp_path / "rows.csv"
-    file.write_text(f"picture{divider} caption\r\n" + f'a.jpg{divider}"two\r\nlines"\r\nb.jpg{divider}one')
+    file.write_text(f"image{divider} caption\r\n" + f'a.jpg{divider}"two\r\nlines"\r\nb.jpg{divider}one')
     columns, rows = csv_table(file)
-    assert columns == ["picture", "caption"]
+    assert columns == ["image", "caption"]
     assert rows == [
-        (3, {"picture": "a.jpg", "caption": "two\r\nlines"}),
-        (4, {"picture": "b.jpg", "caption": "one"}),
+        (3, {"image": "a.jpg", "caption": "two\r\nlines"}),
+        (4, {"image": "b.jpg", "caption": "one"}),
     ]
 
 

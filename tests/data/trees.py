@@ -69,7 +69,7 @@ ROWS = st.lists(
         optional={
             "class_id": CLASSES,
             "split": SPLITS,
-            "broken": mostly(("",), ("{", "[1]", "3", "{}", '{"picture": 4}')),
+            "broken": mostly(("",), ("{", "[1]", "3", "{}", '{"image": 4}')),
         },
     ),
     max_size=8,

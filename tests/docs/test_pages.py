@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from dmgan_fast.cli.app import app
 from dmgan_fast.errors import InputError
-from dmgan_fast.pictures import picture_of
+from dmgan_fast.images import pil_image
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.sampling import Sampler
@@ -172,9 +172,9 @@ def test_the_five_minute_start_works_as_written(tmp_path, monkeypatch, capsys):
     """Every command of the page in order; trainings are cut to two steps."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
-    rows = [{"picture": f"{k}.png", "captions": [f"a {colour} bird"]} for k, colour in enumerate(COLOURS)]
+    rows = [{"image": f"{k}.png", "captions": [f"a {colour} bird"]} for k, colour in enumerate(COLOURS)]
     for row, colour in zip(rows, COLOURS, strict=True):
-        Image.new("RGB", (80, 72), colour).save(tmp_path / "DIR" / row["picture"])
+        Image.new("RGB", (80, 72), colour).save(tmp_path / "DIR" / row["image"])
     (tmp_path / "DIR" / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     shown = [json.loads(block.text) for block in blocks("docs/start.md") if block.language == "json"]
     assert all(set(row) <= set(rows[0]) for row in shown)
@@ -197,9 +197,9 @@ def test_the_images_of_readme_are_what_the_weights_in_the_package_generate():
     row, captions = re.search(r"(?m)^(\| !\[.*)\n.*\n\| (.*) \|$", (ROOT / "README.md").read_text()).groups()
     files, captions = re.findall(r"!\[.*?\]\((.*?)\)", row), captions.split(" | ")
     assert len(files) == len(captions) == 6
-    for file, result in zip(files, Sampler.from_pretrained(device="cpu").draw(captions, seed=3), strict=True):
+    for file, result in zip(files, Sampler.from_pretrained(device="cpu").sample(captions, seed=3), strict=True):
         shown = np.asarray(Image.open(ROOT / file), dtype=float)
-        assert np.abs(shown - np.asarray(picture_of(result.images[-1]), dtype=float)).max() <= 2, file
+        assert np.abs(shown - np.asarray(pil_image(result.images[-1]), dtype=float)).max() <= 2, file
 
 
 # --------------------------------------------------------------------------------------------------------------- links

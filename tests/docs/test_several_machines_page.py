@@ -39,7 +39,7 @@ def test_a_step_in_a_group_is_taken_as_the_page_says(as_torchrun):
     names = {
         "generator": Generator(config),
         "discriminators": [Discriminator(DiscriminatorConfig(image_size=64, base_channels=2, sentence_channels=8))],
-        "image_encoder": ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)),
+        "image_encoder": ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=64, base_channels=2)),
         "part_of_the_batch": batch,
     }
     run("docs/several-machines.md", names)

@@ -57,5 +57,5 @@ def test_the_authors_weights_are_evaluated_as_the_page_says(tmp_path, monkeypatc
     values |= {"metrics": ["fid-damsm"], "cache": "cache"}
     report = evaluate(load_config(EvaluationConfig, values), Path("out"))
     assert report["generator"]["mask_mode"] == "official"
-    assert report["drawn"]["side"] == 256
+    assert report["generated"]["resolution"] == 256
     assert report["metrics"][0]["value"] > 0

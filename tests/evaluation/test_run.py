@@ -15,7 +15,7 @@ from dmgan_fast import cli
 from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation import evaluate, extractors, frechet_distance, kernel_distance, r_precision, sources, store
-from dmgan_fast.evaluation.sources import DrawnPictures
+from dmgan_fast.evaluation.sources import GeneratedImages
 from dmgan_fast.sampling.sampler import Sampler
 from tests.evaluation.runs import COUNT, results
 
@@ -30,10 +30,10 @@ def test_every_figure_is_its_formula_on_the_pictures_drawn(config, trained, enco
     report = evaluate(config(metrics=names), tmp_path / "out")
     sampler = Sampler.from_pretrained(trained)
     dataset = open_dataset(pictures, "test", image_sizes=(128,), vocabulary=sampler.vocabulary)
-    drawn = DrawnPictures(sampler, dataset, weights="", count=COUNT, seed=0, max_words=25, batch_size=25)
+    drawn = GeneratedImages(sampler, dataset, weights="", count=COUNT, seed=0, max_words=25, batch_size=25)
     damsm = extractors.DAMSMFeatures(encoders / "weights")
-    fake = damsm(drawn.pictures(range(COUNT)))["features"].double()
-    real = damsm(sources.RealPictures(dataset).pictures(range(8)))["features"].double()
+    fake = damsm(drawn.images(range(COUNT)))["features"].double()
+    real = damsm(sources.RealImages(dataset).images(range(8)))["features"].double()
     fid = frechet_distance(fake.mean(0), torch.cov(fake.t()), real.mean(0), torch.cov(real.t()))
     words = [damsm.vocabulary.encode(said)[0] for said in drawn.captions]
     sentences, got = damsm.sentences(words), results(report)
@@ -76,7 +76,7 @@ def test_metrics_of_every_network_with_all_weights(config, inception, tmp_path):
 def test_a_stopped_evaluation_goes_on_where_it_was_with_the_same_result(config, tmp_path, monkeypatch):
     whole = evaluate(config(), tmp_path / "whole")
     seen = []
-    draw = DrawnPictures.pictures
+    draw = GeneratedImages.images
 
     def stop_in_the_third_chunk(self, rows):
         seen.append(rows.start)
@@ -84,7 +84,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was_with_the_same_result(config, 
             raise KeyboardInterrupt
         return draw(self, rows)
 
-    monkeypatch.setattr(DrawnPictures, "pictures", stop_in_the_third_chunk)
+    monkeypatch.setattr(GeneratedImages, "images", stop_in_the_third_chunk)
     with pytest.raises(Interrupted, match="the same command continues from there"):
         evaluate(config(), tmp_path / "parts")
     assert not (tmp_path / "parts" / "evaluation.json").exists()
@@ -106,39 +106,39 @@ def test_another_evaluation_is_not_overwritten(config, tmp_path):
 
 def test_features_of_real_pictures_are_computed_once(config, tmp_path, monkeypatch):
     calls = Counter()
-    read = sources.RealPictures.pictures
+    read = sources.RealImages.images
 
     def counted(self, rows):
         calls["chunks"] += 1
         return read(self, rows)
 
-    monkeypatch.setattr(sources.RealPictures, "pictures", counted)
+    monkeypatch.setattr(sources.RealImages, "images", counted)
     evaluate(config(), tmp_path / "one")
     evaluate(config(seed=1), tmp_path / "other")
     assert calls["chunks"] == 1
 
 
 def test_the_folder_of_saved_pictures_gives_the_same_figures(config, pictures, encoders, tmp_path):
-    drawn = evaluate(config(save_pictures=True), tmp_path / "drawn")
-    settings = {"weights": None, "pictures": str(tmp_path / "drawn" / "pictures"), "count": None}
+    drawn = evaluate(config(save_images=True), tmp_path / "drawn")
+    settings = {"weights": None, "images": str(tmp_path / "drawn" / "images"), "count": None}
     settings |= {"data": str(pictures), "damsm": str(encoders)}
     found = evaluate(config(**settings), tmp_path / "found")
     assert results(found) == results(drawn)
-    assert found["drawn"]["count"] == COUNT
+    assert found["generated"]["count"] == COUNT
     with pytest.raises(InputError, match="of other images or settings"):
         evaluate(config(**settings | {"seed": 1}), tmp_path / "found")
-    captions = tmp_path / "drawn" / "pictures" / "captions.jsonl"
+    captions = tmp_path / "drawn" / "images" / "captions.jsonl"
     captions.write_text(captions.read_text().replace("one", "a"))
     with pytest.raises(InputError, match="of other images or settings"):
         evaluate(config(**settings), tmp_path / "found")
-    assert "found in" in found["drawn"]["what"]
+    assert "found in" in found["generated"]["what"]
 
 
 def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders, tmp_path):
-    evaluate(config(save_pictures=True), tmp_path / "drawn")
-    folder = tmp_path / "drawn" / "pictures"
+    evaluate(config(save_images=True), tmp_path / "drawn")
+    folder = tmp_path / "drawn" / "images"
     (folder / "captions.jsonl").unlink()
-    settings = {"weights": None, "pictures": str(folder), "count": None, "data": str(pictures), "damsm": str(encoders)}
+    settings = {"weights": None, "images": str(folder), "count": None, "data": str(pictures), "damsm": str(encoders)}
     report = evaluate(config(**settings), tmp_path / "found")
     assert set(results(report)) == {"fid-damsm", "kid-damsm"}
     assert "captions.jsonl or captions.csv" in report["left_out"]["r-precision"]
@@ -160,8 +160,8 @@ def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders
             "needs 99 captions of other classes beside its own, one has 87",
         ),
         ({"metrics": ("is-tf",), "count": 9}, InputError, "is-tf: 10 splits need as many images, got 9"),
-        ({"weights": None, "pictures": "somewhere"}, InputError, "pictures need data, whose test split"),
-        ({"pictures": "somewhere"}, InputError, "weights to generate with, or images to evaluate, not both"),
+        ({"weights": None, "images": "somewhere"}, InputError, "images need data, whose test split"),
+        ({"images": "somewhere"}, InputError, "weights to generate with, or images to evaluate, not both"),
         ({"weights": "nowhere"}, CheckpointError, "no weights at 'nowhere'"),
         ({"damsm": "nowhere"}, CheckpointError, "no weights at 'nowhere': vocabulary.json, image_encoder"),
         ({"data": "nowhere"}, DataError, "no data set at 'nowhere'"),
@@ -172,7 +172,7 @@ def test_a_folder_without_captions_has_no_r_precision(config, pictures, encoders
     ],
 )
 def test_what_cannot_be_evaluated_is_said_before_any_work(config, tmp_path, monkeypatch, values, error, message):
-    monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(GeneratedImages, "images", lambda *_: pytest.fail("something was drawn"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(error, match=message):
         evaluate(config(**values), tmp_path / "out")
@@ -197,7 +197,7 @@ def test_captions_that_the_encoders_cannot_read_are_named_before_any_work(config
         file = strangers / name / "config.json"
         values = json.loads(file.read_text()) | {"vocabulary_fingerprint": words.fingerprint}
         file.write_text(json.dumps(values))
-    monkeypatch.setattr(DrawnPictures, "pictures", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(GeneratedImages, "images", lambda *_: pytest.fail("something was drawn"))
     with pytest.raises(DataError, match="the DAMSM encoders know no word of"):
         evaluate(config(damsm=str(strangers)), tmp_path / "out")
 

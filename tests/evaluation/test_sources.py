@@ -9,8 +9,8 @@ from PIL import Image
 
 from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import DataError, InputError
-from dmgan_fast.evaluation.sources import DrawnPictures, FolderPictures, Gallery, RealPictures, chosen_words
-from dmgan_fast.pictures import to_bytes
+from dmgan_fast.evaluation.sources import FolderImages, Gallery, GeneratedImages, RealImages, chosen_words
+from dmgan_fast.images import to_bytes
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 
@@ -18,7 +18,7 @@ def drawn(trained, pictures, **options):
     sampler = Sampler.from_pretrained(trained)
     dataset = open_dataset(pictures, "test", image_sizes=(128,), vocabulary=sampler.vocabulary)
     settings = {"weights": "hash", "count": 20, "seed": 3, "max_words": 4, "batch_size": 5} | options
-    return DrawnPictures(sampler, dataset, **settings)
+    return GeneratedImages(sampler, dataset, **settings)
 
 
 def test_every_image_is_shown_in_turn_and_no_caption_twice_before_all_were_used(trained, pictures):
@@ -36,10 +36,10 @@ def test_every_image_is_shown_in_turn_and_no_caption_twice_before_all_were_used(
 
 def test_an_image_depends_on_its_place_and_not_on_the_rows_asked_for(trained, pictures):
     source = drawn(trained, pictures)
-    whole = source.pictures(range(0, 20))
+    whole = source.images(range(0, 20))
     assert whole.dtype == torch.uint8
     assert whole.shape == (20, 3, 128, 128)
-    assert torch.equal(whole[5:15], source.pictures(range(5, 15)))
+    assert torch.equal(whole[5:15], source.images(range(5, 15)))
     words = source.sampler.vocabulary.encode(source.captions[7])[0]
     image = source.sampler.generate([words], [3 * POSITION_STRIDE + 7]).images[-1]
     assert (whole[7].int() - to_bytes(image[0]).int()).abs().max() <= 1
@@ -58,8 +58,8 @@ def test_nan_images_are_named_and_not_rounded_to_black(trained, pictures):
     source = drawn(trained, pictures)
     with torch.no_grad():
         source.sampler.generator.initial_stage.projection.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"drew NaN or infinity for 5 of 5 pictures; the first is picture 10, 'one"):
-        source.pictures(range(10, 20))
+    with pytest.raises(InputError, match=r"gave NaN or infinity for 5 of 5 images; the first is image 10, 'one"):
+        source.images(range(10, 20))
 
 
 def test_words_of_a_long_caption_depend_on_its_place_only():
@@ -72,16 +72,16 @@ def test_words_of_a_long_caption_depend_on_its_place_only():
 
 def test_real_images_are_the_data_sets_own_bytes(pictures):
     dataset = open_dataset(pictures, "test", image_sizes=(64,))
-    real = RealPictures(dataset)
-    got = real.pictures(range(2, 5))
+    real = RealImages(dataset)
+    got = real.images(range(2, 5))
     assert torch.equal(got.float() / 127.5 - 1, torch.stack([dataset[k].images[-1] for k in range(2, 5)]))
-    assert real.pictures(range(2, 5)).dtype == torch.uint8
+    assert real.images(range(2, 5)).dtype == torch.uint8
     assert len(real) == 8
 
 
 def test_the_key_of_real_images_is_that_of_their_contents(pictures, tmp_path):
     def key(folder, side=64):
-        return RealPictures(open_dataset(folder, "test", image_sizes=(side,))).key
+        return RealImages(open_dataset(folder, "test", image_sizes=(side,))).key
 
     copy = tmp_path / "elsewhere"
     copy.mkdir()
@@ -99,11 +99,11 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_those_below(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (16, 16), (50 * k, 0, 0)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    source = FolderPictures(tmp_path)
+    source = FolderImages(tmp_path)
     assert [record.key for record in source.records] == ["a/1.PNG", "a/2.jpg", "b.png", "c.webp"]
-    assert source.pictures(range(4))[:, 0, 0, 0].tolist() == pytest.approx([100, 50, 0, 150], abs=3)
-    assert (source.side, source.captions) == (16, None)
-    assert len(FolderPictures(tmp_path, count=3)) == 3
+    assert source.images(range(4))[:, 0, 0, 0].tolist() == pytest.approx([100, 50, 0, 150], abs=3)
+    assert (source.resolution, source.captions) == (16, None)
+    assert len(FolderImages(tmp_path, count=3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -111,27 +111,27 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_those_below(tmp_path):
     [
         ([(16, 16), (16, 16), (20, 20)], None, "all of one size; 0.png is 16x16, 2.png is 20x20"),
         ([(16, 20)], None, "must be square and all of one size; 0.png is 16x20"),
-        ([(16, 16)], 2, "has 1 pictures, but 2 were asked for"),
-        ([], None, "has no pictures"),
+        ([(16, 16)], 2, "has 1 images, but 2 were asked for"),
+        ([], None, "has no images"),
     ],
 )
 def test_folders_that_cannot_be_compared_are_refused(tmp_path, sizes, count, message):
     for k, size in enumerate(sizes):
         Image.new("RGB", size).save(tmp_path / f"{k}.png")
     with pytest.raises(DataError, match=message):
-        FolderPictures(tmp_path, count)
+        FolderImages(tmp_path, count)
 
 
 def test_broken_and_missing_folders_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"no pictures at .*nowhere': not a folder"):
-        FolderPictures(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no images at .*nowhere': not a folder"):
+        FolderImages(tmp_path / "nowhere")
     Image.effect_noise((16, 16), 90).convert("RGB").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"can't be read: .*b\.png"):
-        FolderPictures(tmp_path)
+        FolderImages(tmp_path)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     with pytest.raises(DataError, match=r"can't be read: .*b\.png"):
-        FolderPictures(tmp_path).pictures(range(2))
+        FolderImages(tmp_path).images(range(2))
 
 
 def test_a_gallery_is_a_folder_with_captions(tmp_path):
@@ -141,8 +141,8 @@ def test_a_gallery_is_a_folder_with_captions(tmp_path):
     gallery.write(pictures, range(3))
     gallery.write_captions(["a red bird", "einen Käfer", "a bird"], [4, 5, 4])
     assert gallery.has(range(3))
-    source = FolderPictures(tmp_path)
-    assert torch.equal(source.pictures(range(3)), pictures)
+    source = FolderImages(tmp_path)
+    assert torch.equal(source.images(range(3)), pictures)
     assert source.captions == ["a red bird", "einen Käfer", "a bird"]
     assert Counter(source.class_ids) == {4: 2, 5: 1}
 
@@ -150,5 +150,5 @@ def test_a_gallery_is_a_folder_with_captions(tmp_path):
 def test_captions_of_some_images_only_are_none(tmp_path):
     for name in "ab":
         Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
-    (tmp_path / "captions.jsonl").write_text(json.dumps({"picture": "a.png", "captions": ["a"]}))
-    assert FolderPictures(tmp_path).captions is None
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "a.png", "captions": ["a"]}))
+    assert FolderImages(tmp_path).captions is None

@@ -18,7 +18,7 @@ def small_chunks(monkeypatch):
 def test_the_report_says_what_was_measured_with_what(config, tmp_path):
     report = evaluate(config(), tmp_path / "out")
     assert report == json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert report["drawn"]["count"] == COUNT
+    assert report["generated"]["count"] == COUNT
     assert report["real"]["count"] == 8
     assert report["extractors"]["damsm"].startswith("damsm sha256=")
     assert len(report["generator"]["sha256"]) == 64

@@ -102,7 +102,7 @@ def test_every_variant_trains_and_generates(small, tmp_path, name):
     overrides = [*small["settings"], *VARIANTS[name]]
     config = build_config(TrainConfig, preset="demo", overrides=overrides, values=values)
     module.train(config, tmp_path)
-    (drawing,) = Sampler.from_pretrained(tmp_path).draw(["a red circle"])
+    (drawing,) = Sampler.from_pretrained(tmp_path).sample(["a red circle"])
     assert drawing.images[-1].shape[-1] == config.generator.image_sizes[-1]
     assert drawing.images[-1].isfinite().all()
 

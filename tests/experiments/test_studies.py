@@ -34,7 +34,7 @@ def planted(dependence):
     gates = torch.empty(4, 3, 2)
     for k, caption in enumerate(said):
         for position, word in enumerate(caption):
-            values = {"word": torch.tensor(0.2 * word), "caption": by_caption[k], "picture": by_noise[k, :, position]}
+            values = {"word": torch.tensor(0.2 * word), "caption": by_caption[k], "image": by_noise[k, :, position]}
             gates[k, :, position] = values[dependence]
     return gates, said
 
@@ -47,8 +47,8 @@ def test_variance_is_found_where_it_comes_from(dependence):
 
 
 def test_variance_of_noise_is_mostly_the_images_and_shares_add_up():
-    shares, by_word = variance_shares(*planted("picture"))
-    assert shares["picture"] > 0.5
+    shares, by_word = variance_shares(*planted("image"))
+    assert shares["image"] > 0.5
     assert sum(shares.values()) == pytest.approx(1)
     assert {word: len(means) for word, means in by_word.items()} == {1: 4, 2: 4}
 

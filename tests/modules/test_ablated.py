@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmgan_fast.modules import Generator, GeneratorConfig, draw_in_tiles
+from dmgan_fast.modules import Generator, GeneratorConfig, generate_in_tiles
 
 SMALL = {"image_sizes": (64, 128), "base_channels": 4, "word_channels": 8, "condition_channels": 4, "noise_channels": 4}
 TEXTS = ("both", "words", "sentence", "none")
@@ -43,7 +43,7 @@ def test_tiles_draw_the_same_pictures(change, text):
     }
     with torch.no_grad():
         expected = model(**given).images[-1]
-    found = draw_in_tiles(model, given["noise"], given["sentence"], given["words"], None, eps=given["eps"], tile=64)
+    found = generate_in_tiles(model, given["noise"], given["sentence"], given["words"], None, eps=given["eps"], tile=64)
     assert (found.images[-1] - expected).abs().max() <= 1e-10
 
 

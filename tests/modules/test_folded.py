@@ -87,7 +87,7 @@ def test_a_folded_encoder_is_the_same_function_and_keeps_less(config):
         norm.weight.data.uniform_(0.5, 1.5)
         norm.bias.data.normal_(std=0.1)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    folded, images = fold(encoder), torch.rand(1, 3, encoder.input_side, encoder.input_side, dtype=torch.float64)
+    folded, images = fold(encoder), torch.rand(1, 3, encoder.input_size, encoder.input_size, dtype=torch.float64)
     results, kept = [], []
     for model in (encoder, folded):
         leaf, storages = images.clone().requires_grad_(), {}

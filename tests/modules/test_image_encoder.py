@@ -9,7 +9,7 @@ from dmgan_fast.modules.image_encoder import INCEPTION_FILE
 
 
 def test_compact_encoder_takes_any_side():
-    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)).eval()
+    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=64, base_channels=2)).eval()
     for side in (64, 128):
         regions, code = encoder(torch.rand(2, 3, side, side))
         assert regions.shape == (2, 8, 8, 8)

@@ -38,7 +38,7 @@ def test_published_numbers_of_parameters():
         (lambda: DiscriminatorConfig(image_size=32), "got 32"),
         (lambda: TextEncoderConfig(vocabulary_size=5, word_channels=7), "word_channels must be even"),
         (lambda: TextEncoderConfig(vocabulary_size=0), "vocabulary_size"),
-        (lambda: ImageEncoderConfig(side=50), "side must be a multiple of 16"),
+        (lambda: ImageEncoderConfig(image_size=50), "image_size must be a multiple of 16"),
     ],
 )
 def test_configurations_refuse_what_makes_no_model(make, message):

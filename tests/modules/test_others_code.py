@@ -22,7 +22,7 @@ from tests.modules.others import CONFIG, inputs
                 image_size=64, base_channels=2, sentence_channels=8, spectral_norm="none", batch_norm=True
             )
         ),
-        lambda: ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=32, base_channels=2)),
+        lambda: ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=32, base_channels=2)),
     ],
     ids=["discriminator", "AttnGAN's discriminator", "image encoder"],
 )

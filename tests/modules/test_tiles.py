@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dmgan_fast.errors import InputError
-from dmgan_fast.modules import Generator, GeneratorConfig, draw_in_tiles
+from dmgan_fast.modules import Generator, GeneratorConfig, generate_in_tiles
 
 SIDES = (64, 128, 256)
 
@@ -40,7 +40,7 @@ def test_every_pixel_is_the_same(tile, kept, blocks):
     model = generator(blocks)
     with torch.no_grad():
         expected = model(**inputs()).images
-    found = draw_in_tiles(model, **inputs(), tile=tile, kept=kept).images
+    found = generate_in_tiles(model, **inputs(), tile=tile, kept=kept).images
     for ours, true in zip(found, expected, strict=True):
         assert ours.shape == true.shape
         assert (ours - true).abs().max() <= 1e-12
@@ -49,7 +49,7 @@ def test_every_pixel_is_the_same(tile, kept, blocks):
 def peak(model, tile):
     """Bytes at the peak of what is allocated while generating, without the images themselves."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        images = draw_in_tiles(model, **inputs(), tile=tile, kept=0).images
+        images = generate_in_tiles(model, **inputs(), tile=tile, kept=0).images
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
@@ -73,9 +73,9 @@ def test_memory_does_not_grow_with_the_side():
 )
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
-        draw_in_tiles(generator(1), **(inputs() | change))
+        generate_in_tiles(generator(1), **(inputs() | change))
 
 
 def test_training_mode_is_refused():
     with pytest.raises(InputError, match="must be in evaluation mode"):
-        draw_in_tiles(generator(1).train(), **inputs())
+        generate_in_tiles(generator(1).train(), **inputs())

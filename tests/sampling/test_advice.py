@@ -27,17 +27,17 @@ def fail_to_draw(monkeypatch, error):
 def test_one_image_that_does_not_fit_is_told_of_tiles_and_tiles_of_smaller_ones(sampler, monkeypatch):
     fail_to_draw(monkeypatch, MemoryError())
     with pytest.raises(OutOfMemory, match=r"generating one image .* 128 .*; generate in windows \(--tile 64"):
-        sampler.draw(["a"])
-    monkeypatch.setattr("dmgan_fast.sampling.sampler.draw_in_tiles", sampler.generator.forward)
+        sampler.sample(["a"])
+    monkeypatch.setattr("dmgan_fast.sampling.sampler.generate_in_tiles", sampler.generator.forward)
     with pytest.raises(OutOfMemory, match=r"in windows of 128.*smaller windows \(--tile 64\)"):
-        sampler.draw(["a"], tile=128)
+        sampler.sample(["a"], tile=128)
 
 
 def test_the_batch_that_is_named_fits_what_is_free(sampler, monkeypatch):
-    base, each = advice._drawing_bytes(sampler.generator, torch.device("cpu"))
+    base, each = advice._sampling_bytes(sampler.generator, torch.device("cpu"))
     for free in (10 * each, 50 * each):
         monkeypatch.setattr(out_of_memory, "free_memory", lambda device, free=free: free)
-        said = advice.drawing_advice(sampler.generator, 400, None, None)
+        said = advice.sampling_advice(sampler.generator, 400, None, None)
         batch = int(re.search(r"--batch (\d+)", said)[1])
         assert batch > 0
         assert base + each * batch <= free

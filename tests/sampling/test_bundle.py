@@ -113,7 +113,7 @@ def test_old_weights_without_a_fingerprint_load_if_sizes_fit(tmp_path):
         values = json.loads(file.read_text())
         del values["vocabulary_fingerprint"]
         file.write_text(json.dumps(values))
-    assert Sampler.from_pretrained(folder).draw(["a red box"])[0].words == ["a", "red", "box"]
+    assert Sampler.from_pretrained(folder).sample(["a red box"])[0].words == ["a", "red", "box"]
     Vocabulary(PUBLISHED.words[:-1]).save(folder / "vocabulary.json")
     with pytest.raises(CheckpointError, match="trained with 5 words, but the vocabulary beside it has 4"):
         Sampler.from_pretrained(folder)

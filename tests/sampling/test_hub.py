@@ -34,7 +34,7 @@ def repository(hub, weights):
 
 
 def drawn(sampler):
-    return sampler.draw(["a red apple"], seed=1)[0].images[-1]
+    return sampler.sample(["a red apple"], seed=1)[0].images[-1]
 
 
 def test_a_hub_id_draws_what_the_folder_draws_and_fetches_nothing_else(hub, repository, weights):

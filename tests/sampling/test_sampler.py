@@ -11,14 +11,14 @@ from dmgan_fast.sampling.sampler import truncate
 
 def test_the_first_picture_of_a_caption_is_the_one_drawn_alone_whatever_the_batch(sampler):
     captions = ["a red apple", "blue"]
-    alone = sampler.draw(captions, seed=3)
-    several = sampler.draw(captions, seed=3, count=3, batch_size=2)
+    alone = sampler.sample(captions, seed=3)
+    several = sampler.sample(captions, seed=3, count=3, batch_size=2)
     assert [(d.number, d.copy) for d in several] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
     for one, other in ((several[0], alone[0]), (several[3], alone[1])):
         assert (one.images[-1] - other.images[-1]).abs().max() < 1e-4
-    again = sampler.draw(["a car", "blue"], seed=3, count=3)
+    again = sampler.sample(["a car", "blue"], seed=3, count=3)
     assert (again[5].images[-1] - several[5].images[-1]).abs().max() < 1e-4  # of its own place and number only
-    sampler.draw(["blue"], seed=2**70)  # any seed is one
+    sampler.sample(["blue"], seed=2**70)  # any seed is one
 
 
 def test_pictures_come_as_they_are_ready_and_all_captions_are_checked_first(sampler, monkeypatch):
@@ -37,7 +37,7 @@ def test_pictures_come_as_they_are_ready_and_all_captions_are_checked_first(samp
 
 def test_the_way_between_two_captions_begins_and_ends_at_them(sampler):
     way = sampler.between("a red apple", "blue", steps=5, seed=4)
-    ends = [sampler.draw([caption], seed=4)[0] for caption in ("a red apple", "blue")]
+    ends = [sampler.sample([caption], seed=4)[0] for caption in ("a red apple", "blue")]
     assert len(way) == 5
     for drawing, end in ((way[0], ends[0]), (way[-1], ends[1])):
         assert (drawing.images[-1] - end.images[-1]).abs().max() < 1e-4
@@ -67,17 +67,17 @@ def test_truncated_noise_is_normal_noise_within_bounds_in_the_same_order():
 
 def test_truncation_makes_pictures_of_a_caption_more_alike(sampler):
     def spread(**options):
-        images = torch.stack([d.images[0] for d in sampler.draw(["a red apple"], count=6, **options)])
+        images = torch.stack([d.images[0] for d in sampler.sample(["a red apple"], count=6, **options)])
         return float(images.std(0).mean())
 
     assert spread(truncation=0.1) < 0.7 * spread()
     with pytest.raises(InputError, match=r"truncation must be above 0, as 0\.7, got 0"):
-        sampler.draw(["a"], truncation=0)
+        sampler.sample(["a"], truncation=0)
 
 
 def test_noise_is_multiplied_and_without_any_every_seed_is_the_same_image(sampler):
     def last(**options):
-        return sampler.draw(["a red apple"], **options)[0].images[-1]
+        return sampler.sample(["a red apple"], **options)[0].images[-1]
 
     assert torch.equal(last(seed=1, noise_strength=0), last(seed=2, noise_strength=0))
     assert torch.equal(last(seed=1, noise_strength=1.0), last(seed=1))
@@ -90,6 +90,6 @@ def test_noise_is_multiplied_and_without_any_every_seed_is_the_same_image(sample
 @pytest.mark.parametrize("strength", [-0.1, float("nan"), float("inf")])
 def test_a_noise_strength_that_is_none_is_refused(sampler, strength):
     with pytest.raises(InputError, match=r"noise_strength must be 0 or more, as 0\.5, got"):
-        sampler.draw(["a car"], noise_strength=strength)
+        sampler.sample(["a car"], noise_strength=strength)
     with pytest.raises(InputError, match=r"noise_strength must be 0 or more, as 0\.5, got"):
         sampler.between("a car", "blue", noise_strength=strength)

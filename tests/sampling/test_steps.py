@@ -27,7 +27,9 @@ def test_a_step_generates_with_the_average_of_that_step(measured_run, step):
 
 
 def test_the_last_step_is_what_the_weights_are(measured_run):
-    a, b = (Sampler.from_pretrained(measured_run, step=step).draw(["a red circle"])[0].images[-1] for step in (None, 4))
+    a, b = (
+        Sampler.from_pretrained(measured_run, step=step).sample(["a red circle"])[0].images[-1] for step in (None, 4)
+    )
     assert torch.equal(a, b)
 
 
@@ -54,7 +56,7 @@ def test_evaluation_of_a_step_is_of_that_step_and_says_so(measured_run, pictures
     assert values[None] == values["4"] > 0
     digests = {step: report["generator"]["sha256"] for step, report in found.items()}
     assert len({digests["1"], digests["4"], digests["best"]}) == 3  # the last and the best lie in other files
-    assert "step-00000001.pt" in found["1"]["drawn"]["what"]
+    assert "step-00000001.pt" in found["1"]["generated"]["what"]
     with pytest.raises(InputError, match="holds an evaluation of other images"):
         evaluate(EvaluationConfig(**settings, step="2"), tmp_path / "1")
     with pytest.raises(InputError, match="--step is of a run"):

@@ -53,6 +53,13 @@ def test_a_run_that_does_not_end_is_broken():
     assert run.status == -9
 
 
+def test_settings_of_a_disturbed_run_win_over_those_of_every_run(tmp_path):
+    rig = machine.Rig.__new__(machine.Rig)
+    rig.encoders, rig.images = tmp_path / "encoders", tmp_path / "images"
+    loop = rig.config(("loop.steps=90", "loop.checkpoint_every=10")).loop
+    assert (loop.steps, loop.checkpoint_every, loop.batch_size) == (90, 10, 4)
+
+
 def test_a_lost_checkpoint_and_another_bit_are_broken_promises(tmp_path):
     rig = machine.Rig.__new__(machine.Rig)
     with pytest.raises(Broken, match="the checkpoint of step 2 is gone"):

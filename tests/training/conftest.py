@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
             name = f"{split}-{colour}-{shape}.png"
             picture.save(folder / name)
             said = [f"a {colour} {shape}", f"one {shape} in {colour}"]
-            lines.append({"picture": name, "captions": said, "class_id": number, "split": split})
+            lines.append({"image": name, "captions": said, "class_id": number, "split": split})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
@@ -45,7 +45,7 @@ def pretrain_config(pictures, **loop):
         "data": {"source": str(pictures), "max_words": 4},
         "word_channels": 8,
         "embedding_channels": 6,
-        "image_encoder": {"kind": "compact", "channels": 8, "side": 32, "base_channels": 2},
+        "image_encoder": {"kind": "compact", "channels": 8, "image_size": 32, "base_channels": 2},
         "image_size": 32,
         "loop": {"steps": 3, "batch_size": 4, "log_every": 1, "sample_every": 100, "checkpoint_every": 100} | loop,
     }

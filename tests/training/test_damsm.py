@@ -28,10 +28,10 @@ def test_pretraining_measures_retrieval_of_held_out_images_in_its_history_and_ca
     for row in rows:
         assert float(row["chance"]) == 12.5  # 8 held-out images, each of a class of its own
         assert 0 < float(row["words"]) < 100
-        assert 0 <= float(row["picture_to_caption"]) <= 100
+        assert 0 <= float(row["image_to_caption"]) <= 100
     card = (tmp_path / "weights" / "README.md").read_text()
-    assert f"{float(rows[-1]['picture_to_caption']):.1f} % find their caption among 8" in card
-    assert f"{float(rows[-1]['caption_to_picture']):.1f} % of captions" in card
+    assert f"{float(rows[-1]['image_to_caption']):.1f} % find their caption among 8" in card
+    assert f"{float(rows[-1]['caption_to_image']):.1f} % of captions" in card
     pretrain(pretrain_config(pictures, steps=5, sample_every=2), tmp_path, resume=True)
     with (tmp_path / "validation.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "3", "4", "5"]
@@ -47,7 +47,7 @@ def test_retrieval_is_perfect_for_encoders_that_agree_and_counts_every_held_out_
     task.text_encoder.forward = lambda captions, lengths: (torch.randn(len(captions), 8, 4), next(seen[1]))
     found = task.validate()
     assert len(found.codes) == 8
-    assert found.measures["picture_to_caption"] == found.measures["caption_to_picture"] == 100
+    assert found.measures["image_to_caption"] == found.measures["caption_to_image"] == 100
 
 
 def test_images_of_one_class_are_not_held_against_each_other(pictures):

@@ -60,7 +60,7 @@ def test_gan_resumes_bit_exactly_across_an_epoch(pictures, encoders, tmp_path, o
         same(one, other)
     sampler = Sampler.from_pretrained(tmp_path / "whole")
     assert sampler.generator.config.refinement == ("attention" if overrides else "memory")
-    (drawing,) = sampler.draw(["a red circle"], maps=True)
+    (drawing,) = sampler.sample(["a red circle"], maps=True)
     assert (len(drawing.attention), len(drawing.response_gates)) == (1, 0 if overrides else 1)
 
 

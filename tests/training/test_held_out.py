@@ -12,7 +12,7 @@ from dmgan_fast.data import open_dataset
 from dmgan_fast.data.loader import collate
 from dmgan_fast.errors import CheckpointError
 from dmgan_fast.evaluation import frechet_distance, kernel_distance, r_precision
-from dmgan_fast.pictures import to_bytes
+from dmgan_fast.images import to_bytes
 from dmgan_fast.runs.checkpoints import checkpoint_file, load_checkpoint
 from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.sampling.sampler import Sampler
@@ -33,7 +33,7 @@ def rows(file):
 def test_what_is_measured_follows_the_formulas_on_the_images_generated(pictures, encoders):
     vocabulary = open_bundle(encoders).vocabulary
     held_out = open_dataset(str(pictures), "test", image_sizes=(64, 128), max_words=4, vocabulary=vocabulary)
-    task = GANTask(train_config(pictures, encoders, measure_pictures=40), encoders, held_out, held_out)
+    task = GANTask(train_config(pictures, encoders, measure_images=40), encoders, held_out, held_out)
     with torch.no_grad():  # contrast that an untrained generator has not
         task.train_step.average.module.image_heads[-1].conv.weight *= 1000
     found = task.measure()

@@ -104,7 +104,7 @@ def test_a_checkpoint_of_an_older_version_resumes_in_place_and_says_what_it_can_
     old = load_checkpoint(file, "gan")
     for name in ("fingerprints", "vocabulary_fingerprint", "epoch", "batches"):
         del old[name]
-    for name in ("measure_every", "measure_pictures", "best_by"):
+    for name in ("measure_every", "measure_images", "best_by"):
         del old["config"]["loop"][name]
     torch.save(old, file)
     (file.parent / "manifest.json").unlink()

@@ -48,7 +48,7 @@ def models(sides=SIDES, mode="official", dtype=torch.float64, attngan=False):
     discriminators = [
         Discriminator(DiscriminatorConfig(image_size=s, base_channels=2, sentence_channels=8, **norm)) for s in sides
     ]
-    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, side=64, base_channels=2)).eval()
+    encoder = ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=64, base_channels=2)).eval()
     return generator.to(dtype), [d.to(dtype) for d in discriminators], encoder.to(dtype)
 
 
@@ -191,7 +191,7 @@ def test_a_step_iterates_each_spectral_norm_once():
 
 def test_bad_input_is_refused_before_any_work():
     generator, discriminators, encoder = models(sides=(64, 128))
-    with pytest.raises(InputError, match=r"discriminators must be for sides \(64, 128\)"):
+    with pytest.raises(InputError, match=r"discriminators must be for resolutions \(64, 128\)"):
         TrainStep(generator, discriminators[:1], encoder)
     with pytest.raises(InputError, match="image_encoder may be None only"):
         TrainStep(generator, discriminators, None)

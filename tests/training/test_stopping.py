@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from dmgan_fast import cli
-from dmgan_fast.data.dataset import CaptionedPictures
+from dmgan_fast.data.dataset import CaptionedImages
 from dmgan_fast.errors import DataError, Interrupted, Preempted
 from dmgan_fast.training.stopping import stop_on_signals, told_of_readers
 from dmgan_fast.training.trainer import GANTask, train
@@ -74,14 +74,14 @@ def test_the_command_ends_with_the_status_that_asks_to_be_queued_again(monkeypat
 
 def _fail_in_workers(monkeypatch, fail):
     """``fail(epoch)`` runs where an image is read, in the processes that read only."""
-    main, read = os.getpid(), CaptionedPictures.visit
+    main, read = os.getpid(), CaptionedImages.visit
 
     def visit(dataset, epoch, index):
         if os.getpid() != main:
             fail(dataset)
         return read(dataset, epoch, index)
 
-    monkeypatch.setattr(CaptionedPictures, "visit", visit)
+    monkeypatch.setattr(CaptionedImages, "visit", visit)
 
 
 def test_a_process_that_reads_and_is_killed_ends_the_run_with_what_to_do(pictures, encoders, tmp_path, monkeypatch):
@@ -124,9 +124,9 @@ def test_a_process_that_reads_and_ends_after_a_signal_asks_to_be_queued_again():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_vanished_is_named_in_one_line(pictures, encoders, tmp_path, monkeypatch, workers):
     def vanish(dataset, epoch, index):
-        raise DataError("picture not found: a/b.png")
+        raise DataError("image not found: a/b.png")
 
-    monkeypatch.setattr(CaptionedPictures, "visit", vanish)
+    monkeypatch.setattr(CaptionedImages, "visit", vanish)
     with pytest.raises(DataError) as caught:
         train(train_config(pictures, encoders, [f"data.workers={workers}"]), tmp_path)
-    assert str(caught.value) == "picture not found: a/b.png"
+    assert str(caught.value) == "image not found: a/b.png"

@@ -27,3 +27,30 @@ def serious(page):
         for each in found
         if each["impact"] in ("serious", "critical")
     }
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def faults_of(browser, file):
+    """What is wrong with a page in a file, by day and by night, on a wide screen and a narrow one: serious findings of
+    axe-core, requests to others, errors, and content wider than the window."""
+    said, found = [], []
+    for scheme, size in (("light", WIDE), ("dark", NARROW)):
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        page.on("request", lambda request: said.append(request.url))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(file.as_uri())
+        found += serious(page).items()
+        if page.evaluate("document.scrollingElement.scrollWidth > window.innerWidth"):
+            found.append(f"wider than {size['width']}")
+        page.close()
+    return found + [each for each in said if each != file.as_uri() and not each.startswith("data:")]

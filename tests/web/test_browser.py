@@ -4,25 +4,15 @@ import re
 
 import pytest
 
-from tests.web.browser import NARROW, PROGRAM, WIDE, needs_chromium, serious
+from tests.web.browser import NARROW, WIDE, browser, needs_chromium, serious  # noqa: F401
 
 pytestmark = needs_chromium
 ANSWER = "#dm-images .dm-answer"
 LOADED = "(all => all.length > 0 && all.every(x => x.naturalWidth))([...document.querySelectorAll('{0} img')])"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def page(browser, address):
+def page(browser, address):  # noqa: F811
     """The page, open; it may have asked nobody else for anything, and have no errors."""
     context = browser.new_context(viewport=WIDE)
     page = context.new_page()
@@ -40,7 +30,7 @@ def page(browser, address):
 def generate(page, caption="a red apple"):
     page.get_by_label("Caption", exact=True).fill(caption)
     page.get_by_role("button", name="Generate").first.click()
-    page.wait_for_selector(f"{ANSWER} .dm-picture")
+    page.wait_for_selector(f"{ANSWER} .dm-image")
 
 
 def opacity(page, key):
@@ -78,7 +68,7 @@ def test_everything_can_be_done_without_a_mouse(page):
     assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
     page.keyboard.type("a blue car")
     page.keyboard.press("Enter")
-    page.wait_for_selector(f"{ANSWER} .dm-picture")
+    page.wait_for_selector(f"{ANSWER} .dm-image")
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.dataset.key") == "1":

@@ -11,7 +11,7 @@ from dmgan_fast.web.overlays import BLUE, RED, STRONGEST, layer, refinements
 
 @pytest.fixture
 def drawing(weights):
-    return Sampler.from_pretrained(weights, device="cpu").draw(["a red zebra apple"], maps=True)[0]
+    return Sampler.from_pretrained(weights, device="cpu").sample(["a red zebra apple"], maps=True)[0]
 
 
 def without_gates(weights):
@@ -52,11 +52,11 @@ def test_shares_are_means_of_the_maps(drawing):
 
 
 def test_a_model_without_gates_has_attention_only(weights):
-    (refinement,) = refinements(without_gates(weights).draw(["a red car"], maps=True)[0])
+    (refinement,) = refinements(without_gates(weights).sample(["a red car"], maps=True)[0])
     assert len(refinement.attention) == 3
     assert refinement.response_gate is refinement.taken is None
     assert {(row.written, row.taken) for row in refinement.words} == {(None, None)}
 
 
 def test_without_maps_there_is_nothing(weights):
-    assert refinements(Sampler.from_pretrained(weights, device="cpu").draw(["a car"])[0]) == []
+    assert refinements(Sampler.from_pretrained(weights, device="cpu").sample(["a car"])[0]) == []

@@ -18,28 +18,28 @@ def sampler(weights):
 
 
 def last(answer, number=0):
-    return answer.pictures[number].drawing.images[-1]
+    return answer.images[number].sample.images[-1]
 
 
 def test_the_images_are_those_of_the_sampler(studio, sampler):
     answer = studio.generate("a red apple", seed=3, images=2, truncation=0.7, noise=0.5)
-    drawn = sampler.draw(["a red apple"], seed=3, count=2, truncation=0.7, noise_strength=0.5)
-    assert [picture.drawing.copy for picture in answer.pictures] == [1, 2]
-    for picture, drawing in zip(answer.pictures, drawn, strict=True):
-        assert [tuple(image.shape) for image in picture.drawing.images] == [(3, 64, 64), (3, 128, 128)]
-        assert all(map(torch.equal, picture.drawing.images, drawing.images))
+    drawn = sampler.sample(["a red apple"], seed=3, count=2, truncation=0.7, noise_strength=0.5)
+    assert [image.sample.copy for image in answer.images] == [1, 2]
+    for image, wanted in zip(answer.images, drawn, strict=True):
+        assert [tuple(image.shape) for image in image.sample.images] == [(3, 64, 64), (3, 128, 128)]
+        assert all(map(torch.equal, image.sample.images, wanted.images))
 
 
 def test_the_largest_truncation_is_none(studio, sampler):
-    assert torch.equal(last(studio.generate("a car", truncation=3)), sampler.draw(["a car"])[0].images[-1])
-    assert torch.equal(last(studio.generate("a car")), sampler.draw(["a car"])[0].images[-1])
+    assert torch.equal(last(studio.generate("a car", truncation=3)), sampler.sample(["a car"])[0].images[-1])
+    assert torch.equal(last(studio.generate("a car")), sampler.sample(["a car"])[0].images[-1])
 
 
 def test_the_strip_is_the_way_of_the_sampler(studio, sampler):
     answer = studio.between("a red apple", "a blue car", steps=4, seed=2)
     way = sampler.between("a red apple", "a blue car", steps=4, seed=2)
     assert answer.captions == ("a red apple", "a blue car")
-    assert all(torch.equal(last(answer, k), drawing.images[-1]) for k, drawing in enumerate(way))
+    assert all(torch.equal(last(answer, k), wanted.images[-1]) for k, wanted in enumerate(way))
 
 
 def test_unknown_words_are_told_once(studio):
@@ -51,7 +51,7 @@ def test_control_characters_and_lines_make_one_line(studio):
     answer = studio.generate("  a\x00 red\u202e\x1b[31m\r\n apple\ud800 ")
     assert "\x1b" not in answer.captions[0]
     assert "\n" not in answer.captions[0]
-    assert answer.pictures[0].drawing.words == ["a", "red", "apple"]
+    assert answer.images[0].sample.words == ["a", "red", "apple"]
 
 
 def test_the_first_model_is_taken_where_none_is_named(studio):
@@ -134,11 +134,11 @@ def test_one_request_is_answered_at_a_time(weights):
     inside, most = [0], [0]
 
     class Counting(Sampler):
-        def draw(self, *arguments, **options):
+        def sample(self, *arguments, **options):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             try:
-                return super().draw(*arguments, **options)
+                return super().sample(*arguments, **options)
             finally:
                 inside[0] -= 1
 

@@ -42,7 +42,7 @@ def test_every_resolution_is_shown_with_a_layer_for_each_word_and_the_gate(studi
 def test_what_the_memory_wrote_is_a_table_for_each_refinement(studio):
     answer = studio.generate("a red apple")
     text = views.images(answer)
-    (refinement,) = answer.pictures[0].refinements
+    (refinement,) = answer.images[0].refinements
     row = refinement.words[1]
     cells = [f"{100 * value:.0f} %" for value in (row.written, row.read, row.taken)]
     found = re.search(r'<th scope="row">red</th>(.*?)</tr>', text, re.DOTALL).group(1)

@@ -30,10 +30,21 @@ from dmgan_fast.runs import checkpoints
 from dmgan_fast.runs.checkpoints import load_checkpoint, newest_whole, step_of, steps_of
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
+from dmgan_fast.runs.snapshot import leaves
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import GANTask, train
 
 STEPS, SIDE = 6, 64
+LOOP = (
+    f"steps={STEPS}",
+    "batch_size=4",
+    "log_every=1",
+    "sample_every=3",
+    "measure_every=2",
+    "measure_images=8",
+    "checkpoint_every=1",
+    "keep_checkpoints=2",
+)
 PHASES = ("step", "save", "sample", "evaluation")
 LIMIT = 120.0  # seconds after which a run hangs
 PAUSE = 0.5  # more than this between two looks means that all processes were halted for a while
@@ -226,7 +237,7 @@ class Rig:
             "data": {"source": str(self.images), "max_words": 4},
             "word_channels": 4,
             "embedding_channels": 4,
-            "image_encoder": {"kind": "compact", "channels": 4, "side": 32, "base_channels": 1},
+            "image_encoder": {"kind": "compact", "channels": 4, "image_size": 32, "base_channels": 1},
             "image_size": 32,
             "loop": {"steps": 2, "batch_size": 4},
         }
@@ -239,8 +250,8 @@ class Rig:
         self.whole = folder / "whole"
 
     def config(self, overrides: tuple[str, ...] = (), images: Path | None = None) -> TrainConfig:
-        """Settings of the run."""
-        values = {
+        """Settings of the run; overrides win."""
+        values: dict[str, Any] = {
             "encoders": str(self.encoders),
             "data": {"source": str(images or self.images), "max_words": 4},
             "generator": {
@@ -252,18 +263,8 @@ class Rig:
                 "residual_blocks": 1,
             },
             "discriminator_channels": 1,
-            "loop": {
-                "steps": STEPS,
-                "batch_size": 4,
-                "log_every": 1,
-                "sample_every": 3,
-                "measure_every": 2,
-                "measure_pictures": 8,
-                "checkpoint_every": 1,
-                "keep_checkpoints": 2,
-            },
         }
-        return build_config(TrainConfig, values=values, overrides=overrides)
+        return build_config(TrainConfig, values=values, overrides=(*(f"loop.{each}" for each in LOOP), *overrides))
 
     def start(
         self,
@@ -345,7 +346,7 @@ def draw_images(folder: Path) -> None:
             name = f"{split}-{colour}-{shape}.png"
             image.save(folder / name)
             said = [f"a {colour} {shape}", f"one {shape} in {colour}"]
-            lines.append({"picture": name, "captions": said, "class_id": number, "split": split})
+            lines.append({"image": name, "captions": said, "class_id": number, "split": split})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -353,7 +354,7 @@ def final_bits(out: Path) -> dict[str, str]:
     """Digests of all that a finished run has learned, generated and logged, by name; of logs without times."""
     state = load_checkpoint(checkpoints.checkpoint_file(out / "checkpoints", STEPS), "gan")
     found = {
-        f"state {name}": _digest(value) for name, value in _leaves({"task": state["task"], "random": state["random"]})
+        f"state {name}": _digest(value) for name, value in leaves({"task": state["task"], "random": state["random"]})
     }
     for file in sorted((out / "weights").rglob("*")):
         if file.is_file():
@@ -364,17 +365,6 @@ def final_bits(out: Path) -> dict[str, str]:
     for file in sorted((out / "samples").glob("*.png")):
         found[f"samples/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{name}.{number}")
-    else:
-        yield name, value
 
 
 def _digest(value: Any) -> str:

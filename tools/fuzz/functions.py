@@ -230,7 +230,7 @@ def _text_encoder(dtype: torch.dtype) -> TextEncoder:
 @cache
 def _image_encoder(dtype: torch.dtype) -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder(ImageEncoderConfig(kind="compact", channels=4, side=32, base_channels=1)).eval().to(dtype)
+    return ImageEncoder(ImageEncoderConfig(kind="compact", channels=4, image_size=32, base_channels=1)).eval().to(dtype)
 
 
 def _batch(given: Mapping[str, Any]) -> Batch:
@@ -326,7 +326,7 @@ def _sampling(draw: Any) -> dict[str, Any]:
 
 def _sample(case: Mapping[str, Any]) -> None:
     options = {name: DRAWS[name][label] for name, label in case["options"].items()}
-    drawn = _sampler().draw(case["captions"], **options)
+    drawn = _sampler().sample(case["captions"], **options)
     if len(drawn) != len(case["captions"]) * options["count"]:
         raise Wrong(f"{len(drawn)} drawings for {len(case['captions'])} captions, count={options['count']}")
     for each in drawn:
@@ -524,7 +524,7 @@ def targets() -> Iterator[Target]:
     """Each function."""
     yield from (*_losses(), *_metrics(), *_models())
     named = lambda case: (*DRAWS, "caption", "draw")  # noqa: E731
-    yield Target("Sampler.draw", "function", _sampling(), _sample, named, 0.05)
+    yield Target("Sampler.sample", "function", _sampling(), _sample, named, 0.05)
     yield Target("plan", "function", _planning(), _plan, lambda case: ("plan", "device", "memory"), 0.005)
     yield Target("load_config", "function", _settings(), _configure, lambda case: ("config",))
     yield from (*_small_texts(), *_states(), *_patching())

@@ -26,7 +26,7 @@ from dmgan_fast.cli.captions import gather
 from dmgan_fast.compat import load_checkpoint as load_authors
 from dmgan_fast.compat import read_vocabulary
 from dmgan_fast.data.check import check_data
-from dmgan_fast.data.dataset import read_picture
+from dmgan_fast.data.dataset import read_image
 from dmgan_fast.data.opening import read_set
 from dmgan_fast.data.pickles import read_pickle
 from dmgan_fast.data.record import Record
@@ -152,7 +152,7 @@ def _bundle_files() -> dict[str, bytes]:
     torch.manual_seed(0)
     encoder = TextEncoder(TextEncoderConfig(vocabulary_size=len(WORDS), word_channels=4, embedding_channels=3))
     with folder() as place:
-        save_bundle(place / "b", vocabulary=Vocabulary(WORDS), card="A card.", text_encoder=encoder)
+        save_bundle(place / "b", vocabulary=Vocabulary(WORDS), card="A model card.", text_encoder=encoder)
         return {
             str(f.relative_to(place / "b")): f.read_bytes() for f in sorted((place / "b").rglob("*")) if f.is_file()
         }
@@ -223,7 +223,7 @@ def _texts() -> Iterator[Target]:
     words = {"words.json": json.dumps(WORDS).encode()}
     yield reader("vocabulary.json", lambda: words, Vocabulary.load)
     rows = [
-        {"picture": "a.png", "captions": ["a red bird", "ünï"], "class_id": 3, "split": "train"},
+        {"image": "a.png", "captions": ["a red bird", "ünï"], "class_id": 3, "split": "train"},
         {"a": [1.5, None, True]},
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -231,7 +231,7 @@ def _texts() -> Iterator[Target]:
     yield reader(
         "jsonl", lambda: {"a.jsonl": lines, "list.jsonl": json.dumps(rows).encode()}, lambda f: list(json_lines(f))
     )
-    table = b'picture,caption,class_id\na.png,"a red, bird",3\nb.png,blue,\n'
+    table = b'image,caption,class_id\na.png,"a red, bird",3\nb.png,blue,\n'
     yield reader("csv", lambda: {"a.csv": table, "b.csv": table.replace(b",", b";")}, csv_table)
     settings = b"loop:\n  steps: 10\n  batch_size: 4\ngenerator: {image_sizes: [64, 128]}\nencoders: a\n"
     bomb = b"a: &a [x, x]\n" + b"".join(
@@ -337,7 +337,7 @@ def _images() -> Iterator[Target]:
         seeds = {f"bad-{n}" if n == "float.tif" else n: content for n, content in seeds.items()}
 
         def read(file: Path) -> None:
-            image = read_picture(Record("given", file, ("a",), 0, upright=True))
+            image = read_image(Record("given", file, ("a",), 0, upright=True))
             if image.mode != "RGB" or not all(image.size):
                 raise Wrong(f"an image of mode {image.mode} and size {image.size}")
 
@@ -381,12 +381,12 @@ def _read_set(source: Path) -> None:
     contents = read_set(source)
     root = source if source.is_dir() else source.parent
     for row in contents.rows:
-        file = Path(os.path.normpath(row.record.picture))
+        file = Path(os.path.normpath(row.record.file))
         if row.fault is None and not file.is_relative_to(root):
             raise Wrong(f"the row {row.record.key!r} takes {file}, outside the set")
         if row.fault is None:
             try:
-                read_picture(row.record)
+                read_image(row.record)
             except DMGANError as error:
                 if not any(part in str(error) for part in (source.name, row.record.key)):
                     raise
@@ -404,13 +404,13 @@ def _check_set(root: Path) -> None:
 
 def _sets() -> Iterator[Target]:
     pictures = {name: png() for name in ("a.png", "b.png", "c.png")}
-    rows = [{"picture": name, "captions": ["a red bird", "blue"], "class_id": k, "split": part}
+    rows = [{"image": name, "captions": ["a red bird", "blue"], "class_id": k, "split": part}
             for k, (name, part) in enumerate(zip(pictures, ("train", "train", "test"), strict=True))]  # fmt: skip
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     own = pictures | {"captions.jsonl": lines, "vocabulary.json": json.dumps(WORDS).encode()}
     yield _folder_target("set: captions.jsonl", lambda: own, _check_set)
-    table = b"picture,caption,class_id,split\n" + b"".join(
-        f"{r['picture']},a red bird,1,{r['split']}\n".encode() for r in rows
+    table = b"image,caption,class_id,split\n" + b"".join(
+        f"{r['image']},a red bird,1,{r['split']}\n".encode() for r in rows
     )
     yield _folder_target("set: captions.csv", lambda: pictures | {"captions.csv": table}, _check_set)
     meta = b"".join(b'{"file_name": "%s", "text": "a red bird"}\n' % name.encode() for name in pictures)

@@ -107,11 +107,11 @@ def _captions(
     rows = content[number]
     if not isinstance(rows, (list, tuple)):
         raise DataError(f"{file}: the {split} captions must be a list of captions, each a list of word indices")
-    per_picture, rest = divmod(len(rows), len(keys))
-    if rest or not per_picture:
+    per_image, rest = divmod(len(rows), len(keys))
+    if rest or not per_image:
         raise DataError(f"{file}: {len(rows)} {split} captions do not divide among {len(keys)} images")
     said = _decoded(file, rows, content[2])
-    return [(tuple(said[k * per_picture : (k + 1) * per_picture]), "") for k in range(len(keys))], vocabulary
+    return [(tuple(said[k * per_image : (k + 1) * per_image]), "") for k in range(len(keys))], vocabulary
 
 
 def _decoded(file: Path, rows: Any, words: dict[int, str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Any folder of images with a captions file.
 
-    DIR/captions.jsonl   {"picture": "a/b.jpg", "captions": ["...", "..."], "class_id": 3, "split": "train"} a line
-    DIR/captions.csv     columns picture, caption (a row for each caption), and if you like class_id, split
+    DIR/captions.jsonl   {"image": "a/b.jpg", "captions": ["...", "..."], "class_id": 3, "split": "train"} a line
+    DIR/captions.csv     columns image, caption (a row for each caption), and if you like class_id, split
 
 Without a split, about one image in ten is test, by the hash of its name. Without a class, each image is its own.
 Images are turned upright as their EXIF data say, unless a row has "as_stored": true or a "box": [x, y, width, height],
@@ -25,6 +25,7 @@ NAME = "images with captions.jsonl or captions.csv"
 SIGN = "captions.jsonl and captions.csv"
 FILES = ("captions.jsonl", "captions.csv")
 VOCABULARY = "vocabulary.json"
+OLD_NAME = "picture"  # of the key and column "image" in files of earlier versions, which are read as well
 
 
 def is_here(folder: Path) -> bool:
@@ -79,7 +80,7 @@ def _checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: with a sentence, for one that is not allowed.
     """
-    name = str(row.get("picture") or "")
+    name = str(row.get("image") or row.get(OLD_NAME) or "")
     said = row.get("captions") or row.get("caption")
     said = [said] if isinstance(said, str) else said
     if (
@@ -88,7 +89,7 @@ def _checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         or not said
         or not all(isinstance(text, str) and text.strip() for text in said)
     ):
-        raise ValueError(f"a picture and at least one caption are needed, got {short(row)}")
+        raise ValueError(f"an image and at least one caption are needed, got {short(row)}")
     if is_outside(name):
         raise ValueError(f"the image {name!r} is outside the folder")
     given = row.get("class_id")
@@ -118,7 +119,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     columns, rows = csv_table(file)
-    missing = {"picture", "caption"} - set(columns)
+    missing = {"caption"} - set(columns) | (set() if {"image", OLD_NAME} & set(columns) else {"image"})
     if missing:
         raise DataError(f"{file}: column {', '.join(sorted(missing))} is missing; has {columns}")
     yield from rows

@@ -81,15 +81,15 @@ def _add(file: Path, number: int, line: str, places: tuple[Path, Files, Captions
         gatherer.lose(f"{file.name}:{number}", BROKEN, f"{file}:{number}: {line!r} is outside the folder")
         return
     name, class_id = _within(tidy(line), root.name), None
-    picture = images.find(name)
+    image = images.find(name)
     head, _, tail = name.rpartition(" ")
-    if picture[0] is None and head and whole_number(tail) is not None and images.find(head.strip())[0]:
+    if image[0] is None and head and whole_number(tail) is not None and images.find(head.strip())[0]:
         name, class_id = head.strip(), whole_number(tail)
-        picture = images.find(name)
+        image = images.find(name)
     key = without_suffix(without_suffix(name), (".txt",))
     said, why = texts.of(key)
-    fault = (NO_CAPTION, why) if why and picture[0] else None
-    gatherer.add(key, picture, said, split=_part(file), class_id=class_id, fault=fault, upright=True)
+    fault = (NO_CAPTION, why) if why and image[0] else None
+    gatherer.add(key, image, said, split=_part(file), class_id=class_id, fault=fault, upright=True)
 
 
 def _within(name: str, root: str) -> str:

@@ -56,7 +56,7 @@ class Plan:
     bytes by kind (``weights``, ``optimiser``, ``gradients``, ``batch``, ``saved`` for backward, ``temporary``; on a GPU
     also ``workspaces`` of libraries, and ``graphs``, what CUDA graphs hold between replays).
     ``recompute_flops``: what it computes beyond a step that keeps everything. ``tried``: policies in the order of
-    their cost. ``bytes_per_picture``: what one more image costs. ``largest_batch``, ``largest_side``: the most
+    their cost. ``bytes_per_picture``: what one more image costs. ``largest_batch``, ``largest_resolution``: the most
     images, and their highest resolution, that fit under the most frugal policy; 0 if not even two images, or no
     resolution, do.
     """
@@ -68,13 +68,13 @@ class Plan:
     recompute_flops: int
     memory_bytes: int
     batch_size: int
-    side: int
+    resolution: int
     precision: str
     device: str
     tried: tuple[Cost, ...]
     bytes_per_picture: int
     largest_batch: int
-    largest_side: int
+    largest_resolution: int
 
     @property
     def peak_bytes(self) -> int:
@@ -87,7 +87,7 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in words."""
-        what = f"{self.side}² in {self.precision}, batch {self.batch_size}, {show_size(self.memory_bytes)}"
+        what = f"{self.resolution}² in {self.precision}, batch {self.batch_size}, {show_size(self.memory_bytes)}"
         kinds = ", ".join(f"{kind} {show_size(size)}" for kind, size in self.peak.items() if size)
         more = self.recompute_flops / (self.flops - self.recompute_flops)
         again = f"{100 * more:.0f} %" if more else "none"
@@ -96,9 +96,9 @@ class Plan:
             f"  policy       {describe(self.policy)}",
             f"  peak         {show_size(self.peak_bytes)}: {kinds}",
             f"  arithmetic   {self.flops / 1e12:.2f} TFLOP a step, {again} of it recomputed",
-            f"  one picture  {show_size(self.bytes_per_picture)} more",
-            f"  at the most  batch {self.largest_batch} at {self.side}², side {self.largest_side} at batch "
-            f"{self.batch_size}",
+            f"  one image    {show_size(self.bytes_per_picture)} more",
+            f"  at the most  batch {self.largest_batch} at {self.resolution}², resolution {self.largest_resolution} at "
+            f"batch {self.batch_size}",
             "  tried        " + "\n               ".join(self._row(cost) for cost in self.tried),
         ]
         if not self.fits:
@@ -117,8 +117,8 @@ class Plan:
         options = []
         if self.largest_batch:
             options.append(f"a batch of {self.largest_batch}")
-        if self.largest_side:
-            options.append(f"a side of {self.largest_side}")
+        if self.largest_resolution:
+            options.append(f"a resolution of {self.largest_resolution}")
         if self.precision == "fp32":
             options.append("precision bf16")
         return "; what would fit or help: " + " or ".join(options) if options else ""

@@ -10,12 +10,12 @@ import torch
 from dmgan_fast import parallel
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.modules.generator import sides_up_to
+from dmgan_fast.modules.generator import sizes_up_to
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sizes import parse_size, show_size
 from dmgan_fast.training.planning.measure import Measure, measure_of
 from dmgan_fast.training.planning.plan import Plan
-from dmgan_fast.training.planning.search import ladder, largest_batch, largest_side, most_frugal
+from dmgan_fast.training.planning.search import ladder, largest_batch, largest_resolution, most_frugal
 
 
 def plan(
@@ -65,13 +65,13 @@ def plan(
         recompute_flops=chosen.flops - least.flops,
         memory_bytes=memory_bytes,
         batch_size=batch_size,
-        side=config.generator.image_sizes[-1],
+        resolution=config.generator.image_sizes[-1],
         precision=config.step.precision,
         device=kind,
         tried=tuple(tried),
         bytes_per_picture=(measure(chosen.policy, batch_size + more).peak_bytes - chosen.peak_bytes) // more,
         largest_batch=_largest_batch(measure, batch_size, memory_bytes),
-        largest_side=_largest_side(measure, batch_size, memory_bytes),
+        largest_resolution=_largest_resolution(measure, batch_size, memory_bytes),
     )
 
 
@@ -87,8 +87,8 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
     found = plan(config, batch_size=batch_size, memory_bytes=parse_size(memory), device=device)
     if not found.fits:
         raise InputError(
-            f"a step at {found.side}² in {found.precision} with a batch of {batch_size} does not fit into {memory}: "
-            f"the most frugal policy needs {show_size(found.peak_bytes)}{found.instead()}"
+            f"a step at {found.resolution}² in {found.precision} with a batch of {batch_size} does not fit into "
+            f"{memory}: the most frugal policy needs {show_size(found.peak_bytes)}{found.instead()}"
         )
     return replace(config, step=replace(config.step, memory=found.policy)), found
 
@@ -107,14 +107,14 @@ def _largest_batch(measure: Measure, batch_size: int, budget: int) -> int:
     return largest_batch(lambda n: measure(frugal, n).peak_bytes, budget, batch_size)
 
 
-def _largest_side(measure: Measure, batch_size: int, budget: int) -> int:
+def _largest_resolution(measure: Measure, batch_size: int, budget: int) -> int:
     config = measure.config
 
     def fits(side: int) -> bool:
-        wider = replace(config, generator=replace(config.generator, image_sizes=sides_up_to(side)))
+        wider = replace(config, generator=replace(config.generator, image_sizes=sizes_up_to(side)))
         frugal = most_frugal(wider, batch_size)
         return measure_of(wider, measure.meter.device_type).fits(frugal, batch_size, budget)
 
     frugal = most_frugal(config, batch_size)
     least = measure.state_bytes if measure.state_bytes > budget else measure(frugal, batch_size).peak_bytes
-    return largest_side(fits, config.generator.image_sizes[-1], least, budget)
+    return largest_resolution(fits, config.generator.image_sizes[-1], least, budget)

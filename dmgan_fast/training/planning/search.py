@@ -76,7 +76,7 @@ def largest_batch(peak: Callable[[int], int], budget: int, start: int, most: int
     return low
 
 
-def largest_side(
+def largest_resolution(
     fits: Callable[[int], bool], side: int, bytes_there: int, budget: int, most: int = LARGEST_SIDE
 ) -> int:
     """The highest resolution of images, up to ``most``, at which a step fits; 0 if none is.

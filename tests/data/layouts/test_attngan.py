@@ -48,7 +48,7 @@ def test_attngans_layout_with_other_names(tmp_path, names, folder, spell, pickle
         put(tmp_path / "CUB_200_2011/images.txt", "".join(f"{k} {name}\n" for k, name in enumerate(names)))
         put(tmp_path / "CUB_200_2011/bounding_boxes.txt", "".join(f"{k} 1 1 5 5\n" for k in range(4)))
     train, test = opened(tmp_path), opened(tmp_path, "test")
-    assert [record.picture for record in train.records] == [tmp_path / folder / name for name in names[:3]]
+    assert [record.file for record in train.records] == [tmp_path / folder / name for name in names[:3]]
     assert test.records[0].captions == (("field field",) if pickled else ("a teal field", "field number 3"))
 
 

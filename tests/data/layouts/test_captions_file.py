@@ -21,9 +21,7 @@ def test_folder_with_csv_collects_captions_of_a_picture(pictures):
     (pictures / "captions.jsonl").unlink()
     with (pictures / "captions.csv").open("w", newline="", encoding="utf-8-sig") as stream:
         writer = csv.writer(stream)
-        writer.writerows(
-            [("picture", "caption"), *((f"p{k}.jpg", f"view {v} of {k}") for k in range(12) for v in "ab")]
-        )
+        writer.writerows([("image", "caption"), *((f"p{k}.jpg", f"view {v} of {k}") for k in range(12) for v in "ab")])
     both = [open_small(pictures, split).records for split in ("train", "test")]
     found = {record.key: record for records in both for record in records}
     assert len(found) == 12
@@ -33,22 +31,22 @@ def test_folder_with_csv_collects_captions_of_a_picture(pictures):
 
 def test_folder_captions_may_hold_unicode_line_separators(tmp_path):
     write_picture(tmp_path / "a.jpg")
-    (tmp_path / "captions.jsonl").write_text('{"picture": "a.jpg", "captions": ["a\u2028b"], "split": "train"}')
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "captions": ["a\u2028b"], "split": "train"}')
     assert open_small(tmp_path)[0].length == 2
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"picture": "a.jpg"', "jsonl:1: not JSON"),
+        ('{"image": "a.jpg"', "jsonl:1: not JSON"),
         ("[1]", "expected an object"),
-        ('{"picture": "a.jpg"}', "at least one caption"),
-        ('{"picture": "a.jpg", "captions": []}', "at least one caption"),
-        ('{"picture": "a.jpg", "captions": [" "]}', "at least one caption"),
-        ('{"captions": ["a"]}', "a picture"),
-        ('{"picture": "../a.jpg", "captions": ["a"]}', "outside the folder"),
-        ('{"picture": "a.jpg", "captions": ["a"], "split": "train", "class_id": "x"}', "whole number"),
-        ('{"picture": "a.jpg", "captions": ["a"], "split": "train", "class_id": [1]}', "whole number"),
+        ('{"image": "a.jpg"}', "at least one caption"),
+        ('{"image": "a.jpg", "captions": []}', "at least one caption"),
+        ('{"image": "a.jpg", "captions": [" "]}', "at least one caption"),
+        ('{"captions": ["a"]}', "an image"),
+        ('{"image": "../a.jpg", "captions": ["a"]}', "outside the folder"),
+        ('{"image": "a.jpg", "captions": ["a"], "split": "train", "class_id": "x"}', "whole number"),
+        ('{"image": "a.jpg", "captions": ["a"], "split": "train", "class_id": [1]}', "whole number"),
         ("", "no pictures"),
     ],
 )

@@ -33,8 +33,8 @@ def test_the_cheapest_policy_that_fits_is_chosen():
     frugal = most_frugal(chosen, 4)
     largest = tight.largest_batch
     assert measure(frugal, largest).peak_bytes <= tight.memory_bytes < measure(frugal, largest + 1).peak_bytes
-    assert tight.largest_side == 128
-    assert plenty.largest_side == 256
+    assert tight.largest_resolution == 128
+    assert plenty.largest_resolution == 256
 
 
 def test_if_nothing_fits_it_says_what_would():
@@ -46,14 +46,14 @@ def test_if_nothing_fits_it_says_what_would():
     assert "does not fit" in text
     assert f"a batch of {nothing.largest_batch}" in text
     hopeless = plan(config(), batch_size=2, memory_bytes=MiB, device="cpu")
-    assert (hopeless.fits, hopeless.largest_batch, hopeless.largest_side) == (False, 0, 0)
+    assert (hopeless.fits, hopeless.largest_batch, hopeless.largest_resolution) == (False, 0, 0)
 
 
 def test_a_generator_configuration_is_enough():
     generator = GeneratorConfig(image_sizes=(64,), base_channels=4, word_channels=16)
     made = plan(generator, batch_size=2, memory_bytes=8 << 30, device="cpu")
     assert isinstance(made, Plan)
-    assert made.side == 64
+    assert made.resolution == 64
     assert made.peak["weights"] > 80 * MiB  # the paper's image encoder is part of the step
 
 

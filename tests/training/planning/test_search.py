@@ -3,7 +3,7 @@
 import pytest
 
 from dmgan_fast.runs.config import TrainConfig
-from dmgan_fast.training.planning.search import ladder, largest_batch, largest_side, most_frugal
+from dmgan_fast.training.planning.search import ladder, largest_batch, largest_resolution, most_frugal
 
 PEAKS = {
     "a line": lambda n: 1000 + 70 * n,
@@ -26,7 +26,7 @@ def test_no_larger_batch_fits_and_that_one_does(name, budget, start):
 @pytest.mark.parametrize("state", [0.0, 0.5, 4.0])
 def test_the_largest_side_is_found_wherever_the_guess_lies(budget, state):
     bytes_at = {side: state * side / 64 + (side / 64) ** 2 for side in (64, 128, 256, 512, 1024)}
-    found = largest_side(lambda side: bytes_at[side] <= budget, 256, bytes_at[256], budget, most=1024)
+    found = largest_resolution(lambda side: bytes_at[side] <= budget, 256, bytes_at[256], budget, most=1024)
     assert found == max((side for side, needed in bytes_at.items() if needed <= budget), default=0)
 
 

@@ -14,7 +14,7 @@ def test_numbers_are_cut_to_bytes_as_the_authors_files_are():
 def test_an_image_has_its_colours_at_its_places():
     image = torch.full((3, 2, 4), -1.0)
     image[0, 1, 3] = 1.0
-    picture = pictures.picture_of(image)
+    picture = pictures.pil_image(image)
     assert (picture.size, picture.getpixel((3, 1)), picture.getpixel((0, 0))) == ((4, 2), (255, 0, 0), (0, 0, 0))
 
 
@@ -50,6 +50,6 @@ def test_a_contact_sheet_grows_by_rows_and_writes_captions_below():
 
 
 def test_a_saved_image_is_a_png_whatever_its_name(tmp_path):
-    pictures.save_picture(Image.new("RGB", (3, 2), "navy"), tmp_path / "a.image")
+    pictures.save_image(Image.new("RGB", (3, 2), "navy"), tmp_path / "a.image")
     with Image.open(tmp_path / "a.image") as saved:
         assert (saved.format, saved.size, saved.getpixel((0, 0))) == ("PNG", (3, 2), (0, 0, 128))

@@ -24,7 +24,7 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).byte()
 
 
-def picture_of(image: Tensor) -> Image.Image:
+def pil_image(image: Tensor) -> Image.Image:
     """``[3, H, W]`` in [-1, 1] → RGB."""
     return to_pil_image(to_bytes(image))
 
@@ -52,26 +52,26 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
     return to_pil_image(make_grid((torch.stack(tiles) / 2 + 0.5).clamp(0, 1), nrow=len(rows[0])))
 
 
-def contact_sheet(pictures: Sequence[tuple[str, Tensor]], columns: int = 4) -> Image.Image:
+def contact_sheet(images: Sequence[tuple[str, Tensor]], columns: int = 4) -> Image.Image:
     """Images ``[3, S, S]`` in [-1, 1], all of one resolution, each above its caption."""
-    side = max(SHEET_SIDE, pictures[0][1].shape[-1]) if pictures[0][1].shape[-1] <= SHEET_LARGEST else SHEET_LARGEST
-    columns = min(columns, len(pictures))
-    texts = [textwrap.wrap(caption, max(8, side // 7))[:SHEET_LINES] for caption, _ in pictures]
+    side = max(SHEET_SIDE, images[0][1].shape[-1]) if images[0][1].shape[-1] <= SHEET_LARGEST else SHEET_LARGEST
+    columns = min(columns, len(images))
+    texts = [textwrap.wrap(caption, max(8, side // 7))[:SHEET_LINES] for caption, _ in images]
     font = ImageFont.load_default(size=SHEET_TEXT)
     height = side + MARGIN + max(map(len, texts)) * LINE
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (MARGIN + columns * (side + MARGIN), MARGIN + rows * (height + MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
-    for k, ((_, image), lines) in enumerate(zip(pictures, texts, strict=True)):
+    for k, ((_, image), lines) in enumerate(zip(images, texts, strict=True)):
         x, y = MARGIN + k % columns * (side + MARGIN), MARGIN + k // columns * (height + MARGIN)
-        picture = picture_of(image)
-        sheet.paste(picture if picture.width == side else picture.resize((side, side)), (x, y))
+        shown = pil_image(image)
+        sheet.paste(shown if shown.width == side else shown.resize((side, side)), (x, y))
         for number, line in enumerate(lines):
             draw.text((x, y + side + MARGIN // 2 + number * LINE), line, fill="black", font=font)
     return sheet
 
 
-def save_picture(picture: Image.Image, file: str | os.PathLike[str]) -> None:
+def save_image(image: Image.Image, file: str | os.PathLike[str]) -> None:
     """Write PNG, whole or not at all."""
     with replace_file(file) as temporary:
-        picture.save(temporary, "PNG")
+        image.save(temporary, "PNG")
