@@ -68,4 +68,4 @@ def test_the_key_and_column_of_earlier_versions_are_read_too(pictures):
     assert [record.key for record in open_small(pictures).records] == now
     lines.unlink()
     (pictures / "captions.csv").write_text("picture,caption,split\np1.jpg,a view,train\np2.jpg,a view of two,train\n")
-    assert [record.key for record in open_small(pictures).records] == ["p1", "p2"]
+    assert [record.key for record in open_small(pictures).records] == ["p1.jpg", "p2.jpg"]
