@@ -7,13 +7,14 @@ from typing import Any
 
 from benchmarks.common import Table, mib
 from benchmarks.gpu.stages import DONE, SKIPPED, Options, Row, rows_of
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 Rows = list[Row]
 
 
-def summarise(options: Options) -> bool:
-    """Writes ``card.md`` and prints its first table; True if every stage was done or skipped and nothing is wrong."""
+def summarise(options: Options, *, quiet: bool = False) -> bool:
+    """Writes ``card.md`` and, unless quiet, prints its first table; True if every stage so far was done or skipped and
+    nothing is wrong."""
     rows = rows_of(options.journal)
     results = [row for row in rows if "status" in row]
     found = {name: [r for r in rows if r["stage"] == name and "status" not in r] for name in {r["stage"] for r in rows}}
@@ -33,11 +34,11 @@ def summarise(options: Options) -> bool:
                 f"## {title}",
                 _table([row for row in found[stage] if row.get("op") != "peak"], columns).markdown(),
             ]
-    with replace_file(options.out / "card.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    stages.print(name)
-    for row in wrong:
-        print("WRONG", row)
+    write_text(options.out / "card.md", "\n\n".join(parts) + "\n")
+    if not quiet:
+        stages.print(name)
+        for row in wrong:
+            print("WRONG", row)
     return not wrong and all(row["status"] in (DONE, SKIPPED) for row in results)
 
 

@@ -14,7 +14,7 @@ from dmgan_fast import reference
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_flags, require_number
 from dmgan_fast.ops import _backends, _custom_op
-from dmgan_fast.parallel import collectives
+from dmgan_fast.ops.running import update_running
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -114,21 +114,6 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
         )
 
 
-@torch.no_grad()
-def update_running(norm: BatchNorm, mean: Tensor, var: Tensor, count: float, share: Tensor | None) -> None:
-    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values.
-
-    Not in the kernels that find mean and variance: PyTorch gives custom ops that change an argument no derivatives.
-    """
-    unbiased = var * (count / (count - (1 if share is None else share)))
-    both = ((norm.running_mean, mean), (norm.running_var, unbiased))
-    kept = [(running, value.to(running.dtype)) for running, value in both if running is not None]
-    if kept:
-        running, values = map(list, zip(*kept, strict=True))
-        torch._foreach_mul_(running, 1 - norm.momentum)
-        torch._foreach_add_(running, values, alpha=norm.momentum)
-
-
 def _process_group(name: str) -> ProcessGroup:
     from torch.distributed import distributed_c10d
 
@@ -138,6 +123,7 @@ def _process_group(name: str) -> ProcessGroup:
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
+    from dmgan_fast.parallel import collectives
 
     def merge(parts: Tensor) -> Tensor:  # [P, 3, C]
         mean, var = merge_statistics(*parts.unbind(1))
@@ -158,6 +144,8 @@ def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[
 
 def share_sums(sums: Tensor, group: str) -> Tensor:
     """Sums of all processes."""
+    from dmgan_fast.parallel import collectives
+
     return collectives.total_of(sums, _process_group(group))
 
 
