@@ -22,7 +22,8 @@ from torch import Tensor
 
 from benchmarks.precision import PRECISIONS, precisions, set_precision
 from dmgan_fast import __version__, native
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
+from dmgan_fast.info import processor
 from dmgan_fast.training import allocator
 
 Row = dict[str, Any]
@@ -77,7 +78,7 @@ def environment(target: Target | None = None) -> Row:
     """What every row says about where it was measured."""
     target = target or Target()
     return {
-        "device": torch.cuda.get_device_name() if target.device == "cuda" else cpu_model(),
+        "device": torch.cuda.get_device_name() if target.device == "cuda" else processor(),
         "dtype": str(target.dtype).removeprefix("torch."),
         "precision": target.precision,
         "level": native.cpu_level(),
@@ -92,12 +93,6 @@ def environment(target: Target | None = None) -> Row:
 def keep_freed_memory() -> str:
     """Let glibc keep freed memory, as training does: its default maps every large tensor anew. Same for all."""
     return "glibc, freed memory kept" if allocator.keep_freed_memory() else "system"
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def commit() -> str:
@@ -140,8 +135,7 @@ def load_rows(folder: Path) -> Rows:
 
 
 def write_json(file: Path, content: Any) -> None:
-    with replace_file(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def by_case(rows: Iterable[Row]) -> list[Rows]:

@@ -19,6 +19,13 @@ def require_regular(file: str | os.PathLike[str]) -> None:
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(file))
 
 
+def share(temporary: Path, mode: int) -> None:
+    """Give what open() or mkdir() would have given: mkstemp() and mkdtemp() make things private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(mode & ~umask)
+
+
 @contextmanager
 def replace_file(target: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``target``; on success it becomes ``target`` at once, on failure it vanishes.
@@ -37,14 +44,18 @@ def replace_file(target: str | os.PathLike[str], *, durable: bool = False) -> It
     try:
         yield temporary
         sync(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; give what open() would have given
+        share(temporary, 0o666)
         os.replace(temporary, target)
         if durable:
             sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(target: str | os.PathLike[str], text: str, *, durable: bool = False) -> None:
+    """``replace_file`` by ``text`` in UTF-8."""
+    with replace_file(target, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -57,9 +68,7 @@ def replace_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         sync_below(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        share(temporary, 0o777)
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)

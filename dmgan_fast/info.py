@@ -66,7 +66,7 @@ def collect() -> dict[str, Any]:
         "system": f"{_distribution()}, {platform.system()} {platform.release()} {platform.machine()}, {_libc()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
-        "processor": f"{_processor()}, {os.cpu_count()} logical cores",
+        "processor": f"{processor()}, {os.cpu_count()} logical cores",
         "cpu": _cpu(),
         "torch built for": _toolkit(),
         "driver": _driver(),
@@ -112,7 +112,7 @@ def _libc() -> str:
     return " ".join(platform.libc_ver()).strip() or "unknown C library"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's model as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from dmgan_fast.images import pil_image
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,8 +22,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_page(file: Path, template: Path, **values: Any) -> Path:
     """Write ``template``, which may extend ``base.html`` of this package, with ``values`` filled in, as ``render``."""
     text = render(template, **values)
-    with replace_file(file) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(file, text + "\n")
     return file
 
 

@@ -92,6 +92,12 @@ class Progress(progress.Progress):
         return f"{task.description}: " + ", ".join(words + [str(value) for value in task.fields.values() if value])
 
 
+def in_steps() -> tuple[ProgressColumn, ...]:
+    """Columns of work whose steps are counted."""
+    bar = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn())
+    return *bar, progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
+
+
 @contextmanager
 def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """Within, progress of ``what`` is shown: of ``total`` steps with the time left, else with the time so far.
@@ -99,9 +105,8 @@ def working(what: str, total: int | None = None) -> Iterator[Callable[[], None]]
     Yields:
         what is called after each step, from any thread.
     """
-    known = (progress.BarColumn(), progress.MofNCompleteColumn()) if total else (progress.SpinnerColumn(),)
-    left = (progress.TimeRemainingColumn(),) if total else ()
-    columns = (progress.TextColumn("{task.description}"), *known, progress.TimeElapsedColumn(), *left)
+    spinner = (progress.TextColumn("{task.description}"), progress.SpinnerColumn(), progress.TimeElapsedColumn())
+    columns = in_steps() if total else spinner
     # What is piped elsewhere is not for the terminal that shows the bar; a spinner leaves nothing behind.
     with Progress(*columns, redirect_stdout=sys.stdout.isatty(), transient=not total) as shown:
         task = shown.add_task(what, total=total)

@@ -225,8 +225,8 @@ def test_a_nan_reaches_every_result_that_it_reaches_in_the_reference(dtype):
             if not isinstance(arguments[spoilt], torch.Tensor) or not arguments[spoilt].is_floating_point():
                 continue
             arguments[spoilt].view(-1)[1 if arguments[spoilt].numel() > 1 else 0] = torch.nan
-            found = functional.__dict__[name](**arguments, **given)
-            truth = functional.__dict__[name](**arguments, **given | {"backend": "reference"})
+            found = getattr(functional, name)(**arguments, **given)
+            truth = getattr(functional, name)(**arguments, **given | {"backend": "reference"})
             for one, other in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, truth)), strict=True):
                 assert not (one.isfinite() & other.isnan()).any(), f"{name}: a NaN in {spoilt} got lost"
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dmgan_fast.files import clear_up, replace_file, replace_folder, sync, sync_below
+from dmgan_fast.files import clear_up, replace_file, replace_folder, sync, sync_below, write_text
 
 
 def test_a_file_is_the_new_one_only_after_the_end_and_has_usual_permissions(tmp_path):
@@ -33,6 +33,16 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         write()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_text_is_written_as_utf_8_or_not_at_all(tmp_path):
+    target = tmp_path / "file.txt"
+    write_text(target, "a bird, ein Vogel, \N{BIRD}")
+    assert target.read_bytes().decode("utf-8") == "a bird, ein Vogel, \N{BIRD}"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(target, "\ud800")
+    assert target.read_bytes().startswith(b"a bird")
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_folder_takes_the_place_of_the_old_one_whole(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from tests.kernels import launches
 from tests.kernels.offline import Binary, compile_launches
 from tests.simt.test_nvcc import NVCC, OPTIONS, SOURCES
@@ -83,8 +83,7 @@ def cuda_rows() -> Iterator[str]:
 
 def main() -> None:
     parts = [HEAD.replace("VERSION", version("triton")), "## Triton\n", *triton_rows(), "", "## CUDA\n", *cuda_rows()]
-    with replace_file(PAGE) as file:
-        file.write_text("\n".join(parts) + "\n")
+    write_text(PAGE, "\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

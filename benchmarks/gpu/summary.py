@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import Table, mib
 from benchmarks.gpu.stages import DONE, SKIPPED, Options, Row, rows_of
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 Rows = list[Row]
 
@@ -34,8 +34,7 @@ def summarise(options: Options, *, quiet: bool = False) -> bool:
                 f"## {title}",
                 _table([row for row in found[stage] if row.get("op") != "peak"], columns).markdown(),
             ]
-    with replace_file(options.out / "card.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(options.out / "card.md", "\n\n".join(parts) + "\n")
     if not quiet:
         stages.print(name)
         for row in wrong:

@@ -7,31 +7,9 @@ from functools import partial
 
 from benchmarks.common import Target
 from benchmarks.harness import LAYOUTS, Case
-from benchmarks.ops import cudnn, work
-from benchmarks.ops._convolution import authors, case_of
-from dmgan_fast import functional
+from benchmarks.ops._convolution import plain_case
 
-BATCH, INPUTS, OUTPUTS = 4, 64, 128
-
-eager = partial(functional.conv4x4_stride2, backend="reference")
-
-
-def case(
-    target: Target,
-    *,
-    batch: int = BATCH,
-    side: int = 64,
-    layout: str = "NCHW",
-    inputs: int = INPUTS,
-    outputs: int = OUTPUTS,
-) -> Case:
-    """``side`` of the input; ``layout``: NCHW or channels-last."""
-    implementations = authors(eager, layout) | {"dmgan_fast": partial(functional.conv4x4_stride2)}
-    if target.device == "cuda":
-        implementations |= cudnn.forms(eager, layout, stride=2)
-    counted = work.conv4x4_stride2(batch, inputs, outputs, (side // 2) ** 2, target.dtype.itemsize)
-    sizes = (batch, inputs, outputs, side, 4)
-    return case_of(target, "conv4x4_stride2", sizes, f"{side}->{side // 2}", layout, eager, implementations, counted)
+case = partial(plain_case, op="conv4x4_stride2", taps=4, inputs=64, outputs=128)
 
 
 def cases(target: Target) -> Iterator[Case]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import ROOT
 from dmgan_fast.errors import InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from dmgan_fast.pages import inline_svg
 
 DOCS = ROOT / "docs"
@@ -17,11 +17,6 @@ DOCS = ROOT / "docs"
 matplotlib.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
 matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True})
 matplotlib.rcParams.update({"svg.hashsalt": "dmgan_fast"})  # the same figure gives the same file
-
-
-def replace_text(path: Path, text: str) -> None:
-    with replace_file(path) as file:
-        file.write_text(text, encoding="utf-8")
 
 
 def replace_after(path: Path, marker: str, text: str, end: str = "") -> None:
@@ -34,9 +29,9 @@ def replace_after(path: Path, marker: str, text: str, end: str = "") -> None:
     if not found or end not in rest:
         raise InputError(f"{path}: has no line {(end if found else marker).strip()!r}, where the tables go")
     after = end + rest.partition(end)[2] if end else ""
-    replace_text(path, before + marker + text + after)
+    write_text(path, before + marker + text + after)
 
 
 def save(figure: Figure, name: str) -> None:
     """As ``docs/figures/name``."""
-    replace_text(DOCS / "figures" / name, inline_svg(figure))
+    write_text(DOCS / "figures" / name, inline_svg(figure))

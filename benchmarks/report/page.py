@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import roofline
 from benchmarks.common import Row, Rows, Table, baseline, by_case, load_rows, results_of
-from benchmarks.report import replace_text
 from dmgan_fast.errors import InputError
+from dmgan_fast.files import write_text
 from dmgan_fast.pages import inline_svg, write_page
 
 OURS, THEIRS, RIVAL = "#2f6fde", "#9aa3b2", "#d3893b"
@@ -269,7 +269,7 @@ def first_figure(rows: Rows, file: Path) -> None:
         InputError: without rows.
     """
     chosen, draw = next(iter(_with_results(rows).values()))
-    replace_text(file, inline_svg(draw(chosen)))
+    write_text(file, inline_svg(draw(chosen)))
 
 
 def _with_results(rows: Rows) -> dict[str, tuple[Rows, Callable[[Rows], Figure]]]:

@@ -27,5 +27,5 @@ def folded_conv3x3_forward(
         y = kernels.folded_conv3x3_forward(x.contiguous(), conv_weight, *norm, eps, upsample)
         return laid_out(y, layouts.memory_format(x))
     z = forward("conv3x3", x, conv_weight)
-    y, *_ = kernels.batch_norm_glu_forward(z, weight, bias, skip, mean, var, eps, False)
-    return y
+    found: tuple[Tensor, ...] = kernels.batch_norm_glu_forward(z, weight, bias, skip, mean, var, eps, False)
+    return found[0]

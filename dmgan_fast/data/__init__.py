@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dmgan_fast.data.check import Report, check_data, open_checked, open_readable
 from dmgan_fast.data.conversion import convert
-from dmgan_fast.data.dataset import CaptionedImages, ImageItem, Record
+from dmgan_fast.data.dataset import CaptionedImages, ImageItem
 from dmgan_fast.data.facts import Purpose
 from dmgan_fast.data.loader import ImageBatch, make_loader
 from dmgan_fast.data.opening import open_dataset
+from dmgan_fast.data.record import Record
 from dmgan_fast.data.sharding import shard
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.old_names import old_names

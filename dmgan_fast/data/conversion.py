@@ -23,6 +23,7 @@ from dmgan_fast.data.record import Record, read_bytes
 from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, OTHER_SPLIT, LeftOut, Row
 from dmgan_fast.data.texts import printable
 from dmgan_fast.errors import DataError, InputError
+from dmgan_fast.files import share
 
 IMAGES = "images"
 _SUFFIXES = {
@@ -166,9 +167,7 @@ def whole_or_not(target: Path) -> Iterator[Path]:
         yield folder
         if target.exists():
             target.rmdir()
-        umask = os.umask(0)
-        os.umask(umask)
-        folder.chmod(0o777 & ~umask)  # mkdtemp makes private folders; give what mkdir would have given
+        share(folder, 0o777)
         folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

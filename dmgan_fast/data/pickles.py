@@ -30,7 +30,7 @@ class _DType:
         return np.frombuffer(content, np.dtype(self.order + self.code)).tolist()
 
 
-class _Array(list):
+class _Array(list[Any]):
     """Stands for ``numpy.ndarray``: the elements as a list."""
 
     def __init__(self, *_: Any) -> None:

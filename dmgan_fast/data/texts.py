@@ -18,14 +18,20 @@ def require_content(file: Path) -> None:
     Raises:
         DataError: naming the file, if it can't be read or is a pointer or a web page.
     """
+    _read(file, HEAD)
+
+
+def _read(file: Path, most: int = -1) -> bytes:
+    """The content, or its first bytes."""
     try:
         require_regular(file)
         with file.open("rb") as stream:
-            start = stream.read(HEAD)
+            content = stream.read(most)
     except OSError as error:
         raise DataError(f"{file} can't be read: {error.strerror}") from None
-    if start and (instead := what_instead(start)):
+    if content and (instead := what_instead(content)):
         raise DataError(f"{file} can't be read: it is {instead}")
+    return content
 
 
 def read_text(file: Path, *, errors: str = "strict") -> str:
@@ -34,13 +40,7 @@ def read_text(file: Path, *, errors: str = "strict") -> str:
     Raises:
         DataError: naming the file, if it can't be read or is in another encoding.
     """
-    try:
-        require_regular(file)
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} can't be read: {error.strerror}") from None
-    if content and (instead := what_instead(content)):
-        raise DataError(f"{file} can't be read: it is {instead}")
+    content = _read(file)
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding, errors)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import DataError
-from dmgan_fast.files import replace_file, require_regular
+from dmgan_fast.files import require_regular, write_text
 from dmgan_fast.foreign import what_is
 
 END = "<end>"
@@ -84,8 +84,7 @@ class Vocabulary:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON: the list of words."""
-        with replace_file(path) as temporary:
-            temporary.write_text(json.dumps(self.words, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(self.words, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:

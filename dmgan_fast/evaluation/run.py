@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dmgan_fast._version import __version__
@@ -57,7 +56,7 @@ from dmgan_fast.metrics.inception_score import inception_score
 from dmgan_fast.metrics.kernel_distance import kernel_distance
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.out_of_memory import told_of_batches
-from dmgan_fast.progress import Progress
+from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.sampling.bundle import VOCABULARY_NAME, Bundle, open_bundle
 from dmgan_fast.sampling.sampler import Sampler
 
@@ -83,16 +82,9 @@ def evaluate(config: EvaluationConfig, out: Path, *, console: Console | None = N
             and cannot be had, for settings that do not fit, or if ``out`` holds another evaluation.
         Interrupted: after Ctrl-C; what was computed is kept.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     with Processes.joined() as processes:
         console = console or Console(stderr=True)
-        with Progress(*columns, console=console, disable=processes.rank > 0) as progress:
+        with Progress(*in_steps(), console=console, disable=processes.rank > 0) as progress:
             try:
                 return _Evaluation(config, out, processes, progress).run()
             except KeyboardInterrupt:

@@ -17,11 +17,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dmgan_fast.data import CaptionedImages, Record
 from dmgan_fast.data.captions import choose_words
-from dmgan_fast.data.dataset import read_bytes, read_image
+from dmgan_fast.data.dataset import read_image
 from dmgan_fast.data.layouts import captions_file
 from dmgan_fast.data.randomness import generator as randomness
+from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError, InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
 from dmgan_fast.images import to_bytes
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
@@ -203,10 +204,9 @@ class Gallery:
             {"image": self._file(n).name, "captions": [caption], "class_id": class_id, "split": "test"}
             for n, (caption, class_id) in enumerate(zip(captions, class_ids, strict=True))
         ]
-        with replace_file(self.folder / "captions.jsonl") as temporary:
-            temporary.write_text(
-                "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-            )
+        write_text(
+            self.folder / "captions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        )
 
     def _file(self, n: int) -> Path:
         return self.folder / f"{n:06d}.png"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmgan_fast.errors import CheckpointError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
 
@@ -18,8 +18,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
         (MARKDOWN_NAME, markdown(report)),
         (JSON_NAME, json.dumps(report, indent=2, ensure_ascii=False)),
     ):
-        with replace_file(folder / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(folder / name, text + "\n")
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

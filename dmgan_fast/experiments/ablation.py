@@ -21,7 +21,7 @@ from dmgan_fast.config import to_dict
 from dmgan_fast.errors import InputError
 from dmgan_fast.evaluation import EvaluationConfig, evaluate
 from dmgan_fast.evaluation.catalogue import CANDIDATES, METRICS, Weights, named
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
 from dmgan_fast.modules import Generator
 from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
@@ -196,8 +196,7 @@ def _seconds(folder: Path) -> float:
 
 def _write(out: Path, report: dict[str, Any]) -> None:
     for name, text in ((JSON_NAME, json.dumps(report, indent=2)), (MARKDOWN_NAME, markdown(report))):
-        with replace_file(out / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(out / name, text + "\n")
     with replace_file(out / FIGURE_NAME) as temporary:
         draw(report).savefig(temporary, format="png", dpi=150)
 

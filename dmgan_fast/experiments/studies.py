@@ -27,7 +27,7 @@ from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
 from dmgan_fast.images import to_bytes
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
@@ -66,8 +66,7 @@ def study(name: str, runs: Path, out: Path) -> Path:
     else:
         report, page, figure = (_recovery if name == "recovery" else _writing_gate)(ablation)
     for suffix, text in ((".json", json.dumps(report, indent=2)), (".md", page)):
-        with replace_file(out / f"{name}{suffix}") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_text(out / f"{name}{suffix}", text + "\n")
     with replace_file(out / f"{name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=150)
     return out / f"{name}.md"

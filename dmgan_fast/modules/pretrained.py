@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, DMGANError, InputError
-from dmgan_fast.files import replace_file, require_regular
+from dmgan_fast.files import replace_file, require_regular, write_text
 from dmgan_fast.foreign import what_is
 from dmgan_fast.modules import model_card
 
@@ -48,8 +48,7 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
         with replace_file(save_directory / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-        with replace_file(save_directory / CONFIG_NAME) as temporary:
-            temporary.write_text(json.dumps(config, indent=2) + "\n")
+        write_text(save_directory / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
 
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
         """The model card; see ``modules.model_card.write``."""

@@ -7,11 +7,10 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from dmgan_fast import contract, native
 from dmgan_fast.aten import conv3x3, conv4x4_stride2, folded_conv3x3, memory_write, upsample_conv3x3
 from dmgan_fast.devices import planned
 from dmgan_fast.errors import BackendError, InputError
-from dmgan_fast.ops import _dispatch, selfcheck
+from dmgan_fast.ops import _dispatch
 
 Backend = Literal["auto", "cuda", "triton", "aten", "cpu", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -37,8 +36,7 @@ _log = logging.getLogger("dmgan_fast")
 _announced: set[tuple[str, str]] = set()
 
 
-@dataclass(frozen=True)
-class Kernels:
+class Kernels(NamedTuple):
     """A backend that has kernels (see docs/backends.md).
 
     ``why_not(op)``: None if this machine can run it, else the reason. ``load(op)``: an object whose attributes are the
@@ -192,6 +190,8 @@ def _resolve(
     interprets: bool,
 ) -> str:
     """Remembered: asking the machine what it has costs more than launching a kernel."""
+
+    from dmgan_fast.ops import selfcheck  # a sixth of the package's own time to import, and not needed for that
 
     def refuses(name: str) -> str | None:
         found = _refuses(op, name, device.type, dtype, sizes)

@@ -6,7 +6,7 @@ Where a backend can't run, the next does; the reference stands behind them all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -16,8 +16,7 @@ Capability = tuple[int, int]
 HALVES = FLOATS[1:]
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """``order``: the backends, best first. ``rests_on``: a file of results, or "estimate" and its reason; estimates are
     computed from bytes, operations and compiled kernels, not measured. ``least``: elements of the op's first tensor.
     """

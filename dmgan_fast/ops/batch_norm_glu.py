@@ -15,7 +15,6 @@ from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_flags, require_number
 from dmgan_fast.ops import _backends, _custom_op
 from dmgan_fast.ops.running import update_running
-from dmgan_fast.parallel import collectives
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -124,6 +123,7 @@ def _process_group(name: str) -> ProcessGroup:
 
 def share_statistics(mean: Tensor, var: Tensor, count: float, group: str) -> tuple[Tensor, Tensor, Tensor]:
     """From each process's statistics of ``count`` values: those of all, and this process's part of the values."""
+    from dmgan_fast.parallel import collectives
 
     def merge(parts: Tensor) -> Tensor:  # [P, 3, C]
         mean, var = merge_statistics(*parts.unbind(1))
@@ -144,6 +144,8 @@ def merge_statistics(means: Tensor, variances: Tensor, counts: Tensor) -> tuple[
 
 def share_sums(sums: Tensor, group: str) -> Tensor:
     """Sums of all processes."""
+    from dmgan_fast.parallel import collectives
+
     return collectives.total_of(sums, _process_group(group))
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dmgan_fast._version import __version__
 from dmgan_fast.contract import MEMORY_WRITE, OPS
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 VARIABLE = "DMGAN_FAST_SELFCHECK"
 AUTOMATIC = ("cuda",)  # types of device whose kernels are checked before their first use
@@ -318,8 +318,7 @@ class Verdicts:
             _log.warning("%s on %s is wrong in %s and passed over: %s", op, backend, _name(dtype), fault)
         self.found = self._read() | {_entry(op, backend, dtype): fault}
         try:
-            with replace_file(self.file) as temporary:
-                temporary.write_text(json.dumps({"key": self.key, "verdicts": self.found}, indent=2))
+            write_text(self.file, json.dumps({"key": self.key, "verdicts": self.found}, indent=2))
         except OSError as error:
             _log.info("the self-check's verdict can't be kept: %s", error)
         return fault

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dmgan_fast.parallel import collectives
-
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
@@ -62,6 +60,8 @@ def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
 
 
 def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:
+    from dmgan_fast.parallel import collectives
+
     wide = _wide(x)
     sums = wide.sum((0, 2, 3)).double()
     of_all = collectives.total(torch.cat((sums, sums.new_tensor([x.numel() / x.shape[1]]))), group)

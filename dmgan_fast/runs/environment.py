@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dmgan_fast._version import __version__
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 NAME = "environment.json"
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -31,8 +31,7 @@ def describe(device: torch.device) -> dict[str, str]:
 
 def write_environment(run: Path, device: torch.device) -> None:
     """Into the folder of a run; a resumed run is described as it continues."""
-    with replace_file(run / NAME) as temporary:
-        temporary.write_text(json.dumps(describe(device), indent=2) + "\n", encoding="utf-8")
+    write_text(run / NAME, json.dumps(describe(device), indent=2) + "\n")
 
 
 def read_environment(run: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -53,8 +53,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
 def write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
     """Replace the manifest of ``folder``; entries of files that are gone are dropped."""
     files = {name: entry._asdict() for name, entry in sorted(entries.items()) if (folder / name).is_file()}
-    with replace_file(folder / MANIFEST, durable=True) as temporary:
-        temporary.write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", durable=True)
 
 
 def named(entries: Mapping[str, Entry], checkpoint: Path) -> dict[str, Entry]:

@@ -34,13 +34,18 @@ def _copy(value: Any) -> Any:
     return type(value)(map(_copy, value)) if isinstance(value, (list, tuple)) else value
 
 
+def leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All in a state that is no dictionary, list or tuple, with its dotted name."""
+    if not isinstance(state, (dict, list, tuple)):
+        yield name, state
+        return
+    for key, each in state.items() if isinstance(state, dict) else enumerate(state):
+        yield from leaves(each, f"{name}.{key}" if name else str(key))
+
+
 def tensors(state: Any) -> Iterator[Tensor]:
     """All tensors in a state."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, (dict, list, tuple)):
-        for each in state.values() if isinstance(state, dict) else state:
-            yield from tensors(each)
+    return (each for _, each in leaves(state) if isinstance(each, Tensor))
 
 
 def bytes_of(state: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dmgan_fast.config import load_config
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import write_text
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, TextEncoder
 from dmgan_fast.modules.pretrained import CONFIG_NAME, UNKNOWN_WORDS, WEIGHTS_NAME, PretrainedModel, load_weights
 from dmgan_fast.runs.checkpoints import find_checkpoint, is_checkpoint, latest_checkpoint, load_checkpoint, steps_of
@@ -63,8 +63,7 @@ def save_bundle(
         model.save_pretrained(path / name)
     if vocabulary is not None:
         vocabulary.save(path / VOCABULARY_NAME)
-    with replace_file(path / "README.md") as temporary:
-        temporary.write_text(f"# Model card\n\n{card}", encoding="utf-8")
+    write_text(path / "README.md", f"# Model card\n\n{card}")
 
 
 def check_words(vocabulary: Vocabulary, models: dict[str, PretrainedModel], where: str) -> None:

@@ -171,9 +171,8 @@ class Sampler:
             InputError: for no captions, an empty one, or one without a known word, and for tiles with maps.
             OutOfMemory: naming what would fit.
         """
-        options = {"seed": seed, "count": count, "batch_size": batch_size, "maps": maps, "tile": tile}
-        noise = {"truncation": truncation, "noise_strength": noise_strength}
-        return list(self.stream(captions, **options, **noise))  # type: ignore[arg-type]
+        options: dict[str, Any] = {"seed": seed, "count": count, "batch_size": batch_size, "maps": maps, "tile": tile}
+        return list(self.stream(captions, **options, truncation=truncation, noise_strength=noise_strength))
 
     def draw(self, captions: Sequence[str], **options: Any) -> list[Sample]:
         """``sample``, by its earlier name."""

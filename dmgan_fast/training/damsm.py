@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchvision.utils import save_image
 
-from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, open_checked
-from dmgan_fast.data.cache import cache_budget
+from dmgan_fast.data import CaptionedImages, ImageBatch
 from dmgan_fast.data.loader import loader_in_order
-from dmgan_fast.data.workers import local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.metrics.retrieval import r_precision
@@ -27,7 +25,7 @@ from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig
 from dmgan_fast.sampling.bundle import save_bundle
 from dmgan_fast.training.encoders import EncoderStep
-from dmgan_fast.training.engine import check_start, quiet, run_together
+from dmgan_fast.training.engine import check_start, open_data, run_together
 from dmgan_fast.training.identity import data_fingerprint
 from dmgan_fast.training.locks import only_writer
 
@@ -178,17 +176,7 @@ def _prepare(
 ) -> tuple[DAMSMTask, CaptionedImages]:
     """What is trained, on what; the first process holds the lock on ``out`` while ``held`` is open."""
     check_start(out, resume, config, processes)
-    settings: dict[str, Any] = {
-        "image_sizes": (config.image_size,),
-        "max_words": config.data.max_words,
-        "seed": config.loop.seed,
-        "cache_bytes": cache_budget(config.data.cache, local_processes()),
-    }
-    purpose = Purpose(
-        image_size=config.image_size, batch_size=config.loop.batch_size, matches=True, skip_bad=config.data.skip_bad
-    )
-    console = quiet(processes) or console or Console(stderr=True)
-    dataset, held_out = open_checked(config.data.source, purpose, show=console.out, **settings)
+    dataset, held_out = open_data(config, (config.image_size,), processes, console)
     if processes.first:
         held.enter_context(only_writer(out))
     return DAMSMTask(config, dataset, held_out, processes), dataset

@@ -17,18 +17,19 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor
 
 from dmgan_fast.config import to_dict
-from dmgan_fast.data import CaptionedImages, ImageBatch, make_loader
+from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, make_loader, open_checked
+from dmgan_fast.data.cache import cache_budget
 from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
-from dmgan_fast.files import clear_up, replace_file, replace_folder
+from dmgan_fast.files import clear_up, replace_folder, write_text
 from dmgan_fast.parallel import Processes
-from dmgan_fast.progress import Progress
+from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
     find_checkpoint,
@@ -92,6 +93,30 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
 def quiet(processes: Processes) -> Console | None:
     """Where all but the first process write to: nowhere."""
     return None if processes.first else Console(quiet=True)
+
+
+def open_data(
+    config: Any,
+    image_sizes: tuple[int, ...],
+    processes: Processes,
+    console: Console | None,
+    *,
+    matches: bool = True,
+    **settings: Any,
+) -> tuple[CaptionedImages, CaptionedImages]:
+    """What a run trains on and what it holds out, after a look at both.
+
+    Args:
+        image_sizes: resolutions, smallest first.
+        matches: see ``data.Purpose``.
+        settings: further ones of ``CaptionedImages``.
+    """
+    loop, data = config.loop, config.data
+    purpose = Purpose(image_size=image_sizes[-1], batch_size=loop.batch_size, matches=matches, skip_bad=data.skip_bad)
+    console = quiet(processes) or console or Console(stderr=True)
+    settings |= {"image_sizes": image_sizes, "max_words": data.max_words, "seed": loop.seed}
+    settings |= {"cache_bytes": cache_budget(data.cache, local_processes())}
+    return open_checked(data.source, purpose, show=console.out, **settings)
 
 
 def check_start(out: Path, resume: bool, config: Any, processes: Processes | None = None) -> None:
@@ -164,8 +189,7 @@ def run(
     done, fingerprints = begun.step, task.fingerprints()
     processes.same("what data, encoders and vocabulary hold", fingerprints)
     if first:
-        with replace_file(out / "config.json") as temporary:
-            temporary.write_text(json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
+        write_text(out / "config.json", json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
         write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
     guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
@@ -174,15 +198,7 @@ def run(
     console = quiet(processes) or console or Console(stderr=True)
     workers = _workers(dataset, task.config)
     console.out(reading(dataset, workers))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
+    columns = (*in_steps(), TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"))
 
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()

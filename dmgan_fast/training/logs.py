@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.files import replace_file
+from dmgan_fast.files import replace_file, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -147,8 +147,7 @@ class WeightsAndBiases:
             name = uuid.uuid4().hex[:12]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} does not say which run of Weights & Biases this is: {error}; remove it") from None
-        with replace_file(file) as temporary:
-            temporary.write_text(json.dumps({"id": name}) + "\n", encoding="utf-8")
+        write_text(file, json.dumps({"id": name}) + "\n")
         return name
 
 

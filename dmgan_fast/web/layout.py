@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
 from dmgan_fast.web import views
-from dmgan_fast.web.studio import Generated, Limits, Refused, Studio
+from dmgan_fast.web.studio import Generated, Refused, Studio
 
 TITLE = "DM-GAN: images from captions"
 EXAMPLES = ("a red apple", "a yellow smiling face", "a blue car", "a green leaf, plant", "an orange cat face")
@@ -164,11 +165,4 @@ def _as_sent(component: Any) -> Any:
 
 
 def _value(text: str) -> str:
-    import json
-
     return f"() => {json.dumps(text)}"
-
-
-def style(limits: Limits) -> str:
-    """The style sheet of the page."""
-    return views.style(limits)

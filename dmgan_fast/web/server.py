@@ -31,7 +31,7 @@ def application(studio: Studio, *, hosts: frozenset[str] | None = LOCAL) -> Guar
         InputError: if gradio is not installed.
     """
     gradio, fastapi = _gradio()
-    from dmgan_fast.web import layout
+    from dmgan_fast.web import layout, views
 
     page = layout.build(studio)
     outer = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -48,7 +48,7 @@ def application(studio: Studio, *, hosts: frozenset[str] | None = LOCAL) -> Guar
         pwa=False,
         max_file_size=1,
         theme=layout.theme(),
-        css=layout.style(studio.limits),
+        css=views.style(studio.limits),
     )
     return Guard(mounted, layout.calls(page), hosts)
 

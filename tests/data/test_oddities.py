@@ -71,7 +71,7 @@ BLACK, WHITE, BLUE, GRAY = (-1, -1, -1), (1, 1, 1), (-1, -1, 1), (0, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("image", "left", "right"),
+    ("picture", "left", "right"),
     [
         pytest.param(halves(0, 255, mode="L"), BLACK, WHITE, id="gray"),
         pytest.param(halves((0, 0, 0, 255), (255, 255, 0, 0), mode="CMYK"), BLACK, BLUE, id="cmyk"),

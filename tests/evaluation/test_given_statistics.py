@@ -28,7 +28,7 @@ def test_given_statistics_stand_for_the_real_pictures(config, tmp_path):
     }
     report = evaluate(config(**given), tmp_path / "out")
     (folder,) = (tmp_path / "out" / "features").iterdir()
-    kept = store.FeatureStore(folder.parent, f"{report['drawn']['key']} {report['extractors']['damsm']}")
+    kept = store.FeatureStore(folder.parent, f"{report['generated']['key']} {report['extractors']['damsm']}")
     rows = torch.cat([kept.read(rows, "features") for rows in store.chunks_of(40)]).double()
     expected = frechet_distance(rows.mean(0), torch.cov(rows.t()), mean, covariance)
     assert results(report)["fid-damsm"][0] == pytest.approx(expected, rel=1e-9)

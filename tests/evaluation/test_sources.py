@@ -58,7 +58,7 @@ def test_nan_images_are_named_and_not_rounded_to_black(trained, pictures):
     source = drawn(trained, pictures)
     with torch.no_grad():
         source.sampler.generator.initial_stage.projection.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match=r"drew NaN or infinity for 5 of 5 pictures; the first is picture 10, 'one"):
+    with pytest.raises(InputError, match=r"gave NaN or infinity for 5 of 5 images; the first is image 10, 'one"):
         source.images(range(10, 20))
 
 
@@ -111,8 +111,8 @@ def test_a_folder_is_read_in_the_order_of_its_names_with_those_below(tmp_path):
     [
         ([(16, 16), (16, 16), (20, 20)], None, "all of one size; 0.png is 16x16, 2.png is 20x20"),
         ([(16, 20)], None, "must be square and all of one size; 0.png is 16x20"),
-        ([(16, 16)], 2, "has 1 pictures, but 2 were asked for"),
-        ([], None, "has no pictures"),
+        ([(16, 16)], 2, "has 1 images, but 2 were asked for"),
+        ([], None, "has no images"),
     ],
 )
 def test_folders_that_cannot_be_compared_are_refused(tmp_path, sizes, count, message):

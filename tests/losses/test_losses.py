@@ -85,7 +85,7 @@ BAD = [
     (lambda: losses.discriminator_loss(None, torch.ones(2), torch.ones(3), torch.ones(2)), "differ in size: 2, 3, 2"),
     (
         lambda: losses.generator_loss([], [torch.ones(1)], None, image_encoder=None, words=None, lengths=None),
-        "0 discriminators for 1 sides",
+        "0 discriminators for images of 1 resolutions",
     ),
 ]  # fmt: skip
 

@@ -32,7 +32,7 @@ def test_maps_bring_the_gates_of_each_caption(sampler):
 
 def test_nothing_is_left_behind_and_other_threads_are_not_heard(sampler):
     with writing_gates(sampler.generator) as found:
-        other = threading.Thread(target=sampler.draw, args=(["a car"],))
+        other = threading.Thread(target=sampler.sample, args=(["a car"],))
         other.start()
         other.join()
     assert found == []

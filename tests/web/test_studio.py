@@ -134,7 +134,7 @@ def test_one_request_is_answered_at_a_time(weights):
     inside, most = [0], [0]
 
     class Counting(Sampler):
-        def draw(self, *arguments, **options):
+        def sample(self, *arguments, **options):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             try:

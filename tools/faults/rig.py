@@ -30,6 +30,7 @@ from dmgan_fast.runs import checkpoints
 from dmgan_fast.runs.checkpoints import load_checkpoint, newest_whole, step_of, steps_of
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
+from dmgan_fast.runs.snapshot import leaves
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import GANTask, train
 
@@ -353,7 +354,7 @@ def final_bits(out: Path) -> dict[str, str]:
     """Digests of all that a finished run has learned, generated and logged, by name; of logs without times."""
     state = load_checkpoint(checkpoints.checkpoint_file(out / "checkpoints", STEPS), "gan")
     found = {
-        f"state {name}": _digest(value) for name, value in _leaves({"task": state["task"], "random": state["random"]})
+        f"state {name}": _digest(value) for name, value in leaves({"task": state["task"], "random": state["random"]})
     }
     for file in sorted((out / "weights").rglob("*")):
         if file.is_file():
@@ -364,17 +365,6 @@ def final_bits(out: Path) -> dict[str, str]:
     for file in sorted((out / "samples").glob("*.png")):
         found[f"samples/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{name}.{number}")
-    else:
-        yield name, value
 
 
 def _digest(value: Any) -> str:

@@ -32,6 +32,11 @@ Call = Callable[..., Any]
 T = TypeVar("T")
 
 
+def call(module: nn.Module, *inputs: Any) -> Any:
+    """The module's own forward, to compare another with."""
+    return module(*inputs)
+
+
 def twin(module: nn.Module, instead: dict[nn.Module, nn.Module] | None = None) -> nn.Module:
     """A copy on the CPU in float64, of plain classes and without hooks; ``instead``: what stands for modules in it."""
     instead = instead or {}

@@ -67,14 +67,10 @@ def why_no_glu(module: nn.Module) -> str | None:
 
 def _why_no_gating(module: nn.Module) -> str | None:
     for shape in ((2, 6, 3, 5), (3, 8)):
-        reason = alike.why_differ(module, _own, lambda m, x: F.glu(x, 1), [alike.random(*shape)])
+        reason = alike.why_differ(module, alike.call, lambda m, x: F.glu(x, 1), [alike.random(*shape)])
         if reason:
             return f"it is no GLU over the channels: {reason}"
     return None
-
-
-def _own(module: nn.Module, *inputs: Any) -> Any:
-    return module(*inputs)
 
 
 def normed_glu(norm: Any, glu: nn.Module, x: Any) -> Any:
@@ -229,4 +225,4 @@ def recognise_residual(module: nn.Module, options: Options) -> Found | Refused |
 
 def _why_no_residual(module: nn.Module, channels: int) -> str | None:
     inputs = [alike.random(2, channels, 4, 4)]
-    return alike.why_differ(module, _own, lambda m, x: residual(m, x, fast=False), inputs)
+    return alike.why_differ(module, alike.call, lambda m, x: residual(m, x, fast=False), inputs)

@@ -81,7 +81,7 @@ def _why_not(module: nn.Module, conv: Any, norm: nn.BatchNorm2d) -> str | None:
     side = 2 * max(conv.kernel_size)
     return alike.why_differ(
         module,
-        lambda m, x: m(x),
+        alike.call,
         normed_relu,
         [alike.random(2, 2, side, side)],
         modes=(False,),

@@ -27,7 +27,7 @@ def takes(x: Any, weight: Tensor | None = None, dimensions: int = 4) -> bool:
     return (
         type(x) in (Tensor, nn.Parameter)
         and (torch.compiler.is_compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(x))  # as vmap has
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, but not by mypy's rule
         and not torch.compiler.is_exporting()
         and x.dim() == dimensions
         and x.numel() > 0

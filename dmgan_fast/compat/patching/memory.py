@@ -91,7 +91,7 @@ def recognise_read(module: nn.Module, options: Options) -> Found | Refused | Non
     for mode in MASK_MODES:
         for mask in (None, padding(BATCH, WORDS)):
             reason = alike.why_differ(
-                module, partial(_masked, mask, _call), partial(_masked, mask, partial(_read_by, mode)),
+                module, partial(_masked, mask, alike.call), partial(_masked, mask, partial(_read_by, mode)),
                 [alike.random(BATCH, channels, SIDE, SIDE), *text],
             )  # fmt: skip
             if reason:
@@ -104,10 +104,6 @@ def recognise_read(module: nn.Module, options: Options) -> Found | Refused | Non
 def _masked(mask: Tensor | None, call: FastForward, module: Any, *inputs: Any) -> Any:
     module.mask = mask
     return call(module, *inputs)
-
-
-def _call(module: nn.Module, *inputs: Any) -> Any:
-    return module(*inputs)
 
 
 def _read_by(mode: str, module: nn.Module, *inputs: Any) -> Any:
@@ -359,7 +355,7 @@ def _why_not_stage(module: Any, roles: Roles) -> str | None:
     }
     return alike.why_differ(
         module,
-        _call,
+        alike.call,
         lambda m, *inputs: _stage(m, roles, None, False, *inputs),
         [given[name] for name in roles.arguments],
         modes=(True,),  # what has another mode in training comes after the memory

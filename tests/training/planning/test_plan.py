@@ -17,7 +17,7 @@ def test_a_plan_can_be_read_by_programs_and_by_people():
         MemoryPolicy(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["policy"].items()}) == made.policy
     )
     assert values["peak_bytes"] == made.peak_bytes == sum(values["peak"].values())
-    for word in ("policy", "weights", "optimiser", "saved", "TFLOP", "one picture", "batch", "side"):
+    for word in ("policy", "weights", "optimiser", "saved", "TFLOP", "one image", "batch", "resolution"):
         assert word in made.explain()
 
 
