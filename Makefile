@@ -12,7 +12,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Environments and trees of check-oldest and release-check.
 CHECKS ?= build/checks
 
-.PHONY: help env build demo test site cpp-test cross-test lint check-oldest release-check gpu gpu-run clean
+.PHONY: help env build demo test site cpp-test cross-test machine-code lint check-oldest release-check gpu gpu-run clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -58,6 +58,13 @@ release-check: env  ## sdist and wheel; dependencies audited; the wheel with the
 
 cross-test: $(CROSS)/_cpu_neon.abi3.so $(CROSS)/cross  ## the CPU library for ARM; its kernels' tests in an emulator
 	qemu-aarch64 $(CROSS)/cross
+
+# What its code for hot loops is: tests/native/test_machine_code.py looks for spills and fused multiply-adds.
+COMPILER ?= clang++
+BY := build/machine-code/$(COMPILER)
+machine-code: build  ## the CPU libraries by another compiler, and the test of their hot loops: COMPILER=clang++-14
+	CXX=$(COMPILER) DMGAN_FAST_CUDA=0 $(BIN)/python setup.py -q build_ext --debug --build-lib $(BY) --build-temp $(BY)
+	DMGAN_MACHINE_CODE=$(BY)/dmgan_fast $(BIN)/python -m pytest -p no:xdist tests/native/test_machine_code.py
 
 CROSS_CXX := aarch64-linux-gnu-g++
 CROSS_FLAGS = -O3 -std=c++20 -ffp-contract=fast -Wall -Wno-psabi -march=armv8-a \

@@ -80,8 +80,8 @@ class Build(BuildExtension):
 
     def build_extension(self, extension):
         shared, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)
-        # Symbols stay in a library that is built in place: tests look up the machine code of hot functions.
-        extension.extra_link_args = [] if self.inplace or self.editable_mode else ["-s"]
+        # Tests look up the machine code of hot functions: symbols stay in a library built in place, or with --debug.
+        extension.extra_link_args = [] if self.inplace or self.editable_mode or self.debug else ["-s"]
         super().build_extension(extension)
         self.build_temp = shared
 

@@ -1,12 +1,13 @@
 """All that a GPU can tell, in one command: ``python -m benchmarks.card --out DIR --minutes 8``.
 
 For a machine with a GPU and no network, on the Python that is there: nothing is installed. Small packages that it
-lacks are taken from a folder of wheels (``--wheels``), which are unpacked beside the results for this run alone.
+lacks are taken from a folder of wheels (``--wheels``), which are unpacked for this run alone.
 Native libraries are built before, or brought (``dmgan_fast/*.so``).
 
 Stages run in order, each in a process of its own under its own part of the time; ``DIR/card.jsonl`` gets every row as
-it is found, ``DIR/card.log`` what the stages print, and at the end ``DIR/card.md`` all tables. ``--device cpu --tiny``
-tries all of it on small shapes. docs/gpu.md says what each figure means.
+it is found, ``DIR/card.log`` what the stages print, and after each stage ``DIR/card.md`` all tables: what is there when
+the command is stopped stays. Nothing else is put into ``DIR``. ``--device cpu --tiny`` tries all of it on small shapes.
+docs/gpu.md says what each figure means.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
+import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 # What the stages import beside PyTorch.
@@ -31,7 +35,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (default 8)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to try the command itself")
-    parser.add_argument("-n", "--workers", type=int, default=4, help="processes that check ops at once (default 4)")
+    workers = max(1, min(12, (os.cpu_count() or 1) - 2))
+    parser.add_argument(
+        "-n", "--workers", type=int, default=workers, help=f"processes that check ops at once (here {workers})"
+    )
     parser.add_argument("--only", help="some stages, with commas between")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this Python lacks")
     arguments = parser.parse_args()
@@ -40,13 +47,23 @@ def main() -> None:
     if (arguments.out / "card.jsonl").exists():
         parser.error(f"--out: {arguments.out} holds results already; give another folder")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dmgan-fast-card-") as scratch:
+        prepare_and_run(arguments, Path(scratch), parser)
+
+
+def prepare_and_run(arguments: argparse.Namespace, scratch: Path, parser: argparse.ArgumentParser) -> None:
+    """With what is missing in ``scratch``, where stages also put what nobody needs afterwards."""
     if arguments.wheels:
-        unpack(arguments.wheels, arguments.out / "site", parser)
+        unpack(arguments.wheels, scratch / "site", parser)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         parser.error(f"this Python lacks {', '.join(missing)}: put their wheels into a folder and name it by --wheels")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # of the processes of stages, and of theirs
-    run(arguments, parser)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("ended by SIGTERM"))
+    try:
+        run(arguments, scratch, parser)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def unpack(wheels: Path, site: Path, parser: argparse.ArgumentParser) -> None:
@@ -64,28 +81,29 @@ def unpack(wheels: Path, site: Path, parser: argparse.ArgumentParser) -> None:
     importlib.invalidate_caches()
 
 
-def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """The stages, and the table at the end."""
+def run(arguments: argparse.Namespace, scratch: Path, parser: argparse.ArgumentParser) -> None:
+    """The stages, those first that decide whether the GPU is verified, and the tables."""
     from benchmarks.gpu.stages import Options, Stage, run_all
     from benchmarks.gpu.summary import summarise
 
     stages = [
-        Stage("environment", "benchmarks.gpu.checks:environment", 0.04),
-        Stage("check", "benchmarks.gpu.checks:check", 0.12),
-        Stage("steps", "benchmarks.gpu.speed:steps", 0.09),
-        Stage("ops", "benchmarks.gpu.speed:ops", 0.07),
+        Stage("environment", "benchmarks.gpu.checks:environment", 0.04, least=90.0),  # imports from a cold disk
+        Stage("check", "benchmarks.gpu.checks:check", 0.14),
+        Stage("steps", "benchmarks.gpu.speed:steps", 0.14),
+        Stage("sanitizer", "benchmarks.gpu.tools:sanitizer", 0.12),
+        Stage("ops", "benchmarks.gpu.speed:ops", 0.08),
         Stage("memory", "benchmarks.gpu.memory:memory", 0.06),
-        Stage("training", "benchmarks.gpu.training:training", 0.5),
-        Stage("sanitizer", "benchmarks.gpu.tools:sanitizer", 0.06),
         Stage("profiler", "benchmarks.gpu.tools:profiler", 0.06),
+        Stage("training", "benchmarks.gpu.training:training", 0.36),  # and what the others leave
     ]
     names = [stage.name for stage in stages]
     chosen = arguments.only.split(",") if arguments.only else names
     unknown = [name for name in chosen if name not in names]
     if unknown:
         parser.error(f"--only: no stage {', '.join(unknown)}; there are {', '.join(names)}")
-    options = Options(arguments.out.resolve(), arguments.device, arguments.tiny, arguments.workers)
-    run_all([stage for stage in stages if stage.name in ("environment", *chosen)], options, 60 * arguments.minutes)
+    options = Options(arguments.out.resolve(), arguments.device, arguments.tiny, arguments.workers, scratch=scratch)
+    chosen_stages = [stage for stage in stages if stage.name in ("environment", *chosen)]
+    run_all(chosen_stages, options, 60 * arguments.minutes, after_each=partial(summarise, options, quiet=True))
     if not summarise(options):
         sys.exit(f"a stage failed or a result is wrong: see {options.out / 'card.md'}")
 

@@ -1,23 +1,29 @@
 """Where the native convolutions overtake PyTorch's own kernels, by shape, direction and CPU level.
 
-``python -m benchmarks.crossover [--quick]`` times both over a grid of channels, maps and batches, each direction, and
-checks the rule of ``auto`` (``dmgan_fast/aten/convolutions.py``) against every cell. ``auto`` is the time of the kernel
-that the rule takes, over the better one's: 1 where it chose right.
+``python -m benchmarks.crossover [--level avx2] [--only conv3x3] [--quick]`` times both over a grid of channels, maps
+and batches, each direction, and checks the rule of ``auto`` (``dmgan_fast/aten/convolutions.py``) against every cell.
+``auto`` is the time of the kernel that the rule takes, over the better one's: 1 where it chose right. Rows of the ops
+that are not measured stay in the file.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.common import Row, Rows, Table, environment, finish, parser_of, results_of, some_of
+from benchmarks.common import Row, Rows, Table, environment, finish, limited_to, parser_of, results_of, some_of
 from benchmarks.harness import error, spread, take_turns
+from dmgan_fast import native
 from dmgan_fast.aten import convolutions, upsample_conv3x3
-from dmgan_fast.aten.convolutions import STRIDES, native_backward, native_forward
+from dmgan_fast.aten.convolutions import STRIDES, Crossover, native_backward, native_forward
 
 CHANNELS = ((3, 32), (64, 3), (16, 32), (32, 64), (64, 128), (128, 256), (512, 512), (1024, 1024))
 SIDES = (4, 8, 16, 32, 64, 128, 256)
@@ -38,14 +44,23 @@ def shapes(quick: bool) -> Iterator[tuple[int, int, int, int]]:
             yield batch, inputs, outputs, side
 
 
+def after(op: str, side: int) -> int:
+    """The result's resolution."""
+    return 2 * side if op == "upsample_conv3x3" else side // STRIDES[op]
+
+
+def pixels_of(op: str, batch: int, side: int) -> int:
+    """Of the smaller map, in all of the batch."""
+    return batch * min(side, after(op, side)) ** 2
+
+
 def pairs(op: str, batch: int, inputs: int, outputs: int, side: int) -> dict[str, Pair]:
     """Direction → both implementations and the rule's choice."""
     x = torch.randn(batch, inputs, side, side)
     taps = 4 if op == "conv4x4_stride2" else 3
     weight = torch.randn(outputs, inputs, taps, taps) / (taps**2 * inputs) ** 0.5
-    after = 2 * side if op == "upsample_conv3x3" else side // STRIDES[op]
-    grad = torch.randn(batch, outputs, after, after)
-    pixels = batch * min(side, after) ** 2
+    grad = torch.randn(batch, outputs, after(op, side), after(op, side))
+    pixels = pixels_of(op, batch, side)
 
     def of(want_x: bool, theirs: bool) -> Tensor:
         wants = (want_x, not want_x)
@@ -63,24 +78,28 @@ def pairs(op: str, batch: int, inputs: int, outputs: int, side: int) -> dict[str
             return upsample_conv3x3.transposed_forward(x, weight)
         return F.conv2d(x, weight, stride=STRIDES[op], padding=1)
 
-    takes_weight = convolutions.runs_weight(op, pixels, inputs, outputs)
-    return {
-        DIRECTIONS[0]: (lambda: native_forward(op, x, weight), forward, convolutions.runs_forward(op, pixels, inputs)),
-        DIRECTIONS[1]: (lambda: of(True, False), lambda: of(True, True), convolutions.runs_input(op, pixels)),
-        DIRECTIONS[2]: (lambda: of(False, False), lambda: of(False, True), takes_weight),
-    }
+    takes = chosen(convolutions.crossover(op), pixels, inputs, outputs)
+    ours = (lambda: native_forward(op, x, weight), lambda: of(True, False), lambda: of(False, False))
+    theirs = (forward, lambda: of(True, True), lambda: of(False, True))
+    return {d: (o, t, takes[d]) for d, o, t in zip(DIRECTIONS, ours, theirs, strict=True)}
+
+
+def chosen(rule: Crossover, pixels: int, inputs: int, outputs: int) -> dict[str, bool]:
+    """Direction → whether the rule takes the native kernel."""
+    found = rule.runs_forward(pixels, inputs), rule.runs_input(pixels), rule.runs_weight(pixels, inputs, outputs)
+    return dict(zip(DIRECTIONS, found, strict=True))
 
 
 def rows_of(op: str, shape: tuple[int, int, int, int], repeats: int, machine: Row) -> Iterator[Row]:
     batch, inputs, outputs, side = shape
-    for direction, (ours, theirs, chosen) in pairs(op, *shape).items():
+    for direction, (ours, theirs, takes) in pairs(op, *shape).items():
         correct = error(ours(), theirs().double()) <= TOLERANCE
         times = take_turns({"native": ours, "torch": theirs}, repeats)
         medians = {name: min(runs) for name, runs in times.items()}
         best = min(medians.values())
         row = {"op": op, "case": f"B{batch} {inputs}->{outputs} {side}x{side}", "direction": direction}
         row |= {"implementation": "native", "correct": correct, "ratio": medians["torch"] / medians["native"]}
-        row |= {"chosen": "native" if chosen else "torch", "auto": medians["native" if chosen else "torch"] / best}
+        row |= {"chosen": "native" if takes else "torch", "auto": medians["native" if takes else "torch"] / best}
         yield row | spread(times["native"]) | machine
 
 
@@ -96,20 +115,29 @@ def show(rows: Rows) -> None:
     )
 
 
+def kept(file: Path, measured: Collection[str]) -> Rows:
+    """Rows that the file has of other ops."""
+    return [row for row in json.loads(file.read_text()) if row["op"] not in measured] if file.exists() else []
+
+
 def main() -> None:
     parser = parser_of(__doc__, repeats=3)
     parser.set_defaults(json=results_of() / "crossover.json")
+    parser.add_argument("--level", choices=native.cpu_levels(), default=native.cpu_level(), help="CPU level to measure")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cells, a minute")
-    known = tuple(convolutions.CROSSOVERS)
+    known = tuple(convolutions.CROSSOVERS["avx2"])
     parser.add_argument("--only", type=some_of(known), default=known, help=f"of {','.join(known)} (default: all)")
     arguments = parser.parse_args()
+    if arguments.level != native.cpu_level():  # PyTorch reads its limits as it starts
+        command = [sys.executable, "-m", "benchmarks.crossover", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | limited_to(arguments.level))
     torch.manual_seed(0)
     machine = environment()
-    chosen = itertools.product(arguments.only, shapes(arguments.quick))
-    rows = [row for op, shape in chosen for row in rows_of(op, shape, arguments.repeats, machine)]
+    cells = itertools.product(arguments.only, shapes(arguments.quick))
+    rows = [row for op, shape in cells for row in rows_of(op, shape, arguments.repeats, machine)]
     show(rows)
     arguments.json.parent.mkdir(exist_ok=True)
-    finish(rows, arguments.json)
+    finish([*kept(arguments.json, arguments.only), *rows], arguments.json)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ def program_in_3d(first, second):
     return program % first, program // first % second, (program // first // second).to(tl.int64)
 
 
+@triton.jit
+def relu(x):
+    """max(x, 0); NaN stays, as in PyTorch's."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
 def dot_precision() -> str:
     """``input_precision`` of products of float32: exact, unless PyTorch allows TF32 for its own and the GPU has it."""
     return _precision(torch.backends.cuda.matmul)

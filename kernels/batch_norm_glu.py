@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import program_in_2d, program_in_3d
+from dmgan_fast.kernels._common import program_in_2d, program_in_3d, relu
 from dmgan_fast.layouts import empty_map, is_channels_last
 
 TILE = 1024  # elements in registers at a time: 8 for each of 128 threads, one 16-byte load in half precision
@@ -110,7 +110,7 @@ def _merge_blocks_kernel(
         deviation = tl.load(mean_parts + offset, mask, other=0.0) - mean[None, :]  # [BR, BC]
         m2 += tl.where(mask, tl.load(m2_parts + offset, mask, other=0.0) + deviation * deviation * size, 0.0)
     tl.store(mean_out + channel, mean, channel_mask)
-    tl.store(var_out + channel, tl.maximum(tl.sum(m2, 0) / count, 0.0), channel_mask)
+    tl.store(var_out + channel, relu(tl.sum(m2, 0) / count), channel_mask)
 
 
 @triton.jit

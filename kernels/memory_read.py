@@ -104,7 +104,7 @@ def _forward_kernel(
     top = tl.where(top == float("-inf"), 0.0, top)  # nothing to read
     scores = tl.where(readable, tl.exp(logits - top[:, None]), 0.0)  # [BP, BT]
     total = tl.sum(scores, 1)  # [BP]
-    scale = 1.0 / tl.where(total > 0, total, 1.0)  # [BP]
+    scale = 1.0 / tl.where(total == 0, 1.0, total)  # [BP]
     tl.store(lse + sample * pixels + p, top + tl.log(total), mask=live)
     if gate_weight is not None:
         gate_h = tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1)  # [BP]
@@ -148,7 +148,7 @@ def _weigh(
         grad_dot_h += tl.sum(h_block.to(tl.float32) * grad_block.to(tl.float32), 1)
     alpha = tl.where(readable, tl.exp(logits - lse[:, None]), 0.0)
     total = tl.sum(alpha, 1)  # 1 but for the rounding of lse, which matters to the gradient of a softmax
-    alpha /= tl.where(total > 0, total, 1.0)[:, None]
+    alpha /= tl.where(total == 0, 1.0, total)[:, None]
     return alpha, grad_read, tl.sum(tl.where((t == words)[None, :], logits, 0.0), 1), grad_dot_h
 
 

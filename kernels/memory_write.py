@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dmgan_fast.kernels._common import dot_precision, program_in_2d, program_in_3d
+from dmgan_fast.aten.memory_write import relu_backward
+from dmgan_fast.kernels._common import dot_precision, program_in_2d, program_in_3d, relu
 
 # Axes: b samples, t words, d channels D of a word, c channels C of the image, j the 2C hidden channels of m.
 BT = 16  # words of a tile: the fewest that tensor cores take
@@ -62,7 +63,7 @@ def _written(
         weight = tl.trans(_rows(word_weight, j, hidden, d, D))  # [BD, BJ]
         total = tl.dot(_transposed(words, t, T, d, D), weight, total, input_precision=PRECISION)  # [BT, BJ]
     bias = tl.load(word_bias + j, mask=j < hidden, other=0.0).to(tl.float32)  # [BJ]
-    return tl.maximum(total + bias[None, :], 0.0)
+    return relu(total + bias[None, :])
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def _image(image_mean, image_weight, image_bias, j, hidden, C, BD: tl.constexpr)
         c = c0 + tl.arange(0, BD)
         mean = tl.load(image_mean + c, mask=c < C, other=0.0).to(tl.float32)  # [BD]
         total += tl.sum(_rows(image_weight, j, hidden, c, C).to(tl.float32) * mean[None, :], 1)  # [BJ]
-    return tl.maximum(total, 0.0)
+    return relu(total)
 
 
 @triton.jit(do_not_specialize=("T",))
@@ -105,8 +106,8 @@ def _forward_kernel(
     value_block += tl.load(value_bias + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
     address = b * C * T + c[None, :] * T + t[:, None]  # [BT, BO]
     real = (t < T)[:, None] & (c < C)[None, :]  # [BT, BO]
-    tl.store(key + address, tl.maximum(key_block, 0.0).to(key.dtype.element_ty), mask=real)
-    tl.store(value + address, tl.maximum(value_block, 0.0).to(value.dtype.element_ty), mask=real)
+    tl.store(key + address, relu(key_block).to(key.dtype.element_ty), mask=real)
+    tl.store(value + address, relu(value_block).to(value.dtype.element_ty), mask=real)
 
 
 @triton.jit(do_not_specialize=("batch", "T"))
@@ -149,10 +150,10 @@ def _backward_kernel(
         real = (t < T)[:, None] & (j < hidden)[None, :]  # [BT, BJ]
         mixed = g * written + (1 - g) * image[None, :]  # [BT, BJ]
         tl.store(memory + address, mixed.to(memory.dtype.element_ty), mask=real)
-        grad = tl.where(written > 0, g * grad_memory, 0.0)  # [BT, BJ]
+        grad = tl.where(written <= 0, 0.0, g * grad_memory)  # [BT, BJ]
         tl.store(grad_written + address, grad.to(grad_written.dtype.element_ty), mask=real)
         tl.store(grad_gate + t[:, None], grad_g * g * (1 - g), mask=(t < T)[:, None])
-    grad = tl.where(image > 0, image_sum, 0.0)  # [BJ]
+    grad = tl.where(image <= 0, 0.0, image_sum)  # [BJ]
     tl.store(grad_image + b * hidden + j, grad.to(grad_image.dtype.element_ty), mask=j < hidden)
 
 
@@ -185,7 +186,7 @@ def memory_write_backward(
     gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, _, value_weight, _ = weights
     (batch, word_channels, length), channels = words.shape, image_mean.shape[1]
     hidden, blocks = 2 * channels, triton.cdiv(2 * channels, BJ)
-    grad_key, grad_value = grad_key * (key > 0), grad_value * (value > 0)
+    grad_key, grad_value = relu_backward(grad_key, key), relu_backward(grad_value, value)
     memory, grad_written = (words.new_empty((batch, length, hidden)) for _ in range(2))
     grad_image = words.new_empty((batch, hidden))
     grad_gate_parts = words.new_empty((blocks, batch, length), dtype=torch.float32)

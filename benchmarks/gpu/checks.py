@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from benchmarks.common import Target
 from benchmarks.common import environment as environment_of
 from benchmarks.gpu.cases import birds, make, odd, told
+from benchmarks.gpu.pool import in_processes
 from benchmarks.gpu.stages import Options, Row
 from benchmarks.harness import errors, truth_of
 from benchmarks.precision import precisions, set_precision
@@ -47,10 +47,28 @@ def check(options: Options) -> Iterator[Row]:
     chosen = [*odd(), *([] if options.tiny else birds(10))]
     cells = [(op, size, kind) for kind in precisions(options.device, options.tiny) for op, size in chosen]
     # Forked before this process has touched the device or begun a thread.
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("fork")) as pool:
-        tasks = [pool.submit(check_cell, *cell, options.device) for cell in cells]
-        for task in as_completed(tasks):
-            yield from task.result()
+    yield from in_processes(
+        partial(check_cell, device=options.device),
+        cells,
+        options.workers,
+        died=_died,
+        is_sound=partial(_is_sound, options.device),
+    )
+
+
+def _died(code: int, op: str, settings: dict[str, Any], precision: str) -> list[Row]:
+    row = {"op": op, "case": str(settings), "precision": precision, "implementation": "dmgan_fast"}
+    return [row | {"correct": False, "failed": f"its process left with {code}"}]
+
+
+def _is_sound(device: str) -> bool:
+    """Whether the GPU still works for this process."""
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return False
+    return True
 
 
 def check_cell(op: str, settings: dict[str, Any], precision: str, device: str) -> list[Row]:

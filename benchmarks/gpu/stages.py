@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, set_forkserver_preload
@@ -30,32 +30,39 @@ class Skipped(Exception):
 
 
 class Stage(NamedTuple):
-    """``function``: ``module:name`` of what yields rows, given ``Options``; ``share``: of the time."""
+    """``function``: ``module:name`` of what yields rows, given ``Options``; ``share``: of the time; ``least``: seconds
+    that it may take, if there are so many."""
 
     name: str
     function: str
     share: float
+    least: float = 1.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every stage is given. ``seconds``: its time limit, which is the runner's to set."""
+    """What every stage is given. ``seconds``: its time limit, which is the runner's to set. ``scratch``: a folder for
+    what nobody needs afterwards; None: the results'."""
 
     out: Path
     device: str = "cuda"
     tiny: bool = False
     workers: int = 4
     seconds: float = 0.0
+    scratch: Path | None = None
 
     @property
     def journal(self) -> Path:
         return self.out / "card.jsonl"
 
 
-def run_all(stages: Iterable[Stage], options: Options, seconds: float) -> list[Row]:
+def run_all(
+    stages: Iterable[Stage], options: Options, seconds: float, after_each: Callable[[], Any] = lambda: None
+) -> list[Row]:
     """Runs the stages within ``seconds``; one line of each, with ``status``, is printed, written and returned.
 
-    Without the first, which says what this machine is, the others are not run.
+    Without the first, which says what this machine is, the others are not run. ``after_each``: called when a stage has
+    ended, and when this is stopped.
     """
     left, end, results = list(stages), time.monotonic() + seconds, []
     # What stages import, the process that they are forked from has imported once.
@@ -63,8 +70,12 @@ def run_all(stages: Iterable[Stage], options: Options, seconds: float) -> list[R
     while left:
         stage = left[0]
         share = stage.share / sum(each.share for each in left)
-        result = run(stage, replace(options, seconds=max(1.0, (end - time.monotonic()) * share)))
-        write(options.journal, result)
+        there = end - time.monotonic()
+        try:
+            result = run(stage, replace(options, seconds=max(1.0, there * share, min(there, stage.least))))
+            write(options.journal, result)
+        finally:
+            after_each()
         print(f"{stage.name}: {result['status']} after {result['seconds']} s {result.get('why', '')}", flush=True)
         results.append(result)
         left = left[1:] if result["status"] == DONE or len(results) > 1 else []
@@ -79,7 +90,12 @@ def run(stage: Stage, options: Options) -> Row:
     process = context.Process(target=_body, args=(stage, options, sender))
     process.start()
     sender.close()
-    connection.wait([receiver, process.sentinel], timeout=options.seconds)
+    try:
+        connection.wait([receiver, process.sentinel], timeout=options.seconds)
+    except BaseException:  # this process is to end: so does what it started
+        _end(process)
+        write(options.journal, {"stage": stage.name, "status": CUT_OFF, "seconds": _since(begin), "why": "stopped"})
+        raise
     status, why = CUT_OFF, f"its limit was {options.seconds:.0f} s"
     try:
         if receiver.poll(0):
@@ -90,8 +106,12 @@ def run(stage: Stage, options: Options) -> Row:
         process.join()
         status, why = CRASHED, _exit_of(process.exitcode)
     _end(process)
-    row = {"stage": stage.name, "status": status, "seconds": round(time.monotonic() - begin, 1)}
+    row = {"stage": stage.name, "status": status, "seconds": _since(begin)}
     return row | ({"why": why} if why else {})
+
+
+def _since(begin: float) -> float:
+    return round(time.monotonic() - begin, 1)
 
 
 def _exit_of(code: int | None) -> str:
@@ -109,6 +129,8 @@ def _end(process: Any) -> None:
 
 def _body(stage: Stage, options: Options, sender: Any) -> None:
     os.setsid()
+    # Where the command was started in the background, Ctrl-C is ignored, by which training is told to end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = os.open(options.out / "card.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)

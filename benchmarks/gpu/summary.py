@@ -12,8 +12,9 @@ from dmgan_fast.files import write_text
 Rows = list[Row]
 
 
-def summarise(options: Options) -> bool:
-    """Writes ``card.md`` and prints its first table; True if every stage was done or skipped and nothing is wrong."""
+def summarise(options: Options, *, quiet: bool = False) -> bool:
+    """Writes ``card.md`` and, unless quiet, prints its first table; True if every stage so far was done or skipped and
+    nothing is wrong."""
     rows = rows_of(options.journal)
     results = [row for row in rows if "status" in row]
     found = {name: [r for r in rows if r["stage"] == name and "status" not in r] for name in {r["stage"] for r in rows}}
@@ -34,9 +35,10 @@ def summarise(options: Options) -> bool:
                 _table([row for row in found[stage] if row.get("op") != "peak"], columns).markdown(),
             ]
     write_text(options.out / "card.md", "\n\n".join(parts) + "\n")
-    stages.print(name)
-    for row in wrong:
-        print("WRONG", row)
+    if not quiet:
+        stages.print(name)
+        for row in wrong:
+            print("WRONG", row)
     return not wrong and all(row["status"] in (DONE, SKIPPED) for row in results)
 
 

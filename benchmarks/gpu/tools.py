@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.common import ROOT
 from benchmarks.gpu.cases import birds, make, odd
@@ -29,7 +30,8 @@ METRICS = {
 
 
 def sanitizer(options: Options) -> Iterator[Row]:
-    """Odd shapes of every op under each checker; first a fault that memcheck must find, else its silence says nothing.
+    """Odd shapes of every op under each checker, all at once; first a fault that memcheck must find, else its silence
+    says nothing.
 
     Raises:
         Skipped: if compute-sanitizer is not installed.
@@ -40,10 +42,15 @@ def sanitizer(options: Options) -> Iterator[Row]:
     yield {"case": "planted fault", "found": planted.returncode == FOUND}
     if planted.returncode != FOUND:
         raise RuntimeError(f"memcheck did not find the planted fault, it left with {planted.returncode}")
-    for checker in CHECKERS:
-        for backend in ("cuda", "triton"):
-            command = [tool, "--tool", checker, "--error-exitcode", str(FOUND)]
-            done = _watched(command, ["--backend", backend], options)
+    runs = [(checker, backend) for checker in CHECKERS for backend in ("cuda", "triton")]
+    with ThreadPoolExecutor(len(runs)) as pool:  # each waits for a process, which takes long to start
+        commands = [[tool, "--tool", checker, "--error-exitcode", str(FOUND)] for checker, _ in runs]
+        ended = [
+            pool.submit(_watched, command, ["--backend", backend], options)
+            for command, (_, backend) in zip(commands, runs, strict=True)
+        ]
+        for (checker, backend), waiting in zip(runs, ended, strict=True):
+            done = waiting.result()
             row: Row = {"case": checker, "implementation": f"dmgan_fast, {backend}", "correct": done.returncode == 0}
             yield row | ({"failed": done.stdout[-300:]} if done.returncode else {})
 
@@ -82,7 +89,8 @@ def parse(text: str) -> list[Row]:
 
 
 def _tool(name: str) -> str:
-    found = shutil.which(name)
+    toolkit = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which(name) or shutil.which(name, path=f"{toolkit}/bin")
     if found is None:
         raise Skipped(f"{name} is not installed")
     return found

@@ -33,7 +33,7 @@ NARROW = {"image_sizes": [64], "base_channels": 4, "condition_channels": 8, "noi
 def training(options: Options) -> Iterator[Row]:
     """A row for each part with its steps and last losses; ``images.png`` shows what the generator makes then."""
     torch.manual_seed(0)
-    runs = options.out / "runs"
+    runs = (options.scratch or options.out) / "runs"
     loop: dict[str, Any] = {"steps": ENDLESS, "device": options.device, "log_every": 1 if options.tiny else 10}
     loop |= {"sample_every": ENDLESS, "checkpoint_every": ENDLESS, "measure_every": 0, "keep_checkpoints": 1}
     loop |= {"batch_size": 4} if options.tiny else {}

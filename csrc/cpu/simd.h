@@ -60,10 +60,15 @@ DMGAN_INLINE Vec load(const float* p) {
 }
 
 DMGAN_INLINE Vec load(const BFloat16* p) {
+#if defined(__AVX512F__)  // GCC 12 widens, and below narrows, by halves that meet in memory
+  const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return bits<Vec>(bits<IntVec>(_mm512_cvtepu16_epi32(raw)) << 16);
+#else
   typedef uint16_t Raw __attribute__((vector_size(kLanes * 2)));
   Raw raw;
   std::memcpy(&raw, p, sizeof(raw));
   return bits<Vec>(__builtin_convertvector(raw, IntVec) << 16);
+#endif
 }
 
 DMGAN_INLINE Vec load(const Half* p) {
@@ -81,12 +86,16 @@ DMGAN_INLINE Vec load(const Half* p) {
 DMGAN_INLINE void store(float* p, Vec x) { std::memcpy(p, &x, sizeof(x)); }
 
 DMGAN_INLINE void store(BFloat16* p, Vec x) {  // round to nearest even; NaN stays NaN
-  typedef uint16_t Raw __attribute__((vector_size(kLanes * 2)));
   const IntVec raw = bits<IntVec>(x);
   const IntVec rounded = (raw + 0x7fff + ((raw >> 16) & 1)) >> 16;
   const IntVec result = x == x ? rounded : IntVec{} + 0x7fc0;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits<__m512i>(result)));
+#else
+  typedef uint16_t Raw __attribute__((vector_size(kLanes * 2)));
   const Raw narrow = __builtin_convertvector(result, Raw);
   std::memcpy(p, &narrow, sizeof(narrow));
+#endif
 }
 
 DMGAN_INLINE void store(Half* p, Vec x) {
@@ -185,7 +194,21 @@ DMGAN_INLINE Vec sums_of(const Vec* x) {
   }
 }
 
-DMGAN_INLINE float sum(Vec x) { return sums_of<1>(&x)[0]; }
+DMGAN_INLINE float sum(Vec x) {
+#if defined(__AVX2__) && !defined(__clang__) && __GNUC__ < 12
+  // The same sums in the same order: GCC 11 would keep the shuffles' indices on the stack.
+#if defined(__AVX512F__)
+  const __m512 all = bits<__m512>(x);
+  const __m256 eight = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+#else
+  const __m256 eight = bits<__m256>(x);
+#endif
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+#else
+  return sums_of<1>(&x)[0];
+#endif
+}
 
 // e^x within 2 ulp; 0 below -87.3, where floats become denormal; NaN for NaN. x must not exceed 88.
 DMGAN_INLINE Vec exp(Vec x) {

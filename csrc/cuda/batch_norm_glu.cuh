@@ -254,7 +254,7 @@ static __global__ void __launch_bounds__(kMergeThreads)
   });
   if (first == 0 && works) {
     store(mean + c, all_mean);
-    store(var + c, fmaxf(square / count, 0.0f));
+    store(var + c, relu(square / count));
   }
 }
 

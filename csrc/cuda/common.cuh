@@ -165,6 +165,8 @@ __host__ __device__ constexpr T divide_up(T value, T by) {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+__device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }  // NaN stays; fmaxf would drop it
+
 // ----------------------------------------------------------------------------------------------------------- host
 // As the size of a grid: its first axis is the only one here, and by far the longest that GPUs have.
 inline unsigned grid_of(int64_t blocks) {

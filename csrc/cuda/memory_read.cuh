@@ -250,11 +250,11 @@ __global__ void __launch_bounds__(kForwardPixels, kWords == kLongestRow ? 3 : 5)
     highest = fmaxf(highest, weight[t]);
   }
 #pragma unroll
-  for (int t = 0; t < kWords; ++t) {  // without a readable word all are zero
-    weight[t] = highest == -INFINITY ? 0.0f : expf(weight[t] - highest);
+  for (int t = 0; t < kWords; ++t) {  // without a readable word all are zero; a NaN, which is no maximum, stays
+    weight[t] = readable == 0 ? 0.0f : expf(weight[t] - highest);
     total += weight[t];
   }
-  const float scale = total > 0.0f ? 1.0f / total : 0.0f;
+  const float scale = readable == 0 ? 0.0f : 1.0f / total;
 #pragma unroll
   for (int t = 0; t < kWords; ++t) {
     weight[t] *= scale;
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kForwardPixels, kWords == kLongestRow ? 3 : 5)
   const float gate =
       a.gate_weight ? sigmoid(gate_logit + dot(weight, panel.gate_read) + load(a.gate_bias)) : 1.0f;
   if (live) {
-    store(a.lse + b * a.pixels + n, total > 0.0f ? highest + logf(total) : -INFINITY);
+    store(a.lse + b * a.pixels + n, readable == 0 ? -INFINITY : highest + logf(total));
     if (a.gate) store(a.gate + b * a.pixels + n, gate);
   }
   panel.for_each_channel_of(false, a, b, works, [&](int c, const float* value) {

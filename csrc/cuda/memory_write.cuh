@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kWriteThreads, kWriteBlocks) memory_write_forw
       sum += load(a.image_weight + static_cast<int64_t>(r) * channels + c) * mean[c];
     }
     sum = warp_sum(sum);
-    if (lane == 0) image[r] = fmaxf(sum + load(a.image_bias + r), 0.0f);
+    if (lane == 0) image[r] = relu(sum + load(a.image_bias + r));
   }
   for (int t = warp; t < kWriteWords; t += warps) {
     float logit = 0.0f;
@@ -120,12 +120,12 @@ __global__ void __launch_bounds__(kWriteThreads, kWriteBlocks) memory_write_forw
     if (lane == 0) gate[t] = sigmoid(logit);
   }
   multiply(stage, a.word_weight, wide, a.dimensions, word, [&](int r, int t, float sum) {
-    const float written = fmaxf(sum + load(a.word_bias + r), 0.0f);
+    const float written = relu(sum + load(a.word_bias + r));
     memory[r * kWriteWords + t] = gate[t] * written + (1.0f - gate[t]) * image[r];
   });
   const auto project = [&](const S* weight, const S* bias, S* out) {
     multiply(stage, weight, channels, wide, memory, [&](int c, int t, float sum) {
-      result[c * kWriteWords + t] = fmaxf(sum + load(bias + c), 0.0f);
+      result[c * kWriteWords + t] = relu(sum + load(bias + c));
     });
     for_each_word(b, channels, a.words, t0, [&](int i, int64_t at) {
       if (at >= 0) store(out + at, result[i]);

@@ -5,6 +5,7 @@ matrix product, which reads a weight as it lies, while PyTorch's kernel lays it 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,45 +19,45 @@ STRIDES = {"conv3x3": 1, "conv4x4_stride2": 2}
 
 
 class Crossover(NamedTuple):
-    """The native kernel runs results and gradients of x of at least ``pixels`` in a batch, and gradients of a weight
-    with at least ``inputs`` and ``outputs``, summed over at least ``gradient_pixels``. Of ``upsample_conv3x3`` the
-    smaller map's pixels count. Found by ``python -m benchmarks.crossover`` with AVX-512, and taken for all levels."""
+    """From where on the native kernel of an op is faster than PyTorch's own. Pixels are those of the smaller map in all
+    of a batch. Few channels are as many as an image has, or one more."""
 
-    pixels: int
-    inputs: int
-    outputs: int
-    gradient_pixels: int
+    pixels: int  # of results and of gradients of x
+    weight: tuple[tuple[int, int, int], ...]  # inputs, outputs and pixels of the gradient of a weight: any of these
+    few_inputs: int = 2**62  # pixels from which a few inputs' results are bound by memory, where PyTorch's is better
+    few_outputs: int | None = None  # pixels of the gradient of a weight of few outputs, if that is summed directly
+
+    def runs_forward(self, pixels: int, inputs: int) -> bool:
+        """Whether the native kernel makes a result."""
+        return self.runs_input(pixels) and (inputs > FEW or pixels < self.few_inputs)
+
+    def runs_input(self, pixels: int) -> bool:
+        """Whether it makes the gradient of x."""
+        return pixels >= self.pixels
+
+    def runs_weight(self, pixels: int, inputs: int, outputs: int) -> bool:
+        """Whether it makes the gradient of the weight."""
+        if self.few_outputs is not None and outputs <= FEW:
+            return pixels >= self.few_outputs
+        return any(inputs >= i and outputs >= o and pixels >= p for i, o, p in self.weight)
 
 
-CROSSOVERS = {
-    "conv3x3": Crossover(1024, 16, 0, 16384),
-    "conv4x4_stride2": Crossover(1024, 16, 0, 1024),
-    "upsample_conv3x3": Crossover(0, 0, 16, 0),
+FEW = 4
+_AVX512 = {
+    "conv3x3": Crossover(1024, ((16, 0, 16384), (32, 0, 1024)), few_inputs=65536, few_outputs=1024),
+    "conv4x4_stride2": Crossover(1024, ((16, 0, 1024),), few_inputs=65536),
+    "upsample_conv3x3": Crossover(0, ((0, 16, 0),)),
 }
-FEW = 4  # channels of an image, and a bit
-WIDE_PIXELS = 65536  # from which a few channels' results are bound by memory, where PyTorch's kernel is better
-MANY_INPUTS, MANY_PIXELS = 32, 1024  # channels that make up for fewer pixels in conv3x3's gradient of the weight
+# By CPU level, found by ``python -m benchmarks.crossover --level LEVEL``. With AVX2 the grid has not been measured yet.
+CROSSOVERS = {"avx512": _AVX512, "avx2": _AVX512}
 MATRIX_WEIGHTS = 2**23  # elements of a weight, from which what the native kernel leaves is a matrix product,
 MATRIX_PIXELS = {"conv3x3": range(17, 1025), "conv4x4_stride2": range(1, 1025)}  # with so many pixels
 
 
-def runs_forward(op: str, pixels: int, inputs: int) -> bool:
-    """Whether the native kernel makes a result that has so many pixels in all of its batch."""
-    return runs_input(op, pixels) and (op not in STRIDES or inputs > FEW or pixels < WIDE_PIXELS)
-
-
-def runs_input(op: str, pixels: int) -> bool:
-    """Whether it makes the gradient of x, of a result with so many pixels."""
-    return pixels >= CROSSOVERS[op].pixels
-
-
-def runs_weight(op: str, pixels: int, inputs: int, outputs: int) -> bool:
-    """Whether it makes the gradient of the weight."""
-    rule = CROSSOVERS[op]
-    if op == "conv3x3" and outputs <= FEW:  # summed directly
-        return pixels >= rule.pixels
-    many = op == "conv3x3" and inputs >= MANY_INPUTS and pixels >= MANY_PIXELS
-    return inputs >= rule.inputs and outputs >= rule.outputs and (many or pixels >= rule.gradient_pixels)
+@cache
+def crossover(op: str) -> Crossover:
+    """At the CPU level in use; levels without a measurement take that of AVX2."""
+    return CROSSOVERS.get(native.cpu_level(), CROSSOVERS["avx2"])[op]
 
 
 def runs_as_matrix(op: str, pixels: int, weight: Tensor) -> bool:
@@ -125,7 +126,7 @@ def forward(op: str, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """``op`` of ``STRIDES``, by the fastest kernel, in the layout of ``x``."""
     stride = STRIDES[op]
     pixels = x.numel() // x.shape[1] // stride**2
-    if runs_forward(op, pixels, x.shape[1]):
+    if crossover(op).runs_forward(pixels, x.shape[1]):
         return native_forward(op, x, weight, bias)
     if runs_as_matrix(op, pixels, weight):
         return matrix_forward(op, x, weight, bias)
@@ -137,8 +138,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Its gradients of x and of the weight (size 0 if not wanted), each by the fastest kernel."""
     pixels = grad_y.numel() // grad_y.shape[1]
-    native_x = want_x and runs_input(op, pixels)
-    native_weight = want_weight and runs_weight(op, pixels, x.shape[1], weight.shape[0])
+    rule = crossover(op)
+    native_x = want_x and rule.runs_input(pixels)
+    native_weight = want_weight and rule.runs_weight(pixels, x.shape[1], weight.shape[0])
     grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if native_x or native_weight:
         grad_x, grad_weight = native_backward(op, grad_y, x, weight, native_x, native_weight)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dmgan_fast import layouts, native
-from dmgan_fast.aten.convolutions import forward, runs_forward
+from dmgan_fast.aten import convolutions
 from dmgan_fast.aten.layout import laid_out
 
 
@@ -22,10 +22,10 @@ def folded_conv3x3_forward(
     upsample: bool,
 ) -> Tensor:
     kernels = native.load("cpu")
-    if upsample or runs_forward("conv3x3", x.numel() // x.shape[1], x.shape[1]):
+    if upsample or convolutions.crossover("conv3x3").runs_forward(x.numel() // x.shape[1], x.shape[1]):
         norm = (weight, bias, mean, var, None if skip is None else skip.contiguous())
         y = kernels.folded_conv3x3_forward(x.contiguous(), conv_weight, *norm, eps, upsample)
         return laid_out(y, layouts.memory_format(x))
-    z = forward("conv3x3", x, conv_weight)
+    z = convolutions.forward("conv3x3", x, conv_weight)
     found: tuple[Tensor, ...] = kernels.batch_norm_glu_forward(z, weight, bias, skip, mean, var, eps, False)
     return found[0]

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 
+def relu_backward(grad: Tensor, result: Tensor) -> Tensor:
+    """Gradient of relu's argument; where the result is NaN, the gradient passes, as in autograd's."""
+    passed: Tensor = torch.ops.aten.threshold_backward(grad, result, 0)
+    return passed
+
+
 def memory_write_backward(
     grad_key: Tensor,
     grad_value: Tensor,
@@ -31,12 +37,13 @@ def memory_write_backward(
     difference = written - image
     memory = torch.addcmul(image, gate, difference).flatten(0, 1)
 
-    key_rows = (grad_key * (key > 0)).transpose(1, 2).flatten(0, 1)  # [B T, C]
-    value_rows = (grad_value * (value > 0)).transpose(1, 2).flatten(0, 1)
+    key_rows = relu_backward(grad_key, key).transpose(1, 2).flatten(0, 1)  # [B T, C]
+    value_rows = relu_backward(grad_value, value).transpose(1, 2).flatten(0, 1)
     grad_memory = torch.addmm(key_rows @ key_weight, value_rows, value_weight).view(batch, length, -1)
-    grad_gate = (grad_memory * difference).sum(2, keepdim=True) * gate * (1 - gate)  # of the sigmoid's argument
-    grad_written = (gate * grad_memory * (written > 0)).flatten(0, 1)
-    grad_image = (((1 - gate) * grad_memory).sum(1, keepdim=True) * (image > 0)).flatten(0, 1)
+    through_gate = (grad_memory * difference).sum(2, keepdim=True)
+    grad_gate: Tensor = torch.ops.aten.sigmoid_backward(through_gate, gate)  # of the sigmoid's argument
+    grad_written = relu_backward(gate * grad_memory, written).flatten(0, 1)
+    grad_image = relu_backward(((1 - gate) * grad_memory).sum(1, keepdim=True), image).flatten(0, 1)
     word_gates, image_gates = grad_gate.flatten(), grad_gate.sum((1, 2))
     grad_words = torch.addmm(word_gates[:, None] * gate_word, grad_written, word_weight)
     return (

@@ -9,27 +9,65 @@ gradient of the weight in NCHW; the native library takes NCHW. On GPUs the trans
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dmgan_fast import layouts
-from dmgan_fast.aten.convolutions import native_backward, native_forward, runs_weight
+from dmgan_fast.aten import convolutions
+from dmgan_fast.aten.convolutions import native_backward, native_forward
 from dmgan_fast.aten.layout import laid_out
+from dmgan_fast.devices import planned, type_of
 
+HALF = (torch.bfloat16, torch.float16)
 GEOMETRY = ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)  # stride, padding, dilation, transposed, output padding, groups
 
 
 def spread(weight: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """``[O, I, 3, 3]`` → W4 ``[I, O, 4, 4]`` in that layout, summed in float32 or wider and rounded once."""
+    if type_of(weight) == "cuda" and weight.dtype in HALF:
+        return spread_by_product(weight, memory_format)
     flipped = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=memory_format)
     return F.avg_pool2d(flipped, 2, stride=1, padding=1, divisor_override=1)  # sums of the copies' taps
 
 
 def gather(grad_wide: Tensor) -> Tensor:
     """The gradient of the 3×3 kernel from that of W4: the transpose of ``spread``."""
+    if type_of(grad_wide) == "cuda" and grad_wide.dtype in HALF:
+        return gather_by_product(grad_wide)
     total = F.avg_pool2d(grad_wide, 2, stride=1, divisor_override=1)
     return total.transpose(0, 1).flip(2, 3).contiguous()
+
+
+def spread_by_product(weight: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """``spread`` in one kernel: products with ones are exact, and sixteen bits are summed in float32."""
+    outputs, inputs = weight.shape[:2]
+    taps = _taps(weight.device, weight.dtype, planned())  # [9, 16]
+    flat = weight.reshape(outputs, inputs, 9)
+    if memory_format is torch.channels_last:  # as it lies in memory: [I, 4 x 4, O]
+        wide = torch.bmm(taps.t().expand(inputs, 16, 9), flat.permute(1, 2, 0))
+        return wide.view(inputs, 4, 4, outputs).permute(0, 3, 1, 2)
+    return torch.bmm(flat.transpose(0, 1), taps.expand(inputs, 9, 16)).view(inputs, outputs, 4, 4)
+
+
+def gather_by_product(grad_wide: Tensor) -> Tensor:
+    """``gather`` in one kernel, and another one that lays its result out."""
+    inputs, outputs = grad_wide.shape[:2]
+    taps = _taps(grad_wide.device, grad_wide.dtype, planned())
+    if layouts.is_channels_last(grad_wide):
+        total = torch.bmm(taps.expand(inputs, 9, 16), grad_wide.permute(0, 2, 3, 1).reshape(inputs, 16, outputs))
+        return total.permute(2, 0, 1).contiguous().view(outputs, inputs, 3, 3)
+    total = torch.bmm(grad_wide.reshape(inputs, outputs, 16), taps.t().expand(inputs, 16, 9))
+    return total.transpose(0, 1).contiguous().view(outputs, inputs, 3, 3)
+
+
+@cache
+def _taps(device: torch.device, dtype: torch.dtype, _planned: str | None) -> Tensor:
+    """``[9, 16]``: 1 where a tap of the 3×3 kernel is part of a tap of W4. Of a plan it has no data."""
+    ones = torch.eye(9, device=device).view(9, 1, 3, 3)
+    return spread(ones).view(9, 16).to(dtype)
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -44,8 +82,10 @@ def upsample_conv3x3_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     native_x = want_x and _has_kernel(x)
-    pixels = x.numel() // x.shape[1]
-    native_weight = want_weight and _has_kernel(x) and runs_weight("upsample_conv3x3", pixels, *weight.shape[1::-1])
+    native_weight = want_weight and _has_kernel(x)
+    if native_weight:
+        rule = convolutions.crossover("upsample_conv3x3")
+        native_weight = rule.runs_weight(x.numel() // x.shape[1], *weight.shape[1::-1])
     grad_x, grad_weight = x.new_empty(0), weight.new_empty(0)
     if native_x or native_weight:
         grad_x, grad_weight = native_backward("upsample_conv3x3", grad_y, x, weight, native_x, native_weight)

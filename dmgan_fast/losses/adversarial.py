@@ -19,7 +19,7 @@ from dmgan_fast.modules import Discriminator
 
 
 def _judged_real(logits: Tensor) -> Tensor:
-    return F.softplus(-logits.float() if logits.dtype.itemsize < 4 else -logits)  # BCE with logits, target 1
+    return -F.logsigmoid(logits.float() if logits.dtype.itemsize < 4 else logits)  # BCE with logits, target 1
 
 
 def _judged_fake(logits: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sente
     """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
     features = discriminator.features(fake)
     logits = torch.cat((discriminator.logits(features, sentence), discriminator.logits(features)))
-    return _judged_real(logits).sum() / len(fake)
+    return F.logsigmoid(logits.float() if logits.dtype.itemsize < 4 else logits).sum() / -len(fake)
 
 
 def generator_loss(

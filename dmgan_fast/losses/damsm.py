@@ -49,6 +49,16 @@ def words_loss(
     Raises:
         InputError: for shapes, dtypes or devices that do not fit.
     """
+    scores = _words_scores(regions, words, lengths, (gamma1, gamma2, gamma3), share)
+    (both,) = _match("words_loss", [scores], class_ids, share)
+    return both
+
+
+def _words_scores(
+    regions: Tensor, words: Tensor, lengths: Tensor, gammas: tuple[float, float, float], share: Share | None
+) -> Tensor:
+    """``gamma3 R`` ``[B, B]``, checked."""
+    gamma1, gamma2, gamma3 = gammas
     require_tensors("words_loss", regions=regions, words=words)
     require_tensors("words_loss", "integers", lengths=lengths)
     require_number("words_loss", "gamma3", gamma3, least=0)
@@ -63,7 +73,7 @@ def words_loss(
         words, lengths = share.gather(words), share.gather(lengths)
     with without_autocast(regions):
         similarity = functional.words_similarity(_wide(regions), _wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
-    return _match("words_loss", gamma3 * similarity, class_ids, share)
+    return gamma3 * similarity
 
 
 def sentence_loss(
@@ -75,6 +85,12 @@ def sentence_loss(
     share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sentence loss of image codes and sentences, ``[B, D]`` each; the rest and the result as in ``words_loss``."""
+    (both,) = _match("sentence_loss", [_sentence_scores(codes, sentences, gamma3, share)], class_ids, share)
+    return both
+
+
+def _sentence_scores(codes: Tensor, sentences: Tensor, gamma3: float, share: Share | None) -> Tensor:
+    """``gamma3 * cos`` ``[B, B]``, checked."""
     require_tensors("sentence_loss", codes=codes, sentences=sentences)
     require_number("sentence_loss", "gamma3", gamma3, least=0)
     if codes.dim() != 2 or codes.shape != sentences.shape:
@@ -90,9 +106,9 @@ def sentence_loss(
     if share is not None:
         sentences = share.gather(sentences)
     with without_autocast(codes):
-        norms = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
-        similarity = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
-    return _match("sentence_loss", gamma3 * similarity, class_ids, share)
+        norms: Tensor = codes.norm(dim=1)[:, None] * sentences.norm(dim=1)
+        similarity: Tensor = codes @ sentences.t() / norms.clamp(min=COSINE_EPS)
+    return gamma3 * similarity
 
 
 class WordsLoss(nn.Module):
@@ -139,8 +155,9 @@ def damsm_losses(
     share: Share | None = None,
 ) -> dict[str, Tensor]:
     """``"words"`` and ``"sentence"``: both directions of ``words_loss`` and of ``sentence_loss`` added up; scalars."""
-    by_words = words_loss(regions, words, lengths, class_ids, gamma1=gamma1, gamma2=gamma2, gamma3=gamma3, share=share)
-    by_sentence = sentence_loss(codes, sentence, class_ids, gamma3=gamma3, share=share)
+    of_words = _words_scores(regions, words, lengths, (gamma1, gamma2, gamma3), share)
+    of_sentence = _sentence_scores(codes, sentence, gamma3, share)
+    by_words, by_sentence = _match("damsm_losses", [of_words, of_sentence], class_ids, share)
     return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
 
 
@@ -149,23 +166,30 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-def _match(name: str, scores: Tensor, class_ids: Tensor | None, share: Share | None = None) -> tuple[Tensor, Tensor]:
-    """Cross entropies of the diagonal of ``scores [B, B]`` (row: image), over captions and over images.
+def _match(
+    name: str, scores: list[Tensor], class_ids: Tensor | None, share: Share | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the ``scores [B, B]`` (row: image), cross entropies of the diagonal, over captions and over images.
 
     With a share, scores and class_ids are some rows of them.
     """
-    if class_ids is not None and share is not None and tuple(class_ids.shape) == (len(scores),):
+    if class_ids is not None and share is not None and tuple(class_ids.shape) == (len(scores[0]),):
         class_ids = share.gather(class_ids)
     if share is not None:
-        scores = share.gather_alike(scores)
-    labels = torch.arange(len(scores), device=scores.device)
+        scores = [share.gather_alike(each) for each in scores]
+    size, device = len(scores[0]), scores[0].device
+    labels = torch.arange(size, device=device)
+    both = torch.stack([way for each in scores for way in (each, each.t())])  # [2 S, B, B]
     if class_ids is not None:
         require_tensor(name, "class_ids", class_ids, "any")
-        if tuple(class_ids.shape) != (len(scores),):
-            raise InputError(f"{name}: class_ids must be [{len(scores)}], got {list(class_ids.shape)}")
-        if class_ids.device != scores.device:
-            raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {scores.device}")
+        if tuple(class_ids.shape) != (size,):
+            raise InputError(f"{name}: class_ids must be [{size}], got {list(class_ids.shape)}")
+        if class_ids.device != device:
+            raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {device}")
         require_tensor(name, "class_ids", class_ids, "integers")
         same_class = class_ids[:, None] == class_ids
-        scores = scores.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
-    return F.cross_entropy(scores, labels), F.cross_entropy(scores.t(), labels)
+        both = both.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
+    losses = (
+        F.cross_entropy(both.flatten(0, 1), labels.repeat(len(both)), reduction="none").view(-1, size).mean(1).unbind()
+    )
+    return [(losses[k], losses[k + 1]) for k in range(0, len(losses), 2)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dmgan_fast import functional
 from dmgan_fast.errors import require
 from dmgan_fast.modules.rematerialise import rematerialise
+from dmgan_fast.ops.running import count_batch
 from dmgan_fast.parallel.rows import mean_over_all, with_halo
 from dmgan_fast.reference.batch_norm_glu import BatchNorm, batch_norm
 
@@ -71,8 +72,10 @@ def apply_norm(norm: nn.modules.batchnorm._BatchNorm, op: Callable[..., Any], *i
     """``op`` of ``functional`` with the parameters and running statistics of ``norm``, which counts the batch."""
     momentum = norm.momentum
     if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:  # cumulative average, as nn.BatchNorm2d has it
+        if momentum is not None:
+            count_batch(norm.num_batches_tracked)
+        else:  # cumulative average, as nn.BatchNorm2d has it
+            norm.num_batches_tracked.add_(1)
             momentum = 1.0 / float(norm.num_batches_tracked)
     return op(
         *inputs,

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dmgan_fast import functional
+from dmgan_fast.devices import planned
 from dmgan_fast.errors import InputError
 from dmgan_fast.layouts import is_channels_last
+from dmgan_fast.modules.rounding import autocast_dtype, round_together
 
 MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
@@ -162,6 +164,8 @@ class _Vectors:
         self.rows_of_v = like.new_zeros(len(convs), max(widths))
         self.us = [row[:size] for row, size in zip(self.rows_of_u.unbind(), heights, strict=True)]
         self.vs = [row[:size] for row, size in zip(self.rows_of_v.unbind(), widths, strict=True)]
+        # Where channels-last matrices have other columns than v.
+        self.places = _places(convs, max(widths)) if any(is_channels_last(conv.weight) for conv in convs) else None
         if all(conv.iterates for conv in convs):
             self.sigma = self._iterate(matrices)
         else:
@@ -176,14 +180,12 @@ class _Vectors:
         inverse, norms = _inverse_norms(self.us)
         self.rows_of_u *= inverse[:, None]
         torch._foreach_copy_([conv.u for conv in self.convs], self.us)
-        stored = [conv.stored_v() for conv in self.convs]
-        torch._foreach_copy_(stored, [v.view(old.shape) for v, old in zip(self.vs, stored, strict=True)])
+        self._store_v()
         return norms.square() * inverse  # u^T W v, where u = W v / |W v|
 
     def _as_they_are(self, matrices: list[Tensor]) -> Tensor:
         torch._foreach_copy_(self.us, [conv.u for conv in self.convs])
-        stored = [conv.stored_v() for conv in self.convs]
-        torch._foreach_copy_([v.view(old.shape) for v, old in zip(self.vs, stored, strict=True)], stored)
+        self._read_v()
         images = torch.zeros_like(self.rows_of_u)
         for matrix, row, v in zip(matrices, images.unbind(), self.vs, strict=True):
             torch.mv(matrix, v, out=row[: len(matrix)])
@@ -192,26 +194,60 @@ class _Vectors:
         self.rows_of_v *= sigma.sign()[:, None]
         return sigma.abs()
 
+    def _read_v(self) -> None:
+        stored = [conv.v for conv in self.convs]
+        if self.places is None:
+            torch._foreach_copy_(self.vs, stored)
+        else:
+            torch.index_select(torch.cat(stored), 0, self.places[0], out=self.rows_of_v.view(-1))
+
+    def _store_v(self) -> None:
+        stored, found = [conv.v for conv in self.convs], self.vs
+        if self.places is not None:
+            found = list(self.rows_of_v.view(-1).index_select(0, self.places[1]).split([len(v) for v in stored]))
+        torch._foreach_copy_(stored, found)
+
+
+_PLACES: dict[Any, tuple[Tensor, Tensor]] = {}  # a CUDA graph reads them
+
+
+def _places(convs: Sequence[SpectralNormConv2d], width: int) -> tuple[Tensor, Tensor]:
+    """Of each element of ``rows_of_v`` the place in the joined vectors ``v``, any for what fills a row up; and back."""
+    shapes = tuple((conv.weight.shape[1:], is_channels_last(conv.weight)) for conv in convs)
+    like = convs[0].v
+    key = shapes, width, like.device, type(like), planned()
+    if key not in _PLACES:
+        to_rows, back, first = [], [], 0
+        for row, (shape, last) in enumerate(shapes):
+            own = torch.arange(shape.numel(), device=like.device).view(shape)
+            order = (own.permute(1, 2, 0) if last else own).flatten()  # places in v by column
+            to_rows.append(F.pad(order + first, (0, width - len(order))))
+            back.append(order.argsort() + row * width)
+            first += len(order)
+        _PLACES[key] = torch.cat(to_rows), torch.cat(back)
+    return _PLACES[key]
+
 
 @contextmanager
-def hold_weights(module: nn.Module, *, once: bool = False) -> Iterator[None]:
-    """Within, every spectral norm in ``module`` is computed once, however many forwards and backwards there are.
+def hold_weights(*held_modules: nn.Module, once: bool = False) -> Iterator[None]:
+    """Within, every spectral norm in these modules is computed once, however many forwards and backwards there are.
 
     Gradients are collected on leaves and reach the parameters' ``grad`` at the end. Norms of the mode ``"official"``
     iterate on every forward as ever.
 
     Args:
-        once: there is one backward at most, or none by the weights. Under autocast the leaves are then of its type,
-            so that weights are rounded and divided in one go; over several, gradients add up in float32.
+        once: by each weight there is one backward at most. Under autocast the leaves are then of its type, so that
+            weights are rounded and divided in one go, and parameters have their gradients after each backward; over
+            several, gradients add up in float32.
     """
-    modules = [m for m in module.modules() if isinstance(m, HeldConv2d)]
+    modules = [m for module in held_modules for m in module.modules() if isinstance(m, HeldConv2d)]
     convs = [m for m in modules if isinstance(m, SpectralNormConv2d) and m.mode == "paper"]
     plain = [m for m in modules if not isinstance(m, SpectralNormConv2d)]
     groups = [[conv for conv in convs if conv.iterates is iterates] for iterates in (True, False)]
-    dtype = _autocast_dtype(convs[0].weight) if once and convs else None
+    dtype = autocast_dtype(convs[0].weight) if once and convs else None
     held = [_hold(group, dtype) for group in groups if group]
     if dtype is not None and plain:
-        _Rounded(plain, dtype)
+        _hold_rounded(plain, [conv.weight for conv in plain], dtype)
     try:
         yield
     finally:
@@ -252,57 +288,47 @@ class _Leaves:
 
 
 class _Rounded:
-    """What convolutions are held by for one backward pass: weights that are rounded, and divided in one go with that
-    unless they have no norm."""
+    """What convolutions are held by for one backward pass: weights that are divided and rounded in one go."""
 
     inverse: Tensor
 
-    def __init__(self, convs: Sequence[HeldConv2d], dtype: torch.dtype) -> None:
-        self.convs, self.dtype = convs, dtype
-        with_norm = [conv for conv in convs if isinstance(conv, SpectralNormConv2d)]
-        self.found = _Vectors(with_norm) if with_norm else None
-        weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
-        rounded = _Round.apply(self, *weights, *biases)
-        for k, conv in enumerate(convs):
-            conv.held = Held(rounded[k], rounded[len(convs) + k], None)
+    def __init__(self, convs: list[SpectralNormConv2d], dtype: torch.dtype) -> None:
+        self.convs, self.dtype, self.found = convs, dtype, _Vectors(convs)
+        _hold_rounded(convs, _Divide.apply(self, *(conv.weight for conv in convs)), dtype)
 
 
-class _Round(torch.autograd.Function):
-    """Weights and biases of a group in sixteen bits, and their gradients in float32, with few launches for all."""
+def _hold_rounded(convs: Sequence[HeldConv2d], weights: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """By the weights, which are rounded unless they are already, and by rounded biases."""
+    done = weights if weights[0].dtype == dtype else ()
+    rounded = round_together([*weights[len(done) :], *(conv.bias for conv in convs)], dtype)
+    for conv, weight, bias in zip(convs, done or rounded[: len(convs)], rounded[-len(convs) :], strict=True):
+        conv.held = Held(weight, bias, None)
+
+
+class _Divide(torch.autograd.Function):
+    """Weights of a group over their sigmas in sixteen bits, and their gradients in float32."""
 
     @staticmethod
-    def forward(ctx: Any, group: _Rounded, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, group: _Rounded, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.group = group
         ctx.set_materialize_grads(False)
-        rounded = [torch.empty_like(parameter, dtype=group.dtype) for parameter in parameters]
-        divided = 0
-        if group.found is not None:
-            group.inverse = group.found.sigma.reciprocal()
-            divided = len(group.convs)
-            for weight, result, inverse in zip(parameters[:divided], rounded, group.inverse.unbind(), strict=False):
-                torch.mul(weight, inverse, out=result)
-        torch._foreach_copy_(rounded[divided:], list(parameters[divided:]))
-        return tuple(rounded)
+        group.inverse = group.found.sigma.reciprocal()
+        divided = [torch.empty_like(weight, dtype=group.dtype) for weight in weights]
+        for weight, result, inverse in zip(weights, divided, group.inverse.unbind(), strict=True):
+            torch.mul(weight, inverse, out=result)
+        return tuple(divided)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         group: _Rounded = ctx.group
-        parameters = [*(conv.weight for conv in group.convs), *(conv.bias for conv in group.convs)]
         found: list[Tensor | None] = [
-            None if gradient is None else torch.empty_like(parameter)
-            for parameter, gradient in zip(parameters, grads, strict=True)
+            None if gradient is None else torch.empty_like(conv.weight)
+            for conv, gradient in zip(group.convs, grads, strict=True)
         ]
-        divided = 0
-        if group.found is not None:
-            divided = len(group.convs)
-            for wide, gradient, inverse in zip(found, grads, group.inverse.split(1), strict=False):
-                if wide is not None and gradient is not None:
-                    torch.mul(gradient, inverse, out=wide)  # a factor with a dimension widens the product to its type
-            _through_sigma(group.found, group.inverse, found[:divided])
-        pairs = zip(found[divided:], grads[divided:], strict=True)
-        reached = [(wide, gradient) for wide, gradient in pairs if wide is not None and gradient is not None]
-        if reached:
-            torch._foreach_copy_([wide for wide, _ in reached], [gradient for _, gradient in reached])
+        for wide, gradient, inverse in zip(found, grads, group.inverse.split(1), strict=True):
+            if wide is not None and gradient is not None:
+                torch.mul(gradient, inverse, out=wide)  # a factor with a dimension widens the product to its type
+        _through_sigma(group.found, group.inverse, found)
         return None, *found
 
 
@@ -330,14 +356,6 @@ def _inverse_norms(vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
     """``1 / (|x| + eps)`` and ``|x|`` of each vector ``[N]``."""
     norms = torch.stack(torch._foreach_norm(vectors))
     return (norms + NORM_EPS).reciprocal(), norms
-
-
-def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
-    """The type that autocast rounds the weight to; None if it does not."""
-    kind = weight.device.type
-    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
-        return None
-    return torch.get_autocast_dtype(kind)
 
 
 def _leaf(parameter: Tensor) -> Tensor:

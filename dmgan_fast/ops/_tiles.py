@@ -20,7 +20,8 @@ from dmgan_fast.aten.upsample_conv3x3 import gather, spread
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_number
 from dmgan_fast.ops import _backends
-from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums, update_running
+from dmgan_fast.ops.batch_norm_glu import merge_statistics, share_statistics, share_sums
+from dmgan_fast.ops.running import update_running
 from dmgan_fast.reference import BatchNorm
 
 HALO = 1  # rows that a 3×3 convolution sees beyond its own

@@ -14,6 +14,7 @@ from dmgan_fast import reference
 from dmgan_fast.contract import BATCH_NORM_GLU
 from dmgan_fast.errors import require, require_flags, require_number
 from dmgan_fast.ops import _backends, _custom_op
+from dmgan_fast.ops.running import update_running
 from dmgan_fast.reference import BatchNorm
 
 if TYPE_CHECKING:
@@ -111,21 +112,6 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
             running is None or not norm.training or running.stride(0) != 0 or running.shape[0] == 1,
             f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
         )
-
-
-@torch.no_grad()
-def update_running(norm: BatchNorm, mean: Tensor, var: Tensor, count: float, share: Tensor | None) -> None:
-    """As ``nn.BatchNorm2d``, from a biased variance over ``count / share`` values.
-
-    Not in the kernels that find mean and variance: PyTorch gives custom ops that change an argument no derivatives.
-    """
-    unbiased = var * (count / (count - (1 if share is None else share)))
-    both = ((norm.running_mean, mean), (norm.running_var, unbiased))
-    kept = [(running, value.to(running.dtype)) for running, value in both if running is not None]
-    if kept:
-        running, values = map(list, zip(*kept, strict=True))
-        torch._foreach_mul_(running, 1 - norm.momentum)
-        torch._foreach_add_(running, values, alpha=norm.momentum)
 
 
 def _process_group(name: str) -> ProcessGroup:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from dmgan_fast import devices
 from dmgan_fast.modules.blocks import UpBlock
-from dmgan_fast.modules.generator import InitialStage
+from dmgan_fast.modules.generator import Generator, GeneratorOutput, InitialStage
+from dmgan_fast.modules.rounding import autocast_dtype, round_together
 
 
 def layout_of(device_type: str, half: bool) -> torch.memory_format | None:
@@ -54,6 +55,26 @@ def rounded(model: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -
             if is_folded(child):
                 setattr(each, name, ConvReLU(child.conv))  # type: ignore[arg-type]
     return made
+
+
+def with_rounded_weights(generator: Generator, *inputs: Any, **options: Any) -> GeneratorOutput:
+    """``generator(*inputs, **options)`` under autocast, with its bits: what it would round is rounded before, together.
+
+    But the first convolutions of the stages add parts of their weights up before these are rounded.
+    """
+    own = dict(generator.named_parameters())
+    adds_up = [stage.residual_blocks[0].conv1 for stage in generator.stages]  # type: ignore[union-attr,index]
+    names = [
+        f"{name}.{parameter}"
+        for name, module in generator.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in adds_up
+        for parameter, _ in module.named_parameters(recurse=False)
+    ]
+    dtype = autocast_dtype(own[names[0]])
+    assert dtype is not None
+    rounded = dict(zip(names, round_together([own[name] for name in names], dtype), strict=True))
+    output: GeneratorOutput = torch.func.functional_call(generator, rounded, inputs, options)
+    return output
 
 
 def is_folded(module: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,13 +33,14 @@ from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.ops.running import updated_together
 from dmgan_fast.parallel import GradientSum, Processes, Share
 from dmgan_fast.runs.config import StepConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
-from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened
+from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened, with_rounded_weights
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.optimisers import adam, take_step
 
@@ -107,6 +108,7 @@ class TrainStep:
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self._judge = self._half_encoder()
         self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._ones: dict[torch.dtype, Tensor] = {}  # likewise
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -242,8 +244,12 @@ class TrainStep:
             eps = _random(size, config.condition_channels, noise, share)
 
         def draw(noise: Tensor, sentence: Tensor, words: Tensor, mask: Tensor, eps: Tensor) -> GeneratorOutput:
-            output: GeneratorOutput = self.generator(noise, sentence, words, mask, eps=eps)
-            return output
+            inputs = (noise, sentence, words, mask)
+            with updated_together():
+                if self._rounds_together(share):
+                    return with_rounded_weights(self.generator, *inputs, eps=eps)
+                output: GeneratorOutput = self.generator(*inputs, eps=eps)
+                return output
 
         inputs = (noise, batch.sentence, batch.words, batch.padding_mask, eps)
         keep = offloaded() if self.config.memory.offload else nullcontext()
@@ -263,12 +269,13 @@ class TrainStep:
         if share is not None:
             following = share.gather(batch.sentence)[share.rows.start + 1 : share.rows.stop + 1]
         waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
-        for k, discriminator in enumerate(self.discriminators):
-            with record_function(f"discriminator_{discriminator.config.image_size}"):
-                losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
-                waiting.append(k)
-                if share is None or len(waiting) > 1:
-                    losses |= self._discriminator_step(waiting.pop(0))
+        with self._held_together(share):
+            for k, discriminator in enumerate(self.discriminators):
+                with record_function(f"discriminator_{discriminator.config.image_size}"):
+                    losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
+                    waiting.append(k)
+                    if share is None or len(waiting) > 1:
+                        losses |= self._discriminator_step(waiting.pop(0))
         for k in waiting:
             losses |= self._discriminator_step(k)
         self._learn(False)
@@ -277,6 +284,20 @@ class TrainStep:
         finally:
             self._learn(True)
         return Judgement(losses, judged, gradients)
+
+    @contextmanager
+    def _held_together(self, share: Share | None) -> Iterator[None]:
+        """Within, the weights of all discriminators are rounded, and divided by their norms, together, if they are."""
+        with ExitStack() as stack:
+            if self._rounds_all(share):
+                with self._autocast():
+                    stack.enter_context(hold_weights(*self.discriminators, once=True))
+            yield
+
+    def _rounds_all(self, share: Share | None) -> bool:
+        """Whether each discriminator is differentiated once, and under autocast."""
+        apart = share is not None or any(d.config.needs_whole_batches for d in self.discriminators)
+        return self.config.precision in AUTOCAST and self._together() and not apart
 
     def _discriminator_gradients(
         self, k: int, batch: Batch, fake: Tensor, following: Tensor, share: Share | None
@@ -292,7 +313,8 @@ class TrainStep:
         def learn(loss: Callable[[], Tensor]) -> Tensor:
             with self._autocast():
                 value = loss()
-            scaler.scale(_differentiated(value, share)).backward()
+            scaled = scaler.scale(_differentiated(value, share))
+            scaled.backward(self._one(scaled))
             return value.detach()
 
         loss_of = partial(discriminator_loss_of, discriminator)
@@ -305,7 +327,8 @@ class TrainStep:
             joint = partial(
                 joint_discriminator_loss, discriminator, real, fake, sentence, following, self._targets[pairs]
             )
-            with self._autocast(), hold_weights(discriminator, once=True):
+            held = self._rounds_all(share)  # with the others
+            with self._autocast(), nullcontext() if held else hold_weights(discriminator, once=True):
                 losses = [learn(joint)]
         else:
             losses = []
@@ -317,7 +340,7 @@ class TrainStep:
                     losses.append(learn(partial(loss_of, sentence[part], size, fake=fake[part])))
         if share is not None:
             self.gradient_sums[k].send()
-        return {f"discriminator_{fake.shape[-1]}": torch.stack(losses).sum()}
+        return {f"discriminator_{fake.shape[-1]}": _sum(losses)}
 
     def _discriminator_step(self, k: int) -> dict[str, Tensor]:
         if self.gradient_sums:
@@ -332,19 +355,18 @@ class TrainStep:
         own, sentence = len(batch.sentence), batch.sentence
         size = own if share is None else share.total
         gradients, losses = [], {}
-        for discriminator, picture in zip(self.discriminators, pictures, strict=True):
-            gradient, judged = torch.empty_like(picture), []
-            phase = record_function(f"adversarial_{picture.shape[-1]}")
-            with phase, self._autocast(), hold_weights(discriminator, once=True):
-                for part in self._micro_batches(own):
-                    leaf = picture[part].detach().requires_grad_()
-                    with self._autocast():
-                        loss = generator_adversarial_loss(discriminator, leaf, sentence[part]) * (len(leaf) / size)
-                    scaled = self.generator_scaler.scale(_differentiated(loss, share))
-                    (gradient[part],) = torch.autograd.grad(scaled, leaf)
-                    judged.append(loss.detach())
-            gradients.append(gradient)
-            losses[f"adversarial_{picture.shape[-1]}"] = torch.stack(judged).sum()
+        with self._autocast(), hold_weights(*self.discriminators, once=True):
+            for discriminator, picture in zip(self.discriminators, pictures, strict=True):
+                found: list[Tensor] = []
+                judged = []
+                with record_function(f"adversarial_{picture.shape[-1]}"):
+                    for part in self._micro_batches(own):
+                        leaf = picture[part].detach().requires_grad_()
+                        loss = _part_of(generator_adversarial_loss(discriminator, leaf, sentence[part]), leaf, size)
+                        found += self._gradient(self.generator_scaler.scale(_differentiated(loss, share)), leaf)
+                        judged.append(loss.detach())
+                gradients.append(torch.cat(found) if len(found) > 1 else found[0])
+                losses[f"adversarial_{picture.shape[-1]}"] = _sum(judged)
         if self.image_encoder is not None and self.config.damsm_weight:
             with record_function("damsm"):
                 losses |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
@@ -386,7 +408,7 @@ class TrainStep:
             losses = damsm_losses(regions, codes, *captions, *gammas, share)
             total = self.generator_scaler.scale(config.damsm_weight * (losses["words"] + losses["sentence"]))
         if whole:
-            gradient += torch.autograd.grad(total, leaf)[0]
+            gradient += self._gradient(total, leaf)[0]
         else:
             of_features = torch.autograd.grad(total, features)
             for part in self._micro_batches(len(picture)):
@@ -395,6 +417,15 @@ class TrainStep:
                     encoded_part = encoder(leaf)
                 gradient[part] += torch.autograd.grad(encoded_part, leaf, [each[part] for each in of_features])[0]
         return {name: loss.detach() for name, loss in losses.items()}
+
+    def _one(self, loss: Tensor) -> Tensor:
+        """The gradient that backward starts from, made once."""
+        if loss.dtype not in self._ones:
+            self._ones[loss.dtype] = torch.ones_like(loss.detach())
+        return self._ones[loss.dtype]
+
+    def _gradient(self, loss: Tensor, leaf: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, leaf, self._one(loss))
 
     def _encode(self, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Regions and code of each micro-batch."""
@@ -417,17 +448,17 @@ class TrainStep:
         size = own if share is None else share.total
         for part in parts:
             last = first + len(part.mu)
-            loss = conditioning_loss(part.mu, part.logvar) * (len(part.mu) / size)
+            loss = _part_of(conditioning_loss(part.mu, part.logvar), part.mu, size)
             conditioning.append(loss.detach())
             loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
             whole = share is not None and last == own  # gradients are, after this part
             with self.gradient_sums[-1].last_backward() if whole else nullcontext():
-                of_images: list[Any] = [*(g[first:last] for g in gradients), None]
+                of_images: list[Any] = [*(g[first:last] for g in gradients), self._one(loss)]
                 torch.autograd.backward([*part.images, loss], of_images)
             first = last
         if share is not None:
             self.gradient_sums[-1].finish()
-        losses = {"conditioning": torch.stack(conditioning).sum()}
+        losses = {"conditioning": _sum(conditioning)}
         return losses | take_step(self.generator_optimizer, self.generator_scaler, "generator")
 
     def _owned(self) -> Iterator[tuple[str, Any]]:
@@ -473,6 +504,14 @@ class TrainStep:
         if policy.together is not None:
             return policy.together
         return (planned() or self.device_type) == "cuda" and policy.micro_batch is None
+
+    def _rounds_together(self, share: Share | None) -> bool:
+        """Whether all weights of the generator are rounded in a few kernels. Not where parts of it run again in
+        backward, which would not see them; nor of several processes, whose gradients leave as they come; nor of a
+        compiled generator, whose kernels round what they read."""
+        autocast, config = self.config.precision in AUTOCAST and self.layout is not None, self.config
+        whole = config.accumulate == 1 and set(self.generator.checkpointing) == {"none"}
+        return autocast and whole and share is None and self.generator._compiled_call_impl is None
 
     def _half_encoder(self) -> nn.Module | None:
         """The image encoder that judges: frozen weights are rounded once, not by autocast at every step."""
@@ -573,6 +612,15 @@ def _refuse_wrapped(name: str, model: nn.Module) -> None:
 def _parts(size: int, length: int) -> Iterator[slice]:
     for first in range(0, size, length):
         yield slice(first, min(first + length, size))
+
+
+def _part_of(loss: Tensor, images: Tensor, size: int) -> Tensor:
+    """What a mean over some images adds to the mean over all ``size``."""
+    return loss if len(images) == size else loss * (len(images) / size)
+
+
+def _sum(losses: list[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def _random(rows: int, channels: int, like: Tensor, share: Share | None) -> Tensor:

@@ -12,12 +12,25 @@ def test_a_weight_of_millions_of_elements_is_a_matrix():
     assert not convolutions.runs_as_matrix("conv4x4_stride2", 4 * 8 * 8, head[:512, :256])
 
 
+@pytest.mark.parametrize("level", convolutions.CROSSOVERS)
 @pytest.mark.parametrize("op", ["conv3x3", "conv4x4_stride2", "upsample_conv3x3"])
-def test_each_direction_takes_the_faster_kernel(op):
-    assert convolutions.runs_forward(op, 1 << 20, 64)
-    assert convolutions.runs_forward(op, 16, 64) == (op == "upsample_conv3x3")
-    assert convolutions.runs_weight(op, 1 << 20, 64, 64)
-    upsamples = op == "upsample_conv3x3"
-    assert convolutions.runs_forward(op, 1 << 20, 3) == upsamples, "large results of few inputs are PyTorch's"
-    assert convolutions.runs_weight(op, 1 << 20, 3, 64) == upsamples
-    assert convolutions.runs_weight(op, 1 << 20, 64, 3) != upsamples
+def test_each_direction_takes_the_faster_kernel(op, level):
+    rule, upsamples = convolutions.CROSSOVERS[level][op], op == "upsample_conv3x3"
+    assert rule.runs_forward(1 << 20, 64)
+    assert rule.runs_input(1 << 20)
+    assert rule.runs_forward(16, 64) == rule.runs_input(16) == upsamples
+    assert rule.runs_weight(1 << 20, 64, 64)
+    assert rule.runs_forward(1 << 20, 3) == upsamples, "large results of few inputs are PyTorch's"
+    assert rule.runs_weight(1 << 20, 3, 64) == upsamples
+    assert rule.runs_weight(1 << 20, 64, 3) != upsamples
+    assert not rule.runs_weight(1, 64, 3)
+
+
+def test_the_rule_is_that_of_the_level_in_use(monkeypatch):
+    lower = {op: rule._replace(pixels=7) for op, rule in convolutions.CROSSOVERS["avx2"].items()}
+    monkeypatch.setitem(convolutions.CROSSOVERS, "avx2", lower)
+    for level, pixels in {"avx512": 1024, "avx2": 7, "sse2": 7, "neon": 7}.items():
+        monkeypatch.setattr(convolutions.native, "cpu_level", lambda level=level: level)
+        convolutions.crossover.cache_clear()
+        assert convolutions.crossover("conv3x3").pixels == pixels
+    convolutions.crossover.cache_clear()

@@ -13,6 +13,14 @@ def fine(options):
     yield {"case": "fine", "seconds_allowed": options.seconds}
 
 
+def interrupts_itself(options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        yield {"case": "interrupted"}
+
+
 def hangs(options):
     child = subprocess.Popen(["sleep", "600"])
     yield {"case": "before it hangs", "child": child.pid}

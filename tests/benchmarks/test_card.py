@@ -3,11 +3,13 @@
 import itertools
 import json
 import os
+import signal
 import stat
 import sys
 import time
 import zipfile
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,7 @@ def command(monkeypatch, *arguments):
 def test_all_stages_run_on_a_cpu_and_are_told(tmp_path, monkeypatch, capfd):
     # Skipped, whatever this machine has: tests of their own run them.
     monkeypatch.setenv("PATH", str(tmp_path / "no-tools") + os.pathsep + "/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "no-tools"))
     out = tmp_path / "out"
     command(monkeypatch, "--out", out, "--device", "cpu", "--tiny", "--minutes", 30, "-n", 2)
     rows = rows_of(out / "card.jsonl")
@@ -68,6 +71,7 @@ def test_all_stages_run_on_a_cpu_and_are_told(tmp_path, monkeypatch, capfd):
     assert trained["gan"]["precision"] == "bf16"
     assert trained["images"] == {"stage": "training", "case": "images", "count": 8, "finite": True}
     assert (out / "images.png").read_bytes().startswith(b"\x89PNG")
+    assert {file.name for file in out.iterdir()} == {"card.jsonl", "card.md", "card.log", "images.png"}
     page = (out / "card.md").read_text()
     for title, _ in (summary.SECTIONS[name] for name in done if name != "environment"):
         assert f"## {title}" in page
@@ -98,14 +102,17 @@ def test_bad_arguments_are_named_before_anything_runs(tmp_path, monkeypatch, cap
 
 def test_a_package_that_is_missing_is_taken_from_a_wheel(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(card, "NEEDED", ("torch", "a_small_package"))
-    monkeypatch.setattr(card, "run", lambda arguments, parser: print("runs", os.environ["PYTHONPATH"]))
+    monkeypatch.setattr(card, "run", lambda *arguments: print("runs", os.environ["PYTHONPATH"]))
     with pytest.raises(SystemExit):
         command(monkeypatch, "--out", tmp_path / "one")
     assert "this Python lacks a_small_package: put their wheels into a folder" in capfd.readouterr().err
     with zipfile.ZipFile(tmp_path / "a_small_package-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("a_small_package/__init__.py", "")
     command(monkeypatch, "--out", tmp_path / "two", "--wheels", tmp_path)
-    assert f"runs {tmp_path}/two/site:" in capfd.readouterr().out, "and the processes of stages find it too"
+    site = capfd.readouterr().out.removeprefix("runs ").split(os.pathsep)[0]
+    assert site.endswith("/site"), "the processes of stages find it too"
+    assert not Path(site).exists()
+    assert list((tmp_path / "two").iterdir()) == [], "nothing is left among the results"
     (tmp_path / "b-1-py3-none-any.whl").write_text("no archive")
     with pytest.raises(SystemExit):
         command(monkeypatch, "--out", tmp_path / "three", "--wheels", tmp_path)
@@ -171,6 +178,49 @@ def test_stages_that_hang_crash_or_fail_are_told_and_the_rest_goes_on(tmp_path, 
 def test_where_the_machine_can_not_be_told_nothing_else_runs(tmp_path, capfd):
     stages = [Stage("environment", "stages_to_run:fails", 1.0), Stage("last", "stages_to_run:fine", 1.0)]
     assert [row["stage"] for row in run_all(stages, options_in(tmp_path), 600.0)] == ["environment"]
+
+
+def test_a_stage_may_take_its_least_seconds_if_there_are_so_many(tmp_path, capfd):
+    stages = [Stage("one", "stages_to_run:fine", 1.0, least=100.0), Stage("two", "stages_to_run:fine", 999.0)]
+    for there, allowed in ((600.0, 100.0), (50.0, 50.0)):
+        run_all(stages, options_in(tmp_path), there)
+        row = [row for row in rows_of(tmp_path / "card.jsonl") if row["stage"] == "one" and "case" in row][-1]
+        assert row["seconds_allowed"] == pytest.approx(allowed, abs=0.5)
+
+
+def test_stages_take_ctrl_c_also_where_the_command_was_started_in_the_background(tmp_path, capfd):
+    forkserver._forkserver._stop()  # the next one inherits what is set here
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        (result,) = run_all([Stage("one", "stages_to_run:interrupts_itself", 1.0)], options_in(tmp_path), 600.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result["status"] == "done"
+    assert rows_of(tmp_path / "card.jsonl")[0]["case"] == "interrupted"
+
+
+def test_what_was_found_is_told_where_the_command_is_stopped(tmp_path, capfd):
+    """As by a limit around it: SIGTERM, which the command makes an exception of."""
+    told = []
+    stages = [Stage("fine", "stages_to_run:fine", 0.5), Stage("hangs", "stages_to_run:hangs", 0.5)]
+
+    def stop(number, frame):
+        raise SystemExit
+
+    before = signal.signal(signal.SIGALRM, stop)
+
+    def tell():
+        told.append([row["stage"] for row in rows_of(tmp_path / "card.jsonl") if "status" in row])
+        signal.setitimer(signal.ITIMER_REAL, 0 if len(told) > 1 else 3)
+
+    with pytest.raises(SystemExit):
+        run_all(stages, options_in(tmp_path), 600.0, after_each=tell)
+    signal.signal(signal.SIGALRM, before)
+    assert told == [["fine"], ["fine", "hangs"]]
+    rows = rows_of(tmp_path / "card.jsonl")
+    assert rows[-1]["why"] == "stopped"
+    (child,) = [row["child"] for row in rows if "child" in row]
+    assert ended(child)
 
 
 # ------------------------------------------------------------------------------------------------------- checks, clocks
@@ -277,6 +327,7 @@ def test_the_profiler_tells_the_longest_launch_of_each_kernel(tmp_path, monkeypa
 
 def test_tools_that_are_not_installed_are_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     for stage, name in ((tools.sanitizer, "compute-sanitizer"), (tools.profiler, "ncu")):
         with pytest.raises(Skipped, match=f"{name} is not installed"):
             next(stage(options_in(tmp_path)))

@@ -168,7 +168,7 @@ def test_convert_writes_a_set_that_reads_the_same(monkeypatch, capsys, shapes, t
         assert [(r.captions, r.class_id, r.box) for r in new.records] == [
             (r.captions, r.class_id, r.box) for r in old.records
         ]
-        assert [r.picture.read_bytes() for r in new.records] == [r.picture.read_bytes() for r in old.records]
+        assert [r.file.read_bytes() for r in new.records] == [r.file.read_bytes() for r in old.records]
     status, _, err = call(monkeypatch, capsys, "convert", shapes, "--out", tmp_path / "out")
     assert status == 2
     assert "is there already and not empty" in err

@@ -104,7 +104,7 @@ def test_bad_arguments_are_refused(tmp_path, train):
             CaptionedImages([record], vocabulary, sizes, 4)
     with pytest.raises(InputError, match="max_words"):
         CaptionedImages([record], vocabulary, (8,), 0)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         CaptionedImages([], vocabulary, (8,), 4)
     with pytest.raises(DataError, match="no caption at all"):
         CaptionedImages([Record("a", tmp_path / "a.jpg", (), 0)], vocabulary, (8,), 4)

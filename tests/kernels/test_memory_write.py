@@ -23,7 +23,7 @@ WRITE_MUTANTS = {
     "write race": ("c = channel_block * BO +", "c = channel_block * (BO - 1) +", "race"),
     "dropped gate": ("memory = (g * written + (1 - g) * image[None, :])", "memory = (g * written + image[None, :])",
                      None),
-    "dropped relu": ("tl.where(written > 0, g * grad_memory, 0.0)", "g * grad_memory", None),
+    "dropped relu": ("tl.where(written <= 0, 0.0, g * grad_memory)", "g * grad_memory", None),
 }  # fmt: skip
 
 

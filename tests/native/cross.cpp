@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "../../csrc/cpu/few_results.h"
 
 namespace {
 
@@ -159,22 +160,24 @@ void products(int64_t rows, int64_t columns, int64_t depth) {
 
 // ----------------------------------------------------------------------------------------------------- convolutions
 
-// What a direct convolution adds up: function(y, x, w, indices of y, x and w) for all taps inside the picture.
+// What a direct convolution adds up: function(y, x, w, indices of y, x and w) for all taps inside the image.
 template <class F, class Function>
 void each_tap(const Sizes& s, const Function& function) {
+  using H = typename F::Horizontal;
+  constexpr int64_t kStride = std::max(H::kStep / H::kResults, 1), kScale = std::max(H::kResults / H::kStep, 1);
   const Pictures<F> p(s);
-  const int64_t scale = Pictures<F>::of_y(1), height = p.y.height, width = p.y.width;
+  const int64_t height = p.y.height, width = p.y.width;
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t o = 0; o < s.outputs; ++o) {
       for (int64_t i = 0; i < s.inputs; ++i) {
         for (int64_t r = 0; r < height; ++r) {
           for (int64_t c = 0; c < width; ++c) {
-            for (int tap = 0; tap < 9; ++tap) {
-              const int64_t row = r + tap / 3 - 1, column = c + tap % 3 - 1;
-              if (row < 0 || row >= height || column < 0 || column >= width) continue;
+            for (int tap = 0; tap < F::kTaps; ++tap) {
+              const int64_t row = r * kStride + tap / H::kTaps - 1, column = c * kStride + tap % H::kTaps - 1;
+              if (row < 0 || row >= s.height * kScale || column < 0 || column >= s.width * kScale) continue;
               function(((b * s.outputs + o) * height + r) * width + c,
-                       ((b * s.inputs + i) * s.height + row / scale) * s.width + column / scale,
-                       (o * s.inputs + i) * 9 + tap);
+                       ((b * s.inputs + i) * s.height + row / kScale) * s.width + column / kScale,
+                       (o * s.inputs + i) * F::kTaps + tap);
             }
           }
         }
@@ -183,36 +186,96 @@ void each_tap(const Sizes& s, const Function& function) {
   }
 }
 
+// Inputs of a convolution, its results, and the gradients for a gradient of the results, as they truly are.
+template <class F>
+struct Truth {
+  std::vector<float> x, weight, grad;
+  std::vector<double> y, grad_x, grad_weight;
+  explicit Truth(const Sizes& s) {
+    const Pictures<F> p(s);
+    x = normal(s.batch * s.inputs * p.x.pixels());
+    weight = normal(s.outputs * s.inputs * F::kTaps);
+    grad = normal(s.batch * s.outputs * p.y.pixels());
+    y.resize(grad.size()), grad_x.resize(x.size()), grad_weight.resize(weight.size());
+    each_tap<F>(s, [&](int64_t at_y, int64_t at_x, int64_t at_weight) {
+      y[at_y] += static_cast<double>(x[at_x]) * weight[at_weight];
+      grad_x[at_x] += static_cast<double>(grad[at_y]) * weight[at_weight];
+      grad_weight[at_weight] += static_cast<double>(grad[at_y]) * x[at_x];
+    });
+  }
+};
+
+std::string shown(const Sizes& s) { return " of " + std::to_string(s.height) + " x " + std::to_string(s.width); }
+
 template <class F>
 void convolutions(const std::string& name, const Sizes& s) {
-  const Pictures<F> p(s);
-  const int64_t of_x = s.batch * s.inputs * p.x.pixels(), of_y = s.batch * s.outputs * p.y.pixels();
-  const auto x = normal(of_x), weight = normal(s.outputs * s.inputs * 9), grad = normal(of_y);
-  std::vector<double> y(of_y), grad_x(of_x), grad_weight(weight.size());
-  each_tap<F>(s, [&](int64_t at_y, int64_t at_x, int64_t at_weight) {
-    y[at_y] += static_cast<double>(x[at_x]) * weight[at_weight];
-    grad_x[at_x] += static_cast<double>(grad[at_y]) * weight[at_weight];
-    grad_weight[at_weight] += static_cast<double>(grad[at_y]) * x[at_x];
-  });
-  const std::string sizes = " of " + std::to_string(s.height) + " x " + std::to_string(s.width);
+  const Truth<F> truth(s);
   std::vector<float> found[2];
   for (const int64_t shares : {1, 3}) {
     kernels::parts = shares;
-    found[shares == 3] = forward<F>(s, x.data(), weight.data());
-    expect(error(gradient_of_x<F>(s, grad.data(), weight.data()), grad_x) < 4e-6, name + "'s gradient of x" + sizes);
-    expect(error(gradient_of_weight<F>(s, x.data(), grad.data()), grad_weight) < 4e-6,
-           name + "'s gradient of the weight" + sizes);
+    found[shares == 3] = forward<F>(s, truth.x.data(), truth.weight.data());
+    expect(error(gradient_of_x<F>(s, truth.grad.data(), truth.weight.data()), truth.grad_x) < 4e-6,
+           name + "'s gradient of x" + shown(s));
+    expect(error(gradient_of_weight<F>(s, truth.x.data(), truth.grad.data()), truth.grad_weight) < 4e-6,
+           name + "'s gradient of the weight" + shown(s));
   }
-  expect(error(found[0], y) < 4e-6, name + sizes);
-  expect(found[0] == found[1], name + sizes + " has other bits when it is shared out");
+  expect(error(found[0], truth.y) < 4e-6, name + shown(s));
+  expect(found[0] == found[1], name + shown(s) + " has other bits when it is shared out");
 }
 
 template <class F>
 void convolutions(const std::string& name) {
+  const int64_t times = std::is_same_v<F, DownDown> ? 2 : 1;  // strided: of even sizes
   for (const auto& [height, width] : {std::pair{1, 1}, {3, 5}, {4, 8}, {7, 41}, {18, 33}}) {
-    convolutions<F>(name, {2, 5, 9, height, width});
+    convolutions<F>(name, {2, 5, 9, times * height, times * width});
   }
-  convolutions<F>(name, {1, 135, 70, 5, 6});
+  convolutions<F>(name, {1, 135, 70, times * 5, times * 6});
+}
+
+// A convolution with the batch norm after it, its GLU or + a skip that stands for two copies.
+template <class F, bool kSkips>
+void folded(const std::string& name, const Sizes& s) {
+  const Truth<F> truth(s);
+  const Convolution<F> call = {Pictures<F>(s).x, Pictures<F>(s).y, Pictures<F>(s).tiling};
+  const int64_t half = s.outputs / 2, pixels = call.y.pixels();
+  const auto mean = normal(s.outputs), scale = normal(s.outputs), bias = normal(s.outputs);
+  const auto skip = normal(s.batch * half * pixels);
+  std::vector<double> skipped(truth.y.size()), gated(truth.y.size() / 2);
+  for (int64_t i = 0; i < s.batch * half * pixels; ++i) {
+    const int64_t channel = i / pixels % half, at = i + i / (half * pixels) * half * pixels, at_gate = at + half * pixels;
+    const double z = (truth.y[at] - mean[channel]) * scale[channel] + bias[channel];
+    const double gate = (truth.y[at_gate] - mean[half + channel]) * scale[half + channel] + bias[half + channel];
+    gated[i] = z / (1 + std::exp(-gate));
+    skipped[at] = z + skip[i];
+    skipped[at_gate] = gate + skip[i];
+  }
+  const Norm norm{mean.data(), scale.data(), bias.data()};
+  const auto found = [&](const auto& finish) {
+    return convolved<F>(call, truth.x.data(), truth.weight.data(), false, false, finish);
+  };
+  expect(error(found(Gated{norm}), gated) < 4e-6, name + " with batch norm and GLU" + shown(s));
+  if constexpr (kSkips) {
+    expect(error(found(Skipped{norm, skip.data(), half}), skipped) < 4e-6, name + " with batch norm and skip" + shown(s));
+  }
+}
+
+template <class F, bool kSkips>
+void folded(const std::string& name) {
+  for (const auto& [height, width] : {std::pair{1, 1}, {3, 5}, {7, 41}}) {
+    folded<F, kSkips>(name, {2, 5, 12, height, width});
+  }
+  folded<F, kSkips>(name, {1, 35, 150, 9, 10});
+}
+
+// The gradient of the weight of an image head.
+void few_results() {
+  for (const auto& [height, width] : {std::pair{1, 1}, {3, 5}, {18, 33}, {37, 64}}) {
+    const Sizes s = {2, 7, 3, height, width};
+    const Truth<TwoTwo> truth(s);
+    std::vector<float> found(truth.weight.size());
+    few_weight_gradient(Pictures<TwoTwo>(s).x, truth.x.data(), s.outputs, truth.grad.data(), found.data());
+    expect(error(found, truth.grad_weight) < 1e-6, "few results' gradient of the weight" + shown(s));
+  }
 }
 
 }  // namespace
@@ -237,6 +300,12 @@ int main() {
   convolutions<FourFour>("F(4 x 4)");
   convolutions<UpUp>("up-sampling convolution");
   convolutions<UpPairs>("up-sampling convolution in pairs");
+  convolutions<DownDown>("strided convolution");
+  folded<TwoTwo, true>("F(2 x 2)");
+  folded<TwoFour, true>("F(2 x 4)");
+  folded<UpUp, false>("up-sampling convolution");
+  folded<UpPairs, false>("up-sampling convolution in pairs");
+  few_results();
   if (failures == 0) std::printf("passed on vectors of %lld floats\n", static_cast<long long>(kLanes));
   return failures > 0;
 }

@@ -50,13 +50,14 @@ struct Pictures {
                (y.width + F::Horizontal::kResults - 1) / F::Horizontal::kResults} {}
 };
 
-template <class F, bool kSum = false>
+template <class F, bool kSum = false, class Finish = Plain>
 std::vector<float> convolved(const Convolution<F>& call, const float* x, const float* weight, bool transposed,
-                             bool flipped) {
+                             bool flipped, const Finish& finish = {}) {
+  const int64_t channels = call.y.channels / (kIsGated<Finish> ? 2 : 1);
   std::vector<float> u(weight_floats(call));
-  std::vector<float> y(call.y.batch * call.y.channels * call.y.pixels(), std::numeric_limits<float>::quiet_NaN());
-  transform_weights<F>(call, weight, transposed, flipped, u.data());
-  convolve<F, kSum>(call, x, u.data(), Plain{}, y.data());
+  std::vector<float> y(call.y.batch * channels * call.y.pixels(), std::numeric_limits<float>::quiet_NaN());
+  transform_weights<F, Finish>(call, weight, transposed, flipped, u.data());
+  convolve<F, kSum>(call, x, u.data(), finish, y.data());
   return y;
 }
 

@@ -284,6 +284,25 @@ def test_a_second_run_gives_the_same_bits(case, backend):
     assert all(torch.equal(first_grads[name], again_grads[name]) for name in first_grads)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's in Triton's interpreter: of NaN, which it is about
+@pytest.mark.parametrize("op", SMALL)
+def test_no_nan_is_lost(op, backend):
+    """Whatever NaN in an input makes NaN in the reference is NaN: none ends in a maximum or a sum that is left out."""
+    without_padding = {"memory_read": read_case(2, 5, 3, 5, 5, mask="none", maps=True)}  # which weighs 0, or NaN
+    case, lost = without_padding.get(op, SMALL[op]), []
+    for name, value in case.tensors.items():
+        given = value.clone()
+        given.view(-1)[given.numel() // 2] = torch.nan
+        one = replace(case, tensors=case.tensors | {name: given})
+        expected, found = (
+            run(one, inputs(one, torch.float32, backend.device), which) for which in ("reference", backend)
+        )
+        pairs = [(f"result {k}", *pair) for k, pair in enumerate(zip(expected[0], found[0], strict=True))]
+        pairs += [(f"gradient of {k}", expected[1][k], found[1][k]) for k in expected[1]]
+        lost += [f"{what} with a NaN in {name}" for what, a, b in pairs if (a.isnan() & ~b.isnan()).any()]
+    assert not lost
+
+
 @pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_the_result_has_the_layout_of_the_input(case, backend):
     if "x" in case.tensors or "h" in case.tensors:

@@ -42,8 +42,7 @@ CASES = {
 @pytest.fixture
 def native_everywhere(monkeypatch):
     """The native kernels run maps of every size, also where PyTorch's own are faster."""
-    for op in convolutions.CROSSOVERS:
-        monkeypatch.setitem(convolutions.CROSSOVERS, op, convolutions.Crossover(0, 0, 0, 0))
+    monkeypatch.setattr(convolutions, "crossover", lambda op: convolutions.Crossover(0, ((0, 0, 0),)))
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +62,9 @@ def test_results_and_gradients_are_as_exact_as_eager(name, level):
 def matrices_everywhere(monkeypatch):
     """Weights of every size are multiplied as matrices, as those of millions of elements are."""
     monkeypatch.setattr(convolutions, "MATRIX_WEIGHTS", 0)
+    monkeypatch.setattr(convolutions, "crossover", lambda op: convolutions.Crossover(2**40, ()))
     for op in convolutions.STRIDES:
-        monkeypatch.setitem(convolutions.CROSSOVERS, op, convolutions.Crossover(2**40, 0, 0, 2**40))
         monkeypatch.setitem(convolutions.MATRIX_PIXELS, op, range(2**40))
-    monkeypatch.setattr(convolutions, "MANY_PIXELS", 2**40)
     monkeypatch.delattr(convolutions, "own_backward")
 
 

@@ -1,6 +1,7 @@
 """Channels-last in sixteen bits: nothing changes its layout on the way, and a step learns the same."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -30,12 +31,9 @@ def test_no_layout_changes_within_a_step_but_where_maps_begin_and_end(refinement
     generator = NARROW | {"image_sizes": list(SIDES), "refinement": refinement}
     found = second_step("bf16", 4, generator=generator, discriminator_channels=8)
     assert not +found.layouts_changed, "cuDNN would change it inside"
-    up_blocks = 5
     steps = 2  # that were counted
     assert {where: count / steps for where, count in (+found.relaid).items()} == {
-        "draw: contiguous": up_blocks,  # weights that are spread
         "draw: clone": 1,  # the first features
-        "generator: contiguous": up_blocks,  # weights, spread again
         "generator: clone": 1,  # the gradient of the first features
         **{f"discriminator_{side}: clone": 1 for side in SIDES},  # sentences beside features
         **{f"discriminator_{side}: _to_copy": 1 for side in SIDES},  # real images, with their type
@@ -135,6 +133,24 @@ def test_a_rounded_encoder_gives_autocasts_bits_and_the_given_one_stays():
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name])
         assert value.dtype == before[name].dtype
+
+
+def test_weights_rounded_together_give_autocasts_bits_and_gradients():
+    generator = models(SIDES, mode="paper", dtype=torch.float32)[0]
+    batch, noise = batch_of(0, SIDES, dtype=torch.float32)
+    inputs = noise["noise"], batch.sentence, batch.words, batch.padding_mask
+    found = []
+    for make in (generator, functools.partial(layout.with_rounded_weights, generator)):
+        with torch.autocast("cpu", torch.bfloat16):
+            images = make(*inputs, eps=noise["eps"]).images
+        sum(image.float().square().sum() for image in images).backward()
+        found.append([*images, *(parameter.grad for parameter in generator.parameters() if parameter.grad is not None)])
+        generator.zero_grad()
+    assert len(found[0]) == len(found[1])
+    for theirs, ours in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    assert all(parameter.dtype == torch.float32 for parameter in generator.parameters())
 
 
 def test_regions_and_their_gradient_change_layout_and_type_in_one_pass():

@@ -24,7 +24,6 @@ from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEnco
 from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
-from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import WORD_BUCKET
 from dmgan_fast.training.planning.plan import GRAPHS, WORKSPACES, Cost
@@ -270,5 +269,7 @@ def batch_of(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
 def _encoder_config(config: TrainConfig) -> ImageEncoderConfig:
     if config.encoders is None:
         return ImageEncoderConfig(channels=config.generator.word_channels)
+    from dmgan_fast.sampling.bundle import open_bundle  # torchvision beneath it takes a second and more
+
     found: ImageEncoderConfig = open_bundle(config.encoders, "image_encoder").image_encoder_config()
     return found

@@ -47,7 +47,7 @@ def test_folder_captions_may_hold_unicode_line_separators(tmp_path):
         ('{"image": "../a.jpg", "captions": ["a"]}', "outside the folder"),
         ('{"image": "a.jpg", "captions": ["a"], "split": "train", "class_id": "x"}', "whole number"),
         ('{"image": "a.jpg", "captions": ["a"], "split": "train", "class_id": [1]}', "whole number"),
-        ("", "no pictures"),
+        ("", "no images"),
     ],
 )
 def test_broken_caption_lines_are_named(tmp_path, line, message):
@@ -58,5 +58,14 @@ def test_broken_caption_lines_are_named(tmp_path, line, message):
 
 def test_csv_without_its_columns_is_refused(tmp_path):
     (tmp_path / "captions.csv").write_text("file,text\na.jpg,hello\n")
-    with pytest.raises(DataError, match=r"column caption, picture is missing"):
+    with pytest.raises(DataError, match=r"column caption, image is missing"):
         open_small(tmp_path)
+
+
+def test_the_key_and_column_of_earlier_versions_are_read_too(pictures):
+    lines, now = pictures / "captions.jsonl", [record.key for record in open_small(pictures).records]
+    lines.write_text(lines.read_text().replace('"image":', '"picture":'))
+    assert [record.key for record in open_small(pictures).records] == now
+    lines.unlink()
+    (pictures / "captions.csv").write_text("picture,caption,split\np1.jpg,a view,train\np2.jpg,a view of two,train\n")
+    assert [record.key for record in open_small(pictures).records] == ["p1.jpg", "p2.jpg"]
