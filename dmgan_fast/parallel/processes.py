@@ -118,7 +118,7 @@ class Processes:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         try:
             backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-            distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+            _meet(backend, timedelta(seconds=timeout))
         except (RuntimeError, ValueError) as error:
             raise ProcessError(
                 f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not meet the others at "
@@ -288,6 +288,19 @@ class Processes:
     def parts(self) -> int:
         """Of a batch: so many processes, or groups of those that hold images together, share it."""
         return self.size // (1 if self.rows is None else self.rows.size)
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Initialise PyTorch's default group as ``torchrun`` says.
+
+    Started again, processes find the launcher's store with the addresses of those before them, and may wait for them
+    for ever: so each start has keys of its own.
+    """
+    from torch import distributed
+
+    store, rank, size = next(distributed.rendezvous("env://", timeout=timeout))
+    store = distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def _split(group: ProcessGroup, rows: int, timeout: float) -> RowSplit:

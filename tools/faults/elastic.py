@@ -23,7 +23,7 @@ from dmgan_fast.parallel import restarted
 from dmgan_fast.runs.checkpoints import steps_of
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.training.trainer import GANTask, train
-from tools.faults.rig import LIMIT, Rig, final_bits, require
+from tools.faults.rig import LIMIT, Broken, Rig, final_bits, require
 
 PROCESSES, STEP = 2, 4  # a checkpoint follows every step: that of STEP - 1 may still be on its way then
 TIMEOUTS = {"stopped": 60.0}  # seconds after which a process that hangs counts as lost; else nobody waits for it
@@ -38,11 +38,16 @@ def launch(rig: Rig, out: Path, fault: str, rank: int) -> str:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
     worker = ["--max-restarts=1", "-m", "tools.faults.elastic", str(config), str(out), fault, str(rank)]
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, *worker], cwd=ROOT, env=quiet, capture_output=True, text=True, check=False, timeout=5 * LIMIT
+    run = subprocess.Popen(
+        [*launcher, *worker], cwd=ROOT, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    said = done.stdout + done.stderr
-    require(done.returncode == 0, f"{fault}, process {rank}: the run did not go on: {said[:2000]}")
+    try:
+        said, _ = run.communicate(timeout=5 * LIMIT)
+    except subprocess.TimeoutExpired:
+        run.terminate()  # ends its processes too
+        said, _ = run.communicate()
+        raise Broken(f"{fault}, process {rank}: the run hangs: {said[:2000]}") from None
+    require(run.returncode == 0, f"{fault}, process {rank}: the run did not go on: {said[:2000]}")
     return said
 
 
