@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, distributed, multiprocessing, nn
-from torch.optim import Adam
+from torch import Tensor, distributed, multiprocessing
 
 from dmgan_fast.modules import (
     Discriminator,
@@ -33,8 +32,7 @@ from dmgan_fast.modules import (
     TextEncoderConfig,
     padding_mask,
 )
-from dmgan_fast.modules.blocks import split_rows
-from dmgan_fast.parallel import GradientSum, Processes
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig, StepConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.batch import Batch
@@ -103,11 +101,14 @@ def gan_steps(processes: Processes, steps: int, config: StepConfig | None = None
     for number in range(steps):
         batch, noise = batch_of(number)
         rows = processes.part(BATCH)
+        part = part_of(batch, rows)
+        if processes.rows is not None:
+            part.images = processes.rows.own(part.images)
         given = {name: x[rows.start : rows.stop] for name, x in noise.items()}
         if number == steps - 1:  # generates its noise itself, from the generator of the first process
             given = {}
             torch.manual_seed(processes.rank)
-        losses = step(part_of(batch, rows), **given)
+        losses = step(part, **given)
         found |= {f"loss {number} {name}": loss for name, loss in losses.items()}
     models_ = {"generator": step.generator, "average": step.average.module}
     models_ |= {f"discriminator {k}": each for k, each in enumerate(step.discriminators)}
@@ -135,43 +136,11 @@ def encoder_steps(processes: Processes, steps: int) -> Found:
     return found
 
 
-def row_steps(processes: Processes, steps: int) -> Found:
-    """Steps of one refinement stage and its image head whose images' rows lie on different processes."""
-    generator, _, _ = models()
-    stage, head = generator.stages[0].double(), generator.image_heads[1]
-    own, height = nn.ModuleList((stage, head)), 2 * BATCH  # rows that no number of processes here divides
-    found: Found = {}
-    sums = None
+def of_rows(processes: Processes, steps: int, config: StepConfig, **settings: Any) -> Found:
+    """``gan_steps`` of processes that hold images together: all of 2 or 3, of 4 each two, with a part of the batch."""
     if processes.group is not None:
-        split_rows(own, processes.group)
-        sums = GradientSum(own.parameters(), processes.group)
-    optimizer = Adam(own.parameters(), lr=1e-3)
-    for number in range(steps):
-        draw = torch.Generator().manual_seed(number)
-        random: Any = {"generator": draw, "dtype": torch.float64}
-        whole = torch.randn(2, 2, height, 9, **random)
-        weights, of_h = torch.randn(2, 3, 2 * height, 18, **random), torch.randn(2, 2, 2 * height, 18, **random)
-        words, mask = torch.randn(2, CHANNELS, WORDS, **random), padding_mask(torch.tensor([WORDS, 2]), WORDS)
-        rows = processes.part(height)
-        part, doubled = slice(rows.start, rows.stop), slice(2 * rows.start, 2 * rows.stop)
-        h = whole[:, :, part].clone().requires_grad_()
-        optimizer.zero_grad()
-        last = number % 2 == 1  # stages in the middle give features and their mean, the last one its image alone
-        out = stage(h, whole.mean((2, 3)), words, mask, head, last, False)
-        loss = (out.image * weights[:, :, doubled]).sum()
-        if not last:
-            loss = loss + (out.h * of_h[:, :, doubled]).sum() + out.image_mean.square().sum() / processes.size
-        loss.backward()
-        if sums is not None:
-            sums.finish()
-        optimizer.step()
-        results = {"image": out.image.detach(), "gradient of h": h.grad}
-        results |= {} if last else {"h": out.h.detach()}
-        for name, value in results.items():
-            found[f"{number} {name}"] = torch.cat(processes.objects(value), 2)
-        if not last:
-            found[f"{number} mean"] = out.image_mean.detach()
-    return found | {key: value for key, value in own.state_dict().items() if value.is_floating_point()}
+        processes = Processes.of(processes.group, rows=2 if processes.size == 4 else processes.size)
+    return gan_steps(processes, steps, config, **settings)
 
 
 CASES: dict[str, Callable[[Processes, int], Found]] = {
@@ -180,11 +149,20 @@ CASES: dict[str, Callable[[Processes, int], Found]] = {
     "tiles": lambda processes, steps: gan_steps(
         processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="tile", tile_rows=16, micro_batch=2))
     ),
+    "together": lambda processes, steps: gan_steps(processes, steps, StepConfig(memory=MemoryPolicy(together=True))),
     "blocks": lambda processes, steps: gan_steps(
         processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="block", micro_batch=1))
     ),
     "encoders": encoder_steps,
-    "rows": row_steps,
+    "rows": lambda processes, steps: of_rows(
+        processes,
+        steps,
+        StepConfig(memory=MemoryPolicy(checkpointing=("none", "op"), micro_batch=2)),
+        detach_image_mean=False,
+    ),
+    "rows of attngan": lambda processes, steps: of_rows(
+        processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="block")), refinement="attention"
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from dmgan_fast.cli.app import START, app
 from dmgan_fast.cli.captions import Given, gather
-from dmgan_fast.cli.options import Device, Step, working
+from dmgan_fast.cli.options import Device, Step, refuse_processes, working
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,9 +91,15 @@ def sample(
         bool, typer.Option("--json", help="For programs: captions, unknown words and files, once all are written.")
     ] = False,
 ) -> None:
-    """Generate images from captions, at every resolution."""
+    """Generate images from captions, at every resolution.
+
+    Under torchrun its processes share them: torchrun --nproc-per-node 4 -m dmgan_fast sample --captions birds.txt ...
+    """
+    from dmgan_fast.parallel import Processes
     from dmgan_fast.sampling.sampler import Sampler
 
+    if between:
+        refuse_processes("sample --between")
     given = [] if between and not captions and file is None else gather(captions or [], file)
     if between and (given or count != 1 or attention or gates):
         raise InputError("--between takes two captions only; leave out CAPTION, --captions, --count and maps")
@@ -104,27 +111,38 @@ def sample(
         raise InputError("--gates: this model has no response gates")
     options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile}
     options |= {"truncation": truncation, "noise_strength": noise}
-    results: Iterator[Sample]
-    if between:
-        results = iter(sampler.between(*between, steps=steps, **options))
-        total = steps
-    else:
-        results = _sampled(sampler, given, count=count, maps=attention or gates, **options)
-        total = len(given)
+    total = steps if between else len(given)
     shown: list[Sample] = []
     told: list[dict[str, Any]] = []
-    with working("generating", total * count) if total * count > batch else nullcontext(lambda: None) as tick:
-        for result in results:
-            if result.unknown and result.copy == 1:
-                typer.echo(f"caption {result.number}: unknown words left out: {', '.join(result.unknown)}", err=True)
-            files = _write(result, _place(result, total, count), out, attention, gates)
-            if as_json:
-                told.append({"caption": result.caption, "unknown": result.unknown, "files": list(map(str, files))})
+    with Processes.joined() as processes:
+        with processes.agreeing():
+            results: Iterator[Sample]
+            if between:
+                results = iter(sampler.between(*between, steps=steps, **options))
             else:
-                typer.echo("\n".join(map(str, files)))
-            if len(shown) < SHOWN:
-                shown.append(result)
-            tick()
+                options |= {"count": count, "maps": attention or gates, "part": (processes.rank, processes.size)}
+                results = _sampled(sampler, given, **options)
+            at_once = processes.first and total * count > batch
+            own = -(-total * count // processes.size)
+            with working("generating", own) if at_once else nullcontext(lambda: None) as tick:
+                for result in results:
+                    if result.unknown and result.copy == 1:
+                        unknown = ", ".join(result.unknown)
+                        typer.echo(f"caption {result.number}: unknown words left out: {unknown}", err=True)
+                    files = list(map(str, _write(result, _place(result, total, count), out, attention, gates)))
+                    if not as_json and processes.size == 1:
+                        typer.echo("\n".join(files))
+                    place = {"place": (result.number, result.copy)}
+                    told.append({"caption": result.caption, "unknown": result.unknown, "files": files} | place)
+                    if (result.number - 1) * count + result.copy <= SHOWN:
+                        shown.append(result)
+                    tick()
+        told = sorted(chain(*processes.objects(told)), key=lambda each: each.pop("place"))
+        shown = sorted(chain(*processes.objects(shown)), key=lambda result: (result.number, result.copy))
+    if not processes.first:
+        return
+    if not as_json and processes.size > 1:
+        typer.echo("\n".join(file for each in told for file in each["files"]))
     sheets = _write_sheets(shown, total * count, count, out, sheet)
     if as_json:
         typer.echo(json.dumps({"images": told, "sheets": list(map(str, sheets))}, indent=2, ensure_ascii=False))

@@ -91,18 +91,17 @@ def discriminator_loss_of(
 
 
 class Targets(NamedTuple):
-    """Of the logits ``[5 B - 1]`` of a batch in ``joint_discriminator_loss``: -1 where they should be large, 1 where
-    small, and their parts of the loss."""
+    """Of the logits of ``joint_discriminator_loss``: -1 where they should be large, 1 where small; and their parts of
+    the loss."""
 
     signs: Tensor
     parts: Tensor
 
     @classmethod
-    def of(cls, batch: int, like: Tensor) -> Targets:
-        """For so many pairs of images, on the device of ``like``."""
-        wrong = batch - 1
-        real, fake = 1 / (2 * batch), 1 / (batch * (3 if wrong else 2))
-        pieces = [(batch, -1.0, real), (batch, 1.0, fake), (wrong, 1.0, 1 / (3 * wrong) if wrong else 0.0)]
+    def of(cls, pairs: int, wrong: int, batch: int, like: Tensor) -> Targets:
+        """For so many pairs of images and wrong sentences of a ``batch``, on the device of ``like``."""
+        real, fake = 1 / (2 * batch), 1 / (batch * (3 if batch > 1 else 2))
+        pieces = [(pairs, -1.0, real), (pairs, 1.0, fake), (wrong, 1.0, 1 / (3 * (batch - 1)) if wrong else 0.0)]
         pieces += pieces[:2]
         dtype = torch.promote_types(like.dtype, torch.float32)
 
@@ -114,16 +113,21 @@ class Targets(NamedTuple):
 
 
 def joint_discriminator_loss(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor, targets: Targets
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    sentence: Tensor,
+    wrong_sentence: Tensor,
+    targets: Targets,
 ) -> Tensor:
-    """``discriminator_loss`` of real and generated images in one pass through each network; a scalar.
+    """``discriminator_loss_of`` real and generated images in one pass through each network; a scalar.
 
     The same sum, for a discriminator whose judgement of an image depends on no other image: one without batch norm,
     whose spectral norms do not iterate in between. It keeps both halves for backward at once.
     """
-    size = len(sentence)
     features = discriminator.features(torch.cat((real, fake.detach())))
-    pairs, sentences = torch.cat((features, features[: size - 1])), torch.cat((sentence, sentence, sentence[1:]))
+    pairs = torch.cat((features, features[: len(wrong_sentence)]))
+    sentences = torch.cat((sentence, sentence, wrong_sentence))
     logits = torch.cat((discriminator.logits(pairs, sentences), discriminator.logits(features)))
     return F.softplus(logits.to(targets.signs.dtype) * targets.signs).dot(targets.parts)
 

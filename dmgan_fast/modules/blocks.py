@@ -168,16 +168,20 @@ def share_batch_statistics(module: nn.Module, process_group: ProcessGroup | None
             each.process_group, each.share_with_all = None if of_all else process_group, of_all
 
 
-def split_rows(module: nn.Module, process_group: ProcessGroup | None) -> None:
+def split_rows(module: nn.Module, row_group: ProcessGroup, everyone: ProcessGroup) -> None:
     """Let the blocks and image heads in ``module`` take some rows of each image, the next process the rows that follow.
 
     Results are the rows of the whole image's: convolutions see the neighbours' rows, batch norms and means all rows.
     Gradients of parameters add up over processes. Blocks split so do not run in tiles.
+
+    Args:
+        row_group: processes that hold the same images.
+        everyone: those that share a batch's statistics, which may hold more images.
     """
     for each in module.modules():
         if isinstance(each, (_BatchNorm, ImageHead)):
-            each.row_group = process_group
-    share_batch_statistics(module, process_group)
+            each.row_group = row_group
+    share_batch_statistics(module, everyone)
 
 
 TILES_OF_ROWS = "a block whose rows are split over processes (split_rows) does not run in tiles; set tile_rows to None"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,14 @@ from dmgan_fast.config import config_dataclass
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.layouts import is_channels_last
-from dmgan_fast.modules.blocks import init_weights
+from dmgan_fast.modules.blocks import init_weights, share_batch_statistics
 from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
+from dmgan_fast.parallel import RowSplit
+from dmgan_fast.parallel.rows import FIRST, halved
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 MIN_SIDE = 64
 FEATURE_SIDE = 4
@@ -58,6 +63,7 @@ class Discriminator(PretrainedModel):
     """
 
     config_class = DiscriminatorConfig
+    rows: RowSplit | None = None  # see split_rows
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -80,16 +86,37 @@ class Discriminator(PretrainedModel):
     def features(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
         side, weight = self.config.image_size, self.conditional_head.weight
+        height = side if self.rows is None else len(range(side)[self.rows.of(side)])
         require_tensors("Discriminator", images=images)
         require(
-            images.dim() == 4 and tuple(images.shape[1:]) == (3, side, side),
-            lambda: f"Discriminator: images must be [B, 3, {side}, {side}], got {list(images.shape)}",
+            images.dim() == 4 and tuple(images.shape[1:]) == (3, height, side),
+            lambda: f"Discriminator: images must be [B, 3, {height}, {side}], got {list(images.shape)}",
         )
         require_fits("Discriminator", weight, images=images)
-        x = images
-        for conv in (*self.down, *self.narrow):
+        x, first = images, self._halvings_of_rows
+        if self.rows is not None:
+            for conv in self.down[:first]:
+                x = F.leaky_relu(_halve_rows(conv, x, self.rows.group), LEAK)
+            x = self.rows.whole(x)
+        for conv in (*self.down[first:], *self.narrow):
             x = F.leaky_relu(conv(x), LEAK)
         return x
+
+    @property
+    def _halvings_of_rows(self) -> int:
+        """How many convolutions run on the rows of a process: until 64 are left of the image."""
+        return 0 if self.rows is None else (self.config.image_size // FIRST).bit_length() - 1
+
+    def split_rows(self, rows: RowSplit, everyone: ProcessGroup) -> None:
+        """Judge this process's rows of each image from now on, the next process those that follow.
+
+        Convolutions halve the rows down to those of a map of 64²; then each process gathers whole maps and computes
+        what the others compute too. So each differentiates its part of the loss: ``Share.of_loss``. Gradients of
+        parameters add up over ``everyone``, who share a batch's statistics.
+        """
+        self.rows = rows
+        share_batch_statistics(self, rows.peers if rows.peers.size() > 1 else None)
+        share_batch_statistics(self.down[: self._halvings_of_rows], everyone)
 
     def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""
@@ -116,6 +143,15 @@ class Discriminator(PretrainedModel):
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of images ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
+
+
+def _halve_rows(conv: nn.Module, x: Tensor, row_group: ProcessGroup) -> Tensor:
+    """``conv``, perhaps with a norm after it, of some rows of an image."""
+    convolution, *norms = conv if isinstance(conv, nn.Sequential) else (conv,)
+    y = halved(convolution, x, row_group)
+    for norm in norms:
+        y = norm(y)
+    return y
 
 
 def _head(head: HeldConv2d, features: Tensor) -> Tensor:

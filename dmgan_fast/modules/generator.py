@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,25 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass
 from dmgan_fast.contract import require_fits, require_tensor, require_tensors
 from dmgan_fast.errors import InputError, require, require_flags
-from dmgan_fast.modules.blocks import BatchNormGLU, FusedNorms, ImageHead, ResidualBlock, UpBlock, init_weights
+from dmgan_fast.layouts import dense_like
+from dmgan_fast.modules.blocks import (
+    BatchNormGLU,
+    FusedNorms,
+    ImageHead,
+    ResidualBlock,
+    UpBlock,
+    init_weights,
+    share_batch_statistics,
+    split_rows,
+)
 from dmgan_fast.modules.memory import DynamicMemory, WordAttention
 from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.ops._tiles import MIN_ROWS
+from dmgan_fast.parallel import RowSplit
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 FIRST_SIDE = 64
 SEED_SIDE = 4  # the initial stage starts from 4 x 4 and doubles four times
@@ -213,6 +227,7 @@ class Generator(PretrainedModel):
     """
 
     config_class = GeneratorConfig
+    rows: RowSplit | None = None  # see split_rows
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
@@ -256,6 +271,8 @@ class Generator(PretrainedModel):
         first, *levels = self.checkpointing
         run = rematerialise if first in ("block", "tile", "stage") else _run
         h, image_mean = run(self.initial_stage, condition, noise)
+        if self.rows is not None:
+            h = dense_like(h[:, :, self.rows.of(FIRST_SIDE)], h)
         images = [self.image_heads[0](h)]
         attention: list[Tensor] = []
         gates: list[Tensor] = []
@@ -276,6 +293,18 @@ class Generator(PretrainedModel):
         elif text == "none":
             words = torch.zeros_like(words)
         return (torch.zeros_like(sentence) if text in ("words", "none") else sentence), words
+
+    def split_rows(self, rows: RowSplit, everyone: ProcessGroup) -> None:
+        """Generate this process's rows of each image from now on, the next process those that follow.
+
+        All that hold an image are given the same inputs. The initial stage computes all of its small maps on each of
+        them. Gradients of parameters add up over ``everyone``, who share a batch's statistics: each process
+        differentiates by its own rows, and its part of what ``mu`` and ``logvar`` say.
+        """
+        self.rows = rows
+        for module in (self.stages, self.image_heads):
+            split_rows(module, rows.group, everyone)
+        share_batch_statistics(self.initial_stage, rows.peers if rows.peers.size() > 1 else None)
 
     def set_checkpointing(self, levels: Level | Sequence[Level], *, tile_rows: int = 64) -> None:
         """Choose what is saved for backward, for all resolutions or for each: smallest first. Results stay the same.

@@ -15,6 +15,7 @@ from torch import nn
 
 from dmgan_fast.errors import DMGANError, InputError, ProcessError
 from dmgan_fast.parallel.collectives import exchanging, gather
+from dmgan_fast.parallel.rows import FIRST, RowSplit
 from dmgan_fast.parallel.share import Share
 
 if TYPE_CHECKING:
@@ -41,41 +42,69 @@ def expected() -> int:
     return int(text) if text.isdigit() else 1
 
 
+def restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` has started these processes again, after one of them had ended."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those of ``group``; alone it is 0 of 1, and has none."""
+    """This process's place among those of ``group``; alone it is 0 of 1, and has none.
+
+    ``rows``: which rows of its images it holds, if several processes hold an image together.
+    """
 
     rank: int = 0
     size: int = 1
     group: ProcessGroup | None = None
+    rows: RowSplit | None = None
 
     @classmethod
-    def of(cls: type[P], group: ProcessGroup | None = None) -> P:
-        """Those of ``group``, by default of PyTorch's default group; alone where nothing was initialised."""
+    def of(cls: type[P], group: ProcessGroup | None = None, *, rows: int = 1, timeout: float = TIMEOUT) -> P:
+        """Those of ``group``, by default of PyTorch's default group; alone where nothing was initialised.
+
+        Args:
+            rows: so many processes after another hold an image together, each some of its rows; the batch is divided
+                among such groups. All processes of ``group`` call this alike.
+            timeout: seconds after which a process of such a group that does not answer counts as lost.
+
+        Raises:
+            InputError: unless ``rows`` divides the number of processes and 64 rows are enough for them.
+        """
         from torch import distributed
 
         if group is None and distributed.is_available() and distributed.is_initialized():
             group = distributed.group.WORLD
-        return cls() if group is None or group.size() == 1 else cls(group.rank(), group.size(), group)
+        size = 1 if group is None else group.size()
+        if not 1 <= rows <= FIRST or size % rows:
+            raise InputError(
+                f"parallel.rows={rows}: so many processes hold an image together, at most {FIRST}, and all processes "
+                f"must form such groups, but there {'is 1 process' if size == 1 else f'are {size} processes'}; start "
+                f"{rows} or a multiple with torchrun --nproc-per-node"
+            )
+        if group is None or size == 1:
+            return cls()
+        return cls(group.rank(), size, group, None if rows == 1 else _split(group, rows, timeout))
 
     @classmethod
     @contextmanager
-    def joined(cls: type[P], timeout: float = TIMEOUT) -> Iterator[P]:
+    def joined(cls: type[P], timeout: float = TIMEOUT, *, rows: int = 1) -> Iterator[P]:
         """Join the processes that ``torchrun`` started; without it, nothing happens.
 
         Tensors on the CPU go through gloo, those on GPUs through NCCL.
 
         Args:
             timeout: seconds after which a process that does not answer counts as lost.
+            rows: as in ``of``.
 
         Raises:
-            InputError: if ``WORLD_SIZE`` is set and what else ``torchrun`` sets is not.
+            InputError: if ``WORLD_SIZE`` is set and what else ``torchrun`` sets is not, or as in ``of``.
             ProcessError: if the others are not there in time.
         """
         from torch import distributed
 
         if distributed.is_initialized() or expected() == 1:
-            yield cls.of()
+            yield cls.of(rows=rows, timeout=timeout)
             return
         missing = [name for name in NEEDED if name not in os.environ]
         if missing:
@@ -96,7 +125,7 @@ class Processes:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {str(error).splitlines()[0]}"
             ) from error
         try:
-            yield cls.of()
+            yield cls.of(rows=rows, timeout=timeout)
         finally:
             distributed.destroy_process_group()
 
@@ -213,7 +242,7 @@ class Processes:
         """This process's ``rows`` of the batch that is made of all processes'; None if it is alone.
 
         Args:
-            rows: 1 or more.
+            rows: images, 1 or more; processes that hold images together have the same.
             alike: numbers that must be the same on all processes, by what they are called.
 
         Raises:
@@ -225,11 +254,16 @@ class Processes:
         sizes = tuple(numbers[0] for numbers in given)
         if min(sizes) < 1:
             raise InputError(f"every process needs a part of the batch, the processes have {list(sizes)} rows")
+        copies = self.size // self.parts
+        if sizes != tuple(size for size in sizes[::copies] for _ in range(copies)):
+            raise InputError(f"{copies} processes hold each image together, but they have {list(sizes)} images")
         for place, name in enumerate(alike, 1):
             values = [numbers[place] for numbers in given]
             if len(set(values)) > 1:
                 raise InputError(f"{name} must be the same on all processes, which have {values}")
-        return Share(self.group, sizes)
+        if self.rows is None:
+            return Share(self.group, sizes)
+        return Share(self.rows.peers, sizes[::copies], copies, self.group)
 
     def align(self, modules: Iterable[nn.Module]) -> None:
         """Parameters and buffers of process 0 on all."""
@@ -246,8 +280,26 @@ class Processes:
                         tensor.copy_(whole)
 
     def part(self, total: int) -> range:
-        """Which of so many rows are this process's."""
-        return rows_of(total, self.rank, self.size)
+        """Which of so many images are this process's."""
+        copies = self.size // self.parts
+        return rows_of(total, self.rank // copies, self.parts)
+
+    @property
+    def parts(self) -> int:
+        """Of a batch: so many processes, or groups of those that hold images together, share it."""
+        return self.size // (1 if self.rows is None else self.rows.size)
+
+
+def _split(group: ProcessGroup, rows: int, timeout: float) -> RowSplit:
+    """Neighbours hold images together; of each such group, the first have the same rows, the second, and so on."""
+    from torch import distributed
+
+    ranks, place = distributed.get_process_group_ranks(group), group.rank()
+    first, kind = place - place % rows, {"timeout": timedelta(seconds=timeout), "use_local_synchronization": True}
+    return RowSplit(
+        distributed.new_group(ranks[first : first + rows], **kind),
+        distributed.new_group(ranks[place % rows :: rows], **kind),
+    )
 
 
 _END: Any = object()

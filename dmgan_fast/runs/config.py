@@ -11,6 +11,7 @@ from dmgan_fast.config import config_dataclass, renamed
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import DiscriminatorConfig, GeneratorConfig, ImageEncoderConfig, TextEncoderConfig
 from dmgan_fast.parallel.processes import TIMEOUT
+from dmgan_fast.parallel.rows import FIRST
 from dmgan_fast.runs.policy import MemoryPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -112,9 +113,13 @@ class StepConfig:
 
 @config_dataclass
 class ParallelConfig:
-    """Of several processes. ``timeout``: seconds after which one that does not answer counts as lost."""
+    """Of several processes. ``timeout``: seconds after which one that does not answer counts as lost.
+
+    ``rows``: so many hold an image together, each some of its rows, in training of the GAN (docs/several-machines.md).
+    """
 
     timeout: float = Field(TIMEOUT, gt=0)
+    rows: int = Field(1, ge=1, le=FIRST)
 
 
 @config_dataclass
@@ -137,6 +142,13 @@ class PretrainConfig:
     gamma3: float = Field(10.0, gt=0)
     loop: LoopConfig = LoopConfig(batch_size=48)
     parallel: ParallelConfig = ParallelConfig()
+
+    def __post_init__(self) -> None:
+        if self.parallel.rows > 1:
+            raise InputError(
+                f"parallel.rows={self.parallel.rows} is for training the GAN (`train`): encoders see images of one "
+                "small resolution; leave it out"
+            )
 
     def text_encoder(self, words: int) -> TextEncoderConfig:
         """Of a vocabulary of so many words."""

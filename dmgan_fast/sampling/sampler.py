@@ -190,10 +190,12 @@ class Sampler:
         tile: int | None = None,
         truncation: float | None = None,
         noise_strength: float = 1.0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Sample]:
         """``sample``, each batch as it is ready, so that any number of images takes no more memory than a batch.
 
-        All captions are checked before the first image is generated.
+        All captions are checked before the first image is generated. ``part``: of ``(k, n)``, every n-th batch from the
+        k-th on, so that n processes generate together what one would.
         """
         if not captions:
             raise InputError("sample: at least one caption is needed")
@@ -215,7 +217,8 @@ class Sampler:
             for copy in range(count)
         )
         noise = {"truncation": truncation, "noise_strength": noise_strength}
-        return self._stream(wanted, batch_size, maps, tile, noise)
+        batches = iter(lambda: list(islice(wanted, batch_size)), [])
+        return self._stream(islice(batches, part[0], None, part[1]), maps, tile, noise)
 
     def between(
         self,
@@ -337,9 +340,9 @@ class Sampler:
             return output
 
     def _stream(
-        self, wanted: Iterator[_Wanted], batch_size: int, maps: bool, tile: int | None, noise: dict[str, Any]
+        self, batches: Iterator[list[_Wanted]], maps: bool, tile: int | None, noise: dict[str, Any]
     ) -> Iterator[Sample]:
-        while rows := list(islice(wanted, batch_size)):
+        for rows in batches:
             seeds = [row.seed for row in rows]
             watched: AbstractContextManager[list[Tensor]] = writing_gates(self.generator) if maps else nullcontext([])
             with watched as written:

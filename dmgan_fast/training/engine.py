@@ -28,7 +28,7 @@ from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
 from dmgan_fast.files import clear_up, replace_folder, write_text
-from dmgan_fast.parallel import Processes
+from dmgan_fast.parallel import Processes, restarted
 from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.runs.checkpoints import (
     Checkpoints,
@@ -124,10 +124,11 @@ def check_start(out: Path, resume: bool, config: Any, processes: Processes | Non
     settings that can't change; ``InputError`` if what it should be logged with is not installed, or if there are more
     ``processes`` than images in a batch."""
     check_logger(config.loop.logger)
-    batch_size, size = config.loop.batch_size, (processes or Processes()).size
-    if batch_size < size:
+    batch_size, parts = config.loop.batch_size, (processes or Processes()).parts
+    if batch_size < parts:
         raise InputError(
-            f"loop.batch_size is of all processes together and must be at least their number {size}, got {batch_size}"
+            f"loop.batch_size is of all processes together and must be at least their number {parts}"
+            f"{'' if config.parallel.rows == 1 else ' of groups that hold an image together'}, got {batch_size}"
         )
     latest = latest_checkpoint(out / CHECKPOINTS)
     if resume and latest is None:
@@ -292,11 +293,16 @@ def run_together(
 ) -> None:
     """``run`` what ``prepare`` makes, with the processes that ``torchrun`` started, if it did.
 
+    Started again after one of them had ended, they resume what they had begun: from the last checkpoint if there is
+    one, else from the start, whatever ``resume`` says.
+
     Args:
         prepare: ``(config, out, resume, processes, held, console)`` → the task and its data set; ``held``, an exit
             stack, is open until the run ends.
     """
-    with Processes.joined(config.parallel.timeout) as processes, ExitStack() as held:
+    with Processes.joined(config.parallel.timeout, rows=config.parallel.rows) as processes, ExitStack() as held:
+        if restarted():
+            resume = processes.from_first(latest_checkpoint(out / CHECKPOINTS) is not None)
         with processes.agreeing():
             task, dataset = prepare(config, out, resume, processes, held, console)
         run(task, dataset, out, resume=resume, console=console, processes=processes)
@@ -421,7 +427,8 @@ class _Guard:
         if self.bad_step is None or (step := float(self.bad_step)) == torch.inf:
             return
         own = next((keys for number, keys in self.recent if number == step), [])
-        keys = [key for part in self.processes.objects(own) for key in part]  # losses are alike on all processes
+        parts = self.processes.objects(own)  # losses are alike on all processes; some may have the same images
+        keys = list(dict.fromkeys(key for part in parts for key in part))
         told = NonFiniteLossError(
             f"a loss is not finite at step {int(step)}, on the batch of {', '.join(keys[:8])}"
             f"{', ...' if len(keys) > 8 else ''}; the last checkpoint is from before"

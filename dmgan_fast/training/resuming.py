@@ -15,7 +15,8 @@ FREE = {
     "kind", "loop.steps", "loop.log_every", "loop.sample_every", "loop.checkpoint_every", "loop.keep_checkpoints",
     "loop.save_in_background",
     "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_images", "loop.best_by",
-    "loop.logger", "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "step.memory", "step.cuda_graph",
+    "loop.logger", "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "parallel.rows",
+    "step.memory", "step.cuda_graph",
     "inception_weights", "init_from",
 }  # fmt: skip
 # The training continues in another way, which is logged.

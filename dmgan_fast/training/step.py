@@ -6,7 +6,7 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
 over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
-before the optimisers.
+before the optimisers. Processes may also hold images together, each some rows of them (``parallel.RowSplit``).
 """
 
 from __future__ import annotations
@@ -107,11 +107,9 @@ class TrainStep:
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self._judge = self._half_encoder()
-        self._targets: dict[int, Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
         weight = next(generator.parameters())
-        self._ones = {
-            weight.dtype: weight.new_ones(())
-        }  # where backward starts from, by the loss's type; kept likewise
+        self._ones = {weight.dtype: weight.new_ones(())}  # from which backward starts; kept likewise
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -130,9 +128,11 @@ class TrainStep:
             _log.info("the generator makes each batch in %d parts, each normalised by its own statistics", parts)
 
     def _share_with(self, group: ProcessGroup) -> None:
-        models = (*self.discriminators, self.generator)
+        models: list[Discriminator | Generator] = [*self.discriminators, self.generator]
         for model in models:
             share_batch_statistics(model, group)
+            if self.processes.rows is not None:
+                model.split_rows(self.processes.rows, group)
         self.gradient_sums = [GradientSum(model.parameters(), group) for model in models]
 
     def set_memory(self, policy: MemoryPolicy) -> None:
@@ -151,11 +151,16 @@ class TrainStep:
                 "memory.together does not go with spectral_norm='official', which iterates on every forward, nor with "
                 "batch_norm, which normalises real and generated images apart; use spectral_norm='paper'"
             )
+        levels = policy.levels(len(self.discriminators))
+        if self.processes.rows is not None and "tile" in levels:
+            raise InputError(
+                "memory.checkpointing='tile' does not go with parallel.rows, which divides an image among processes "
+                "instead; use 'block' or 'stage', or more processes for an image"
+            )
         if policy.offload and self.device_type == "cpu":
             raise InputError("memory.offload needs a GPU: on a CPU there is no other memory to offload to")
         if policy.offload and self._graphs is not None:
             raise InputError("memory.offload waits for the device, which a step with cuda_graph can't")
-        levels = policy.levels(len(self.discriminators))
         average = self.average.module
         assert isinstance(average, Generator)
         for generator in (self.generator, average):
@@ -171,8 +176,8 @@ class TrainStep:
         gradients overflowed and the weights were left alone.
 
         Args:
-            batch: images and encoded captions; of several processes, this one's rows of them. Losses are the whole
-                batch's.
+            batch: images and encoded captions; of several processes, this one's rows of them, and where they hold
+                images together, its rows of each image (``RowSplit.own``). Losses are the whole batch's.
             noise: ``[B, Z]``; None: from PyTorch's global generator, of several processes the first one's.
             eps: ``[B, C]`` of the conditioning augmentation; likewise.
 
@@ -309,17 +314,20 @@ class TrainStep:
         def learn(loss: Callable[[], Tensor]) -> Tensor:
             with self._autocast():
                 value = loss()
-            scaled = scaler.scale(value)
+            scaled = scaler.scale(_differentiated(value, share))
             scaled.backward(self._one(scaled))
             return value.detach()
 
         loss_of = partial(discriminator_loss_of, discriminator)
         if discriminator.config.needs_whole_batches:  # in the authors' order
             losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=following))]
-        elif share is None and self._together():
-            if size not in self._targets:
-                self._targets[size] = Targets.of(size, sentence)
-            joint = partial(joint_discriminator_loss, discriminator, real, fake, sentence, self._targets[size])
+        elif self._together():
+            pairs = (own, len(following), size)
+            if pairs not in self._targets:
+                self._targets[pairs] = Targets.of(*pairs, sentence)
+            joint = partial(
+                joint_discriminator_loss, discriminator, real, fake, sentence, following, self._targets[pairs]
+            )
             held = self._rounds_all(share)  # with the others
             with self._autocast(), nullcontext() if held else hold_weights(discriminator, once=True):
                 losses = [learn(joint)]
@@ -345,32 +353,33 @@ class TrainStep:
         self, batch: Batch, pictures: list[Tensor], share: Share | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """d loss / d image for each resolution, and the losses."""
-        own, sentence = len(batch.sentence), batch.sentence
-        size = own if share is None else share.total
+        sentence = batch.sentence
         gradients, losses = [], {}
         held = self._rounds_all(share)
         with self._autocast(), hold_weights(*self.discriminators, once=True) if held else nullcontext():
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
                 phase = record_function(f"adversarial_{picture.shape[-1]}")
                 with phase, nullcontext() if held else hold_weights(discriminator, once=True):
-                    gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, size)
+                    gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, share)
                 gradients.append(gradient)
                 losses[f"adversarial_{picture.shape[-1]}"] = loss
         if self.image_encoder is not None and self.config.damsm_weight:
             with record_function("damsm"):
-                losses |= self._add_damsm_gradient(batch, pictures[-1], gradients[-1], share)
+                losses |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
         return gradients, losses
 
     def _adversarial_gradient(
-        self, discriminator: Discriminator, picture: Tensor, sentence: Tensor, size: int
+        self, discriminator: Discriminator, picture: Tensor, sentence: Tensor, share: Share | None
     ) -> tuple[Tensor, Tensor]:
         """By the images, and the loss; micro-batches write into one tensor, a whole batch's gradient is its own."""
-        whole, judged = self._judges_at_once(len(picture)), []
+        own = len(picture)
+        size = own if share is None else share.total
+        whole, judged = self._judges_at_once(own), []
         gradient = torch.empty(0) if whole else torch.empty_like(picture)
-        for part in self._micro_batches(len(picture)):
+        for part in self._micro_batches(own):
             leaf = picture[part].detach().requires_grad_()
             loss = _part_of(generator_adversarial_loss(discriminator, leaf, sentence[part]), leaf, size)
-            scaled = self.generator_scaler.scale(loss)
+            scaled = self.generator_scaler.scale(_differentiated(loss, share))
             if whole:
                 (gradient,) = self._gradient(scaled, leaf)
             else:
@@ -381,6 +390,19 @@ class TrainStep:
     def _judges_at_once(self, size: int) -> bool:
         """Whether so many images are one micro-batch."""
         return (self.config.memory.micro_batch or size) >= size
+
+    def _add_damsm_gradient_of_rows(
+        self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
+    ) -> dict[str, Tensor]:
+        """The encoder looks at whole images: those that hold one together all give it the same."""
+        rows = self.processes.rows
+        if rows is None:
+            return self._add_damsm_gradient(batch, picture, gradient, share)
+        whole = rows.whole(picture)
+        of_whole = torch.zeros_like(whole)
+        losses = self._add_damsm_gradient(batch, whole, of_whole, share)
+        gradient += of_whole[:, :, rows.of(whole.shape[2])]
+        return losses
 
     def _add_damsm_gradient(
         self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
@@ -447,7 +469,7 @@ class TrainStep:
             last = first + len(part.mu)
             loss = _part_of(conditioning_loss(part.mu, part.logvar), part.mu, size)
             conditioning.append(loss.detach())
-            loss = self.generator_scaler.scale(self.config.conditioning_weight * loss)
+            loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
             whole = share is not None and last == own  # gradients are, after this part
             with self.gradient_sums[-1].last_backward() if whole else nullcontext():
                 of_images: list[Any] = [*(g[first:last] for g in gradients), self._one(loss)]
@@ -540,7 +562,9 @@ class TrainStep:
 
     def _check(self, batch: Batch) -> None:
         size = len(batch.sentence)
-        expected = [(size, 3, side, side) for side in self.generator.config.image_sizes]
+        rows, sides = self.processes.rows, self.generator.config.image_sizes
+        heights = [side if rows is None else len(range(side)[rows.of(side)]) for side in sides]
+        expected = [(size, 3, *extent) for extent in zip(heights, sides, strict=True)]
         given = [tuple(image.shape) for image in batch.images]
         if given != expected:
             raise InputError(f"TrainStep: batch.images must be {expected}, got {given}")
@@ -581,11 +605,11 @@ def _check_shared(generator: Generator, config: StepConfig) -> None:
         )
     if config.cuda_graph:
         raise InputError("cuda_graph does not go with several processes: their exchanges are not captured")
-    if config.memory.together:
-        raise InputError(
-            "memory.together does not go with several processes, whose discriminators learn from real and generated "
-            "images in turn; leave it out"
-        )
+
+
+def _differentiated(loss: Tensor, share: Share | None) -> Tensor:
+    """What this process's backward begins with."""
+    return loss if share is None else share.of_loss(loss)
 
 
 def _refuse_wrapped(name: str, model: nn.Module) -> None:

@@ -99,6 +99,8 @@ class GANTask:
         if self.processes.size > 1:  # all sample for the whole batch, so that it is the same on any number of processes
             rows = self.processes.part(size)
             noise, eps = noise[rows.start : rows.stop], eps[rows.start : rows.stop]
+        if self.processes.rows is not None:
+            batch = batch._replace(images=self.processes.rows.own(batch.images))
         return self.train_step(self.encode(batch), noise=noise.to(self.device), eps=eps.to(self.device))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import distributed, multiprocessing, nn
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.parallel import GradientSum, Processes, collectives
 from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.step import TrainStep
 from tests.parallel.runs import train_together
 from tests.training.conftest import encoders, pictures  # noqa: F401
@@ -17,7 +18,7 @@ from tools.exact_processes import BATCH, CASES, batch_of, models, part_of
 
 SIZE = 3
 ROWS = (2, 1, 3)  # of each process
-STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "encoders": 3, "rows": 2}
+STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "together": 2, "encoders": 3, "rows": 3, "rows of attngan": 2}
 
 
 def whole():
@@ -140,7 +141,14 @@ def refuse(processes):
     odd = dict(noise) if processes.rank else {"eps": noise["eps"]}
     official = models(mask_mode="official")
     many = TrainStep(*models()[:2], encoder, StepConfig(accumulate=3))
+    together = Processes.of(rows=SIZE)
+    of_rows = TrainStep(*models()[:2], encoder, processes=together)
+    tiles = StepConfig(memory=MemoryPolicy(checkpointing="tile", tile_rows=16))
     return {
+        "whole images": failure(of_rows, batch, **batch_of(0)[1]),
+        "other images": failure(together.share, 1 + processes.rank),
+        "tiles of rows": failure(TrainStep, *models()[:2], encoder, tiles, processes=together),
+        "pairs of three": failure(Processes.of, rows=2),
         "bad batch": failure(step, bad, **noise),
         "noise of some": failure(step, part, **odd),
         "official": failure(TrainStep, *official),

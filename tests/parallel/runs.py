@@ -1,10 +1,14 @@
 """Whole runs that processes train together: what is written, stops, resuming."""
 
 import signal
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
 
+from dmgan_fast import cli
 from dmgan_fast.errors import DMGANError
 from dmgan_fast.training import engine
 from dmgan_fast.training.damsm import pretrain
@@ -30,9 +34,29 @@ def train_together(processes, folder, *, pictures, encoders):
     found["few"] = told(train, train_config(pictures, encoders, batch_size=2), folder / "few")
     found["stopped"] = stopped_on_one(processes, train_config(pictures, encoders, **gan), folder / "stopped")
     found["resumed"] = told(train, train_config(pictures, encoders, **gan), folder / "stopped", resume=True)
+    of_rows = train_config(pictures, encoders, [f"parallel.rows={processes.size}"], batch_size=2, steps=2)
+    found["rows"] = told(train, of_rows, folder / "rows")
     found["bad"] = spoiled_on_one(processes, train_config(pictures, encoders, **gan), folder / "bad")
+    found["sample"] = sampled(folder / "sampled")
+    found["no caption"] = sampled(folder / "none", "xyzzy" if processes.rank == 1 else "a red apple")
     found["threads"] = torch.get_num_threads()
     return found
+
+
+def sampled(out, *captions):
+    """``sample`` in this process: exit status, output, errors. Two images of three captions, in batches of two."""
+    captions = captions or ("a red apple", "a blue car", "a green leaf")
+    arguments = ["sample", *captions, "--count", "2", "--batch", "2", "--seed", "3", "--out", str(out)]
+    before, sys.argv = sys.argv, ["dmgan-fast", *arguments]
+    try:
+        with redirect_stdout(StringIO()) as said, redirect_stderr(StringIO()) as errors:
+            cli.main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    finally:
+        sys.argv = before
+    return status, said.getvalue(), errors.getvalue()
 
 
 def stopped_on_one(processes, config, out):

@@ -67,3 +67,20 @@ def test_what_processes_can_not_share_is_refused_with_what_to_do(of_three):
     for kind, message, _ in refused(of_three, "parts"):
         assert kind == "InputError"
         assert "accumulate=3 needs as many images on each process, which have [2, 2, 3]" in message
+
+
+def test_processes_that_hold_images_together_say_what_does_not_go(of_three):
+    for rank, (kind, message, _) in enumerate(refused(of_three, "whole images")):
+        assert kind == "InputError"
+        rows = (21, 21, 22)[rank]
+        assert f"batch.images must be [(7, 3, {rows}, 64), (7, 3, {2 * rows}, 128)]" in message
+    for kind, message, _ in refused(of_three, "other images"):
+        assert (kind, message) == ("InputError", "3 processes hold each image together, but they have [1, 2, 3] images")
+    for kind, message, _ in refused(of_three, "tiles of rows"):
+        assert kind == "InputError"
+        assert "memory.checkpointing='tile' does not go with parallel.rows" in message
+        assert "use 'block' or 'stage'" in message
+    for kind, message, _ in refused(of_three, "pairs of three"):
+        assert kind == "InputError"
+        assert "parallel.rows=2: so many processes hold an image together" in message
+        assert "there are 3 processes" in message

@@ -9,6 +9,7 @@ import torch
 from dmgan_fast.parallel import rows_of
 from dmgan_fast.runs.checkpoints import checkpoint_file, load_checkpoint
 from dmgan_fast.training.trainer import train
+from tests.parallel.runs import sampled
 from tests.training.conftest import train_config
 from tests.training.test_engine import same
 
@@ -87,3 +88,34 @@ def test_a_loss_that_is_not_finite_on_one_process_ends_all_and_names_the_whole_b
     assert "a loss is not finite at step 2, on the batch of " in message
     assert message.count(".png") == len(rows_of(4, 0, 1))
     assert not list((of_three[1] / "bad" / "checkpoints").glob("*step-*"))
+
+
+def test_a_run_that_divides_rows_of_images_has_the_losses_of_one_process(of_three, pictures, encoders, tmp_path):
+    """Two images on three processes, each a third of their rows; any number resumes it."""
+    assert told(of_three, "rows") == [None] * 3
+    config = train_config(pictures, encoders, batch_size=2, steps=2)
+    train(config, tmp_path / "one")
+    for found, wanted in zip(losses_of(of_three[1] / "rows"), losses_of(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(wanted, rel=2e-3)
+    shutil.copytree(of_three[1] / "rows", tmp_path / "rows")
+    train(train_config(pictures, encoders, batch_size=2, steps=3), tmp_path / "rows", resume=True)
+    assert [row["step"] for row in losses_of(tmp_path / "rows")] == [1, 2, 3]
+
+
+def test_processes_sample_together_what_one_samples(of_three, tmp_path):
+    """The same files with the same bits, named once and in order by the first."""
+    torch.set_num_threads(1)
+    status, said, _ = sampled(tmp_path / "sampled")
+    together = of_three[1] / "sampled"
+    assert told(of_three, "sample")[0][:2] == (status, said.replace(str(tmp_path), str(of_three[1])))
+    assert status == 0
+    assert sorted(said.split()) == sorted(map(str, (tmp_path / "sampled").iterdir()))
+    assert [each[:2] for each in told(of_three, "sample")[1:]] == [(0, "")] * 2
+    for file in (tmp_path / "sampled").iterdir():
+        assert (together / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_caption_refused_on_one_process_ends_sampling_on_all(of_three):
+    statuses = [status for status, _, _ in told(of_three, "no caption")]
+    assert 0 not in statuses
+    assert "'xyzzy', has no word that the model knows" in told(of_three, "no caption")[1][2]

@@ -15,6 +15,7 @@ import torch
 from dmgan_fast.cli import EXIT_BAD_INPUT, EXIT_REQUEUE
 from dmgan_fast.runs.checkpoints import steps_of
 from dmgan_fast.training.trainer import GANTask
+from tools.faults import elastic
 from tools.faults import rig as machine
 from tools.faults.rig import STEPS, Board, Impossible, Rig, Run, folder_in, fork, require
 
@@ -358,3 +359,22 @@ def two_runs(rig: Rig) -> str:
             fine = all("being written" in text or "already holds a run" in text for text in messages)
             require(0 in statuses and fine, f"of two at once: {statuses}, {messages}")
     return f"{said[:120]}; {RACES} races: one of two each time"
+
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+
+@scenario("one of two processes killed")
+def one_killed(rig: Rig) -> str:
+    """Under ``torchrun --max-restarts`` both start again and go on from the last completed checkpoint."""
+    with folder_in(rig, "one-killed") as folder:
+        folder.mkdir()
+        return elastic.goes_on(rig, folder, [("killed", 1)])
+
+
+@scenario("one of two processes hangs")
+def one_hangs(rig: Rig) -> str:
+    """Likewise, once the other has waited for it ``parallel.timeout`` seconds; also the first process, killed."""
+    with folder_in(rig, "one-hangs") as folder:
+        folder.mkdir()
+        return elastic.goes_on(rig, folder, [("stopped", 1), ("killed", 0)])

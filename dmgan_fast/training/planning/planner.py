@@ -81,6 +81,11 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
     Raises:
         InputError: if nothing fits; says what would.
     """
+    if config.parallel.rows > 1:
+        raise InputError(
+            f"--memory: the planner counts whole images, and with parallel.rows={config.parallel.rows} a process holds "
+            "some rows of them; choose step.memory.checkpointing and step.memory.micro_batch instead"
+        )
     # Of several processes each holds its rows of a batch.
     batch_size = max(2, -(-config.loop.batch_size // parallel.expected()))
     device = None if config.loop.device == "auto" else config.loop.device

@@ -6,10 +6,11 @@ import pytest
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
+from dmgan_fast.runs.config import ParallelConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.planning import measure as measuring
 from dmgan_fast.training.planning.plan import Plan
-from dmgan_fast.training.planning.planner import plan
+from dmgan_fast.training.planning.planner import fit, plan
 from dmgan_fast.training.planning.search import most_frugal
 from dmgan_fast.training.step import TrainStep
 from tests.training.planning.test_measure import MiB, config
@@ -76,3 +77,8 @@ def test_discriminators_that_need_whole_batches_are_planned_without_micro_batche
 def test_impossible_questions_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         plan(config(), **options)
+
+
+def test_rows_of_images_are_not_planned_for():
+    with pytest.raises(InputError, match=r"--memory: the planner counts whole images, and with parallel.rows=2"):
+        fit(replace(config(), parallel=ParallelConfig(rows=2)), "1GiB")
