@@ -22,7 +22,7 @@ class Processes(parallel.Processes):
             moments.add(read(rows))
         return moments.all_reduce() if self.size > 1 else moments
 
-    def rows(self, chunks: Sequence[range], read: Callable[[range], Tensor]) -> Tensor | None:
+    def all_rows(self, chunks: Sequence[range], read: Callable[[range], Tensor]) -> Tensor | None:
         """All rows in order on process 0, None elsewhere."""
         parts = {rows.start: read(rows) for rows in self.own(chunks)}
         if self.group is not None:

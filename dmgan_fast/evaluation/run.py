@@ -282,9 +282,9 @@ class _Evaluation:
                 against = self.processes.moments(real_chunks, self._reader(self.real_stores, metric), width)
                 return (frechet_of_moments(moments, against), None) if first else (None, None)
             return (frechet_to_given(moments, given.mean, given.covariance), None) if first else (None, None)
-        rows = self.processes.rows(generated_chunks, generated)
+        rows = self.processes.all_rows(generated_chunks, generated)
         if metric.kind == "kernel":
-            others = self.processes.rows(real_chunks, self._reader(self.real_stores, metric))
+            others = self.processes.all_rows(real_chunks, self._reader(self.real_stores, metric))
             if rows is None or others is None:
                 return None, None
             size = min(SUBSET_SIZE, len(rows), len(others))

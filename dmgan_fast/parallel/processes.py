@@ -294,12 +294,14 @@ def _split(group: ProcessGroup, rows: int, timeout: float) -> RowSplit:
     """Neighbours hold images together; of each such group, the first have the same rows, the second, and so on."""
     from torch import distributed
 
-    ranks, place = distributed.get_process_group_ranks(group), group.rank()
-    first, kind = place - place % rows, {"timeout": timedelta(seconds=timeout), "use_local_synchronization": True}
-    return RowSplit(
-        distributed.new_group(ranks[first : first + rows], **kind),
-        distributed.new_group(ranks[place % rows :: rows], **kind),
-    )
+    ranks, place, wait = distributed.get_process_group_ranks(group), group.rank(), timedelta(seconds=timeout)
+
+    def among(members: list[int]) -> ProcessGroup:
+        made: Any = distributed.new_group(members, timeout=wait, use_local_synchronization=True)
+        return made  # type: ignore[no-any-return]
+
+    first = place - place % rows
+    return RowSplit(among(ranks[first : first + rows]), among(ranks[place % rows :: rows]))
 
 
 _END: Any = object()

@@ -15,7 +15,7 @@ def share(rank, size, folder):
         chunks = [range(start, min(start + 50, ROWS)) for start in range(0, ROWS, 50)]
         read = lambda rows: features(offset=100)[rows.start : rows.stop]  # noqa: E731
         moments = processes.moments(chunks, read, CHANNELS)
-        rows = processes.rows(chunks, read)
+        rows = processes.all_rows(chunks, read)
         assert processes.from_first({"rank": rank}) == {"rank": 0}
         result = {"mean": moments.mean, "covariance": moments.covariance, "count": moments.count, "rows": rows}
         torch.save(result, f"{folder}/{rank}.pt")
@@ -40,4 +40,4 @@ def test_alone_a_process_has_everything():
         rows = features()
         chunks = [range(0, 100), range(100, ROWS)]
         close(processes.moments(chunks, lambda r: rows[r.start : r.stop], CHANNELS), rows)
-        assert torch.equal(processes.rows(chunks, lambda r: rows[r.start : r.stop]), rows)
+        assert torch.equal(processes.all_rows(chunks, lambda r: rows[r.start : r.stop]), rows)
