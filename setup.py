@@ -43,8 +43,8 @@ TORCH_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 # No -ffast-math: the kernels rely on infinities.
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-ffp-contract=fast", "-fvisibility=hidden", "-Wall", TORCH_ABI]
 # Flags that Python was built with come before these. By -fno-strict-overflow, which Python 3.13 has, GCC 12 gets the
-# gradient of upsample_conv3x3's weight wrong in AVX-512. That is the compiler's fault, as far as is known: with that flag
-# tests/native/cross.cpp fails at -O3, and -fsanitize=undefined finds nothing in it.
+# gradient of upsample_conv3x3's weight wrong in AVX-512. That is the compiler's fault, as far as is known: with that
+# flag tests/native/cross.cpp fails at -O3, and -fsanitize=undefined finds nothing in it.
 CXX_FLAGS += ["-fstrict-overflow"]
 CXX_FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # the latter: GCC 12's own AVX-512 header
 # A register spilled to local memory is an error, not a surprise.

@@ -73,8 +73,13 @@ class Meter(Dataless):
     @contextmanager
     def watching(self, models: Iterable[nn.Module]) -> Iterator[None]:
         """Within, gradients of the models' parameters and tensors saved for backward are told from temporaries."""
+
+        def mark(parameter: Tensor) -> None:
+            if parameter.grad is not None:  # as it is of weights held together, where another's part is differentiated
+                self.mark([parameter.grad], "gradients")
+
         hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda p: self.mark([p.grad], "gradients"))
+            parameter.register_post_accumulate_grad_hook(mark)
             for model in models
             for parameter in model.parameters()
             if parameter.requires_grad

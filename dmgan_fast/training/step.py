@@ -108,7 +108,8 @@ class TrainStep:
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self._judge = self._half_encoder()
         self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
-        self._ones: dict[torch.dtype, Tensor] = {}  # likewise
+        weight = next(generator.parameters())
+        self._ones = {weight.dtype: weight.new_ones(())}  # from which backward starts; kept likewise
         if config.cuda_graph and self.device_type != "cuda":
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
@@ -352,25 +353,43 @@ class TrainStep:
         self, batch: Batch, pictures: list[Tensor], share: Share | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """d loss / d image for each resolution, and the losses."""
-        own, sentence = len(batch.sentence), batch.sentence
-        size = own if share is None else share.total
+        sentence = batch.sentence
         gradients, losses = [], {}
-        with self._autocast(), hold_weights(*self.discriminators, once=True):
+        held = self._rounds_all(share)
+        with self._autocast(), hold_weights(*self.discriminators, once=True) if held else nullcontext():
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
-                found: list[Tensor] = []
-                judged = []
-                with record_function(f"adversarial_{picture.shape[-1]}"):
-                    for part in self._micro_batches(own):
-                        leaf = picture[part].detach().requires_grad_()
-                        loss = _part_of(generator_adversarial_loss(discriminator, leaf, sentence[part]), leaf, size)
-                        found += self._gradient(self.generator_scaler.scale(_differentiated(loss, share)), leaf)
-                        judged.append(loss.detach())
-                gradients.append(torch.cat(found) if len(found) > 1 else found[0])
-                losses[f"adversarial_{picture.shape[-1]}"] = _sum(judged)
+                phase = record_function(f"adversarial_{picture.shape[-1]}")
+                with phase, nullcontext() if held else hold_weights(discriminator, once=True):
+                    gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, share)
+                gradients.append(gradient)
+                losses[f"adversarial_{picture.shape[-1]}"] = loss
         if self.image_encoder is not None and self.config.damsm_weight:
             with record_function("damsm"):
                 losses |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
         return gradients, losses
+
+    def _adversarial_gradient(
+        self, discriminator: Discriminator, picture: Tensor, sentence: Tensor, share: Share | None
+    ) -> tuple[Tensor, Tensor]:
+        """By the images, and the loss; micro-batches write into one tensor, a whole batch's gradient is its own."""
+        own = len(picture)
+        size = own if share is None else share.total
+        whole, judged = self._judges_at_once(own), []
+        gradient = torch.empty(0) if whole else torch.empty_like(picture)
+        for part in self._micro_batches(own):
+            leaf = picture[part].detach().requires_grad_()
+            loss = _part_of(generator_adversarial_loss(discriminator, leaf, sentence[part]), leaf, size)
+            scaled = self.generator_scaler.scale(_differentiated(loss, share))
+            if whole:
+                (gradient,) = self._gradient(scaled, leaf)
+            else:
+                (gradient[part],) = self._gradient(scaled, leaf)
+            judged.append(loss.detach())
+        return gradient, _sum(judged)
+
+    def _judges_at_once(self, size: int) -> bool:
+        """Whether so many images are one micro-batch."""
+        return (self.config.memory.micro_batch or size) >= size
 
     def _add_damsm_gradient_of_rows(
         self, batch: Batch, picture: Tensor, gradient: Tensor, share: Share | None
@@ -392,7 +411,7 @@ class TrainStep:
         the features, then encode again in micro-batches to carry that back to the images."""
         encoder, config = self._judge, self.config
         assert encoder is not None
-        whole = (config.memory.micro_batch or len(picture)) >= len(picture)
+        whole = self._judges_at_once(len(picture))
         leaf = picture.detach().requires_grad_(whole)
         with self._autocast(), torch.set_grad_enabled(whole):
             encoded = self._encode(leaf)
@@ -419,7 +438,7 @@ class TrainStep:
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _one(self, loss: Tensor) -> Tensor:
-        """The gradient that backward starts from, made once."""
+        """The gradient that backward starts from."""
         if loss.dtype not in self._ones:
             self._ones[loss.dtype] = torch.ones_like(loss.detach())
         return self._ones[loss.dtype]

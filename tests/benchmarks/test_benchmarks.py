@@ -350,5 +350,5 @@ def test_a_folder_without_the_authors_code_is_refused(tmp_path):
 def test_sizes_the_authors_code_does_not_know_are_refused(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "model.py").touch()
-    with pytest.raises(InputError, match=r"their networks draw 64, 128, 256, not \(64, 128\)"):
+    with pytest.raises(InputError, match=r"their networks generate 64, 128, 256, not \(64, 128\)"):
         CheckoutStep(tmp_path, GeneratorConfig(image_sizes=(64, 128)), 32, StepConfig())

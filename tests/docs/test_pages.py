@@ -121,7 +121,7 @@ def our_commands():
 
 
 def check_ours(arguments, whole):
-    if arguments[0].startswith("-"):
+    if not arguments or arguments[0].startswith("-"):
         return
     command = our_commands()[arguments[0]]
     try:

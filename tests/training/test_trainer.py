@@ -18,7 +18,7 @@ def test_a_run_leaves_logs_samples_and_a_model_card(pictures, encoders, tmp_path
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert header.startswith("step,seconds,discriminator_64,discriminator_128")
     assert [row.split(",")[0] for row in rows] == ["1", "2"]
-    assert "2 steps of 3 pictures" in (tmp_path / "weights" / "README.md").read_text()
+    assert "2 steps of 3 images" in (tmp_path / "weights" / "README.md").read_text()
     assert not (tmp_path / "validation.csv").exists()
 
 
