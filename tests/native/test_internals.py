@@ -5,7 +5,7 @@ sizes that hypothesis thinks of.
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -388,8 +388,14 @@ def pictures(name, seed, batch, inputs, outputs, height, width):
     return x, weight, normal(seed + 1, batch, outputs, up * height, up * width)
 
 
-def error(found, truth):
-    return np.sqrt(((found - truth) ** 2).mean() / (truth**2).mean())
+def rms(values):
+    return np.sqrt((values.astype(np.float64) ** 2).mean())
+
+
+def error(found, truth, *factors):
+    """Root mean square of what is wrong, over that of the truth, or of one product where sums cancel to less: fewer
+    products meet sums of operands, whose rounding a result that is small by chance does not make smaller."""
+    return rms(found - truth) / max(rms(truth), rms(factors[0]) * rms(factors[1]))
 
 
 sizes = st.tuples(
@@ -399,15 +405,17 @@ sizes = st.tuples(
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @settings(max_examples=20, deadline=None)
+@example(size=(1, 1, 1, 1, 1), seed=25)  # a result that is small by chance
 @given(size=sizes, seed=seeds)
 def test_convolutions_and_gradients_are_those_of_float64(internals, name, size, seed):
     batch, inputs, outputs, height, width = size
     x, weight, grad = pictures(name, seed, batch, inputs, outputs, height, width)
     form = getattr(internals, name)
     found = form.forward(x, weight), form.gradient_of_x(grad, weight), form.gradient_of_weight(x, grad)
-    for ours, true in zip(found, truths(name, x, weight, grad), strict=True):
+    factors = (x, weight), (grad, weight), (x, grad)
+    for ours, true, pair in zip(found, truths(name, x, weight, grad), factors, strict=True):
         assert ours.shape == true.shape
-        assert error(ours, true) < 4e-6
+        assert error(ours, true, *pair) < 4e-6
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)

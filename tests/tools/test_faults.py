@@ -12,7 +12,7 @@ from tools.faults.kills import KILL_MOMENTS
 from tools.faults.rig import Broken
 
 ROOT = Path(__file__).parents[2]
-SCENARIOS = ("every checkpoint damaged", "NaN in a gradient", "one of two processes killed")
+SCENARIOS = ("every checkpoint damaged", "NaN in a gradient")
 
 
 def test_killed_and_cheated_runs_go_on_with_the_bits_of_an_undisturbed_one(tmp_path):
