@@ -297,9 +297,11 @@ def _meet(backend: str, timeout: timedelta) -> None:
     for ever: so each start has keys of its own.
     """
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
-    store, rank, size = next(distributed.rendezvous("env://", timeout=timeout))
-    store = distributed.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
