@@ -86,7 +86,7 @@ class Discriminator(PretrainedModel):
     def features(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, S, S]`` in [-1, 1] → ``[B, 8 * base_channels, 4, 4]``."""
         side, weight = self.config.image_size, self.conditional_head.weight
-        height = side if self.rows is None else len(range(side)[self.rows.of(side)])
+        height = side if self.rows is None else self.rows.count(side)
         require_tensors("Discriminator", images=images)
         require(
             images.dim() == 4 and tuple(images.shape[1:]) == (3, height, side),

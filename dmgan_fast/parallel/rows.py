@@ -39,6 +39,11 @@ class RowSplit:
         """The rows of an image of ``side`` rows, a multiple of 64."""
         return self._bounds(side)[self.group.rank()]
 
+    def count(self, side: int) -> int:
+        """How many rows that are."""
+        own = self.of(side)
+        return int(own.stop - own.start)
+
     def _bounds(self, side: int) -> list[slice]:
         scale, size = side // FIRST, self.size
         places = [scale * (FIRST * rank // size) for rank in range(size + 1)]

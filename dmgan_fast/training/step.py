@@ -295,6 +295,10 @@ class TrainStep:
                     stack.enter_context(hold_weights(*self.discriminators, once=True))
             yield
 
+    def _held_alone(self, discriminator: Discriminator, share: Share | None) -> AbstractContextManager[None]:
+        """Within, those of one are, unless they are with all others'; of one backward."""
+        return nullcontext() if self._rounds_all(share) else hold_weights(discriminator, once=True)
+
     def _rounds_all(self, share: Share | None) -> bool:
         """Whether each discriminator is differentiated once, and under autocast."""
         apart = share is not None or any(d.config.needs_whole_batches for d in self.discriminators)
@@ -328,8 +332,7 @@ class TrainStep:
             joint = partial(
                 joint_discriminator_loss, discriminator, real, fake, sentence, following, self._targets[pairs]
             )
-            held = self._rounds_all(share)  # with the others
-            with self._autocast(), nullcontext() if held else hold_weights(discriminator, once=True):
+            with self._autocast(), self._held_alone(discriminator, share):
                 losses = [learn(joint)]
         else:
             losses = []
@@ -355,11 +358,10 @@ class TrainStep:
         """d loss / d image for each resolution, and the losses."""
         sentence = batch.sentence
         gradients, losses = [], {}
-        held = self._rounds_all(share)
-        with self._autocast(), hold_weights(*self.discriminators, once=True) if held else nullcontext():
+        with self._autocast(), self._held_together(share):
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
                 phase = record_function(f"adversarial_{picture.shape[-1]}")
-                with phase, nullcontext() if held else hold_weights(discriminator, once=True):
+                with phase, self._held_alone(discriminator, share):
                     gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, share)
                 gradients.append(gradient)
                 losses[f"adversarial_{picture.shape[-1]}"] = loss
@@ -563,7 +565,7 @@ class TrainStep:
     def _check(self, batch: Batch) -> None:
         size = len(batch.sentence)
         rows, sides = self.processes.rows, self.generator.config.image_sizes
-        heights = [side if rows is None else len(range(side)[rows.of(side)]) for side in sides]
+        heights = [side if rows is None else rows.count(side) for side in sides]
         expected = [(size, 3, *extent) for extent in zip(heights, sides, strict=True)]
         given = [tuple(image.shape) for image in batch.images]
         if given != expected:
