@@ -72,7 +72,7 @@ def _words_scores(
     if share is not None:
         words, lengths = share.gather(words), share.gather(lengths)
     with without_autocast(regions):
-        similarity = functional.words_similarity(_wide(regions), _wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
+        similarity = functional.words_similarity(wide(regions), wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
     return gamma3 * similarity
 
 
@@ -100,7 +100,7 @@ def _sentence_scores(codes: Tensor, sentences: Tensor, gamma3: float, share: Sha
         )
     if codes.device != sentences.device:
         raise InputError(f"sentence_loss: sentences is on {sentences.device}, codes is on {codes.device}")
-    codes, sentences = _wide(codes), _wide(sentences)
+    codes, sentences = wide(codes), wide(sentences)
     if codes.dtype != sentences.dtype:
         raise InputError(f"sentence_loss: sentences is {sentences.dtype}, codes is {codes.dtype}")
     if share is not None:
@@ -161,7 +161,7 @@ def damsm_losses(
     return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """At least float32."""
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
