@@ -300,10 +300,7 @@ class Rig:
 
     def compare(self, out: Path, but: tuple[str, ...] = ()) -> None:
         """Raise ``Broken`` unless a finished run has the bits of the undisturbed one."""
-        found, wanted = (final_bits(each) for each in (out, self.whole))
-        different = sorted(
-            name for name in {*found, *wanted} if found.get(name) != wanted.get(name) and name not in but
-        )
+        different = [name for name in other_bits(out, self.whole) if name not in but]
         require(not different, f"other bits than without the fault: {', '.join(different)}")
         left = [path.name for path in (out / "checkpoints").iterdir() if path.name.startswith(".step")]
         require(not left, f"left behind: {', '.join(left)}")
@@ -348,6 +345,12 @@ def draw_images(folder: Path) -> None:
             said = [f"a {colour} {shape}", f"one {shape} in {colour}"]
             lines.append({"image": name, "captions": said, "class_id": number, "split": split})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def other_bits(out: Path, whole: Path) -> list[str]:
+    """Names of what a finished run does not have as the undisturbed one in ``whole`` has it."""
+    found, wanted = final_bits(out), final_bits(whole)
+    return sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
 
 
 def final_bits(out: Path) -> dict[str, str]:
