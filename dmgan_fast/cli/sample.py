@@ -113,7 +113,7 @@ def sample(
     options |= {"truncation": truncation, "noise_strength": noise}
     total = steps if between else len(given)
     shown: list[Sample] = []
-    told: list[dict[str, Any]] = []
+    told: list[tuple[int, int, dict[str, Any]]] = []
     with Processes.joined() as processes:
         with processes.agreeing():
             results: Iterator[Sample]
@@ -132,20 +132,21 @@ def sample(
                     files = list(map(str, _write(result, _place(result, total, count), out, attention, gates)))
                     if not as_json and processes.size == 1:
                         typer.echo("\n".join(files))
-                    place = {"place": (result.number, result.copy)}
-                    told.append({"caption": result.caption, "unknown": result.unknown, "files": files} | place)
+                    entry = {"caption": result.caption, "unknown": result.unknown, "files": files}
+                    told.append((result.number, result.copy, entry))
                     if (result.number - 1) * count + result.copy <= SHOWN:
                         shown.append(result)
                     tick()
-        told = sorted(chain(*processes.objects(told)), key=lambda each: each.pop("place"))
+        ordered = sorted(chain(*processes.objects(told)), key=lambda each: each[:2])
+        entries = [entry for _, _, entry in ordered]
         shown = sorted(chain(*processes.objects(shown)), key=lambda result: (result.number, result.copy))
     if not processes.first:
         return
     if not as_json and processes.size > 1:
-        typer.echo("\n".join(file for each in told for file in each["files"]))
+        typer.echo("\n".join(file for each in entries for file in each["files"]))
     sheets = _write_sheets(shown, total * count, count, out, sheet)
     if as_json:
-        typer.echo(json.dumps({"images": told, "sheets": list(map(str, sheets))}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({"images": entries, "sheets": list(map(str, sheets))}, indent=2, ensure_ascii=False))
     else:
         for path in sheets:
             typer.echo(path)
