@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, distributed, multiprocessing
+from torch.distributed.tensor import DTensor
 
 from dmgan_fast.modules import (
     Discriminator,
@@ -113,8 +114,14 @@ def gan_steps(processes: Processes, steps: int, config: StepConfig | None = None
     models_ = {"generator": step.generator, "average": step.average.module}
     models_ |= {f"discriminator {k}": each for k, each in enumerate(step.discriminators)}
     for name, model in models_.items():
-        found |= {f"{name} {key}": value for key, value in model.state_dict().items() if value.is_floating_point()}
+        state = {key: gathered(value) for key, value in model.state_dict().items() if value.is_floating_point()}
+        found |= {f"{name} {key}": value for key, value in state.items()}
     return found
+
+
+def gathered(value: Tensor) -> Tensor:
+    """All of a tensor that processes may hold in parts."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def encoder_steps(processes: Processes, steps: int) -> Found:
@@ -136,10 +143,17 @@ def encoder_steps(processes: Processes, steps: int) -> Found:
     return found
 
 
-def of_rows(processes: Processes, steps: int, config: StepConfig, **settings: Any) -> Found:
+def of_rows(processes: Processes, steps: int, config: StepConfig, *, shard: bool = False, **settings: Any) -> Found:
     """``gan_steps`` of processes that hold images together: all of 2 or 3, of 4 each two, with a part of the batch."""
     if processes.group is not None:
-        processes = Processes.of(processes.group, rows=2 if processes.size == 4 else processes.size)
+        processes = Processes.of(processes.group, rows=2 if processes.size == 4 else processes.size, shard=shard)
+    return gan_steps(processes, steps, config, **settings)
+
+
+def of_shards(processes: Processes, steps: int, config: StepConfig | None = None, **settings: Any) -> Found:
+    """``gan_steps`` of processes that hold weights in parts."""
+    if processes.group is not None:
+        processes = Processes.of(processes.group, shard=True)
     return gan_steps(processes, steps, config, **settings)
 
 
@@ -162,6 +176,16 @@ CASES: dict[str, Callable[[Processes, int], Found]] = {
     ),
     "rows of attngan": lambda processes, steps: of_rows(
         processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="block")), refinement="attention"
+    ),
+    "shards": of_shards,
+    "shards of attngan": lambda processes, steps: of_shards(
+        processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="block")), refinement="attention"
+    ),
+    "shards together": lambda processes, steps: of_shards(
+        processes, steps, StepConfig(memory=MemoryPolicy(together=True, checkpointing="tile", tile_rows=16))
+    ),
+    "shards of rows": lambda processes, steps: of_rows(
+        processes, steps, StepConfig(memory=MemoryPolicy(checkpointing="stage", micro_batch=1)), shard=True
     ),
 }
 

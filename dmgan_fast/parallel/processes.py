@@ -51,25 +51,36 @@ def restarted() -> bool:
 class Processes:
     """This process's place among those of ``group``; alone it is 0 of 1, and has none.
 
-    ``rows``: which rows of its images it holds, if several processes hold an image together.
+    ``rows``: which rows of its images it holds, if several processes hold an image together. ``shard``: whether each
+    holds a part of the weights, of their average and of what optimisers remember.
     """
 
     rank: int = 0
     size: int = 1
     group: ProcessGroup | None = None
     rows: RowSplit | None = None
+    shard: bool = False
 
     @classmethod
-    def of(cls: type[P], group: ProcessGroup | None = None, *, rows: int = 1, timeout: float = TIMEOUT) -> P:
+    def of(
+        cls: type[P],
+        group: ProcessGroup | None = None,
+        *,
+        rows: int = 1,
+        shard: bool = False,
+        timeout: float = TIMEOUT,
+    ) -> P:
         """Those of ``group``, by default of PyTorch's default group; alone where nothing was initialised.
 
         Args:
             rows: so many processes after another hold an image together, each some of its rows; the batch is divided
                 among such groups. All processes of ``group`` call this alike.
+            shard: a ``TrainStep`` shards weights, their average and what optimisers remember over all processes.
             timeout: seconds after which a process of such a group that does not answer counts as lost.
 
         Raises:
-            InputError: unless ``rows`` divides the number of processes and 64 rows are enough for them.
+            InputError: unless ``rows`` divides the number of processes and 64 rows are enough for them; if one process
+                alone should ``shard``.
         """
         from torch import distributed
 
@@ -82,20 +93,25 @@ class Processes:
                 f"must form such groups, but there {'is 1 process' if size == 1 else f'are {size} processes'}; start "
                 f"{rows} or a multiple with torchrun --nproc-per-node"
             )
+        if shard and size == 1:
+            raise InputError(
+                "parallel.shard=True: weights and optimisers are divided among processes, but there is 1 process; "
+                "start 2 or more with torchrun --nproc-per-node, or leave it out, also to resume a sharded run alone"
+            )
         if group is None or size == 1:
             return cls()
-        return cls(group.rank(), size, group, None if rows == 1 else _split(group, rows, timeout))
+        return cls(group.rank(), size, group, None if rows == 1 else _split(group, rows, timeout), shard)
 
     @classmethod
     @contextmanager
-    def joined(cls: type[P], timeout: float = TIMEOUT, *, rows: int = 1) -> Iterator[P]:
+    def joined(cls: type[P], timeout: float = TIMEOUT, *, rows: int = 1, shard: bool = False) -> Iterator[P]:
         """Join the processes that ``torchrun`` started; without it, nothing happens.
 
         Tensors on the CPU go through gloo, those on GPUs through NCCL.
 
         Args:
             timeout: seconds after which a process that does not answer counts as lost.
-            rows: as in ``of``.
+            rows, shard: as in ``of``.
 
         Raises:
             InputError: if ``WORLD_SIZE`` is set and what else ``torchrun`` sets is not, or as in ``of``.
@@ -104,7 +120,7 @@ class Processes:
         from torch import distributed
 
         if distributed.is_initialized() or expected() == 1:
-            yield cls.of(rows=rows, timeout=timeout)
+            yield cls.of(rows=rows, shard=shard, timeout=timeout)
             return
         missing = [name for name in NEEDED if name not in os.environ]
         if missing:
@@ -125,7 +141,7 @@ class Processes:
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: {str(error).splitlines()[0]}"
             ) from error
         try:
-            yield cls.of(rows=rows, timeout=timeout)
+            yield cls.of(rows=rows, shard=shard, timeout=timeout)
         finally:
             distributed.destroy_process_group()
 

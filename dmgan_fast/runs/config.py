@@ -111,15 +111,26 @@ class StepConfig:
             raise InputError(f"accumulate must be 1 or more, got {self.accumulate}")
 
 
+def refuse_to_shard(step: StepConfig) -> None:
+    """Raise ``InputError`` for what does not go with weights in parts (``parallel.shard``)."""
+    if step.precision == "fp16":
+        raise InputError(
+            "parallel.shard does not go with step.precision='fp16', whose scaling looks at whole gradients; use 'bf16' "
+            "or 'fp32'"
+        )
+
+
 @config_dataclass
 class ParallelConfig:
     """Of several processes. ``timeout``: seconds after which one that does not answer counts as lost.
 
-    ``rows``: so many hold an image together, each some of its rows, in training of the GAN (docs/several-machines.md).
+    ``rows``: so many hold an image together, each some of its rows. ``shard``: each holds a part of the weights, of
+    their average and of what the optimisers remember. Both in training of the GAN (docs/several-machines.md).
     """
 
     timeout: float = Field(TIMEOUT, gt=0)
     rows: int = Field(1, ge=1, le=FIRST)
+    shard: bool = False
 
 
 @config_dataclass
@@ -148,6 +159,10 @@ class PretrainConfig:
             raise InputError(
                 f"parallel.rows={self.parallel.rows} is for training the GAN (`train`): encoders see images of one "
                 "small resolution; leave it out"
+            )
+        if self.parallel.shard:
+            raise InputError(
+                "parallel.shard=True is for training the GAN (`train`): encoders fit on every device; leave it out"
             )
 
     def text_encoder(self, words: int) -> TextEncoderConfig:
@@ -178,6 +193,10 @@ class TrainConfig:
     step: StepConfig = StepConfig()
     loop: LoopConfig = LoopConfig()
     parallel: ParallelConfig = ParallelConfig()
+
+    def __post_init__(self) -> None:
+        if self.parallel.shard:
+            refuse_to_shard(self.step)
 
     def discriminator(self, image_size: int) -> DiscriminatorConfig:
         """Of the images of one resolution."""

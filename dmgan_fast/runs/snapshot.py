@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from dmgan_fast.parallel.shards import held
+
 
 def snapshot(state: Any) -> Any:
     """The same state in tensors of its own, all of them in the main memory; from a GPU they come through pinned memory.
@@ -50,8 +52,7 @@ def tensors(state: Any) -> Iterator[Tensor]:
 
 def bytes_of(state: Any) -> int:
     """Of the tensors of a state, as far as this process holds them."""
-    held = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors(state))
-    return sum(tensor.nbytes for tensor in held)
+    return sum(held(tensor).nbytes for tensor in tensors(state))
 
 
 def is_sharded(state: Any) -> bool:

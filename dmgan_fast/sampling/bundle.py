@@ -132,7 +132,8 @@ class Bundle:
     def files(self, *names: str) -> list[Path]:
         """The files that hold these models and the vocabulary."""
         held = {name for name in names if name in self._saved}
-        files = [self.checkpoint] if held and self.checkpoint is not None else []
+        saved = self.checkpoint if held else None
+        files = [] if saved is None else sorted(saved.iterdir()) if saved.is_dir() else [saved]
         files += [self.folder / n / file for n in names if n not in held for file in (CONFIG_NAME, WEIGHTS_NAME)]
         return [*files, self.folder / VOCABULARY_NAME]
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmgan_fast.parallel.shards import held
+
 
 class WeightAverage(nn.Module):
     """Average of ``model``, held as a model of its own in ``.module``, in evaluation mode.
@@ -28,9 +30,9 @@ class WeightAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take one step towards ``model``."""
-        average = [parameter.detach() for parameter in self.module.parameters()]
-        live = [parameter.detach() for parameter in model.parameters()]
+        """Take one step towards ``model``, of which this process holds the same parts, if it is sharded."""
+        average = [held(parameter).detach() for parameter in self.module.parameters()]
+        live = [held(parameter).detach() for parameter in model.parameters()]
         copies: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}  # by type, as lists of one are one kernel
         for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             if self.average_buffers and ours.is_floating_point():

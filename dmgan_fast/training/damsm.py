@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,12 @@ class DAMSMTask:
         captions, class_ids = batch.captions.to(self.device), batch.class_ids.to(self.device)
         self.validation = None
         return self.encoder_step(images, captions, batch.lengths, class_ids, epoch=epoch)
+
+    def shard(self) -> None:
+        """Nothing: encoders are whole on every process."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         return {

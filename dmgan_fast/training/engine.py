@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -46,7 +46,7 @@ from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
-from dmgan_fast.training.logs import Log, check_logger, open_board
+from dmgan_fast.training.logs import Board, Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.stopping import Stop, stop_on_signals, told_of_readers
 
@@ -59,6 +59,8 @@ class Task(Protocol):
     device: torch.device
 
     def step(self, batch: ImageBatch, epoch: int) -> dict[str, Tensor]: ...
+    def shard(self) -> None: ...  # where the processes shard what is trained: do it; all call it together
+    def whole(self) -> AbstractContextManager[None]: ...  # within, ``sample`` to ``weights`` may be called; likewise
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def sample(self, file: Path) -> dict[str, float]: ...  # generate something to look at; what held-out images say
@@ -194,8 +196,8 @@ def run(
         write_environment(out, task.device)
     started = time.monotonic() - begun.seconds
     guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
-    log, validation, gates, measures = (Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS)
-    best = _Best(task, out / BEST, resume, checkpoints)
+    logs = {name: Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS}
+    looks = _Looks(task, logs, board, _Best(task, out / BEST, resume, checkpoints), started)
     console = quiet(processes) or console or Console(stderr=True)
     workers = _workers(dataset, task.config)
     console.out(reading(dataset, workers))
@@ -204,9 +206,8 @@ def run(
     def save(step: int, epoch: int, batches: int) -> None:
         guard.check()
         learned = task.state_dict()
-        require_finite(learned, step)
-        if not first:
-            return
+        with processes.agreeing():
+            require_finite(learned, step)
         state = {
             "kind": task.kind,
             "config": to_dict(task.config),
@@ -219,24 +220,27 @@ def run(
             "vocabulary_fingerprint": fingerprints["vocabulary"],
             "task": learned,
         }
-        checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
+        with task.whole():
+            write = partial(task.weights(step), out / WEIGHTS) if first else None
+        checkpoints.save(state, then=write)
 
     with (
         stop_on_signals() as stop,
         told_of_readers(stop),
         checkpoints,
         board,
-        log,
-        validation,
-        gates,
-        measures,
+        ExitStack() as opened,
         Progress(*columns, console=console, disable=not first) as progress,
         told_of_training(task.config, task.device),
     ):
+        for log in logs.values():
+            opened.enter_context(log)
         bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
         begin = time.monotonic()
-        if done >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
-            task.weights(done)(out / "weights")
+        if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
+            with task.whole():
+                if first:
+                    task.weights(done)(out / WEIGHTS)
         own = _batches(dataset, loop, begun, workers, processes)
         for epoch, batches, batch in processes.side_by_side(own):
             if done >= loop.steps:
@@ -249,26 +253,19 @@ def run(
                 guard.check()
                 values = {name: float(value) for name, value in losses.items()}
                 rate = (done - begun.step) / (time.monotonic() - begin)
-                log.write(done, time.monotonic() - started, values)
+                logs["metrics"].write(done, time.monotonic() - started, values)
                 board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
                 shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
                 progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
-            if first and (done % loop.sample_every == 0 or done == loop.steps):
-                file = out / "samples" / f"step-{done:08d}.png"
-                found = task.sample(file)
-                board.image("samples", file, done)
-                gates.write(done, time.monotonic() - started, task.gates())
-                if found:
-                    validation.write(done, time.monotonic() - started, found)
-                    best.consider(done, found)
+            if done % loop.sample_every == 0 or done == loop.steps:
+                with task.whole():
+                    if first:
+                        looks.sample(done, out / "samples" / f"step-{done:08d}.png")
             if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
                 guard.check()
-                found = task.measure() if first else {}
-                if found:
-                    measures.write(done, time.monotonic() - started, found)
-                    best.consider(done, found)
-                    shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
-                    shown += ", the best so far" if best.step == done else ""
+                with task.whole():
+                    shown = looks.measure(done) if first else ""
+                if shown:
                     progress.console.print(f"step {done}: {shown}", soft_wrap=True)
             stopping = _asked_to_stop(stop, processes)
             if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
@@ -300,11 +297,13 @@ def run_together(
         prepare: ``(config, out, resume, processes, held, console)`` → the task and its data set; ``held``, an exit
             stack, is open until the run ends.
     """
-    with Processes.joined(config.parallel.timeout, rows=config.parallel.rows) as processes, ExitStack() as held:
+    given = config.parallel
+    with Processes.joined(given.timeout, rows=given.rows, shard=given.shard) as processes, ExitStack() as held:
         if restarted():
             resume = processes.from_first(latest_checkpoint(out / CHECKPOINTS) is not None)
         with processes.agreeing():
             task, dataset = prepare(config, out, resume, processes, held, console)
+        task.shard()
         run(task, dataset, out, resume=resume, console=console, processes=processes)
 
 
@@ -406,6 +405,35 @@ class _Best:
         self.checkpoints.later(replace)
         self.step = self.checkpoints.best = step
         self.score = score
+
+
+class _Looks:
+    """What is generated and measured beside training, by the first process."""
+
+    def __init__(self, task: Task, logs: Mapping[str, Log], board: Board, best: _Best, started: float) -> None:
+        self.task, self.logs, self.board, self.best, self.started = task, logs, board, best, started
+
+    def sample(self, step: int, file: Path) -> None:
+        """Something to look at, and what it says of the weights."""
+        found = self.task.sample(file)
+        self.board.image("samples", file, step)
+        self._write("gates", step, self.task.gates())
+        if found:
+            self._write("validation", step, found)
+            self.best.consider(step, found)
+
+    def measure(self, step: int) -> str:
+        """What there is to say; empty if nothing is measured."""
+        found = self.task.measure()
+        if not found:
+            return ""
+        self._write("measures", step, found)
+        self.best.consider(step, found)
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+        return shown + (", the best so far" if self.best.step == step else "")
+
+    def _write(self, name: str, step: int, values: dict[str, float]) -> None:
+        self.logs[name].write(step, time.monotonic() - self.started, values)
 
 
 class _Guard:

@@ -16,13 +16,13 @@ from dmgan_fast.runs.config import StepConfig
 def adam(model: nn.Module, learning_rate: float, config: StepConfig) -> Optimizer:
     """Adam in one kernel, without temporaries: NVIDIA apex's on a GPU where it is installed, else PyTorch's."""
     parameters = list(model.parameters())
-    fused = _apex_adam() if parameters[0].device.type == "cuda" else None
+    fused = apex_adam() if parameters[0].device.type == "cuda" else None
     if fused is not None:
         return fused(parameters, lr=learning_rate, betas=config.betas, capturable=config.cuda_graph)
     return Adam(parameters, lr=learning_rate, betas=config.betas, fused=True, capturable=config.cuda_graph)
 
 
-def _apex_adam() -> Callable[..., Optimizer] | None:
+def apex_adam() -> Callable[..., Optimizer] | None:
     """``apex.optimizers.FusedAdam``, if the installed apex is NVIDIA's and was built with it; PyPI's is another one."""
     try:
         optimizers = importlib.import_module("apex.optimizers")

@@ -16,7 +16,7 @@ FREE = {
     "loop.save_in_background",
     "loop.device", "loop.keep_freed_memory", "loop.measure_every", "loop.measure_images", "loop.best_by",
     "loop.logger", "data.workers", "data.cache", "data.skip_bad", "parallel.timeout", "parallel.rows",
-    "step.memory", "step.cuda_graph",
+    "parallel.shard", "step.memory", "step.cuda_graph",
     "inception_weights", "init_from",
 }  # fmt: skip
 # The training continues in another way, which is logged.

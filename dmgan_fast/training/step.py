@@ -6,7 +6,8 @@ peak is the largest discriminator's, not all of them with the generator's.
 
 Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
 over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
-before the optimisers. Processes may also hold images together, each some rows of them (``parallel.RowSplit``).
+before the optimisers. Processes may also hold images together, each some rows of them (``parallel.RowSplit``), or
+weights, each a part of them (``parallel.ShardedModel``): a model is then whole only in the phases that run it.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
 from dmgan_fast.modules.spectral_norm import hold_weights
 from dmgan_fast.ops.running import updated_together
-from dmgan_fast.parallel import GradientSum, Processes, Share
-from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.parallel import GradientSum, Processes, ShardedModel, Share
+from dmgan_fast.parallel.shards import in_parts
+from dmgan_fast.runs.config import StepConfig, refuse_to_shard
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
 from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened, with_rounded_weights
 from dmgan_fast.training.offload import offloaded
-from dmgan_fast.training.optimisers import adam, take_step
+from dmgan_fast.training.optimisers import adam, apex_adam, take_step
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -77,7 +79,8 @@ class TrainStep:
         config: learning rates, weights of the losses, average, precision, memory.
         processes: who takes the step together, each with some rows of the batch; by default all that have joined
             PyTorch's default process group. The first step begins with the weights of process 0; batch norms of the
-            models share their statistics from here on.
+            models share their statistics from here on. With ``Processes.of(shard=True)`` the models and their average
+            are sharded by the first step (``shard``), after which their weights are to be had within ``whole``.
 
     Raises:
         InputError: if the discriminators do not match the generator's resolutions, the image encoder is missing, or
@@ -95,11 +98,12 @@ class TrainStep:
     ) -> None:
         config, self.processes = config or StepConfig(), processes or Processes.of()
         _check_models(generator, discriminators, image_encoder, config)
-        if self.processes.group is not None:
-            _check_shared(generator, config)
-        self.config = config
         self.device_type = next(generator.parameters()).device.type
-        self.layout = layout_of(self.device_type, config.precision in AUTOCAST)
+        if self.processes.group is not None:
+            _check_shared(generator, config, self.processes.shard, self.device_type)
+        self.config = config
+        # What is gathered lies as PyTorch makes it.
+        self.layout = None if self.processes.shard else layout_of(self.device_type, config.precision in AUTOCAST)
         lay_out((generator, *discriminators), self.layout)
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
@@ -114,12 +118,12 @@ class TrainStep:
             raise InputError(f"cuda_graph needs a GPU: the generator is on {self.device_type}")
         self._graphs = StepGraphs(self._step_on) if config.cuda_graph else None
         self.average = WeightAverage(generator, config.average_decay, buffers=config.average_buffers)
-        self.generator_optimizer = adam(generator, config.generator_learning_rate, config)
-        self.discriminator_optimizers = [adam(d, config.discriminator_learning_rate, config) for d in discriminators]
+        self._make_optimizers()
         scale = config.precision == "fp16"
         self.generator_scaler = GradScaler(self.device_type, enabled=scale)
         self.discriminator_scalers = [GradScaler(self.device_type, enabled=scale) for _ in discriminators]
-        self.gradient_sums: list[GradientSum] = []  # of the discriminators and, last, the generator
+        self.gradient_sums: list[GradientSum] | list[ShardedModel] = []  # of discriminators and, last, the generator
+        self._shards: dict[nn.Module, ShardedModel] = {}
         self._aligned = False  # whether all processes have the weights of the first
         if self.processes.group is not None:
             self._share_with(self.processes.group)
@@ -127,13 +131,48 @@ class TrainStep:
         if (parts := config.accumulate) > 1:
             _log.info("the generator makes each batch in %d parts, each normalised by its own statistics", parts)
 
+    def _make_optimizers(self) -> None:
+        config = self.config
+        self.generator_optimizer = adam(self.generator, config.generator_learning_rate, config)
+        self.discriminator_optimizers = [
+            adam(each, config.discriminator_learning_rate, config) for each in self.discriminators
+        ]
+
     def _share_with(self, group: ProcessGroup) -> None:
         models: list[Discriminator | Generator] = [*self.discriminators, self.generator]
         for model in models:
             share_batch_statistics(model, group)
             if self.processes.rows is not None:
                 model.split_rows(self.processes.rows, group)
-        self.gradient_sums = [GradientSum(model.parameters(), group) for model in models]
+        if not self.processes.shard:
+            self.gradient_sums = [GradientSum(model.parameters(), group) for model in models]
+
+    def shard(self) -> None:
+        """Where ``processes.shard`` asks for it, divide the models, their average and new optimisers among processes.
+
+        All processes call it together, before the first step or ``load_state_dict``, which call it too. What is loaded
+        into the models before it is process 0's.
+        """
+        group = self.processes.group
+        if group is None or not self.processes.shard or self._shards:
+            return
+        self._align()
+        models = (*self.discriminators, self.generator)
+        self._shards = {model: ShardedModel(model, group) for model in (*models, self.average.module)}
+        self.gradient_sums = [self._shards[model] for model in models]
+        self._make_optimizers()
+
+    def whole(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within, the weights of the generator, a discriminator or ``average.module`` are whole on every process.
+
+        They always are, unless ``processes.shard``: then all processes enter together.
+        """
+        return self._shards[model].whole() if model in self._shards else nullcontext()
+
+    def _align(self) -> None:
+        if not self._aligned:
+            self.processes.align((self.generator, *self.discriminators, self.average))
+            self._aligned = True
 
     def set_memory(self, policy: MemoryPolicy) -> None:
         """Take later steps under another memory policy. They learn the same.
@@ -209,9 +248,8 @@ class TrainStep:
                 f"TrainStep: accumulate={self.config.accumulate} needs as many images on each process, which have "
                 f"{list(share.sizes)}"
             )
-        if not self._aligned:
-            self.processes.align((self.generator, *self.discriminators, self.average))
-            self._aligned = True
+        self.shard()
+        self._align()
         return self._step(batch, noise, eps, share)
 
     def _step(
@@ -254,7 +292,7 @@ class TrainStep:
 
         inputs = (noise, batch.sentence, batch.words, batch.padding_mask, eps)
         keep = offloaded() if self.config.memory.offload else nullcontext()
-        with self._autocast(), keep:
+        with self._autocast(), keep, self.whole(self.generator):
             if self.config.accumulate == 1:
                 parts = [draw(*inputs)]
             else:
@@ -272,7 +310,7 @@ class TrainStep:
         waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
         with self._held_together(share):
             for k, discriminator in enumerate(self.discriminators):
-                with record_function(f"discriminator_{discriminator.config.image_size}"):
+                with record_function(f"discriminator_{discriminator.config.image_size}"), self.whole(discriminator):
                     losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
                     waiting.append(k)
                     if share is None or len(waiting) > 1:
@@ -361,7 +399,7 @@ class TrainStep:
         with self._autocast(), self._held_together(share):
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
                 phase = record_function(f"adversarial_{picture.shape[-1]}")
-                with phase, self._held_alone(discriminator, share):
+                with phase, self.whole(discriminator), self._held_alone(discriminator, share):
                     gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, share)
                 gradients.append(gradient)
                 losses[f"adversarial_{picture.shape[-1]}"] = loss
@@ -467,16 +505,19 @@ class TrainStep:
         self.generator_optimizer.zero_grad(set_to_none=True)
         own, first, conditioning = len(gradients[0]), 0, []
         size = own if share is None else share.total
-        for part in parts:
-            last = first + len(part.mu)
-            loss = _part_of(conditioning_loss(part.mu, part.logvar), part.mu, size)
-            conditioning.append(loss.detach())
-            loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
-            whole = share is not None and last == own  # gradients are, after this part
-            with self.gradient_sums[-1].last_backward() if whole else nullcontext():
-                of_images: list[Any] = [*(g[first:last] for g in gradients), self._one(loss)]
-                torch.autograd.backward([*part.images, loss], of_images)
-            first = last
+        with self.whole(self.generator):
+            for part in parts:
+                last = first + len(part.mu)
+                loss = _part_of(conditioning_loss(part.mu, part.logvar), part.mu, size)
+                conditioning.append(loss.detach())
+                loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
+                whole = share is not None and last == own  # gradients are, after this part
+                with self.gradient_sums[-1].last_backward() if whole else nullcontext():
+                    of_images: list[Any] = [*(g[first:last] for g in gradients), self._one(loss)]
+                    torch.autograd.backward([*part.images, loss], of_images)
+                first = last
+            if share is not None:
+                self.gradient_sums[-1].send()
         if share is not None:
             self.gradient_sums[-1].finish()
         losses = {"conditioning": _sum(conditioning)}
@@ -487,18 +528,22 @@ class TrainStep:
         yield from ((name, getattr(self, name)) for name in (*of_all, "generator_scaler", "discriminator_scalers"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers, scalers and average: all that the next step depends on but the batch and the noise."""
+        """Weights, optimisers, scalers and average: all that the next step depends on but the batch and the noise.
+
+        Of what is sharded, this process's parts (``DTensor``).
+        """
         return {
             name: [each.state_dict() for each in owned] if name.startswith("discriminator") else owned.state_dict()
             for name, owned in self._owned()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` gave; of whole tensors, processes that shard take their parts."""
+        self.shard()
         for name, owned in self._owned():
             members, values = (owned, state[name]) if name.startswith("discriminator") else ([owned], [state[name]])
             for member, value in zip(members, values, strict=True):
-                member.load_state_dict(value)
+                member.load_state_dict(in_parts(member, value) if self._shards else value)
         for optimizer in (self.generator_optimizer, *self.discriminator_optimizers):
             for group in optimizer.param_groups:
                 if "capturable" in group:  # as this run has it: the saved one may have been with a graph, or without
@@ -598,7 +643,7 @@ def _check_models(
         raise InputError("accumulate does not go with mask_mode='official', which mixes the masks of a whole batch")
 
 
-def _check_shared(generator: Generator, config: StepConfig) -> None:
+def _check_shared(generator: Generator, config: StepConfig, shard: bool, device_type: str) -> None:
     """What several processes can't do yet."""
     if generator.config.mask_mode == "official":
         raise InputError(
@@ -607,6 +652,14 @@ def _check_shared(generator: Generator, config: StepConfig) -> None:
         )
     if config.cuda_graph:
         raise InputError("cuda_graph does not go with several processes: their exchanges are not captured")
+    if not shard:
+        return
+    refuse_to_shard(config)
+    if device_type == "cuda" and apex_adam() is not None:
+        raise InputError(
+            "parallel.shard needs PyTorch's Adam: apex, whose Adam is taken where it is installed, knows no sharded "
+            "weights; uninstall apex, or leave parallel.shard out"
+        )
 
 
 def _differentiated(loss: Tensor, share: Share | None) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from copy import deepcopy
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
 from dmgan_fast.parallel import Processes
+from dmgan_fast.parallel.shards import whole_copy
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.sampling.bundle import Bundle, check_words, open_bundle, save_bundle
 from dmgan_fast.sampling.gates import writing_gates
@@ -116,6 +116,13 @@ class GANTask:
             class_ids=batch.class_ids.to(self.device),
         )
 
+    def shard(self) -> None:
+        self.train_step.shard()
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within, the averaged generator is whole on every process."""
+        return self.train_step.whole(self.train_step.average.module)
+
     def state_dict(self) -> dict[str, Any]:
         return {"train_step": self.train_step.state_dict(), "noise": self.noise.get_state()}
 
@@ -186,7 +193,7 @@ class GANTask:
             save_bundle,
             vocabulary=self.vocabulary,
             card=card,
-            generator=deepcopy(self.train_step.average.module),  # type: ignore[arg-type]
+            generator=whole_copy(self.train_step.average.module),  # type: ignore[arg-type]
             text_encoder=self.text_encoder,  # nobody changes it
         )
 

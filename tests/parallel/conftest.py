@@ -1,6 +1,7 @@
 """Three processes that do everything the tests of this folder look at, once."""
 
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ from dmgan_fast.parallel import GradientSum, Processes, collectives
 from dmgan_fast.runs.config import StepConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.step import TrainStep
-from tests.parallel.runs import train_together
-from tests.training.conftest import encoders, pictures  # noqa: F401
-from tools.exact_processes import BATCH, CASES, batch_of, models, part_of
+from dmgan_fast.training.trainer import train
+from tests.parallel.in_parts import hold_in_parts
+from tests.parallel.runs import begin_in_parts, train_together
+from tests.training.conftest import encoders, pictures, train_config  # noqa: F401
+from tools.exact_processes import BATCH, CASES, batch_of, gathered, models, part_of
 
 SIZE = 3
 ROWS = (2, 1, 3)  # of each process
 STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "together": 2, "encoders": 3, "rows": 3, "rows of attngan": 2}
+STEPS |= {"shards": 3, "shards of rows": 2}
 
 
 def whole():
@@ -153,23 +157,27 @@ def refuse(processes):
         "noise of some": failure(step, part, **odd),
         "official": failure(TrainStep, *official),
         "parts": failure(many, part, **noise),
+        "scaling of parts": failure(
+            TrainStep, *models(), StepConfig(precision="fp16"), processes=Processes.of(shard=True)
+        ),
         "still works": failure(step, part, **noise),
     }
 
 
 def start_unlike(processes=None):
-    """A step of models that start with other weights on each process."""
+    """A step of models that start with other weights on each process, whether they hold them whole or in parts."""
     generator, discriminators, encoder = models()
     processes = processes or Processes()
     if processes.rank:
         with torch.no_grad():
             for parameter in generator.parameters():
                 parameter.add_(processes.rank)
-    step = TrainStep(generator, discriminators, encoder.eval())
+    step = TrainStep(generator, discriminators, encoder.eval(), processes=processes)
     batch, noise = batch_of(0)
     rows = processes.part(BATCH)
     step(part_of(batch, rows), **{name: x[rows.start : rows.stop] for name, x in noise.items()})
-    return {key: value for key, value in generator.state_dict().items() if value.is_floating_point()}
+    state = generator.state_dict()
+    return {key: gathered(value) for key, value in state.items() if value.is_floating_point()}
 
 
 def lose_one(processes):
@@ -188,6 +196,8 @@ def worker(rank, folder, work):
         found = {"exchange": exchange(processes), "gradients": add_up(processes), "agree": agree(processes)}
         found["exact"] = {case: CASES[case](processes, steps) for case, steps in STEPS.items()}
         found["refuse"], found["unlike"] = refuse(processes), start_unlike(processes)
+        found["unlike in parts"] = start_unlike(Processes.of(shard=True))
+        found["parts"] = hold_in_parts(processes)
         found["run"] = work(processes, folder)
         found["lost"] = lose_one(processes)
     finally:
@@ -195,12 +205,29 @@ def worker(rank, folder, work):
     torch.save(found, folder / f"{rank}.pt")
 
 
+def start(work, size, *arguments):
+    """Processes that are forked from one that has imported what takes long."""
+    get_context("forkserver").set_forkserver_preload(["torch.distributed.fsdp", "dmgan_fast.training.trainer"])
+    multiprocessing.start_processes(work, arguments, nprocs=size, start_method="forkserver")
+
+
 @pytest.fixture(scope="session")
-def of_three(tmp_path_factory, pictures, encoders):  # noqa: F811
+def handed_on(tmp_path_factory, pictures, encoders):  # noqa: F811
+    """A run of which two processes that hold weights in parts took two steps, and one process a third."""
+    folder = tmp_path_factory.mktemp("handed on")
+    torch.set_num_threads(1)
+    config = partial(train_config, pictures, encoders, batch_size=4)
+    start(begin_in_parts, 2, str(folder), config(["parallel.shard=true"], steps=2))
+    train(config(steps=3), folder / "run", resume=True)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def of_three(tmp_path_factory, pictures, encoders, handed_on):  # noqa: F811
     """What each of three processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("three")
-    work = partial(train_together, pictures=str(pictures), encoders=str(encoders))
-    multiprocessing.spawn(worker, (str(folder), work), nprocs=SIZE)
+    work = partial(train_together, pictures=str(pictures), encoders=str(encoders), handed_on=str(handed_on))
+    start(worker, SIZE, str(folder), work)
     return [torch.load(folder / f"{rank}.pt") for rank in range(SIZE)], folder
 
 

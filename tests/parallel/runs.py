@@ -1,15 +1,19 @@
 """Whole runs that processes train together: what is written, stops, resuming."""
 
+import shutil
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from dmgan_fast import cli
 from dmgan_fast.errors import DMGANError
+from dmgan_fast.parallel.shards import held
 from dmgan_fast.training import engine
 from dmgan_fast.training.damsm import pretrain
 from dmgan_fast.training.trainer import GANTask, train
@@ -24,7 +28,17 @@ def told(work, *arguments, **options):
     return None
 
 
-def train_together(processes, folder, *, pictures, encoders):
+def begin_in_parts(rank, folder, config):
+    """One of two processes that begin a run."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        train(config, Path(folder) / "run")
+    finally:
+        distributed.destroy_process_group()
+
+
+def train_together(processes, folder, *, pictures, encoders, handed_on):
     """Runs of all processes in one folder; what each was told."""
     folder = Path(folder)
     found = {"pretrain": told(pretrain, pretrain_config(pictures), folder / "damsm")}
@@ -36,6 +50,16 @@ def train_together(processes, folder, *, pictures, encoders):
     found["resumed"] = told(train, train_config(pictures, encoders, **gan), folder / "stopped", resume=True)
     of_rows = train_config(pictures, encoders, [f"parallel.rows={processes.size}"], batch_size=2, steps=2)
     found["rows"] = told(train, of_rows, folder / "rows")
+    in_parts = partial(train_config, pictures, encoders, ["parallel.shard=true"], batch_size=4)
+    found["handed on"] = told(train, in_parts(steps=4), Path(handed_on), resume=True)
+    every_two = in_parts(steps=4, checkpoint_every=2)
+    found["in parts"] = told(train, every_two, folder / "in parts")
+    if processes.first:  # as if it had been killed after the second step
+        shutil.copytree(folder / "in parts", folder / "in parts again")
+        shutil.rmtree(folder / "in parts again" / "checkpoints" / "step-00000004")
+    processes.wait()
+    found["in parts again"] = told(train, every_two, folder / "in parts again", resume=True)
+    found["bad part"] = spoiled_in_one_part(processes, in_parts(steps=2, checkpoint_every=1), folder / "bad part")
     found["bad"] = spoiled_on_one(processes, train_config(pictures, encoders, **gan), folder / "bad")
     found["sample"] = sampled(folder / "sampled")
     found["no caption"] = sampled(folder / "none", "xyzzy" if processes.rank == 1 else "a red apple")
@@ -92,3 +116,20 @@ def spoiled_on_one(processes, config, out):
         return told(train, config, out)
     finally:
         engine._batches = batches
+
+
+def spoiled_in_one_part(processes, config, out):
+    """NaN in the last process's part of the weights, after the first step."""
+    step = GANTask.step
+
+    def spoiled(task, batch, epoch):
+        losses = step(task, batch, epoch)
+        if processes.rank == processes.size - 1:
+            held(task.train_step.generator.initial_stage.projection.weight.detach())[0] = torch.nan
+        return losses
+
+    GANTask.step = spoiled
+    try:
+        return told(train, config, out)
+    finally:
+        GANTask.step = step

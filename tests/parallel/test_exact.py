@@ -31,10 +31,11 @@ def test_noise_is_the_first_processes_rows_of_one_draw(of_three):
     assert torch.equal(torch.cat([found["exchange"]["random"] for found in of_three[0]]), whole)
 
 
-def test_models_that_start_unlike_learn_from_the_first_processes_weights(of_three):
+@pytest.mark.parametrize("case", ["unlike", "unlike in parts"])
+def test_models_that_start_unlike_learn_from_the_first_processes_weights(of_three, case):
     wanted = start_unlike()
     for found in of_three[0]:
-        largest, name = difference(found["unlike"], wanted)
+        largest, name = difference(found[case], wanted)
         assert largest <= LIMIT, name
 
 

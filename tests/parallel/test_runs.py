@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dmgan_fast.parallel import rows_of
-from dmgan_fast.runs.checkpoints import checkpoint_file, load_checkpoint
+from dmgan_fast.runs.checkpoints import checkpoint_file, find_checkpoint, load_checkpoint
+from dmgan_fast.sampling.bundle import open_bundle
 from dmgan_fast.training.trainer import train
 from tests.parallel.runs import sampled
 from tests.training.conftest import train_config
@@ -100,6 +102,52 @@ def test_a_run_that_divides_rows_of_images_has_the_losses_of_one_process(of_thre
     shutil.copytree(of_three[1] / "rows", tmp_path / "rows")
     train(train_config(pictures, encoders, batch_size=2, steps=3), tmp_path / "rows", resume=True)
     assert [row["step"] for row in losses_of(tmp_path / "rows")] == [1, 2, 3]
+
+
+def test_a_run_in_parts_has_the_losses_and_the_files_of_one_process(of_three, one):
+    """But for its checkpoints, which are folders."""
+    folder = of_three[1] / "in parts"
+    assert told(of_three, "in parts") == [None] * 3
+    for found, wanted in zip(losses_of(folder)[:2], losses_of(one)[:2], strict=True):
+        assert found == pytest.approx(wanted, rel=2e-3)
+    files = lambda run: {p.relative_to(run).parts[:1] for p in run.iterdir()}  # noqa: E731
+    assert files(folder) == files(one)
+    assert sorted(p.name for p in (folder / "checkpoints").glob("step-*")) == ["step-00000002", "step-00000004"]
+
+
+def test_weights_of_a_run_in_parts_are_the_whole_average(of_three):
+    folder = of_three[1] / "in parts"
+    (saved,) = (folder / "weights" / "generator").glob("*.safetensors")
+    found, bundle = load_file(saved), open_bundle(folder, "generator", step=4)
+    same(found, dict(bundle.generator().state_dict()))
+    assert all(file.is_file() for file in bundle.files("generator"))
+
+
+def test_a_run_in_parts_resumes_to_the_bits_of_an_undisturbed_one(of_three):
+    assert told(of_three, "in parts again") == [None] * 3
+    found = (find_checkpoint(of_three[1] / name / "checkpoints", 4) for name in ("in parts", "in parts again"))
+    whole, parts = map(load_checkpoint, found)
+    same(whole["task"], parts["task"])
+    same(whole["random"], parts["random"])
+
+
+def test_a_run_goes_from_two_processes_to_one_to_three(of_three, handed_on, one):
+    """In parts, whole, in parts again."""
+    assert told(of_three, "handed on") == [None] * 3
+    names = sorted(p.name for p in (handed_on / "checkpoints").glob("step-*"))
+    assert names[-2:] == ["step-00000003.pt", "step-00000004"]
+    found, wanted = losses_of(handed_on), losses_of(one)
+    assert [row["step"] for row in found] == [1, 2, 3, 4]
+    for row, other in zip(found, wanted, strict=True):
+        assert row == pytest.approx(other, rel=2e-3 if row["step"] < 3 else 2e-2)
+
+
+def test_a_part_that_is_not_finite_ends_all_processes_and_is_not_saved(of_three):
+    first, second, last = told(of_three, "bad part")
+    assert last[0] == "NonFiniteLossError"
+    assert "generator.initial_stage.projection.weight is not finite after step 1" in last[1]
+    assert {first[0], second[0]} == {"ProcessError"}
+    assert not list((of_three[1] / "bad part" / "checkpoints").glob("*step-*"))
 
 
 def test_processes_sample_together_what_one_samples(of_three, tmp_path):

@@ -17,9 +17,9 @@ def test_fused_adam_is_nvidias_where_its_apex_is_installed(monkeypatch):
     nvidias.FusedAdam = FusedAdam
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
     monkeypatch.setitem(sys.modules, "apex.optimizers", nvidias)
-    assert optimisers._apex_adam() is FusedAdam
+    assert optimisers.apex_adam() is FusedAdam
     assert isinstance(optimisers.adam(torch.nn.Linear(2, 2), 1e-3, StepConfig()), torch.optim.Adam)  # on a CPU
     monkeypatch.setitem(sys.modules, "apex.optimizers", another)
-    assert optimisers._apex_adam() is None
+    assert optimisers.apex_adam() is None
     monkeypatch.setitem(sys.modules, "apex.optimizers", None)
-    assert optimisers._apex_adam() is None
+    assert optimisers.apex_adam() is None
