@@ -112,6 +112,9 @@ def train(
     """Train the GAN.
 
     Under torchrun its processes train it together: torchrun --nproc-per-node 4 -m dmgan_fast train ...
+
+    What no device holds they divide: images with --set parallel.rows=4, weights and optimisers with --set
+    parallel.shard=true.
     """
     from dmgan_fast.runs.config import TrainConfig
     from dmgan_fast.runs.presets import build_config
