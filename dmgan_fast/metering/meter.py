@@ -120,6 +120,8 @@ class Meter(Dataless):
         """What an operator that has run allocated and computed."""
         on_gpu = self.device_type != "cpu"
         inside = workspace_bytes(func, args, result, self.by_trial) if on_gpu else bytes_inside(func, args, result)
+        if func in CUSTOM_OPS:
+            inside += CUSTOM_OPS[func].copied_bytes(args)
         if self._count_new(result) or inside:
             *others, temporary = self._now
             self.events.setdefault(self.phase, []).append((*others, temporary + inside))

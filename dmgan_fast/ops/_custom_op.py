@@ -97,6 +97,18 @@ class CustomOp:
         """Which of the arguments of a call has that name."""
         return arguments[self.parameters.index(name)]
 
+    def copied_bytes(self, arguments: tuple[Any, ...]) -> int:
+        """Of the tensors that its kernels would take as copies in their own layout."""
+        found = 0
+        for argument, value in zip(self.function.arguments, arguments, strict=True):
+            if isinstance(value, Tensor) and not value.is_contiguous():
+                how = self.op.bring.get(argument.name, Tensor.contiguous)
+                pattern = self.argument(arguments, how) if isinstance(how, str) else None
+                taken = how(value) if callable(how) else layouts.dense_like(value, pattern)
+                if taken.untyped_storage()._cdata != value.untyped_storage()._cdata:
+                    found += taken.nbytes
+        return found
+
     def register_autograd(self, differentiate: Callable[..., Any], setup_context: Callable[..., None]) -> None:
         """As ``torch.library.register_autograd``; ``ctx.needs_input_grad`` may have further entries at its end."""
         self.setup_context, self.differentiate = setup_context, differentiate

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dmgan_fast import functional
+from dmgan_fast.ops._custom_op import CUSTOM_OPS
 from tests.ops.harness import Case, inputs, run
 from tests.ops.test_backends import CASES, NORM, READ
 
@@ -110,3 +111,16 @@ def test_under_autocast_results_have_its_type_and_gradients_the_parameters(op):
     grads = torch.autograd.grad(output.float().square().sum(), list(tensors.values()))
     assert all(grad.dtype == torch.float32 for grad in grads)
     assert all(grad.isfinite().all() for grad in grads)
+
+
+def test_what_kernels_take_as_a_copy_is_counted():
+    op, x = CUSTOM_OPS[torch.ops.dmgan_fast.batch_norm_glu.default], torch.zeros(2, 4, 6, 5)
+
+    def copied(x, skip=None):
+        values = {"x": x, "weight": torch.ones(4), "bias": torch.zeros(8)[::2], "skip": skip, "backend": "cpu"}
+        return op.copied_bytes(tuple(values.get(name) for name in op.parameters))
+
+    of_bias = 4 * 4  # every second number
+    assert copied(x) == copied(x.contiguous(memory_format=torch.channels_last)) == of_bias
+    assert copied(x[:, :, 1:-1]) == of_bias + x[:, :, 1:-1].nbytes
+    assert copied(x, skip=x.contiguous(memory_format=torch.channels_last)) == of_bias + x.nbytes
