@@ -21,6 +21,35 @@ if TYPE_CHECKING:
 GATHERED = 1 << 20  # bytes from all processes that each may merge by itself
 
 
+class AbsentGroup:
+    """A group of processes that need not be there, as a plan is made for: of tensors without data, it sends nothing."""
+
+    group_name = "absent"
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+
+    def rank(self) -> int:
+        """Of the process that is planned for."""
+        return self._rank
+
+    def size(self) -> int:
+        """How many there would be."""
+        return self._size
+
+
+def exchange(call: Callable[..., Any], *arguments: Any, group: ProcessGroup, **options: Any) -> Any:
+    """A call of ``torch.distributed``; among processes that are only planned for, None.
+
+    Raises:
+        ProcessError: as ``exchanging``.
+    """
+    if isinstance(group, AbsentGroup):
+        return None
+    with exchanging(group):
+        return call(*arguments, group=group, **options)
+
+
 @contextmanager
 def exchanging(group: ProcessGroup) -> Iterator[None]:
     """Within, what PyTorch says of a lost or silent process becomes ``ProcessError``."""
@@ -42,8 +71,7 @@ def gather(own: Tensor, group: ProcessGroup) -> Tensor:
     gathered = own.new_empty((group.size(), *own.shape))
     # Newer versions of PyTorch have a new name, and warn of the old one.
     all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
-    with exchanging(group):
-        all_gather(gathered.view(-1), own.view(-1), group=group)
+    exchange(all_gather, gathered.view(-1), own.view(-1), group=group)
     return gathered
 
 
@@ -61,8 +89,7 @@ def merged(own: Tensor, group: ProcessGroup, merge: Callable[[Tensor], Tensor]) 
     width = -(-channels // size)
     parts = F.pad(own, (0, size * width - channels)).view(rows, size, width).transpose(0, 1).contiguous()
     received = torch.empty_like(parts)
-    with exchanging(group):
-        distributed.all_to_all_single(received, parts, group=group)
+    exchange(distributed.all_to_all_single, received, parts, group=group)
     return gather(merge(received), group).transpose(0, 1).flatten(1)[:, :channels].contiguous()
 
 
@@ -77,8 +104,8 @@ def scatter_sum(parts: Tensor, sizes: Sequence[int], group: ProcessGroup) -> Ten
 
     mine = sizes[group.rank()]
     received = parts.new_empty((group.size() * mine, *parts.shape[1:]))
-    with exchanging(group):
-        distributed.all_to_all_single(received, parts.contiguous(), [mine] * group.size(), list(sizes), group=group)
+    counts = ([mine] * group.size(), list(sizes))
+    exchange(distributed.all_to_all_single, received, parts.contiguous(), *counts, group=group)
     return received.view(group.size(), mine, *parts.shape[1:]).sum(0)
 
 

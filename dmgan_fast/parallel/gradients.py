@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from dmgan_fast.parallel.collectives import exchanging
+from dmgan_fast.parallel.collectives import exchange, exchanging
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -74,15 +74,16 @@ class GradientSum:
         self._next += 1
         if gradients:
             flat = _flatten_dense_tensors(gradients)
-            with exchanging(self.group):
-                self._sent.append((gradients, flat, distributed.all_reduce(flat, group=self.group, async_op=True)))
+            sending = exchange(distributed.all_reduce, flat, group=self.group, async_op=True)
+            self._sent.append((gradients, flat, sending))
 
     def finish(self) -> None:
         """Wait until every parameter's ``grad`` is the sum."""
         self.send()
         with exchanging(self.group):
-            for gradients, flat, exchange in self._sent:
-                exchange.wait()
+            for gradients, flat, sending in self._sent:
+                if sending is not None:
+                    sending.wait()
                 torch._foreach_copy_(gradients, list(_unflatten_dense_tensors(flat, gradients)))
         self._reset()
 

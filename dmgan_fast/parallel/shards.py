@@ -112,12 +112,12 @@ def in_parts(owner: object, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _like(value: Any, own: Any) -> Any:
-    """``value`` sharded as ``own`` is, if it is and they have one shape; in memory of its own."""
+    """``value`` sharded as ``own`` is, if it is and they have one shape."""
     if not hasattr(own, "to_local") or hasattr(value, "to_local") or getattr(value, "shape", None) != own.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None).clone()
+    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
 
 
 def whole_copy(model: M) -> M:

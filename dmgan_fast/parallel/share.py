@@ -58,8 +58,7 @@ class Share(NamedTuple):
 
         group = self.everyone or self.group
         whole = torch.randn(self.total, channels, device=like.device, dtype=like.dtype)
-        with collectives.exchanging(group):
-            distributed.broadcast(whole, group=group, group_src=0)
+        collectives.exchange(distributed.broadcast, whole, group=group, group_src=0)
         return whole[self.rows]
 
     def of_loss(self, loss: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Three processes that do everything the tests of this folder look at, once."""
 
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,17 +11,20 @@ from torch import distributed, multiprocessing, nn
 
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.parallel import GradientSum, Processes, collectives
-from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.config import ParallelConfig, StepConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.step import TrainStep
 from dmgan_fast.training.trainer import train
 from tests.parallel.in_parts import hold_in_parts
 from tests.parallel.runs import begin_in_parts, train_together
 from tests.training.conftest import encoders, pictures, train_config  # noqa: F401
+from tests.training.planning.test_measure import POLICIES, real_peak
+from tests.training.planning.test_measure import config as measured_config
 from tools.exact_processes import BATCH, CASES, batch_of, gathered, models, part_of
 
 SIZE = 3
 ROWS = (2, 1, 3)  # of each process
+ROWS_BATCH = 2
 STEPS = {"dm-gan": 10, "attngan": 2, "tiles": 2, "together": 2, "encoders": 3, "rows": 3, "rows of attngan": 2}
 STEPS |= {"shards": 3, "shards of rows": 2}
 
@@ -180,6 +184,11 @@ def start_unlike(processes=None):
     return {key: gathered(value) for key, value in state.items() if value.is_floating_point()}
 
 
+def rows_config(size):
+    """Of a step whose images so many processes hold together."""
+    return replace(measured_config(), parallel=ParallelConfig(rows=size))
+
+
 def lose_one(processes):
     """The last process leaves; the others notice."""
     if processes.rank == SIZE - 1:
@@ -198,6 +207,8 @@ def worker(rank, folder, work):
         found["refuse"], found["unlike"] = refuse(processes), start_unlike(processes)
         found["unlike in parts"] = start_unlike(Processes.of(shard=True))
         found["parts"] = hold_in_parts(processes)
+        of_rows = rows_config(SIZE)
+        found["peak of rows"] = sum(real_peak(of_rows, POLICIES["op"], ROWS_BATCH, Processes.of(rows=SIZE)))
         found["run"] = work(processes, folder)
         found["lost"] = lose_one(processes)
     finally:

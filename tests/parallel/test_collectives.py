@@ -2,11 +2,26 @@
 
 import torch
 
+from dmgan_fast.parallel import GradientSum, collectives
 from tests.parallel.conftest import ROWS, own_rows, weights_of, whole
 
 
 def close(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_a_group_that_is_only_planned_for_exchanges_nothing():
+    group, own = collectives.AbsentGroup(1, 3), torch.ones(2, 4)
+    assert (group.rank(), group.size()) == (1, 3)
+    assert collectives.exchange(None, own, group=group) is None
+    assert collectives.gather(own, group).shape == (3, 2, 4)
+    assert collectives.gather_rows(own, (1, 2, 5), group).shape == (8, 4)
+    assert collectives.scatter_sum(torch.ones(8, 4), (1, 2, 5), group).shape == (2, 4)
+    assert collectives.total_of(torch.ones(collectives.GATHERED), group).shape == (collectives.GATHERED,)
+    sums = GradientSum([parameter := torch.nn.Parameter(own)], group)
+    parameter.grad = own.clone()
+    sums.finish()
+    assert torch.equal(parameter.grad, own)
 
 
 def test_every_process_has_the_rows_of_all_in_order(of_three):

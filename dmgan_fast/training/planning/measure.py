@@ -21,7 +21,7 @@ from dmgan_fast.metering.cuda import CUBLAS, block_bytes
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import KINDS, Meter
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, fold, padding_mask
-from dmgan_fast.parallel import Processes
+from dmgan_fast.parallel import Processes, RowSplit, Share
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.batch import Batch
@@ -57,8 +57,9 @@ class Measure:
         self.drawn: dict[MemoryPolicy, dict[int, _Part]] = {}
         self.judged: dict[MemoryPolicy, dict[int, _Part]] = {}
         encoder = nn.Sequential(_folded(_encoder_config(config))) if config.step.damsm_weight else None
+        self.rows = RowSplit.planned(config.parallel.rows) if config.parallel.rows > 1 else None
         with Dataless(), planned_for(device):
-            self.step = models_of(config, encoder, partial(_FewParts, self.meter))
+            self.step = models_of(config, encoder, partial(_FewParts, self.meter, _places(self.rows)))
             models = [self.step.generator, *self.step.discriminators, self.step.average]
             models += [each for each in (self.step.image_encoder, self.step._judge) if each is not None]
             self.meter.mark((t for model in models for t in (*model.parameters(), *model.buffers())), "weights")
@@ -88,7 +89,7 @@ class Measure:
         a step makes; while a second length warms up, its steps need as much again beside it."""
         lengths = -(-self.config.data.max_words // WORD_BUCKET)
         with Dataless():
-            batch, noise = batch_of(self.config, batch_size)
+            batch, noise = batch_of(self.config, batch_size, self.rows)
         buffers = sum(block_bytes(tensor.nbytes) for tensor in _tensors_of(batch, noise))
         return lengths * buffers + (transient if lengths > 1 else 0)
 
@@ -105,9 +106,10 @@ class Measure:
         def draw() -> _Part:
             self.step.set_memory(policy)
             with self._batch(batch_size) as (batch, noise):
-                parts, pictures = self.step.draw(batch, noise["noise"], noise["eps"])
+                share = self._share(batch_size)
+                parts, pictures = self.step.draw(batch, noise["noise"], noise["eps"], share)
                 held, self.meter.phase = self.meter.now, ""
-                self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures])
+                self.step.learn_from(parts, [torch.empty_like(picture) for picture in pictures], share)
             return self._part(held)
 
         return _found(self.drawn.setdefault(policy, {}), batch_size, torch.get_num_threads(), draw)
@@ -121,17 +123,23 @@ class Measure:
             with self._batch(batch_size) as (batch, _):
                 pictures = [torch.empty_like(image) for image in batch.images]
                 held = self.meter.now
-                self.step.judge(batch, pictures)
+                self.step.judge(batch, pictures, self._share(batch_size))
             return self._part(held)
 
         straight = (FEW_PARTS * micro_batch) if micro_batch else torch.get_num_threads()
         return _found(self.judged.setdefault(policy, {}), batch_size, straight, judge)
 
+    def _share(self, batch_size: int) -> Share | None:
+        """What the process that is planned for has of the batch: all images, of each some rows."""
+        if self.rows is None:
+            return None
+        return Share(self.rows.peers, (batch_size,), self.rows.size, self.rows.group)
+
     @contextmanager
     def _batch(self, size: int) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
         """Within, the meter counts from nothing but state and batch, whatever was run before."""
         with Dataless():
-            batch, noise = batch_of(self.config, size)
+            batch, noise = batch_of(self.config, size, self.rows)
         self.meter.mark(_tensors_of(batch, noise), "batch")
         self.meter.reset()
         try:
@@ -149,8 +157,8 @@ class Measure:
 class _FewParts(TrainStep):
     """A step on tensors without data that judges a few of the micro-batches, which stand for the others."""
 
-    def __init__(self, meter: Meter, *models: Any) -> None:
-        super().__init__(*models, processes=Processes())
+    def __init__(self, meter: Meter, processes: Processes, *models: Any) -> None:
+        super().__init__(*models, processes=processes)
         self.meter = meter
 
     def _micro_batches(self, size: int) -> Iterator[slice]:
@@ -231,6 +239,11 @@ def models_of(
     return kind(generator, discriminators, encoder, replace(config.step, memory=MemoryPolicy(), cuda_graph=False))
 
 
+def _places(rows: RowSplit | None) -> Processes:
+    """Of the process that is planned for."""
+    return Processes() if rows is None else Processes(rows.group.rank(), rows.size, rows.group, rows)
+
+
 @lru_cache(2)
 def _folded(config: ImageEncoderConfig) -> ImageEncoder:
     """An encoder without data that all steps share, each behind a module of its own, so that none folds a copy."""
@@ -251,11 +264,13 @@ def _tensors_of(batch: Batch, noise: dict[str, Any]) -> list[Tensor]:
     return [*batch.images, batch.words, batch.sentence, batch.padding_mask, *noise.values()]
 
 
-def batch_of(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
+def batch_of(config: TrainConfig, size: int, rows: RowSplit | None = None) -> tuple[Batch, dict[str, Any]]:
+    """A batch, and its noise; of processes that hold images together, what one of them has."""
     generator, words = config.generator, config.data.max_words
+    heights = {side: side if rows is None else rows.count(side) for side in generator.image_sizes}
     lengths = torch.full((size,), words)
     batch = Batch(
-        images=[torch.empty(size, 3, side, side) for side in generator.image_sizes],
+        images=[torch.empty(size, 3, height, side) for side, height in heights.items()],
         words=torch.empty(size, generator.word_channels, words),
         sentence=torch.empty(size, generator.word_channels),
         padding_mask=padding_mask(lengths, words),

@@ -58,7 +58,7 @@ class Plan:
     ``recompute_flops``: what it computes beyond a step that keeps everything. ``tried``: policies in the order of
     their cost. ``bytes_per_picture``: what one more image costs. ``largest_batch``, ``largest_resolution``: the most
     images, and their highest resolution, that fit under the most frugal policy; 0 if not even two images, or no
-    resolution, do.
+    resolution, do. ``rows``: so many processes hold each image together; all is said of the one that has most of it.
     """
 
     fits: bool
@@ -69,6 +69,7 @@ class Plan:
     memory_bytes: int
     batch_size: int
     resolution: int
+    rows: int
     precision: str
     device: str
     tried: tuple[Cost, ...]
@@ -88,6 +89,7 @@ class Plan:
     def explain(self) -> str:
         """The plan in words."""
         what = f"{self.resolution}² in {self.precision}, batch {self.batch_size}, {show_size(self.memory_bytes)}"
+        what += "" if self.rows == 1 else f", each image on {self.rows} processes"
         kinds = ", ".join(f"{kind} {show_size(size)}" for kind, size in self.peak.items() if size)
         more = self.recompute_flops / (self.flops - self.recompute_flops)
         again = f"{100 * more:.0f} %" if more else "none"

@@ -30,7 +30,8 @@ def plan(
     Args:
         config: of the run; a ``GeneratorConfig`` alone takes the other settings of the birds. ``config.encoders``, if
             given, tells which image encoder.
-        batch_size: images a step, 2 or more.
+        batch_size: images a step, 2 or more. With ``config.parallel.rows`` above 1, of the processes that hold images
+            together; what one of them needs is planned.
         memory_bytes: budget for weights, optimisers and everything else that PyTorch allocates.
         device: planned for; None: a GPU if there is one. A GPU need not be there.
 
@@ -66,6 +67,7 @@ def plan(
         memory_bytes=memory_bytes,
         batch_size=batch_size,
         resolution=config.generator.image_sizes[-1],
+        rows=config.parallel.rows,
         precision=config.step.precision,
         device=kind,
         tried=tuple(tried),
@@ -81,13 +83,9 @@ def fit(config: TrainConfig, memory: str) -> tuple[TrainConfig, Plan]:
     Raises:
         InputError: if nothing fits; says what would.
     """
-    if config.parallel.rows > 1:
-        raise InputError(
-            f"--memory: the planner counts whole images, and with parallel.rows={config.parallel.rows} a process holds "
-            "some rows of them; choose step.memory.checkpointing and step.memory.micro_batch instead"
-        )
-    # Of several processes each holds its rows of a batch.
-    batch_size = max(2, -(-config.loop.batch_size // parallel.expected()))
+    # Of several processes, or groups of those that hold images together, each has its rows of a batch.
+    parts = max(1, parallel.expected() // config.parallel.rows)
+    batch_size = max(2, -(-config.loop.batch_size // parts))
     device = None if config.loop.device == "auto" else config.loop.device
     found = plan(config, batch_size=batch_size, memory_bytes=parse_size(memory), device=device)
     if not found.fits:

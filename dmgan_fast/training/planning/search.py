@@ -36,7 +36,7 @@ def ladder(config: TrainConfig, batch_size: int, device: str = "cpu") -> Iterato
         yield policy("block", "none", one)
         yield policy("block", "block", one)
     yield policy("block", "stage", one)
-    if sides > 1:
+    if sides > 1 and config.parallel.rows == 1:  # which divide an image in another way than tiles
         yield policy("tile", "stage", one)
         yield policy("tile", "stage", one, tile_rows=16)
 

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from benchmarks.harness import allocation_peak
 from dmgan_fast.metering import meter
 from dmgan_fast.ops._tiles import every_tile
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.runs.presets import build_config
@@ -46,12 +48,13 @@ def predicted(config, policy, batch_size, device="cpu"):
     return measuring.measure_of(config, device)(policy, batch_size)
 
 
-def real_peak(config, policy, batch_size):
+def real_peak(config, policy, batch_size, processes=None):
     """Bytes of a real step's peak: those of its state, and what PyTorch allocates beyond them."""
     torch.manual_seed(0)
-    step = measuring.models_of(config)
+    processes = processes or Processes()
+    step = measuring.models_of(config, kind=partial(TrainStep, processes=processes))
     step.set_memory(policy)
-    batch, noise = measuring.batch_of(config, batch_size)
+    batch, noise = measuring.batch_of(config, batch_size, processes.rows)
     for tensor in (*batch.images, batch.words, batch.sentence, *noise.values()):
         tensor.normal_()
     step(batch, **noise)  # makes the optimisers' state

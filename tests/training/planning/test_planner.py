@@ -6,7 +6,7 @@ import pytest
 
 from dmgan_fast.errors import InputError
 from dmgan_fast.modules import GeneratorConfig
-from dmgan_fast.runs.config import ParallelConfig
+from dmgan_fast.runs.config import LoopConfig, ParallelConfig
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.planning import measure as measuring
 from dmgan_fast.training.planning.plan import Plan
@@ -79,6 +79,17 @@ def test_impossible_questions_are_refused(options, message):
         plan(config(), **options)
 
 
-def test_rows_of_images_are_not_planned_for():
-    with pytest.raises(InputError, match=r"--memory: the planner counts whole images, and with parallel.rows=2"):
-        fit(replace(config(), parallel=ParallelConfig(rows=2)), "1GiB")
+def test_processes_that_hold_images_together_are_planned_for(monkeypatch):
+    """Each needs less, and takes no tiles; a batch is divided among their groups."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    of_rows = replace(config(), parallel=ParallelConfig(rows=2), loop=LoopConfig(batch_size=8))
+    whole = plan(config(), batch_size=4, memory_bytes=100 * MiB, device="cpu")
+    chosen, found = fit(of_rows, "100MiB")
+    assert found.batch_size == 4
+    assert found.tried[0].peak_bytes < whole.tried[0].peak_bytes
+    assert chosen.step.memory == found.policy
+    assert "each image on 2 processes" in found.explain()
+    assert "processes" not in whole.explain()
+    nothing = plan(of_rows, batch_size=64, memory_bytes=40 * MiB, device="cpu")
+    assert not nothing.fits
+    assert "tile" not in nothing.explain()
