@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.common import Row, Rows, Table, environment, finish, parser_of, save, some_of, spread_of
 from benchmarks.harness import spread
@@ -27,7 +28,6 @@ from benchmarks.models import Models, batch_of, ours, preset, tiny
 from dmgan_fast.parallel import Processes, collectives
 from dmgan_fast.parallel import gradients as gradients_of
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.step import TrainStep
 
 SETTINGS = {"birds": preset("birds", 10), "demo": preset("demo", 16), "tiny": tiny()}
 SAME = 1e-3  # relative, of losses in float32
@@ -35,12 +35,9 @@ SAME = 1e-3  # relative, of losses in float32
 
 def part_of(inputs: dict[str, Any], processes: Processes) -> dict[str, Any]:
     """This process's rows of what a step is called with."""
-    batch, rows = inputs["batch"], processes.part(len(inputs["batch"].sentence))
-    part = slice(rows.start, rows.stop)
-    of = {name: value[part] for name, value in vars(batch).items() if name != "images"}
-    return {"batch": Batch(images=[image[part] for image in batch.images], **of)} | {
-        name: inputs[name][part] for name in ("noise", "eps")
-    }
+    rows = processes.part(len(inputs["noise"]))
+    part = tree_map_only(Tensor, lambda x: x[rows.start : rows.stop], inputs | {"batch": vars(inputs["batch"])})
+    return {**part, "batch": Batch(**part["batch"])}
 
 
 @contextmanager
@@ -73,11 +70,7 @@ def worker(rank: int, size: int, name: str, repeats: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     processes, setting = Processes.of(), SETTINGS[name]
     models, inputs = Models.build(setting), batch_of(setting)
-    alone = (
-        TrainStep(models.generator, models.discriminators, models.encoder, setting.config, processes=Processes())
-        if rank == 0
-        else None
-    )
+    alone = ours(models, setting.config, Processes()) if rank == 0 else None
     together, part = ours(Models.build(setting), setting.config), part_of(inputs, processes)
     rounds: list[dict[str, float]] = []
     correct = True
