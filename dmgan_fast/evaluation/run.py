@@ -31,7 +31,6 @@ from dmgan_fast.evaluation.config import (
     USUAL_COUNT,
     EvaluationConfig,
     data_of,
-    device_of,
     encoders_of,
     run_config,
     statistics_of,
@@ -103,7 +102,7 @@ class _Evaluation:
         self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.images is None else None
         wanted = named(config.metrics)
         self.given = statistics_of(config.statistics, wanted)
-        self.device = device_of(config.device)
+        self.device = pick_device(config.device)
         run = run_config(config.weights)
         self.data = data_of(config, run)
         self.weights = Weights(
