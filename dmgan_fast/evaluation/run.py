@@ -25,6 +25,7 @@ from torch import Tensor
 from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import open_dataset, open_readable
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation.catalogue import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
 from dmgan_fast.evaluation.config import (
