@@ -19,7 +19,7 @@ import torch
 from typing_extensions import Self
 
 from dmgan_fast.errors import CheckpointError, DamagedCheckpointError
-from dmgan_fast.files import content_of, replace_file, sync, sync_below
+from dmgan_fast.files import file_digest, replace_file, sync, sync_below
 from dmgan_fast.foreign import read_torch
 from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.manifest import MANIFEST, damage, named, read_manifest, write_manifest
@@ -165,7 +165,7 @@ def save_checkpoint(file: Path, state: dict[str, Any], keep: int, *, keep_also: 
     try:
         with replace_file(file, durable=True) as temporary:
             torch.save({"format": FORMAT, **state}, temporary)
-            entries = {file.name: content_of(temporary)}
+            entries = {file.name: file_digest(temporary)}
             _forget(file)
         _record(file, entries, keep, keep_also)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
@@ -396,7 +396,7 @@ class Checkpoints:
 
         def finish(temporary: Path) -> None:
             sync_below(temporary)
-            entries = {f"{target.name}/{file.name}": content_of(file) for file in sorted(temporary.iterdir())}
+            entries = {f"{target.name}/{file.name}": file_digest(file) for file in sorted(temporary.iterdir())}
             _forget(target)
             if target.exists():
                 _remove(target)
