@@ -65,10 +65,6 @@ class LoopConfig:
     best_by: Literal["fid", "kid", "r_precision"] = "fid"
     logger: Literal["tensorboard", "wandb"] = "tensorboard"
 
-    def due(self, every: int, step: int) -> bool:
-        """Whether to do after a step what is done after every so many and after the last; 0: never."""
-        return every > 0 and (step % every == 0 or step == self.steps)
-
 
 @config_dataclass
 class StepConfig:

@@ -9,7 +9,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -19,7 +19,6 @@ import torch
 from rich.console import Console
 from rich.progress import TextColumn
 from torch import Tensor
-from typing_extensions import Self
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import CaptionedImages, ImageBatch, Purpose, make_loader, open_checked
@@ -188,43 +187,92 @@ def run(
     latest = checkpoints.newest()  # the first process's choice
     with processes.agreeing():
         begun = _begin(task, dataset, latest, processes)
-    fingerprints = task.fingerprints()
+    done, fingerprints = begun.step, task.fingerprints()
     processes.same("what data, encoders and vocabulary hold", fingerprints)
     if first:
         write_text(out / "config.json", json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
         write_environment(out, task.device)
+    started = time.monotonic() - begun.seconds
+    guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
+    log, validation, gates, measures = (Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS)
     best = _Best(task, out / BEST, resume, checkpoints)
     console = quiet(processes) or console or Console(stderr=True)
     workers = _workers(dataset, task.config)
     console.out(reading(dataset, workers))
     columns = (*in_steps(), TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"))
+
+    def save(step: int, epoch: int, batches: int) -> None:
+        guard.check()
+        learned = task.state_dict()
+        require_finite(learned, step)
+        if not first:
+            return
+        state = {
+            "kind": task.kind,
+            "config": to_dict(task.config),
+            "step": step,
+            "epoch": epoch,
+            "batches": batches,  # of this epoch
+            "seconds": time.monotonic() - started,
+            "random": random_state(),
+            "fingerprints": fingerprints,
+            "vocabulary_fingerprint": fingerprints["vocabulary"],
+            "task": learned,
+        }
+        checkpoints.save(state, then=partial(task.weights(step), out / "weights"))
+
     with (
         stop_on_signals() as stop,
         told_of_readers(stop),
         checkpoints,
-        _Records(task, out, begun, best, processes).open() as records,
+        board,
+        log,
+        validation,
+        gates,
+        measures,
         Progress(*columns, console=console, disable=not first) as progress,
         told_of_training(task.config, task.device),
     ):
-        bar = progress.add_task(task.kind, total=loop.steps, completed=begun.step, rate="", losses="")
-        if begun.step >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
-            task.weights(begun.step)(out / "weights")
+        bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
+        begin = time.monotonic()
+        if done >= loop.steps and first:  # stopped between the last checkpoint and its weights, perhaps
+            task.weights(done)(out / "weights")
         own = _batches(dataset, loop, begun, workers, processes)
-        for done, (epoch, batches, batch) in enumerate(processes.side_by_side(own), start=begun.step + 1):
-            if done > loop.steps:
+        for epoch, batches, batch in processes.side_by_side(own):
+            if done >= loop.steps:
                 break
             losses = task.step(batch, epoch)
-            records.guard.watch(done, batch.keys, losses)
+            done += 1
+            guard.watch(done, batch.keys, losses)
             progress.update(bar, completed=done)
-            if loop.due(loop.log_every, done):
-                progress.update(bar, **records.log(done, losses))
-            if first and loop.due(loop.sample_every, done):
-                records.sample(done)
-            if loop.due(loop.measure_every, done) and (shown := records.measure(done)):
-                progress.console.print(shown, soft_wrap=True)
+            if done % loop.log_every == 0 or done == loop.steps:
+                guard.check()
+                values = {name: float(value) for name, value in losses.items()}
+                rate = (done - begun.step) / (time.monotonic() - begin)
+                log.write(done, time.monotonic() - started, values)
+                board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
+                shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
+                progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
+            if first and (done % loop.sample_every == 0 or done == loop.steps):
+                file = out / "samples" / f"step-{done:08d}.png"
+                found = task.sample(file)
+                board.image("samples", file, done)
+                gates.write(done, time.monotonic() - started, task.gates())
+                if found:
+                    validation.write(done, time.monotonic() - started, found)
+                    best.consider(done, found)
+            if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
+                guard.check()
+                found = task.measure() if first else {}
+                if found:
+                    measures.write(done, time.monotonic() - started, found)
+                    best.consider(done, found)
+                    shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+                    shown += ", the best so far" if best.step == done else ""
+                    progress.console.print(f"step {done}: {shown}", soft_wrap=True)
             stopping = _asked_to_stop(stop, processes)
-            if loop.due(loop.checkpoint_every, done) or stopping:
-                records.save(done, epoch, batches, fingerprints)
+            if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
+                save(done, epoch, batches)
             if stopping and done < loop.steps:
                 checkpoints.wait()
                 processes.wait()  # until the first has saved
@@ -326,83 +374,6 @@ def _workers(dataset: CaptionedImages, config: Any) -> int:
         return int(config.data.workers)
     size = batch_bytes(dataset, config.loop.batch_size)
     return helpful_workers(pick_device(config.loop.device), size, processes=local_processes())
-
-
-class _Records:
-    """What a run writes down while it trains: tables, samples, measurements, checkpoints. The first process writes."""
-
-    def __init__(self, task: Task, out: Path, begun: _Begun, best: _Best, processes: Processes) -> None:
-        self.started = time.monotonic() - begun.seconds
-        self.task, self.out, self.best, self.first = task, out, best, processes.first
-        self.loop: LoopConfig = task.config.loop
-        self.guard = _Guard(self.loop, processes)
-        self.board = open_board(task.config, out, begun.step, writes=self.first)
-        self.logs = {name: Log(out / f"{name}.csv", self.board, begun.step, writes=self.first) for name in LOGS}
-        self.begun, self.opened = begun.step, self.started
-
-    @contextmanager
-    def open(self) -> Iterator[Self]:
-        with self.board, ExitStack() as tables:
-            for log in self.logs.values():
-                tables.enter_context(log)
-            self.opened = time.monotonic()
-            yield self
-
-    def _write(self, table: str, step: int, values: dict[str, float]) -> None:
-        self.logs[table].write(step, time.monotonic() - self.started, values)
-
-    def log(self, step: int, losses: dict[str, Tensor]) -> dict[str, str]:
-        """What the progress bar says of it."""
-        self.guard.check()
-        values = {name: float(value) for name, value in losses.items()}
-        rate = (step - self.begun) / (time.monotonic() - self.opened)
-        self._write("metrics", step, values)
-        self.board.scalars("throughput", {"images_per_second": rate * self.loop.batch_size}, step)
-        return {"rate": f"{rate:.2f} steps/s", "losses": _shown(dict(list(values.items())[-3:]))}
-
-    def sample(self, step: int) -> None:
-        file = self.out / "samples" / f"step-{step:08d}.png"
-        found = self.task.sample(file)
-        self.board.image("samples", file, step)
-        self._write("gates", step, self.task.gates())
-        if found:
-            self._write("validation", step, found)
-            self.best.consider(step, found)
-
-    def measure(self, step: int) -> str | None:
-        """A line about what was measured, if anything was."""
-        self.guard.check()
-        found = self.task.measure() if self.first else {}
-        if not found:
-            return None
-        self._write("measures", step, found)
-        self.best.consider(step, found)
-        return f"step {step}: {_shown(found)}{', the best so far' if self.best.step == step else ''}"
-
-    def save(self, step: int, epoch: int, batches: int, fingerprints: dict[str, str]) -> None:
-        """Write a checkpoint and the weights; ``batches``: those of this epoch so far."""
-        self.guard.check()
-        learned = self.task.state_dict()
-        require_finite(learned, step)
-        if not self.first:
-            return
-        state = {
-            "kind": self.task.kind,
-            "config": to_dict(self.task.config),
-            "step": step,
-            "epoch": epoch,
-            "batches": batches,
-            "seconds": time.monotonic() - self.started,
-            "random": random_state(),
-            "fingerprints": fingerprints,
-            "vocabulary_fingerprint": fingerprints["vocabulary"],
-            "task": learned,
-        }
-        self.best.checkpoints.save(state, then=partial(self.task.weights(step), self.out / "weights"))
-
-
-def _shown(values: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3g}" for name, value in values.items())
 
 
 class _Best:
