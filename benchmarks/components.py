@@ -26,7 +26,6 @@ from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast import contract
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import Meter
-from dmgan_fast.training.step import TrainStep
 
 ROUNDS = 5  # profiled steps of each
 PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")
@@ -128,7 +127,7 @@ def spectral_norm(setting: Setting, repeats: int) -> Rows:
 
     def part(mode: str) -> Callable[[], object]:
         models = Models.build(setting.changed(spectral_norm=mode))
-        step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
+        step = ours(replace(models, encoder=None), replace(setting.config, damsm_weight=0.0))
         return partial(step.judge, batch, pictures)
 
     whole = partial(ours(Models.build(setting), setting.config), **inputs)

@@ -21,15 +21,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.common import Row, Rows, Table, environment, finish, parser_of, save, some_of, spread_of
 from benchmarks.harness import spread
-from benchmarks.models import Models, Setting, batch_of, ours, preset, tiny
+from benchmarks.models import Models, batch_of, ours, preset, tiny
 from dmgan_fast.parallel import Processes, collectives
 from dmgan_fast.parallel import gradients as gradients_of
 from dmgan_fast.training.batch import Batch
-from dmgan_fast.training.step import TrainStep
 
 SETTINGS = {"birds": preset("birds", 10), "demo": preset("demo", 16), "tiny": replace(tiny(), name="tiny B4", batch=4)}
 SAME = 1e-3  # relative, of losses in float32
@@ -37,12 +37,9 @@ SAME = 1e-3  # relative, of losses in float32
 
 def part_of(inputs: dict[str, Any], processes: Processes) -> dict[str, Any]:
     """This process's rows of what a step is called with."""
-    batch, rows = inputs["batch"], processes.part(len(inputs["batch"].sentence))
-    part = slice(rows.start, rows.stop)
-    of = {name: value[part] for name, value in vars(batch).items() if name != "images"}
-    return {"batch": Batch(images=[image[part] for image in batch.images], **of)} | {
-        name: inputs[name][part] for name in ("noise", "eps")
-    }
+    rows = processes.part(len(inputs["noise"]))
+    part = tree_map_only(Tensor, lambda x: x[rows.start : rows.stop], inputs | {"batch": vars(inputs["batch"])})
+    return {**part, "batch": Batch(**part["batch"])}
 
 
 @contextmanager
@@ -65,12 +62,6 @@ def watched() -> Iterator[list[float]]:
         collectives.exchanging = gradients_of.exchanging = plain
 
 
-def on_its_own(setting: Setting) -> TrainStep:
-    """A step that exchanges nothing."""
-    models = Models.build(setting)
-    return TrainStep(models.generator, models.discriminators, models.encoder, setting.config, processes=Processes())
-
-
 def worker(rank: int, size: int, name: str, repeats: int, folder: str) -> None:
     """One of the processes; the first leaves the rounds' times in ``folder``."""
     torch.set_num_threads(1)
@@ -81,8 +72,10 @@ def worker(rank: int, size: int, name: str, repeats: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
     processes, setting = Processes.of(), SETTINGS[name]
     inputs = batch_of(setting)
-    alone = on_its_own(setting) if rank == 0 else None
-    together, apart, part = ours(Models.build(setting), setting.config), on_its_own(setting), part_of(inputs, processes)
+    alone = ours(Models.build(setting), setting.config, Processes()) if rank == 0 else None
+    together = ours(Models.build(setting), setting.config)
+    apart = ours(Models.build(setting), setting.config, Processes())
+    part = part_of(inputs, processes)
     rounds: list[dict[str, float]] = []
     correct = True
     for number in range(repeats + 1):  # the first warms up, and is compared
