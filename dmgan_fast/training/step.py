@@ -32,7 +32,7 @@ from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.blocks import share_batch_statistics
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
-from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.modules.spectral_norm import hold_weights, lay_side_by_side
 from dmgan_fast.ops.running import updated_together
 from dmgan_fast.parallel import GradientSum, Processes, Share
 from dmgan_fast.runs.config import StepConfig
@@ -101,6 +101,8 @@ class TrainStep:
         self.device_type = next(generator.parameters()).device.type
         self.layout = layout_of(self.device_type, config.precision in AUTOCAST)
         lay_out((generator, *discriminators), self.layout)
+        if self._on_gpu():
+            lay_side_by_side(*discriminators)
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
@@ -269,13 +271,15 @@ class TrainStep:
         following = batch.sentence[1:]  # of each image the next one's sentence; the last of the batch has none
         if share is not None:
             following = share.gather(batch.sentence)[share.rows.start + 1 : share.rows.stop + 1]
-        waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
+        # Discriminators whose gradients are on their way while the next one learns, or come together at the end.
+        waiting: list[int] = []
+        most = len(pictures) if self._rounds_all(share) else 0 if share is None else 1
         with self._held_together(share):
             for k, discriminator in enumerate(self.discriminators):
                 with record_function(f"discriminator_{discriminator.config.image_size}"):
                     losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
                     waiting.append(k)
-                    if share is None or len(waiting) > 1:
+                    if len(waiting) > most:
                         losses |= self._discriminator_step(waiting.pop(0))
         for k in waiting:
             losses |= self._discriminator_step(k)
@@ -524,7 +528,11 @@ class TrainStep:
         policy = self.config.memory
         if policy.together is not None:
             return policy.together
-        return (planned() or self.device_type) == "cuda" and policy.micro_batch is None
+        return self._on_gpu() and policy.micro_batch is None
+
+    def _on_gpu(self) -> bool:
+        """Whether the models are on a GPU, or are planned for one."""
+        return (planned() or self.device_type) == "cuda"
 
     def _rounds_together(self, share: Share | None) -> bool:
         """Whether all weights of the generator are rounded in a few kernels. Not where parts of it run again in
