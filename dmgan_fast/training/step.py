@@ -40,7 +40,7 @@ from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
-from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened, with_rounded_weights
+from dmgan_fast.training.layout import judging, lay_out, layout_of, widened, with_rounded_weights
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.optimisers import adam, take_step
 
@@ -108,7 +108,7 @@ class TrainStep:
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
-        self._judge = self._half_encoder()
+        self._judge = self._judging_encoder()
         self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
         weight = next(generator.parameters())
         self._ones = {weight.dtype: weight.new_ones(())}  # from which backward starts; kept likewise
@@ -542,14 +542,15 @@ class TrainStep:
         whole = config.accumulate == 1 and set(self.generator.checkpointing) == {"none"}
         return autocast and whole and share is None and self.generator._compiled_call_impl is None
 
-    def _half_encoder(self) -> nn.Module | None:
-        """The image encoder that judges: frozen weights are rounded once, not by autocast at every step."""
-        encoder, precision = self.image_encoder, self.config.precision
-        if encoder is None or self.layout is None or precision not in AUTOCAST:
+    def _judging_encoder(self) -> nn.Module | None:
+        """The image encoder that judges: on a GPU in another form, with frozen weights that are rounded once, not by
+        autocast at every step."""
+        encoder, dtype = self.image_encoder, AUTOCAST.get(self.config.precision)
+        if encoder is None or not (self._on_gpu() if dtype is None else self.layout):
             return encoder
         if not any(isinstance(each, ImageEncoder) for each in encoder.modules()):
             return encoder  # others' code may use its weights elsewhere than autocast does
-        return rounded(encoder, AUTOCAST[precision], self.layout)
+        return judging(encoder, dtype, self.layout)
 
     def _rows_of_parts(self, size: int, share: Share | None) -> Iterator[slice]:
         """Of the ``accumulate`` parts; of several processes each has as many, whose norms meet."""
