@@ -113,10 +113,17 @@ def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
 def discriminator(seed=0):
     torch.manual_seed(seed)
     made = Discriminator(DiscriminatorConfig(image_size=128, base_channels=2, sentence_channels=4))
-    for name, parameter in made.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    return made
+    return with_norms(made)
+
+
+def with_norms(model):
+    """A new model's weights are orthogonal, with a norm of 1, and its biases are 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.bias)
+            with torch.no_grad():
+                module.weight.mul_(torch.empty(()).uniform_(0.3, 3))
+    return model
 
 
 def gradients(model, images, sentence, **options):
@@ -203,11 +210,7 @@ def three(seed=0):
     """Discriminators of three resolutions, which have most shapes of weights in common."""
     torch.manual_seed(seed)
     kinds = [DiscriminatorConfig(image_size=side, base_channels=2, sentence_channels=4) for side in (64, 128, 256)]
-    models = torch.nn.ModuleList(map(Discriminator, kinds))
-    for name, parameter in models.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    return models
+    return with_norms(torch.nn.ModuleList(map(Discriminator, kinds)))
 
 
 def gradients_of_three(models, images, sentence, **options):
