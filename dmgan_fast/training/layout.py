@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dmgan_fast import devices, layouts
 from dmgan_fast.modules.blocks import UpBlock
-from dmgan_fast.modules.generator import Generator, GeneratorOutput, InitialStage
+from dmgan_fast.modules.generator import Generator, GeneratorOutput, InitialStage, RefinementStage
 from dmgan_fast.modules.rounding import autocast_dtype, round_together
 
 
@@ -77,21 +77,20 @@ def judging(model: nn.Module, dtype: torch.dtype | None, layout: torch.memory_fo
 
 
 def with_rounded_weights(generator: Generator, *inputs: Any, **options: Any) -> GeneratorOutput:
-    """``generator(*inputs, **options)`` under autocast, with its bits: what it would round is rounded before, together.
-
-    But the first convolutions of the stages add parts of their weights up before these are rounded.
-    """
-    own = dict(generator.named_parameters())
-    adds_up = [stage.residual_blocks[0].conv1 for stage in generator.stages]  # type: ignore[union-attr,index]
-    names = [
-        f"{name}.{parameter}"
+    """``generator(*inputs, **options)`` under autocast, with its bits: what it would round is rounded at once."""
+    weights = {
+        f"{name}.{parameter}": value
         for name, module in generator.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in adds_up
-        for parameter, _ in module.named_parameters(recurse=False)
-    ]
-    dtype = autocast_dtype(own[names[0]])
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+        for parameter, value in module.named_parameters(recurse=False)
+    }
+    for number, stage in enumerate(generator.stages):
+        assert isinstance(stage, RefinementStage)
+        first: Any = stage.residual_blocks[0]
+        weights[f"stages.{number}.residual_blocks.0.conv1.weight"] = first.weight_for(stage.read_channels)
+    dtype = autocast_dtype(next(iter(weights.values())))
     assert dtype is not None
-    rounded = dict(zip(names, round_together([own[name] for name in names], dtype), strict=True))
+    rounded = dict(zip(weights, round_together(list(weights.values()), dtype), strict=True))
     output: GeneratorOutput = torch.func.functional_call(generator, rounded, inputs, options)
     return output
 

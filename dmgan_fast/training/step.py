@@ -110,6 +110,7 @@ class TrainStep:
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
         self._judge = self._judging_encoder()
         self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._loss_weights: dict[Any, Tensor] = {}  # by type and names of losses; kept likewise
         weight = next(generator.parameters())
         self._ones = {weight.dtype: weight.new_ones(())}  # from which backward starts; kept likewise
         if config.cuda_graph and self.device_type != "cuda":
@@ -225,8 +226,7 @@ class TrainStep:
         if share is not None:
             alike = {name for name in losses if name in MATCHING or name.startswith("skipped")}
             losses |= share.total_of({name: loss for name, loss in losses.items() if name not in alike})
-        judged = self._total({name: losses[name] for name in found.pictures})
-        losses["generator"] = judged + self.config.conditioning_weight * losses["conditioning"]
+        losses["generator"] = self._total({name: losses[name] for name in (*found.pictures, "conditioning")})
         self.average.update(self.generator)
         return losses
 
@@ -562,10 +562,15 @@ class TrainStep:
     def _micro_batches(self, size: int) -> Iterator[slice]:
         return _parts(size, self.config.memory.micro_batch or size)
 
-    def _total(self, judged: dict[str, Tensor]) -> Tensor:
-        """The generator's loss without the conditioning term."""
-        weights = dict.fromkeys(MATCHING, self.config.damsm_weight)
-        return torch.stack([weights.get(name, 1.0) * loss for name, loss in judged.items()]).sum()
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The generator's loss."""
+        found = torch.stack(list(losses.values()))
+        key = found.dtype, *losses
+        if key not in self._loss_weights:
+            weights = dict.fromkeys(MATCHING, self.config.damsm_weight)
+            weights["conditioning"] = self.config.conditioning_weight
+            self._loss_weights[key] = torch.stack([found.new_full((), weights.get(name, 1.0)) for name in losses])
+        return found.dot(self._loss_weights[key])
 
     def _learn(self, learn: bool) -> None:
         for discriminator in self.discriminators:
