@@ -40,9 +40,8 @@ def test_no_layout_changes_within_a_step_but_where_maps_begin_and_end(refinement
     assert {where: count / steps for where, count in (+found.relaid).items()} == {
         "draw: clone": 1,  # the first features
         "generator: clone": 1,  # the gradient of the first features
-        **{f"discriminator_{side}: clone": 1 for side in SIDES},  # sentences beside features
+        "discriminators: clone": 1,  # sentences beside features
         **{f"discriminator_{side}: _to_copy": 1 for side in SIDES},  # real images, with their type
-        **{f"adversarial_{side}: clone": 1 for side in SIDES},
         "damsm: _to_copy": 2,  # regions to the words loss, and their gradient
     }
 
