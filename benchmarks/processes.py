@@ -31,7 +31,12 @@ from dmgan_fast.parallel import Processes, collectives
 from dmgan_fast.parallel import gradients as gradients_of
 from dmgan_fast.training.batch import Batch
 
-SETTINGS = {"birds": preset("birds", 10), "demo": preset("demo", 16), "tiny": replace(tiny(), name="tiny B4", batch=4)}
+SETTINGS = {
+    "birds": preset("birds", 10),
+    "large": preset("birds", 20),
+    "demo": preset("demo", 16),
+    "tiny": replace(tiny(), name="tiny B4", batch=4),
+}
 SAME = 1e-3  # relative, of losses in float32
 
 
