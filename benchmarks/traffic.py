@@ -203,7 +203,7 @@ def tables(payloads: Payloads, sizes: list[int], images: int, assumed: Assumed) 
         ["exchange", "times", f"bytes of a process at {own} images"],
         [[kind, calls[kind], f"{by_kind[kind]:,}"] for kind in by_kind],
     )
-    flops = plan(setting.train, batch_size=setting.batch, memory_bytes=1 << 60, device="cpu").flops / setting.batch
+    flops = plan(setting.train, batch_size=setting.batch, memory_bytes=1 << 60, device="cuda").flops / setting.batch
     heads = ["GPUs", "batch", "sent by each, MB", "computing", "words loss", "gradients", "others", "waiting"]
     lines = []
     for size in sizes:

@@ -2,7 +2,7 @@
 
 The losses meet the generator only in its images, so d loss / d image is computed for one discriminator at a time
 and its graph freed before the next; the generator's backward starts from those gradients. The sum is the same, and the
-peak is the largest discriminator's, not all of them with the generator's.
+peak is the largest discriminator's, not all of them with the generator's. On a GPU discriminators judge at once.
 
 Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
 over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
