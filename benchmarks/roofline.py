@@ -133,7 +133,8 @@ def bounds_of_step(rows: Rows) -> tuple[str, Table] | None:
     first = next(iter(ours.values()))
     direct = sum(row["operations"] for row in rows if row["op"] == "components" and row["direction"] == "operations")
     note = (
-        f"One profiled step, birds B4, on {first['threads']} threads of an {first['device']}. Its measured peaks: "
+        f"A profiled step (median of {first.get('repeats', 1)}), birds B4, on {first['threads']} threads of an "
+        f"{first['device']}. Its measured peaks: "
         f"{peaks.flops / 1e9:.0f} GFLOP/s (a matrix product) and {peaks.bandwidth / 1e9:.1f} GB/s (a sum of arrays "
         "beyond the caches). Operations are counted as they are done: a direct form of the same convolutions does "
         "36 products where these do 9 or 16."

@@ -186,7 +186,7 @@ def _match(
             raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {device}")
         require_tensor(name, "class_ids", class_ids, "integers")
         same_class = class_ids[:, None] == class_ids
-        both = both.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
+        both = both.masked_fill(same_class.fill_diagonal_(False), -torch.inf)
     losses = (
         F.cross_entropy(both.flatten(0, 1), labels.repeat(len(both)), reduction="none").view(-1, size).mean(1).unbind()
     )

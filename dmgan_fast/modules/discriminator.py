@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dmgan_fast.config import config_dataclass, require_positive
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
-from dmgan_fast.layouts import is_channels_last
+from dmgan_fast.layouts import is_channels_last, memory_format
 from dmgan_fast.modules.blocks import init_weights, share_batch_statistics
 from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
@@ -117,7 +117,8 @@ class Discriminator(PretrainedModel):
         share_batch_statistics(self.down[: self._halvings_of_rows], everyone)
 
     def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""
+        """Features ``[B, 8 * base_channels, 4, 4]``, and for the conditional head the sentence ``[B, D]``, or what
+        ``spread`` made of it, → ``[B]``."""
         if sentence is None:
             return _head(self.unconditional_head, features)
         require_tensors("Discriminator", sentence=sentence)
@@ -126,21 +127,27 @@ class Discriminator(PretrainedModel):
             lambda: f"Discriminator: sentence is on {sentence.device}, the features are on {features.device}",
         )
         require(
-            tuple(sentence.shape) == (features.shape[0], self.config.sentence_channels),
+            tuple(sentence.shape[:2]) == (features.shape[0], self.config.sentence_channels)
+            and tuple(sentence.shape[2:]) in ((), tuple(features.shape[2:])),
             lambda: (
                 f"Discriminator: sentence must be [{features.shape[0]}, {self.config.sentence_channels}], "
                 f"got {list(sentence.shape)}"
             ),
         )
-        spread = sentence.to(features.dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
-        if is_channels_last(features):
-            spread = spread.contiguous(memory_format=torch.channels_last)
-        joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
+        if sentence.dim() == 2:
+            sentence = spread(sentence, features.dtype, memory_format(features))
+        joint = F.leaky_relu(self.joint(torch.cat((features, sentence), 1)), LEAK)
         return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of images ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
+
+
+def spread(sentence: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """``[B, D]`` at every place of features ``[B, D, 4, 4]``, which several discriminators may have in common."""
+    everywhere = sentence.to(dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
+    return everywhere.contiguous(memory_format=layout) if layout is torch.channels_last else everywhere
 
 
 def _halve_rows(conv: nn.Module, x: Tensor, row_group: ProcessGroup) -> Tensor:

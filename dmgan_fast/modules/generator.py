@@ -176,6 +176,8 @@ class RefinementStage(nn.Module):
                 response_gate=config.response_gate,
             )
         )
+        # Of what is read: h', which stands for [h', h'], or [h, o].
+        self.read_channels = channels if config.refinement == "memory" and config.response_gate else 2 * channels
         self.residual_blocks = nn.ModuleList(ResidualBlock(2 * channels) for _ in range(config.residual_blocks))
         self.up_block = UpBlock(2 * channels, channels)
 

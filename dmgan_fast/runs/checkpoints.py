@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -316,13 +316,9 @@ class Checkpoints:
         Raises:
             CheckpointError: if something could not be.
         """
+        wait(self._waiting)  # an error of a signal's handler that is raised in here is none of writing
         waiting, self._waiting = self._waiting, []
-        failed = []
-        for each in waiting:
-            try:
-                each.result()
-            except Exception as error:
-                failed.append(error)
+        failed = [error for each in waiting if isinstance(error := each.exception(), Exception)]
         if failed:
             raise _told(failed[0]) from failed[0]
 
