@@ -103,8 +103,10 @@ class CustomOp:
         for argument, value in zip(self.function.arguments, arguments, strict=True):
             if isinstance(value, Tensor) and not value.is_contiguous():
                 how = self.op.bring.get(argument.name, Tensor.contiguous)
-                pattern = self.argument(arguments, how) if isinstance(how, str) else None
-                taken = how(value) if callable(how) else layouts.dense_like(value, pattern)
+                if isinstance(how, str):
+                    taken = layouts.dense_like(value, self.argument(arguments, how))
+                else:
+                    taken = how(value)
                 if taken.untyped_storage()._cdata != value.untyped_storage()._cdata:
                     found += taken.nbytes
         return found
