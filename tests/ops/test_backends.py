@@ -251,6 +251,13 @@ def test_similarity_is_exact_where_regions_cancel(backend):
     check(replace(case, tensors=tensors), torch.float32, backend, backend.device)
 
 
+def test_logits_in_the_thousands_cost_the_gradients_of_a_read_no_digits(backend):
+    # Their weights are computed again from one number of each pixel, whose rounding all of them have in common.
+    case = read_case(2, 24, 8, 8, 9, mask="none", gate=False)
+    case.tensors |= {name: 30 * case.tensors[name] for name in ("h", "key")}
+    check(case, torch.float32, backend, backend.device)
+
+
 @pytest.mark.parametrize("op", CASES)
 def test_the_level_asked_for_runs(op, level):
     case = list(CASES[op].values())[1]
