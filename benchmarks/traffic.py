@@ -20,11 +20,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, distributed, multiprocessing
@@ -77,14 +78,10 @@ def counted() -> Iterator[list[Exchange]]:
 
         return exchange
 
-    plain = [getattr(owner, name) for owner, name, _ in places]
-    for (owner, name, how), function in zip(places, plain, strict=True):
-        setattr(owner, name, watch(function, how))
-    try:
+    with ExitStack() as patches:
+        for owner, name, how in places:
+            patches.enter_context(patch.object(owner, name, watch(getattr(owner, name), how)))
         yield found
-    finally:
-        for (owner, name, _), function in zip(places, plain, strict=True):
-            setattr(owner, name, function)
 
 
 def _asked_for() -> str:

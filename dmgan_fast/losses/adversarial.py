@@ -14,16 +14,17 @@ from torch.nn import functional as F
 
 from dmgan_fast.contract import require_tensors, without_autocast
 from dmgan_fast.errors import InputError, require_number
-from dmgan_fast.losses.damsm import damsm_losses, wide
+from dmgan_fast.layouts import at_least_float32
+from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator
 
 
 def _judged_real(logits: Tensor) -> Tensor:
-    return -F.logsigmoid(wide(logits))  # BCE with logits, target 1
+    return -F.logsigmoid(at_least_float32(logits))  # BCE with logits, target 1
 
 
 def _judged_fake(logits: Tensor) -> Tensor:
-    return F.softplus(wide(logits))  # BCE with logits, target 0
+    return F.softplus(at_least_float32(logits))  # BCE with logits, target 0
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ def image_logits(discriminator: Discriminator, images: Tensor, sentence: Tensor)
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
     """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
     logits = torch.cat(image_logits(discriminator, fake, sentence))
-    return F.logsigmoid(wide(logits)).sum() / -len(fake)
+    return F.logsigmoid(at_least_float32(logits)).sum() / -len(fake)
 
 
 def generator_loss(

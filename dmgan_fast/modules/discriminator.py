@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, require_positive
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.layouts import is_channels_last, memory_format
@@ -43,9 +43,7 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         if self.image_size < MIN_SIDE or self.image_size & (self.image_size - 1):
             raise InputError(f"image_size must be a power of two of at least {MIN_SIDE}, got {self.image_size}")
-        for name in ("base_channels", "sentence_channels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(self, "base_channels", "sentence_channels")
         if self.batch_norm and self.spectral_norm != "none":
             raise InputError(f"batch_norm goes with spectral_norm='none' only, got {self.spectral_norm!r}")
 
