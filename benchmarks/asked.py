@@ -18,15 +18,7 @@ import torch
 from torch import Tensor
 
 import dmgan_fast
-from dmgan_fast import functional
-from dmgan_fast.modules import (
-    Discriminator,
-    DiscriminatorConfig,
-    Generator,
-    GeneratorConfig,
-    ImageEncoder,
-    ImageEncoderConfig,
-)
+from dmgan_fast import functional, modules
 from dmgan_fast.training import Batch, TrainStep
 
 CALLS = 50  # that one answer times
@@ -114,15 +106,14 @@ class Step:
     def __init__(self, name: str) -> None:
         widths, encoder, channels, size = STEPS[name]
         torch.manual_seed(0)
-        config = GeneratorConfig(**widths)
+        config = modules.GeneratorConfig(**widths)
+        of_judges: dict[str, Any] = {"base_channels": channels, "sentence_channels": config.word_channels}
         judges = [
-            Discriminator(
-                DiscriminatorConfig(image_size=side, base_channels=channels, sentence_channels=config.word_channels)
-            )
+            modules.Discriminator(modules.DiscriminatorConfig(image_size=side, **of_judges))
             for side in config.image_sizes
         ]
-        frozen = ImageEncoder(ImageEncoderConfig(**encoder)).eval().requires_grad_(False)
-        self.step = TrainStep(Generator(config), judges, frozen)
+        frozen = modules.ImageEncoder(modules.ImageEncoderConfig(**encoder)).eval().requires_grad_(False)
+        self.step = TrainStep(modules.Generator(config), judges, frozen)
         self.batch = Batch(
             images=[torch.randn(size, 3, side, side).clamp(-1, 1) for side in config.image_sizes],
             words=torch.randn(size, config.word_channels, WORDS),

@@ -1,4 +1,5 @@
-"""Where a step's time goes, the authors' and ours, by torch.profiler: by phase and by kind of operator.
+"""Where a step's time goes, the authors' and ours, by torch.profiler: by phase and by kind of operator; medians of
+steps in turn.
 
 A range holds all operators that began in it. The authors' one backward over all losses is their "generator"; ours
 judges and differentiates one discriminator at a time, in "adversarial". Our kinds have their floating point operations
@@ -8,6 +9,7 @@ beside them, counted as they are done (fewer than a direct convolution's, where 
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +26,8 @@ from benchmarks.models import BIRDS, Models, Setting, batch_of, ours, theirs
 from dmgan_fast import contract
 from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.metering.meter import Meter
-from dmgan_fast.training.step import TrainStep
 
+ROUNDS = 5  # profiled steps of each
 PHASES = ("draw", "discriminator", "adversarial", "damsm", "generator")
 KINDS = {  # the first pattern found in an operator's name decides
     "convolutions": r"conv|mkldnn|thnn|relayout",
@@ -44,9 +46,8 @@ def kind_of(operator: str) -> str:
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, operator))
 
 
-def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of one step by phase and by kind, after one step that is not counted."""
-    step(**inputs)
+def components(step: Any, inputs: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Milliseconds of one step by ``phase`` and by ``kind``."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step(**inputs)
     phases: Counter[str] = Counter()
@@ -58,7 +59,24 @@ def components(step: Any, inputs: dict[str, Any]) -> tuple[dict[str, float], dic
             phases[phase] += event.cpu_time_total / 1e3
         elif "::" in name:
             kinds[kind_of(name)] += event.self_cpu_time_total / 1e3
-    return dict(phases), dict(kinds)
+    return {"phase": dict(phases), "kind": dict(kinds)}
+
+
+def in_turn(steps: dict[str, Any], inputs: dict[str, Any], rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """``components`` of each step, the median of so many rounds in which they take turns, after one to warm up."""
+    for step in steps.values():
+        step(**inputs)
+    found = {name: [components(step, inputs)] for name, step in steps.items()}
+    for _ in range(rounds - 1):
+        for name, step in steps.items():
+            found[name].append(components(step, inputs))
+    return {
+        name: {
+            direction: {case: statistics.median(run[direction].get(case, 0.0) for run in runs) for case in cases}
+            for direction, cases in runs[0].items()
+        }
+        for name, runs in found.items()
+    }
 
 
 # Products of the cheapest exact form that PyTorch's own convolutions offer, over those our kernels do: the mean of the
@@ -109,7 +127,7 @@ def spectral_norm(setting: Setting, repeats: int) -> Rows:
 
     def part(mode: str) -> Callable[[], object]:
         models = Models.build(setting.changed(spectral_norm=mode))
-        step = TrainStep(models.generator, models.discriminators, None, replace(setting.config, damsm_weight=0.0))
+        step = ours(replace(models, encoder=None), replace(setting.config, damsm_weight=0.0))
         return partial(step.judge, batch, pictures)
 
     whole = partial(ours(Models.build(setting), setting.config), **inputs)
@@ -123,8 +141,8 @@ def spectral_norm(setting: Setting, repeats: int) -> Rows:
     return [row | {"implementation": name} | spread(found) for name, found in times.items()]
 
 
-def rows_of(setting: Setting = BIRDS) -> Rows:
-    """Every row of this benchmark."""
+def rows_of(setting: Setting = BIRDS, rounds: int = ROUNDS) -> Rows:
+    """By phase and by kind."""
     models, inputs = Models.build(setting), batch_of(setting)
     machine = environment()
     counted_of_ours, direct = operations(setting)
@@ -134,13 +152,11 @@ def rows_of(setting: Setting = BIRDS) -> Rows:
         | machine
         | {"operations": direct, "correct": True}
     ]
-    for name, step in (
-        ("authors", theirs(models, setting.config)),
-        ("dmgan_fast", ours(models.copy(), setting.config)),
-    ):
-        found = zip(("phase", "kind"), components(step, inputs), strict=True)
-        for direction, times in found:
+    steps = {"authors": theirs(models, setting.config), "dmgan_fast": ours(models.copy(), setting.config)}
+    for name, parts in in_turn(steps, inputs, rounds).items():
+        for direction, times in parts.items():
             row = {"op": "components", "implementation": name, "direction": direction, "correct": True} | machine
+            row["repeats"] = rounds
             counted = flops.get(name, {}) if direction == "kind" else {}
             rows += [
                 row | {"case": case, "median_ms": ms} | ({"operations": counted[case]} if case in counted else {})

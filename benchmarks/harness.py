@@ -24,9 +24,10 @@ from torch import Tensor
 from benchmarks.common import Row, Rows, Target
 from benchmarks.gpu.clock import Stopwatch
 from benchmarks.precision import TOLERANCE
+from dmgan_fast import out_of_memory
 
 Function = Callable[..., Any]
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a primitive")  # the last is oneDNN's
+ONEDNNS_OUT_OF_MEMORY = "could not create a primitive"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 DIRECTIONS = ("forward", "forward+backward")
 WARM_UPS = {"cpu": 1, "cuda": 5}  # on a GPU a step is captured in its fourth, and libraries choose kernels
@@ -153,8 +154,8 @@ def limited_memory(device: str = "cpu") -> Iterator[None]:
     if device != "cpu":
         yield
         return
-    pages = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(pages["MemAvailable"].split()[0]) << 10
+    free = out_of_memory.free_memory(torch.device("cpu"))
+    assert free is not None
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + free, before[1]))
@@ -166,7 +167,18 @@ def limited_memory(device: str = "cpu") -> Iterator[None]:
 
 def is_out_of_memory(failure: Exception) -> bool:
     """True for what PyTorch raises when an allocation fails, on any device."""
-    return isinstance(failure, MemoryError) or any(text in str(failure) for text in OUT_OF_MEMORY)
+    return out_of_memory.is_out_of_memory(failure) or ONEDNNS_OUT_OF_MEMORY in str(failure)
+
+
+@contextmanager
+def noting_out_of_memory(row: Row) -> Iterator[None]:
+    """Within, an allocation that fails ends what is done, and the row says so."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as failure:
+        if not is_out_of_memory(failure):
+            raise
+        row["out_of_memory"] = True
 
 
 # ----------------------------------------------------------------------------------------------------------- timing

@@ -287,14 +287,9 @@ def sampling(choice: Choice) -> Iterator[Row]:
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-def timed(repeats: int, choice: Choice) -> Iterator[Row]:
+def timed(repeats: int, choice: Choice, precision: str) -> Iterator[Row]:
     """Milliseconds of a step: our policies on the same models and the authors' on copies, in turn."""
     keep_freed_memory()
-    for precision in choice.precisions or ("fp32",):
-        yield from _timed(repeats, choice, precision)
-
-
-def _timed(repeats: int, choice: Choice, precision: str) -> Iterator[Row]:
     side, batch_size = (0, 2) if choice.tiny else (256, 4 if choice.device == "cpu" else PAPER_BATCH)
     setting = setting_of(side, precision)
     side = setting.generator.image_sizes[-1]
@@ -436,7 +431,7 @@ def main() -> None:
         "measured": lambda: measured(choice),
         "sampling": lambda: sampling(choice),
         "training": trained,
-        "time": lambda: timed(arguments.repeats, choice),
+        "time": lambda: timed(arguments.repeats, choice, arguments.precision),
         "computed": computed,
     }
     results = json.loads(file.read_text()) if file and file.exists() else {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.authors.step import AuthorsStep
 from dmgan_fast.modules import Discriminator, Generator, GeneratorConfig, ImageEncoder, ImageEncoderConfig, padding_mask
+from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import PretrainConfig, TrainConfig
 from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training import Batch, StepConfig, TrainStep
@@ -124,8 +125,8 @@ def tensors_of(inputs: dict[str, Any]) -> list[Tensor]:
     return [*batch.images, batch.words, batch.sentence, batch.padding_mask, inputs["noise"], inputs["eps"]]
 
 
-def ours(models: Models, config: StepConfig) -> TrainStep:
-    return TrainStep(models.generator, models.discriminators, models.encoder, config)
+def ours(models: Models, config: StepConfig, processes: Processes | None = None) -> TrainStep:
+    return TrainStep(models.generator, models.discriminators, models.encoder, config, processes=processes)
 
 
 def theirs(models: Models, config: StepConfig, *, copies: bool = True, precision: str = "fp32") -> AuthorsStep:

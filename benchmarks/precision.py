@@ -47,11 +47,6 @@ def precisions(device: str, tiny: bool = False) -> tuple[str, ...]:
     return tuple(name for name, kind in PRECISIONS.items() if device == "cuda" or not kind.tf32)
 
 
-def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Within, products keep their types; costs nothing where they do so anyway."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-
-
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """Within, models of float32 compute in sixteen bits where the precision has no more."""
     kind = PRECISIONS[precision]

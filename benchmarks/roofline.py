@@ -37,28 +37,16 @@ class Peaks:
         return "arithmetic" if flops / self.flops > nbytes / self.bandwidth else "memory"
 
 
+def _card(bandwidth: float, **flops: float) -> dict[str, Peaks]:
+    return {dtype: Peaks(each, bandwidth) for dtype, each in flops.items()}
+
+
 # float32 on general cores (the fused kernels are exact), TF32 and bfloat16 on tensor cores; makers' data sheets.
 CARDS = {
-    "A100 SXM 80 GB": {
-        "float32": Peaks(19.5e12, 2.04e12),
-        "tf32": Peaks(156e12, 2.04e12),
-        "bfloat16": Peaks(312e12, 2.04e12),
-    },
-    "H100 SXM": {
-        "float32": Peaks(67e12, 3.35e12),
-        "tf32": Peaks(494e12, 3.35e12),
-        "bfloat16": Peaks(989e12, 3.35e12),
-    },
-    "RTX 4090": {
-        "float32": Peaks(82.6e12, 1.01e12),
-        "tf32": Peaks(82.6e12, 1.01e12),
-        "bfloat16": Peaks(165e12, 1.01e12),
-    },
-    "MI300X": {
-        "float32": Peaks(163.4e12, 5.3e12),
-        "tf32": Peaks(653.7e12, 5.3e12),
-        "bfloat16": Peaks(1307e12, 5.3e12),
-    },
+    "A100 SXM 80 GB": _card(2.04e12, float32=19.5e12, tf32=156e12, bfloat16=312e12),
+    "H100 SXM": _card(3.35e12, float32=67e12, tf32=494e12, bfloat16=989e12),
+    "RTX 4090": _card(1.01e12, float32=82.6e12, tf32=82.6e12, bfloat16=165e12),
+    "MI300X": _card(5.3e12, float32=163.4e12, tf32=653.7e12, bfloat16=1307e12),
 }
 NAMES = {"fp32": "float32", "tf32": "tf32", "bf16": "bfloat16", "fp16": "bfloat16"}  # both sixteen-bit types are alike
 DRIVERS_NAMES = {
@@ -145,7 +133,8 @@ def bounds_of_step(rows: Rows) -> tuple[str, Table] | None:
     first = next(iter(ours.values()))
     direct = sum(row["operations"] for row in rows if row["op"] == "components" and row["direction"] == "operations")
     note = (
-        f"One profiled step, birds B4, on {first['threads']} threads of an {first['device']}. Its measured peaks: "
+        f"A profiled step (median of {first.get('repeats', 1)}), birds B4, on {first['threads']} threads of an "
+        f"{first['device']}. Its measured peaks: "
         f"{peaks.flops / 1e9:.0f} GFLOP/s (a matrix product) and {peaks.bandwidth / 1e9:.1f} GB/s (a sum of arrays "
         "beyond the caches). Operations are counted as they are done: a direct form of the same convolutions does "
         "36 products where these do 9 or 16."

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from benchmarks.common import Row, Rows, Table, Target, add_target, environment, finish, parser_of, some_of, target_of
-from benchmarks.harness import Case, is_out_of_memory, limited_memory, spread, time_case
+from benchmarks.harness import Case, limited_memory, noting_out_of_memory, spread, time_case
 from benchmarks.ops import batch_norm_glu, memory_path, upsample_conv3x3, words_similarity
 from dmgan_fast.errors import BackendError
 
@@ -59,14 +59,12 @@ def rows_of(
                 row: Row = {"op": op, "case": case.name, "implementation": name, "axis": axis, "value": value}
                 row |= {"direction": "forward+backward", "correct": True} | machine
                 row["threads"] = torch.get_num_threads()
-                try:
-                    rows.append(row | spread(time_case(case, case.implementations[name], repeats, target)))
-                except BackendError as error:
-                    rows.append(row | {"unavailable": str(error)})
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    rows.append(row | {"out_of_memory": True})
+                with noting_out_of_memory(row):
+                    try:
+                        row |= spread(time_case(case, case.implementations[name], repeats, target))
+                    except BackendError as error:
+                        row["unavailable"] = str(error)
+                rows.append(row)
     torch.set_num_threads(threads)
     return rows
 

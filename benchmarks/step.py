@@ -19,6 +19,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ from benchmarks.harness import (
     allocation_peak,
     error,
     in_own_process,
-    is_out_of_memory,
     limited_memory,
+    noting_out_of_memory,
     spread,
     take_turns,
 )
@@ -201,15 +202,8 @@ class OnReference:
         self.step = step
 
     def __call__(self, **inputs: Any) -> Any:
-        before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = "reference"
-        try:
+        with patch.dict(os.environ, {VARIABLE: "reference"}):
             return self.step(**inputs)
-        finally:
-            if before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = before
 
 
 def case(
@@ -226,14 +220,11 @@ def case(
         for name, step in implementations(setting, target, authors, compiled).items():
             run = partial(step, **inputs)
             row = {"op": "step", "case": setting.name, "implementation": name, "direction": DIRECTION} | machine
-            try:
+            with noting_out_of_memory(row):
                 run()
-            except (RuntimeError, MemoryError) as failure:
-                if not is_out_of_memory(failure):
-                    raise
-                rows.append(row | {"out_of_memory": True, "correct": correct})
-            else:
                 functions[name] = run
+            if name not in functions:
+                rows.append(row | {"correct": correct})
         if child is not None:
             functions[DEFAULT_ALLOCATOR] = child
         times = take_turns(functions, repeats, target.device) if correct else {}
@@ -266,16 +257,10 @@ def throughput(
             step = make(models, config)
             for size in batches:
                 row = {"op": "throughput", "case": f"{setting.name.split()[0]} B{size}", "implementation": name}
-                row |= {"direction": DIRECTION, "batch": size} | machine
+                row |= {"direction": DIRECTION, "batch": size, "correct": True} | machine
                 inputs = batch_of(setting, size, device=target.device)
-                try:
-                    times = take_turns({name: partial(step, **inputs)}, repeats, target.device)[name]
-                except (RuntimeError, MemoryError) as failure:
-                    if not is_out_of_memory(failure):
-                        raise
-                    rows.append(row | {"out_of_memory": True, "correct": True})
-                    continue
-                row |= spread(times) | {"correct": True}
+                with noting_out_of_memory(row):
+                    row |= spread(take_turns({name: partial(step, **inputs)}, repeats, target.device)[name])
                 rows.append(row | share(row, size))
     return sorted(rows, key=lambda row: (row["batch"], row["implementation"]))
 

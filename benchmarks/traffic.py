@@ -20,11 +20,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, distributed, multiprocessing
@@ -77,14 +78,10 @@ def counted() -> Iterator[list[Exchange]]:
 
         return exchange
 
-    plain = [getattr(owner, name) for owner, name, _ in places]
-    for (owner, name, how), function in zip(places, plain, strict=True):
-        setattr(owner, name, watch(function, how))
-    try:
+    with ExitStack() as patches:
+        for owner, name, how in places:
+            patches.enter_context(patch.object(owner, name, watch(getattr(owner, name), how)))
         yield found
-    finally:
-        for (owner, name, _), function in zip(places, plain, strict=True):
-            setattr(owner, name, function)
 
 
 def _asked_for() -> str:
@@ -203,7 +200,7 @@ def tables(payloads: Payloads, sizes: list[int], images: int, assumed: Assumed) 
         ["exchange", "times", f"bytes of a process at {own} images"],
         [[kind, calls[kind], f"{by_kind[kind]:,}"] for kind in by_kind],
     )
-    flops = plan(setting.train, batch_size=setting.batch, memory_bytes=1 << 60, device="cpu").flops / setting.batch
+    flops = plan(setting.train, batch_size=setting.batch, memory_bytes=1 << 60, device="cuda").flops / setting.batch
     heads = ["GPUs", "batch", "sent by each, MB", "computing", "words loss", "gradients", "others", "waiting"]
     lines = []
     for size in sizes:

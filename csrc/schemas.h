@@ -4,6 +4,11 @@
 
 #include <cstdint>
 
+// Registers dmgan::NAME, for tensors of a device, as the operator of LIBRARY whose schema has that name.
+#define DMGAN_REGISTER(LIBRARY, DEVICE, NAME)                                \
+  STABLE_TORCH_LIBRARY_FRAGMENT(LIBRARY, m) { m.def(dmgan::schemas::NAME); } \
+  STABLE_TORCH_LIBRARY_IMPL(LIBRARY, DEVICE, m) { m.impl(#NAME, TORCH_BOX(&dmgan::NAME)); }
+
 namespace dmgan {
 
 // The oldest torch this build runs on, as major * 1000 + minor; dmgan_fast/native.py asks for it.

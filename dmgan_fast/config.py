@@ -28,6 +28,13 @@ def renamed(default: T, name: str, old: str, **limits: Any) -> T:
     return field
 
 
+def require_positive(config: object, *names: str) -> None:
+    """Raise ``InputError`` for the first of these fields that is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
 def load_config(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """Build ``cls`` from plain values (YAML, JSON, command line).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -11,6 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+BLOCK = 1 << 20  # bytes read at once
 
 
 def require_regular(file: str | os.PathLike[str]) -> None:
@@ -121,6 +125,27 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+class FileDigest(NamedTuple):
+    """Size and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
+
+
+def file_digest(file: Path) -> FileDigest:
+    """Of a file as it is now.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return FileDigest(size, digest.hexdigest())
 
 
 def sync_below(folder: Path) -> None:

@@ -129,28 +129,34 @@ class _Mapping:
 
 def _number(dtype: Any = None, raw: Any = b"") -> Any:
     """In place of numpy's ``scalar``: a plain number, or None if it is none."""
-    content = raw.encode("latin1") if isinstance(raw, str) else raw
     try:
-        return np.frombuffer(content, np.dtype(dtype.order + dtype.code))[0].item()
+        return dtype.read(raw)[0]
     except (AttributeError, TypeError, ValueError, IndexError):
         return None
 
 
-class _DType:
-    """In place of ``numpy.dtype``."""
+class NumpyType:
+    """In place of ``numpy.dtype``: keeps the code and byte order of plain numbers."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code, self.order = (str(code) if str(code)[:1] in "biuf" else ""), "<"
+        self.code, self.order = str(code), "<"
 
     def __setstate__(self, state: Any) -> None:
         self.order = ">" if isinstance(state, tuple) and len(state) > 1 and state[1] == ">" else "<"
+
+    def read(self, raw: bytes | str) -> list[Any]:
+        """The numbers in ``raw``; ``ValueError`` if they are none."""
+        if self.code[:1] not in tuple("biuf"):
+            raise ValueError(f"it holds numpy data of type {self.code}; only plain numbers are read")
+        content = raw.encode("latin1") if isinstance(raw, str) else raw
+        return np.frombuffer(content, np.dtype(self.order + self.code)).tolist()
 
 
 def _encoded(text: Any = "", *_: Any) -> bytes:
     return text.encode("latin1", "replace") if isinstance(text, str) else b""
 
 
-_STAND_INS: dict[str, Any] = {"numpy.dtype": _DType, "_codecs.encode": _encoded}
+_STAND_INS: dict[str, Any] = {"numpy.dtype": NumpyType, "_codecs.encode": _encoded}
 for _core in ("numpy.core", "numpy._core"):
     _STAND_INS[f"{_core}.multiarray.scalar"] = _number
 

@@ -1,16 +1,19 @@
-"""Tensors as images people look at."""
+"""Tensors as images people look at, and the other way round.
+
+torchvision takes about as long to import as PyTorch; it is imported where its functions are called.
+"""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from dmgan_fast.files import replace_file
 
@@ -26,11 +29,18 @@ def to_bytes(images: Tensor) -> Tensor:
 
 def pil_image(image: Tensor) -> Image.Image:
     """``[3, H, W]`` in [-1, 1] → RGB."""
-    return to_pil_image(to_bytes(image))
+    return Image.fromarray(to_bytes(image).permute(1, 2, 0).cpu().numpy())
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """``[3, H, W]`` uint8 of an RGB image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def shade(image: Tensor, weight: Tensor) -> Image.Image:
     """A map ``[h, w]`` in [0, 1] in red over the faded image ``[3, H, W]``."""
+    from torchvision.transforms.functional import to_pil_image
+
     wide = torch.nn.functional.interpolate(weight[None, None].float(), size=image.shape[1:], mode="nearest")[0]
     gray = (image.float() / 2 + 0.5).clamp(0, 1).mean(0, keepdim=True) * 0.5 + 0.5
     return to_pil_image((1 - 0.85 * wide) * gray + 0.85 * wide * HEAT[:, None, None])
@@ -43,6 +53,9 @@ def relative(maps: Tensor) -> Tensor:
 
 def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
     """A row for each caption, its images ``[3, S, S]`` in [-1, 1] side by side at the highest resolution."""
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
     side = max(image.shape[-1] for row in rows for image in row)
     tiles = [
         torch.nn.functional.interpolate(image[None].float(), size=(side, side), mode="nearest")[0]
@@ -50,6 +63,13 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
         for image in row
     ]
     return to_pil_image(make_grid((torch.stack(tiles) / 2 + 0.5).clamp(0, 1), nrow=len(rows[0])))
+
+
+def save_rows(rows: Sequence[Tensor], file: Path) -> None:
+    """Batches ``[B, 3, S, S]`` in [-1, 1], all of one resolution, in one image, eight beside each other."""
+    from torchvision.utils import save_image
+
+    save_image(torch.cat(list(rows)) / 2 + 0.5, file, nrow=8)
 
 
 def contact_sheet(images: Sequence[tuple[str, Tensor]], columns: int = 4) -> Image.Image:

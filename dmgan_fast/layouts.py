@@ -41,6 +41,11 @@ def empty_map(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Itself, or sixteen bits as float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @overload
 def wide(x: Tensor) -> Tensor: ...
 @overload

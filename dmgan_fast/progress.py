@@ -41,18 +41,10 @@ class Progress(progress.Progress):
         self._first: dict[TaskID, float] = {}  # steps that were done before
         self._lines = None if console.is_terminal or disable else Thread(target=self.write_lines, daemon=True)
 
-    def add_task(
-        self,
-        description: str,
-        start: bool = True,
-        total: float | None = 100.0,
-        completed: int = 0,
-        visible: bool = True,
-        **fields: Any,
-    ) -> TaskID:
+    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
         """As rich's."""
-        task = super().add_task(description, start, total, completed, visible, **fields)
-        self._first[task] = completed
+        task = super().add_task(*arguments, **options)
+        self._first[task] = self.tasks[-1].completed
         return task
 
     def __enter__(self) -> Self:

@@ -340,6 +340,7 @@ class _Tiles(NamedTuple):
 
 TENSOR_CORE_TILES = _Tiles(depth=32, wide=64, words=32)  # captions have 25 words or fewer
 EXACT_TILES = _Tiles(depth=16, wide=64, words=16)  # exact float32 products keep both operands in registers
+LOGITS_WARPS = 8  # with 4, which is the default, sixteen bits spill on sm_90
 
 
 class _Launch:
@@ -376,7 +377,7 @@ def _contexts(
     tiles = launch.tiles
     _logits_kernel[(launch.region_tiles * pairs,)](
         regions, words, lengths, logits, word_sums, *launch.sizes,
-        **launch.options(channels=tiles.depth, regions=tiles.wide),
+        **launch.options(channels=tiles.depth, regions=tiles.wide), num_warps=LOGITS_WARPS,
     )  # fmt: skip
     _context_kernel[(launch.channel_tiles * launch.word_tiles * pairs,)](
         regions, lengths, logits, word_sums, context, region_sums, gamma1, *launch.sizes,

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from benchmarks import authors
-from benchmarks.precision import autocast, without_autocast
+from benchmarks.precision import autocast
+from dmgan_fast.contract import without_autocast
 from dmgan_fast.modules import Discriminator, Generator
 from dmgan_fast.modules.blocks import ResidualBlock, UpBlock
 from dmgan_fast.modules.generator import RefinementStage
@@ -86,7 +87,7 @@ def generate(
 
 
 def spectral_conv(conv: SpectralNormConv2d, x: Tensor) -> Tensor:
-    with without_autocast(x.device.type):
+    with without_autocast(x):
         weight = normalised(conv)
     return F.conv2d(x, weight, conv.bias, conv.stride, conv.padding)
 
@@ -126,7 +127,7 @@ def _probabilities(logits: Tensor) -> Tensor:
 
 
 def _bce(probabilities: Tensor, target: Tensor) -> Tensor:
-    with without_autocast(probabilities.device.type):
+    with without_autocast(probabilities):
         return F.binary_cross_entropy(probabilities, target)
 
 
@@ -151,7 +152,7 @@ def damsm_loss(encoder: nn.Module, image: Tensor, batch: Batch, config: StepConf
     if batch.class_ids is not None:
         same = (batch.class_ids[:, None] == batch.class_ids) & ~torch.eye(len(code), dtype=torch.bool).to(same.device)
     labels = torch.arange(len(code), device=code.device)
-    with without_autocast(code.device.type):
+    with without_autocast(code):
         return _matching(regions, code, same, labels, batch, config)
 
 
@@ -219,7 +220,7 @@ class AuthorsStep:
             return self._step(batch, noise, eps)
 
     def _learn(self, loss: Tensor, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> None:
-        with without_autocast(self.device):
+        with without_autocast(loss):
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()

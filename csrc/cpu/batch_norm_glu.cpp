@@ -546,15 +546,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_glu_backward(const Tensor& grad_y,
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::batch_norm_glu_statistics);
-  m.def(dmgan::schemas::batch_norm_glu_forward);
-  m.def(dmgan::schemas::batch_norm_glu_reduce);
-  m.def(dmgan::schemas::batch_norm_glu_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("batch_norm_glu_statistics", TORCH_BOX(&dmgan::batch_norm_glu_statistics));
-  m.impl("batch_norm_glu_forward", TORCH_BOX(&dmgan::batch_norm_glu_forward));
-  m.impl("batch_norm_glu_reduce", TORCH_BOX(&dmgan::batch_norm_glu_reduce));
-  m.impl("batch_norm_glu_backward", TORCH_BOX(&dmgan::batch_norm_glu_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, batch_norm_glu_statistics)
+DMGAN_REGISTER(DMGAN_CPU, CPU, batch_norm_glu_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, batch_norm_glu_reduce)
+DMGAN_REGISTER(DMGAN_CPU, CPU, batch_norm_glu_backward)

@@ -48,11 +48,5 @@ std::tuple<Tensor, Tensor> conv3x3_backward(const Tensor& grad_y, const Tensor& 
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::conv3x3_forward);
-  m.def(dmgan::schemas::conv3x3_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("conv3x3_forward", TORCH_BOX(&dmgan::conv3x3_forward));
-  m.impl("conv3x3_backward", TORCH_BOX(&dmgan::conv3x3_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, conv3x3_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, conv3x3_backward)

@@ -27,11 +27,5 @@ std::tuple<Tensor, Tensor> conv4x4_stride2_backward(const Tensor& grad_y, const 
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::conv4x4_stride2_forward);
-  m.def(dmgan::schemas::conv4x4_stride2_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("conv4x4_stride2_forward", TORCH_BOX(&dmgan::conv4x4_stride2_forward));
-  m.impl("conv4x4_stride2_backward", TORCH_BOX(&dmgan::conv4x4_stride2_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, conv4x4_stride2_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, conv4x4_stride2_backward)

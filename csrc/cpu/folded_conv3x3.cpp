@@ -48,7 +48,4 @@ Tensor folded_conv3x3_forward(const Tensor& x, const Tensor& conv_weight, const 
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) { m.def(dmgan::schemas::folded_conv3x3_forward); }
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("folded_conv3x3_forward", TORCH_BOX(&dmgan::folded_conv3x3_forward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, folded_conv3x3_forward)

@@ -537,11 +537,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> memory_read_backward(
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::memory_read_forward);
-  m.def(dmgan::schemas::memory_read_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("memory_read_forward", TORCH_BOX(&dmgan::memory_read_forward));
-  m.impl("memory_read_backward", TORCH_BOX(&dmgan::memory_read_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, memory_read_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, memory_read_backward)

@@ -347,11 +347,5 @@ Twelve memory_write_backward(const Tensor& grad_key, const Tensor& grad_value, c
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::memory_write_forward);
-  m.def(dmgan::schemas::memory_write_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("memory_write_forward", TORCH_BOX(&dmgan::memory_write_forward));
-  m.impl("memory_write_backward", TORCH_BOX(&dmgan::memory_write_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, memory_write_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, memory_write_backward)

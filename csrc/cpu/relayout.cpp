@@ -53,5 +53,4 @@ Tensor relayout(const Tensor& x) {
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) { m.def(dmgan::schemas::relayout); }
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) { m.impl("relayout", TORCH_BOX(&dmgan::relayout)); }
+DMGAN_REGISTER(DMGAN_CPU, CPU, relayout)

@@ -36,11 +36,5 @@ std::tuple<Tensor, Tensor> upsample_conv3x3_backward(const Tensor& grad_y, const
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::upsample_conv3x3_forward);
-  m.def(dmgan::schemas::upsample_conv3x3_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("upsample_conv3x3_forward", TORCH_BOX(&dmgan::upsample_conv3x3_forward));
-  m.impl("upsample_conv3x3_backward", TORCH_BOX(&dmgan::upsample_conv3x3_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, upsample_conv3x3_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, upsample_conv3x3_backward)

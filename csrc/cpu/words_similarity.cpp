@@ -493,11 +493,5 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
 }  // namespace
 }  // namespace dmgan
 
-STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_CPU, m) {
-  m.def(dmgan::schemas::words_similarity_forward);
-  m.def(dmgan::schemas::words_similarity_backward);
-}
-STABLE_TORCH_LIBRARY_IMPL(DMGAN_CPU, CPU, m) {
-  m.impl("words_similarity_forward", TORCH_BOX(&dmgan::words_similarity_forward));
-  m.impl("words_similarity_backward", TORCH_BOX(&dmgan::words_similarity_backward));
-}
+DMGAN_REGISTER(DMGAN_CPU, CPU, words_similarity_forward)
+DMGAN_REGISTER(DMGAN_CPU, CPU, words_similarity_backward)

@@ -27,10 +27,7 @@
 #define DMGAN_DISPATCH_KEY CPU
 #endif
 
-// Registers dmgan::NAME as the operator whose schema has that name.
-#define DMGAN_OPERATOR(NAME)                                                       \
-  STABLE_TORCH_LIBRARY_FRAGMENT(DMGAN_LIBRARY, m) { m.def(dmgan::schemas::NAME); } \
-  STABLE_TORCH_LIBRARY_IMPL(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, m) { m.impl(#NAME, TORCH_BOX(&dmgan::NAME)); }
+#define DMGAN_OPERATOR(NAME) DMGAN_REGISTER(DMGAN_LIBRARY, DMGAN_DISPATCH_KEY, NAME)
 
 namespace dmgan {
 

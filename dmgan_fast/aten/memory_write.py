@@ -28,7 +28,7 @@ def memory_write_backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of the twelve inputs, in their order; m and its parts are recomputed."""
     gate_word, gate_image, word_weight, word_bias, image_weight, image_bias, key_weight, _, value_weight, _ = weights
-    batch, dimensions, length = words.shape
+    batch, _, length = words.shape
     rows = words.transpose(1, 2).flatten(0, 1)  # [B T, D], one for each word
     gate = torch.sigmoid((rows @ gate_word).view(batch, length) + (image_mean @ gate_image)[:, None])
     gate = gate.view(batch, length, 1)
@@ -37,18 +37,18 @@ def memory_write_backward(
     difference = written - image
     memory = torch.addcmul(image, gate, difference).flatten(0, 1)
 
-    key_rows = relu_backward(grad_key, key).transpose(1, 2).flatten(0, 1)  # [B T, C]
-    value_rows = relu_backward(grad_value, value).transpose(1, 2).flatten(0, 1)
-    grad_memory = torch.addmm(key_rows @ key_weight, value_rows, value_weight).view(batch, length, -1)
-    through_gate = (grad_memory * difference).sum(2, keepdim=True)
-    grad_gate: Tensor = torch.ops.aten.sigmoid_backward(through_gate, gate)  # of the sigmoid's argument
+    key_rows, value_rows = (_rows_of(each, result) for each, result in ((grad_key, key), (grad_value, value)))
+    grad_memory = (key_rows @ key_weight).addmm_(value_rows, value_weight)  # [B T, 2C]
+    through_gate = torch.bmm(grad_memory[:, None], difference.flatten(0, 1)[:, :, None])  # one product for each word
+    grad_gate: Tensor = torch.ops.aten.sigmoid_backward(through_gate.view(gate.shape), gate)  # of its argument
+    grad_memory = grad_memory.view(batch, length, -1)
     grad_written = relu_backward(gate * grad_memory, written).flatten(0, 1)
-    grad_image = relu_backward(((1 - gate) * grad_memory).sum(1, keepdim=True), image).flatten(0, 1)
+    grad_image = relu_backward(torch.bmm((1 - gate).transpose(1, 2), grad_memory), image).flatten(0, 1)
     word_gates, image_gates = grad_gate.flatten(), grad_gate.sum((1, 2))
-    grad_words = torch.addmm(word_gates[:, None] * gate_word, grad_written, word_weight)
+    grad_words = gate_word[:, None] * word_gates.view(batch, 1, length)  # [B, D, T], as it has to lie
     return (
-        grad_words.view(batch, length, dimensions).transpose(1, 2).contiguous(),
-        torch.addmm(image_gates[:, None] * gate_image, grad_image, image_weight),
+        grad_words.baddbmm_(word_weight.t().expand(batch, -1, -1), _by_sample(grad_written, batch)),
+        (image_gates[:, None] * gate_image).addmm_(grad_image, image_weight),
         word_gates @ rows,
         image_gates @ image_mean,
         grad_written.t() @ rows,
@@ -60,3 +60,16 @@ def memory_write_backward(
         value_rows.t() @ memory,
         value_rows.sum(0),
     )
+
+
+def _by_sample(rows: Tensor, batch: int) -> Tensor:
+    """``[B T, C]`` as ``[B, C, T]``, a view."""
+    return rows.view(batch, -1, rows.shape[1]).transpose(1, 2)
+
+
+def _rows_of(grad: Tensor, result: Tensor) -> Tensor:
+    """``relu_backward [B, C, T]`` as rows ``[B T, C]``, one for each word, which it is written into."""
+    batch, channels, length = result.shape
+    rows = grad.new_empty(batch * length, channels)
+    torch.ops.aten.threshold_backward.grad_input(grad, result, 0, grad_input=_by_sample(rows, batch))
+    return rows

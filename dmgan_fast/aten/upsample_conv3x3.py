@@ -53,14 +53,16 @@ def spread_by_product(weight: Tensor, memory_format: torch.memory_format) -> Ten
 
 
 def gather_by_product(grad_wide: Tensor) -> Tensor:
-    """``gather`` in one kernel, and another one that lays its result out."""
+    """``gather`` in one kernel, which writes its result as it has to lie."""
     inputs, outputs = grad_wide.shape[:2]
-    taps = _taps(grad_wide.device, grad_wide.dtype, planned())
+    taps = _taps(grad_wide.device, grad_wide.dtype, planned())  # [9, 16]
     if layouts.is_channels_last(grad_wide):
-        total = torch.bmm(taps.expand(inputs, 9, 16), grad_wide.permute(0, 2, 3, 1).reshape(inputs, 16, outputs))
-        return total.permute(2, 0, 1).contiguous().view(outputs, inputs, 3, 3)
-    total = torch.bmm(grad_wide.reshape(inputs, outputs, 16), taps.t().expand(inputs, 16, 9))
-    return total.transpose(0, 1).contiguous().view(outputs, inputs, 3, 3)
+        flat = grad_wide.permute(0, 2, 3, 1).reshape(inputs, 16, outputs).transpose(1, 2)
+    else:
+        flat = grad_wide.reshape(inputs, outputs, 16)
+    total = grad_wide.new_empty(outputs, inputs, 9)
+    torch.bmm(flat, taps.t().expand(inputs, 16, 9), out=total.transpose(0, 1))
+    return total.view(outputs, inputs, 3, 3)
 
 
 @cache

@@ -73,7 +73,7 @@ def ablate(
         judge=judge,
     )
     if first_process():
-        typer.echo((out / ablation.MARKDOWN_NAME).read_text(encoding="utf-8"))
+        typer.echo((out / f"{ablation.NAME}.md").read_text(encoding="utf-8"))
 
 
 @app.command(

@@ -17,6 +17,9 @@ from dmgan_fast.cli.options import Device, Step, refuse_processes, working
 from dmgan_fast.errors import InputError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from dmgan_fast.parallel import Processes
     from dmgan_fast.sampling.sampler import Sample, Sampler
 
 HUB = "Weights on the Hub"
@@ -111,9 +114,7 @@ def sample(
         raise InputError("--gates: this model has no response gates")
     options: dict[str, Any] = {"seed": seed, "batch_size": batch, "tile": tile}
     options |= {"truncation": truncation, "noise_strength": noise}
-    total = steps if between else len(given)
-    shown: list[Sample] = []
-    told: list[tuple[int, int, dict[str, Any]]] = []
+    written = _Written(out, steps if between else len(given), count, attention, gates)
     with Processes.joined() as processes:
         with processes.agreeing():
             results: Iterator[Sample]
@@ -122,34 +123,33 @@ def sample(
             else:
                 options |= {"count": count, "maps": attention or gates, "part": (processes.rank, processes.size)}
                 results = _sampled(sampler, given, **options)
-            at_once = processes.first and total * count > batch
-            own = -(-total * count // processes.size)
-            with working("generating", own) if at_once else nullcontext(lambda: None) as tick:
-                for result in results:
-                    if result.unknown and result.copy == 1:
-                        unknown = ", ".join(result.unknown)
-                        typer.echo(f"caption {result.number}: unknown words left out: {unknown}", err=True)
-                    files = list(map(str, _write(result, _place(result, total, count), out, attention, gates)))
-                    if not as_json and processes.size == 1:
-                        typer.echo("\n".join(files))
-                    entry = {"caption": result.caption, "unknown": result.unknown, "files": files}
-                    told.append((result.number, result.copy, entry))
-                    if (result.number - 1) * count + result.copy <= SHOWN:
-                        shown.append(result)
-                    tick()
-        ordered = sorted(chain(*processes.objects(told)), key=lambda each: each[:2])
-        entries = [entry for _, _, entry in ordered]
-        shown = sorted(chain(*processes.objects(shown)), key=lambda result: (result.number, result.copy))
-    if not processes.first:
-        return
-    if not as_json and processes.size > 1:
-        typer.echo("\n".join(file for each in entries for file in each["files"]))
-    sheets = _write_sheets(shown, total * count, count, out, sheet)
+            _write(results, written, processes, at_once=batch, show=not as_json)
+        written.gather(processes)
+    if processes.first:
+        _tell(written, written.sheets(captions=sheet), processes, as_json)
+
+
+def _write(results: Iterator[Sample], written: _Written, processes: Processes, *, at_once: int, show: bool) -> None:
+    """Write this process's images; ``show``: name their files as they come, if it is the only one."""
+    long = processes.first and written.images > at_once
+    own = -(-written.images // processes.size)
+    with working("generating", own) if long else nullcontext(lambda: None) as tick:
+        for result in results:
+            files = written.add(result)
+            if show and processes.size == 1:
+                typer.echo("\n".join(files))
+            tick()
+
+
+def _tell(written: _Written, sheets: list[str], processes: Processes, as_json: bool) -> None:
+    """What the command has not said yet of the files of all processes."""
     if as_json:
-        typer.echo(json.dumps({"images": entries, "sheets": list(map(str, sheets))}, indent=2, ensure_ascii=False))
-    else:
-        for path in sheets:
-            typer.echo(path)
+        entries = [entry for _, entry in written.entries]
+        typer.echo(json.dumps({"images": entries, "sheets": sheets}, indent=2, ensure_ascii=False))
+        return
+    files = [file for _, entry in written.entries for file in entry["files"]] if processes.size > 1 else []
+    if files or sheets:
+        typer.echo("\n".join(files + sheets))
 
 
 def _sampled(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterator[Sample]:
@@ -159,49 +159,81 @@ def _sampled(sampler: Sampler, given: Sequence[Given], **options: Any) -> Iterat
     return sampler.stream([caption.text for caption in given], **options)
 
 
-def _place(result: Sample, total: int, count: int) -> str:
-    """The number that a file's name begins with: names sort as the captions do."""
-    number = f"{result.number:0{max(3, len(str(total)))}d}"
-    return number if count == 1 else f"{number}-{result.copy:0{max(2, len(str(count)))}d}"
+class _Written:
+    """Images as PNG files named after their captions, with the maps asked for.
+
+    ``entries``: what ``--json`` says of each, by its place in the order of captions. ``shown``: those of the sheets.
+    """
+
+    def __init__(self, out: Path, captions: int, count: int, attention: bool, gates: bool) -> None:
+        self.out, self.count, self.attention, self.gates = out, count, attention, gates
+        self.images = captions * count
+        self.digits = max(3, len(str(captions))), max(2, len(str(count)))
+        self.entries: list[tuple[tuple[int, int], dict[str, Any]]] = []
+        self.shown: list[Sample] = []
+
+    def add(self, result: Sample) -> list[str]:
+        """Write the files of one image."""
+        if result.unknown and result.copy == 1:
+            typer.echo(f"caption {result.number}: unknown words left out: {', '.join(result.unknown)}", err=True)
+        if (result.number - 1) * self.count + result.copy <= SHOWN:
+            self.shown.append(result)
+        files = _save(self._files(result))
+        entry = {"caption": result.caption, "unknown": result.unknown, "files": files}
+        self.entries.append(((result.number, result.copy), entry))
+        return files
+
+    def gather(self, processes: Processes) -> None:
+        """Have what all processes wrote, in order."""
+        self.entries = sorted(chain(*processes.objects(self.entries)), key=lambda each: each[0])
+        self.shown = sorted(chain(*processes.objects(self.shown)), key=lambda result: (result.number, result.copy))
+
+    def _files(self, result: Sample) -> list[tuple[Path, Image]]:
+        from dmgan_fast.images import pil_image, relative, shade
+
+        stem = self.out / f"{self._place(result)}-{_short('-'.join(result.words))}"
+        files = [(f"{image.shape[-1]}", pil_image(image)) for image in result.images]
+        for maps in result.attention if self.attention else []:
+            for position, (word, weight) in enumerate(zip(result.words, relative(maps), strict=True), start=1):
+                name = f"{maps.shape[-1]}-attention-{position:02d}-{_short(word)}"
+                files.append((name, shade(result.images[-1], weight)))
+        for gate in result.response_gates if self.gates else []:
+            files.append((f"{gate.shape[-1]}-gate", shade(result.images[-1], gate)))
+        return [(Path(f"{stem}-{name}.png"), image) for name, image in files]
+
+    def _place(self, result: Sample) -> str:
+        """The number that a file's name begins with: names sort as the captions do."""
+        number = f"{result.number:0{self.digits[0]}d}"
+        return number if self.count == 1 else f"{number}-{result.copy:0{self.digits[1]}d}"
+
+    def sheets(self, captions: bool) -> list[str]:
+        """Write ``grid.png`` of several images, and ``sheet.png`` with ``captions`` if asked for."""
+        from dmgan_fast.images import contact_sheet, grid
+
+        shown, files = self.shown, []
+        if len(shown) > 1:
+            rows = [result.images for result in shown]
+            if self.count > 1:  # a row for each caption, its images beside each other
+                whole = len(shown) // self.count * self.count or len(shown)
+                last = [result.images[-1] for result in shown[:whole]]
+                rows = [last[k : k + self.count] for k in range(0, whole, self.count)]
+            files.append((self.out / "grid.png", grid(rows)))
+        if captions:
+            sheet = contact_sheet([(result.caption, result.images[-1]) for result in shown])
+            files.append((self.out / "sheet.png", sheet))
+        paths = _save(files)
+        if files and self.images > len(shown):
+            typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {self.images} images", err=True)
+        return paths
 
 
-def _write(result: Sample, place: str, out: Path, attention: bool, gates: bool) -> list[Path]:
-    """Images, and the maps asked for, as PNG files named after the caption."""
-    from dmgan_fast.images import pil_image, relative, save_image, shade
+def _save(files: list[tuple[Path, Image]]) -> list[str]:
+    from dmgan_fast.images import save_image
 
-    stem = f"{place}-{_short('-'.join(result.words))}"
-    files = [(out / f"{stem}-{image.shape[-1]}.png", pil_image(image)) for image in result.images]
-    for maps in result.attention if attention else []:
-        for position, (word, weight) in enumerate(zip(result.words, relative(maps), strict=True), start=1):
-            name = f"{stem}-{maps.shape[-1]}-attention-{position:02d}-{_short(word)}.png"
-            files.append((out / name, shade(result.images[-1], weight)))
-    for gate in result.response_gates if gates else []:
-        files.append((out / f"{stem}-{gate.shape[-1]}-gate.png", shade(result.images[-1], gate)))
     for file, image in files:
         save_image(image, file)
-    return [file for file, _ in files]
+    return [str(file) for file, _ in files]
 
 
 def _short(text: str) -> str:
     return text[:STEM].encode()[:BYTES].decode(errors="ignore")
-
-
-def _write_sheets(shown: list[Sample], total: int, count: int, out: Path, sheet: bool) -> list[Path]:
-    """``grid.png`` of several images; ``sheet.png`` with captions if asked for."""
-    from dmgan_fast.images import contact_sheet, grid, save_image
-
-    files = []
-    if len(shown) > 1:
-        rows = [result.images for result in shown]
-        if count > 1:  # a row for each caption, its images beside each other
-            whole = len(shown) // count * count or len(shown)
-            last = [result.images[-1] for result in shown[:whole]]
-            rows = [last[k : k + count] for k in range(0, whole, count)]
-        files.append((out / "grid.png", grid(rows)))
-    if sheet:
-        files.append((out / "sheet.png", contact_sheet([(result.caption, result.images[-1]) for result in shown])))
-    for file, image in files:
-        save_image(image, file)
-    if files and total > len(shown):
-        typer.echo(f"grid.png and sheet.png show the first {len(shown)} of {total} images", err=True)
-    return [file for file, _ in files]

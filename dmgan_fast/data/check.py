@@ -11,7 +11,7 @@ from typing import Any
 from dmgan_fast.data.dataset import CaptionedImages
 from dmgan_fast.data.facts import Facts, Purpose
 from dmgan_fast.data.findings import ERROR, WARNING, Finding, judge
-from dmgan_fast.data.opening import NAMED, names, open_split, read_set, refusal
+from dmgan_fast.data.opening import NAMED, names, open_split, read_set, require_few
 from dmgan_fast.data.texts import printable
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError
@@ -141,8 +141,7 @@ def open_readable(
         DataError: as ``open_dataset``; and if images can't be read, with all of them by name.
     """
     facts = Facts(read_set(source), vocabulary, parts=(split,))
-    if len(facts.bad) > skip_bad:
-        raise DataError(refusal(facts.contents, facts.bad, skip_bad))
+    require_few(facts.contents, facts.bad, skip_bad)
     return _open(facts, split, **settings)
 
 

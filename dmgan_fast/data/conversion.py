@@ -18,7 +18,7 @@ from PIL import Image
 from dmgan_fast.data.check import Report
 from dmgan_fast.data.layouts.captions_file import FILES, VOCABULARY
 from dmgan_fast.data.names import IMAGE_SUFFIXES
-from dmgan_fast.data.opening import refusal
+from dmgan_fast.data.opening import require_few
 from dmgan_fast.data.record import Record, read_bytes
 from dmgan_fast.data.rows import BAD, NO_KNOWN_WORD, OTHER_SPLIT, LeftOut, Row
 from dmgan_fast.data.texts import printable
@@ -92,9 +92,7 @@ def usable(report: Report, skip_bad: int) -> tuple[list[tuple[Row, str | None]],
     facts = report.facts
     # Captions without a known word are copied: which words are known is the encoders' matter.
     left_out = [item for item in facts.left_out if item.kind not in (NO_KNOWN_WORD, OTHER_SPLIT)]
-    bad = [item for item in left_out if item.kind in BAD]
-    if len(bad) > skip_bad:
-        raise DataError(refusal(facts.contents, bad, skip_bad))
+    require_few(facts.contents, [item for item in left_out if item.kind in BAD], skip_bad)
     rows = [
         (row, role)
         for row, role in zip(facts.contents.rows, facts.contents.roles, strict=True)

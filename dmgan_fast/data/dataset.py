@@ -14,7 +14,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import pil_to_tensor
 
 from dmgan_fast.data.cache import ImageCache
 from dmgan_fast.data.captions import choose_words, pad
@@ -26,6 +25,7 @@ from dmgan_fast.data.rows import CROP_MARGIN, LeftOut
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.foreign import what_instead
+from dmgan_fast.images import pixels_of
 
 FETCHERS = 4  # archives fetched at the same time
 
@@ -168,7 +168,7 @@ class CaptionedImages(Dataset[ImageItem]):
         image = crop_to_box(read_image(record), record.box)
         scale = side / min(image.size)
         size = (max(side, round(image.width * scale)), max(side, round(image.height * scale)))
-        pixels = pil_to_tensor(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+        pixels = pixels_of(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
         if self.cache is not None:
             self.cache.put(index, pixels)
         return pixels

@@ -80,7 +80,7 @@ def _empty_parts(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
 
 def _splits(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
     names = facts.contents.split_names()
-    for name, count in Counter(row.split for row in facts.contents.part_of_none()).items():
+    for name, count in Counter(row.split for row in facts.contents.part(None)).items():
         meant = nearest(name)
         why = f"; is {meant!r} meant?" if meant else ""
         why = ", since there is a test split" if role_of(name) else why
@@ -88,7 +88,7 @@ def _splits(facts: Facts, purpose: Purpose) -> Iterator[Finding]:
             f"{_of(count, len(facts.contents.rows), 'image')} {_are(count)} in split {name!r}, which is neither for "
             f"training nor held out{why} (splits found: {splits_found(facts.contents)})"
         )
-        rows = (row.record.key for row in facts.contents.part_of_none() if row.split == name)
+        rows = (row.record.key for row in facts.contents.part(None) if row.split == name)
         yield Finding("in no split", WARNING, text, tuple(rows))
     if "" in names and len(names) > 1:
         text = (

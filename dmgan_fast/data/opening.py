@@ -12,6 +12,7 @@ import torch
 
 from dmgan_fast.data import demo, layouts
 from dmgan_fast.data.dataset import CaptionedImages
+from dmgan_fast.data.layouts import webdataset
 from dmgan_fast.data.order import Shards
 from dmgan_fast.data.record import Record
 from dmgan_fast.data.remote import is_remote
@@ -37,7 +38,7 @@ def read_set(source: str | os.PathLike[str]) -> Contents:
     """
     if str(source) == "demo":
         return demo.read()
-    return layouts.read_remote(str(source)) if is_remote(source) else layouts.read(Path(source))
+    return webdataset.read_remote(str(source)) if is_remote(source) else layouts.read(Path(source))
 
 
 def open_dataset(
@@ -112,8 +113,7 @@ def open_split(
     known, rows = without or {}, contents.part(split)
     faults = {id(row): fault for row in rows if (fault := known.get(id(row)) or fault_of(row, words))}
     bad = [*faults.values(), *(item for item in contents.lost if item.kind in BAD)]
-    if len(bad) > skip_bad:
-        raise DataError(refusal(contents, bad, skip_bad))
+    require_few(contents, bad, skip_bad)
     if contents.embedded:
         settings.setdefault("cache_bytes", EMBEDDED)
     good = [row.record for row in rows if id(row) not in faults]
@@ -157,10 +157,12 @@ def fault_of(row: Row, vocabulary: Vocabulary) -> LeftOut | None:
     return LeftOut(key, NO_KNOWN_WORD, why)
 
 
-def refusal(contents: Contents, bad: Sequence[LeftOut], skip_bad: int) -> str:
-    """What can't be used, all of it by name, and what to do."""
+def require_few(contents: Contents, bad: Sequence[LeftOut], skip_bad: int) -> None:
+    """Raise ``DataError`` if more can't be used than ``skip_bad``, with all of it by name, and what to do."""
+    if len(bad) <= skip_bad:
+        return
     allowed = f", and skip_bad allows {skip_bad}" if skip_bad else ""
-    return (
+    raise DataError(
         f"{contents.source!r}: {named(bad)}; {len(bad):,} of {len(contents.rows) + len(contents.lost):,} can't be used"
         f"{allowed}: mend or remove them, or go on without them (skip_bad={len(bad)}, --skip-bad {len(bad)}); "
         "`dmgan-fast check` also looks into the images"

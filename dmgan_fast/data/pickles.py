@@ -7,27 +7,10 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 from dmgan_fast.files import require_regular
-
-
-class _DType:
-    """Stands for ``numpy.dtype``: keeps the code and byte order of plain numbers."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.code, self.order = str(code), "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = ">" if state[1] == ">" else "<"
-
-    def read(self, raw: bytes | str) -> list[Any]:
-        if self.code[:1] not in "biuf":
-            raise pickle.UnpicklingError(f"it holds numpy data of type {self.code}; only plain numbers are read")
-        content = raw.encode("latin1") if isinstance(raw, str) else raw
-        return np.frombuffer(content, np.dtype(self.order + self.code)).tolist()
+from dmgan_fast.foreign import NumpyType
 
 
 class _Array(list[Any]):
@@ -44,7 +27,7 @@ class _Array(list[Any]):
 # What the authors' caption, file-name and class files hold besides builtin containers, strings and numbers.
 # Nothing of numpy is called with the file's arguments: arrays become lists, numbers Python's own.
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): _DType,
+    ("numpy", "dtype"): NumpyType,
     ("numpy", "ndarray"): _Array,
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from dmgan_fast.errors import DataError, InputError
+from dmgan_fast.files import file_digest
 from dmgan_fast.sizes import parse_size, show_size
 
 T = TypeVar("T")
@@ -22,7 +23,6 @@ FOLDER = "DMGAN_FAST_SHARDS"  # environment variable: where copies lie
 SIZE = "DMGAN_FAST_SHARDS_SIZE"  # how much they may take
 TRIES = 4
 PAUSE = 0.5  # seconds before the second try; each further one waits twice as long
-BLOCK = 1 << 20
 
 
 class Remote(NamedTuple):
@@ -158,7 +158,7 @@ def _fetch(remote: Remote, part: Path) -> None:
     size = part.stat().st_size
     if size != remote.size:
         raise _Other(f"{size:,} bytes came, and {remote.size:,} were expected")
-    if remote.sha256 and sha256_of(part) != remote.sha256:
+    if remote.sha256 and file_digest(part).sha256 != remote.sha256:
         raise _Other("its SHA-256 is another than in the index")
 
 
@@ -184,15 +184,6 @@ def _again(work: Callable[[], T], url: str) -> T:
         if number < TRIES - 1:
             time.sleep(PAUSE * 2**number)
     raise DataError(f"{url} can't be fetched, tried {TRIES} times: {reason}")
-
-
-def sha256_of(file: Path) -> str:
-    """Of a file's content."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def system_of(url: str) -> tuple[Any, str]:

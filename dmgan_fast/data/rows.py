@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -76,26 +77,20 @@ class Contents:
         """Rows that the source holds."""
         return sum(row.lines for row in self.rows) + len(self.lost)
 
-    def part(self, role: str) -> list[Row]:
-        """Rows of ``"train"`` or ``"test"``, usable or not."""
+    def part(self, role: str | None) -> list[Row]:
+        """Rows of ``"train"``, of ``"test"`` or (None) of neither, usable or not."""
         return [row for row, own in zip(self.rows, self.roles, strict=True) if own == role]
 
     def split_names(self) -> dict[str, int]:
         """Rows of each split, by the names as written; no name is the empty one."""
-        names: dict[str, int] = {}
-        for row in self.rows:
-            names[row.split] = names.get(row.split, 0) + 1
-        return names
+        return dict(Counter(row.split for row in self.rows))
 
     def in_no_split(self) -> list[LeftOut]:
         """Rows that neither training nor held-out images take."""
         return [
             LeftOut(row.record.key, OTHER_SPLIT, f"{row.record.key} is in split {row.split!r}")
-            for row in self.part_of_none()
+            for row in self.part(None)
         ]
-
-    def part_of_none(self) -> list[Row]:
-        return [row for row, role in zip(self.rows, self.roles, strict=True) if role is None]
 
 
 class Gatherer:

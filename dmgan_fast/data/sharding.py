@@ -17,13 +17,14 @@ import torch
 
 from dmgan_fast.data.check import Report
 from dmgan_fast.data.conversion import as_values, require_empty, suffix_of, usable, whole_or_not
-from dmgan_fast.data.layouts.shard_index import INDEX, WINDOW, Index, Sample, ShardFile, write_index
+from dmgan_fast.data.layouts.shard_index import INDEX, WINDOW, Index, Sample, write_index
 from dmgan_fast.data.layouts.webdataset import OWN, VOCABULARY
 from dmgan_fast.data.randomness import generator
 from dmgan_fast.data.record import read_bytes
-from dmgan_fast.data.remote import is_remote, join, names_below, sha256_of, system_of
+from dmgan_fast.data.remote import is_remote, join, names_below, system_of
 from dmgan_fast.data.rows import LeftOut, Row
 from dmgan_fast.errors import DataError, InputError
+from dmgan_fast.files import FileDigest, file_digest
 
 SHARD_BYTES = 256 << 20
 LEAST = 1 << 10
@@ -91,7 +92,7 @@ class _Writer:
 
     def __init__(self, store: _Store, shard_bytes: int) -> None:
         self.store, self.shard_bytes = store, shard_bytes
-        self.shards: dict[str, ShardFile] = {}
+        self.shards: dict[str, FileDigest] = {}
         self.samples: list[Sample] = []
         self._open: dict[str, tarfile.TarFile] = {}
         self._counts: dict[str, int] = {}
@@ -129,7 +130,7 @@ class _Writer:
         archive = self._open.pop(part)
         archive.close()
         file = self.store.folder / _name(archive)
-        self.shards[file.name] = ShardFile(file.stat().st_size, sha256_of(file))
+        self.shards[file.name] = file_digest(file)
         self.store.give(file)
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from dmgan_fast.config import config_dataclass, renamed
-from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.catalogue import Metric
 from dmgan_fast.evaluation.given_statistics import GivenStatistics
@@ -55,13 +52,6 @@ class EvaluationConfig:
     cache: str | None = None
     save_images: bool = renamed(False, "save_images", "save_pictures")
     keep_features: bool = False
-
-
-def device_of(name: str) -> torch.device:
-    """Each process of one machine takes a GPU of its own."""
-    device = pick_device(name)
-    local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if device == torch.device("cuda") and local else device
 
 
 def run_config(weights: str | None) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from torch import Tensor
 from dmgan_fast._version import __version__
 from dmgan_fast.config import to_dict
 from dmgan_fast.data import open_dataset, open_readable
+from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, DataError, InputError, Interrupted
 from dmgan_fast.evaluation.catalogue import CANDIDATES, FOLDS, SPLITS, SUBSET_SIZE, SUBSETS, Metric, Weights, named
 from dmgan_fast.evaluation.config import (
     USUAL_COUNT,
     EvaluationConfig,
     data_of,
-    device_of,
     encoders_of,
     run_config,
     statistics_of,
@@ -103,7 +103,7 @@ class _Evaluation:
         self.bundle = open_bundle(config.weights, *PARTS, step=config.step) if config.images is None else None
         wanted = named(config.metrics)
         self.given = statistics_of(config.statistics, wanted)
-        self.device = device_of(config.device)
+        self.device = pick_device(config.device)
         run = run_config(config.weights)
         self.data = data_of(config, run)
         self.weights = Weights(

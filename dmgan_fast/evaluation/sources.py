@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from dmgan_fast.data import CaptionedImages, Record
 from dmgan_fast.data.captions import choose_words
@@ -23,7 +22,7 @@ from dmgan_fast.data.randomness import generator as randomness
 from dmgan_fast.data.record import read_bytes
 from dmgan_fast.errors import DataError, InputError
 from dmgan_fast.files import replace_file, write_text
-from dmgan_fast.images import to_bytes
+from dmgan_fast.images import pixels_of, to_bytes
 from dmgan_fast.sampling.sampler import POSITION_STRIDE, Sampler
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -166,7 +165,7 @@ class FolderImages:
 
     def images(self, rows: range) -> Tensor:
         with ThreadPoolExecutor(READERS) as readers:
-            return torch.stack(list(readers.map(lambda n: pil_to_tensor(read_image(self.records[n])), rows)))
+            return torch.stack(list(readers.map(lambda n: pixels_of(read_image(self.records[n])), rows)))
 
     def _captions(self, path: Path) -> tuple[list[str] | None, list[int] | None]:
         """Of every image, or of none: one without a caption leaves nothing to compare it with."""

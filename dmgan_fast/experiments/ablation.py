@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 PAPER = ("dm-gan", "attention", "memory", "memory+writing-gate", "memory+response-gate", "no-text")
 MEASURES = ("r-precision", "fid-damsm", "kid-damsm")
-JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "ablation.json", "ablation.md", "ablation.png"
+NAME = "ablation"  # of the report, the page and the figure
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060)  # t of 0.975 for 1 to 8 degrees of freedom
 NORMAL = 1.959964  # the same for infinitely many
 
@@ -95,18 +95,7 @@ def ablate(
     """
     first = Processes.of().first
     console = quiet(Processes.of()) or console or Console(stderr=True)
-    if seeds < 1:
-        raise InputError(f"ablate: seeds must be at least 1, got {seeds}")
-    for metric in named(metrics):
-        if metric.kind == "retrieval" and count < CANDIDATES:
-            raise InputError(f"ablate: {metric.name} needs a count of at least {CANDIDATES}, got {count}")
-        if metric.extractor != "damsm":
-            Weights(inception=None, classifier=None, damsm="").load(metric.extractor, torch.device("cpu"))
-    if not variants or len(set(variants)) < len(variants):
-        raise InputError(f"ablate: variants must be names, each once, got {', '.join(variants) or 'none'}")
-    for encoders in (damsm, judge):
-        if encoders is not None:
-            open_bundle(encoders, "image_encoder", "text_encoder")
+    _check(variants, seeds, metrics, count, (damsm, judge))
     encoders = damsm or str(out / "encoders")
     values: dict[str, Any] = {"encoders": encoders} | ({"data": {"source": data}} if data else {})
     configs = {
@@ -148,8 +137,25 @@ def ablate(
             }
         )
         if first:
-            _write(out, report)
+            write(out / NAME, report, markdown(report), draw(report))
     return report
+
+
+def _check(
+    variants: Sequence[str], seeds: int, metrics: Sequence[str], count: int, given: Sequence[str | None]
+) -> None:
+    if seeds < 1:
+        raise InputError(f"ablate: seeds must be at least 1, got {seeds}")
+    for metric in named(metrics):
+        if metric.kind == "retrieval" and count < CANDIDATES:
+            raise InputError(f"ablate: {metric.name} needs a count of at least {CANDIDATES}, got {count}")
+        if metric.extractor != "damsm":
+            Weights(inception=None, classifier=None, damsm="").load(metric.extractor, torch.device("cpu"))
+    if not variants or len(set(variants)) < len(variants):
+        raise InputError(f"ablate: variants must be names, each once, got {', '.join(variants) or 'none'}")
+    for encoders in given:
+        if encoders is not None:
+            open_bundle(encoders, "image_encoder", "text_encoder")
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -194,11 +200,13 @@ def _seconds(folder: Path) -> float:
         return float(list(csv.DictReader(stream))[-1]["seconds"])
 
 
-def _write(out: Path, report: dict[str, Any]) -> None:
-    for name, text in ((JSON_NAME, json.dumps(report, indent=2)), (MARKDOWN_NAME, markdown(report))):
-        write_text(out / name, text + "\n")
-    with replace_file(out / FIGURE_NAME) as temporary:
-        draw(report).savefig(temporary, format="png", dpi=150)
+def write(target: Path, report: dict[str, Any], page: str, figure: Figure) -> Path:
+    """``target`` with ``.json``, ``.md`` and ``.png``; the page's path."""
+    for suffix, text in ((".json", json.dumps(report, indent=2)), (".md", page)):
+        write_text(f"{target}{suffix}", text + "\n")
+    with replace_file(f"{target}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return Path(f"{target}.md")
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -220,7 +228,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     for name in done:
         runs = [run for run in report["runs"] if run["variant"] == name]
-        cells = [_shown(interval(list(values_of(report, name, m.name).values()))) for m in metrics]
+        cells = [shown(interval(list(values_of(report, name, m.name).values()))) for m in metrics]
         lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {runs[0]['parameters']:,} |")
     others = [name for name in others if name in done]
     if others:
@@ -236,7 +244,7 @@ def markdown(report: dict[str, Any]) -> str:
         for metric in metrics:
             base, mine = values_of(report, first, metric.name), values_of(report, name, metric.name)
             mean, half = interval([mine[seed] - base[seed] for seed in mine])
-            cells.append(f"**{_shown((mean, half), '+')}**" if abs(mean) > half else _shown((mean, half), "+"))
+            cells.append(f"**{shown((mean, half), '+')}**" if abs(mean) > half else shown((mean, half), "+"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     settings = [
         f"- {name}: {', '.join(f'`{each}`' for each in overrides) or 'as configured'}"
@@ -245,7 +253,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *settings])
 
 
-def _shown(found: tuple[float, float], sign: str = "") -> str:
+def shown(found: tuple[float, float], sign: str = "") -> str:
     mean, half = found
     return f"{mean:{sign}.3g}" + (f" ± {half:.2g}" if half == half else "")
 

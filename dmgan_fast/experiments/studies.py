@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
-from dmgan_fast.experiments.ablation import JSON_NAME, draw, interval, markdown
-from dmgan_fast.files import replace_file, write_text
+from dmgan_fast.experiments.ablation import NAME, draw, interval, markdown, shown, write
 from dmgan_fast.images import to_bytes
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
@@ -65,11 +64,7 @@ def study(name: str, runs: Path, out: Path) -> Path:
         report, page, figure = _subset(ablation, SUBSETS[name])
     else:
         report, page, figure = (_recovery if name == "recovery" else _writing_gate)(ablation)
-    for suffix, text in ((".json", json.dumps(report, indent=2)), (".md", page)):
-        write_text(out / f"{name}{suffix}", text + "\n")
-    with replace_file(out / f"{name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return out / f"{name}.md"
+    return write(out / name, report, page, figure)
 
 
 class _Ablation:
@@ -78,7 +73,7 @@ class _Ablation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.report: dict[str, Any] = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
+            self.report: dict[str, Any] = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} holds no finished `dmgan-fast ablate`: {error}") from None
 
@@ -381,5 +376,4 @@ def _subset(ablation: _Ablation, variants: Sequence[str]) -> tuple[dict[str, Any
 
 
 def _shown(values: Sequence[float]) -> str:
-    mean, half = interval(values)
-    return f"{mean:.3g}" + (f" ± {half:.2g}" if half == half else "")
+    return shown(interval(values))

@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.contract import require_tensors
+from dmgan_fast.contract import require_tensors, without_autocast
 from dmgan_fast.errors import InputError, require_number
-from dmgan_fast.losses.damsm import damsm_losses, wide
+from dmgan_fast.layouts import at_least_float32
+from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator
 
 
 def _judged_real(logits: Tensor) -> Tensor:
-    return -F.logsigmoid(wide(logits))  # BCE with logits, target 1
+    return -F.logsigmoid(at_least_float32(logits))  # BCE with logits, target 1
 
 
 def _judged_fake(logits: Tensor) -> Tensor:
-    return F.softplus(wide(logits))  # BCE with logits, target 0
+    return F.softplus(at_least_float32(logits))  # BCE with logits, target 0
 
 
 def discriminator_loss(discriminator: Discriminator, real: Tensor, fake: Tensor, sentence: Tensor) -> Tensor:
@@ -91,7 +92,7 @@ def discriminator_loss_of(
 
 
 class Targets(NamedTuple):
-    """Of the logits of ``joint_discriminator_loss``: -1 where they should be large, 1 where small; and their parts of
+    """Of the logits of a loss: -1 where they should be large, 1 where small; and their parts of
     the loss."""
 
     signs: Tensor
@@ -111,6 +112,32 @@ class Targets(NamedTuple):
 
         return cls(joined(1), joined(2))
 
+    @classmethod
+    def all_real(cls, batch: int, like: Tensor) -> Targets:
+        """Of the logits of the generated images of a ``batch``, with and without sentences, in the generator's loss."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return cls(*(like.new_full((2 * batch,), value, dtype=dtype) for value in (-1.0, 1 / batch)))
+
+
+def joint_logits(discriminator: Discriminator, real: Tensor, fake: Tensor, sentences: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of real and generated images in one pass through each network: with ``sentences``, which are those of the
+    real images, of the generated ones, and wrong ones of the first real images; and without.
+
+    For a discriminator whose judgement of an image depends on no other image: one without batch norm, whose spectral
+    norms do not iterate in between. It keeps both halves for backward at once.
+    """
+    features = discriminator.features(torch.cat((real, fake.detach())))
+    pairs = torch.cat((features, features[: len(sentences) - len(features)]))
+    return discriminator.logits(pairs, sentences), discriminator.logits(features)
+
+
+def losses_of(logits: Tensor, targets: Targets) -> Tensor:
+    """Of the logits of K discriminators in a row, the loss of each ``[K]``."""
+    with without_autocast(logits):
+        terms = F.softplus(logits.view(-1, len(targets.signs)) * targets.signs)  # in the type of the signs
+        found: Tensor = terms @ targets.parts
+    return found
+
 
 def joint_discriminator_loss(
     discriminator: Discriminator,
@@ -120,23 +147,21 @@ def joint_discriminator_loss(
     wrong_sentence: Tensor,
     targets: Targets,
 ) -> Tensor:
-    """``discriminator_loss_of`` real and generated images in one pass through each network; a scalar.
-
-    The same sum, for a discriminator whose judgement of an image depends on no other image: one without batch norm,
-    whose spectral norms do not iterate in between. It keeps both halves for backward at once.
-    """
-    features = discriminator.features(torch.cat((real, fake.detach())))
-    pairs = torch.cat((features, features[: len(wrong_sentence)]))
+    """``discriminator_loss_of`` real and generated images by ``joint_logits``; a scalar, the same sum."""
     sentences = torch.cat((sentence, sentence, wrong_sentence))
-    logits = torch.cat((discriminator.logits(pairs, sentences), discriminator.logits(features)))
-    return F.softplus(logits.to(targets.signs.dtype) * targets.signs).dot(targets.parts)
+    return losses_of(torch.cat(joint_logits(discriminator, real, fake, sentences)), targets)[0]
+
+
+def image_logits(discriminator: Discriminator, images: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
+    """With their sentences, and without."""
+    features = discriminator.features(images)
+    return discriminator.logits(features, sentence), discriminator.logits(features)
 
 
 def generator_adversarial_loss(discriminator: Discriminator, fake: Tensor, sentence: Tensor) -> Tensor:
     """Unconditional + conditional loss of generated images ``[B, 3, S, S]`` under one discriminator; a scalar."""
-    features = discriminator.features(fake)
-    logits = torch.cat((discriminator.logits(features, sentence), discriminator.logits(features)))
-    return F.logsigmoid(wide(logits)).sum() / -len(fake)
+    logits = torch.cat(image_logits(discriminator, fake, sentence))
+    return F.logsigmoid(at_least_float32(logits)).sum() / -len(fake)
 
 
 def generator_loss(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dmgan_fast.contract import require_tensors
 from dmgan_fast.errors import InputError
+from dmgan_fast.layouts import at_least_float32
 
 
 def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -23,6 +24,5 @@ def conditioning_loss(mu: Tensor, logvar: Tensor) -> Tensor:
         raise InputError(
             f"conditioning_loss: logvar is {logvar.dtype} on {logvar.device}, mu is {mu.dtype} on {mu.device}"
         )
-    if mu.dtype.itemsize < 4:
-        mu, logvar = mu.float(), logvar.float()
+    mu, logvar = at_least_float32(mu), at_least_float32(logvar)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).mean()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dmgan_fast import functional
 from dmgan_fast.contract import require_tensor, require_tensors, without_autocast
 from dmgan_fast.errors import InputError, require_number
+from dmgan_fast.layouts import at_least_float32
 from dmgan_fast.parallel import Share
 
 COSINE_EPS = 1e-8  # the authors' clamp of the product of norms
@@ -72,7 +73,9 @@ def _words_scores(
     if share is not None:
         words, lengths = share.gather(words), share.gather(lengths)
     with without_autocast(regions):
-        similarity = functional.words_similarity(wide(regions), wide(words), lengths, gamma1=gamma1, gamma2=gamma2)
+        similarity = functional.words_similarity(
+            at_least_float32(regions), at_least_float32(words), lengths, gamma1=gamma1, gamma2=gamma2
+        )
     return gamma3 * similarity
 
 
@@ -100,7 +103,7 @@ def _sentence_scores(codes: Tensor, sentences: Tensor, gamma3: float, share: Sha
         )
     if codes.device != sentences.device:
         raise InputError(f"sentence_loss: sentences is on {sentences.device}, codes is on {codes.device}")
-    codes, sentences = wide(codes), wide(sentences)
+    codes, sentences = at_least_float32(codes), at_least_float32(sentences)
     if codes.dtype != sentences.dtype:
         raise InputError(f"sentence_loss: sentences is {sentences.dtype}, codes is {codes.dtype}")
     if share is not None:
@@ -161,11 +164,6 @@ def damsm_losses(
     return {"words": by_words[0] + by_words[1], "sentence": by_sentence[0] + by_sentence[1]}
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """At least float32."""
-    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
-
-
 def _match(
     name: str, scores: list[Tensor], class_ids: Tensor | None, share: Share | None = None
 ) -> list[tuple[Tensor, Tensor]]:
@@ -188,7 +186,7 @@ def _match(
             raise InputError(f"{name}: class_ids is on {class_ids.device}, the features are on {device}")
         require_tensor(name, "class_ids", class_ids, "integers")
         same_class = class_ids[:, None] == class_ids
-        both = both.masked_fill(same_class & (labels[:, None] != labels), -torch.inf)
+        both = both.masked_fill(same_class.fill_diagonal_(False), -torch.inf)
     losses = (
         F.cross_entropy(both.flatten(0, 1), labels.repeat(len(both)), reduction="none").view(-1, size).mean(1).unbind()
     )

@@ -139,12 +139,26 @@ def _contiguous(args: Any, kwargs: Any, result: Any) -> int:
     return int(result.stride() != args[0].stride())
 
 
+def _reshaped(args: Any, kwargs: Any, result: Any) -> int:
+    """A copy of what is no view."""
+    return int(result.untyped_storage()._cdata != args[0].untyped_storage()._cdata)
+
+
+def _added_product(args: Any, kwargs: Any, result: Any) -> int:
+    """A bias is added where the product is written, a whole matrix is copied there before."""
+    return 1 + (args[0].shape == result.shape)
+
+
 Known = Callable[[Any, Any, Any], int]
 KNOWN: dict[Any, Known] = {
     aten.convolution: _convolution,
     aten.convolution_backward: _convolution_backward,
     aten._fused_adam_: _adam,
     aten.contiguous: _contiguous,
+    aten.reshape: _reshaped,
+    aten.flatten: _reshaped,
+    aten.addmm: _added_product,
+    aten.baddbmm: _added_product,
 }
 
 

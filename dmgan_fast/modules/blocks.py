@@ -285,11 +285,7 @@ class ResidualBlock(FusedNorms):
             part.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.conv1.weight
-        if x.shape[1] != weight.shape[1]:
-            weight = reduce(
-                torch.add, weight.split(x.shape[1], 1)
-            )  # which keeps the weight's layout, as a sum does not
+        weight = self.weight_for(x.shape[1])
         if self.tile_rows:
             require(self.norm1.row_group is None, TILES_OF_ROWS)
             h = self.norm1.apply_to(functional.tiled_glu, x, weight, rows=self.tile_rows)
@@ -299,6 +295,13 @@ class ResidualBlock(FusedNorms):
             z = _convolve(functional.conv3x3, x, weight, self.norm1.row_group)
             return self.norm2(rematerialise(self._second_half, z, modules=(self.norm1,)), x)
         return self.norm2.after_conv(self.norm1.after_conv(x, weight), self.conv2.weight, x)
+
+    def weight_for(self, channels: int) -> Tensor:
+        """Of the first convolution, for an input of so many channels, which may stand for copies of itself."""
+        weight = self.conv1.weight
+        if channels == weight.shape[1]:
+            return weight
+        return reduce(torch.add, weight.split(channels, 1))  # which keeps the weight's layout, as a sum does not
 
     def _second_half(self, z: Tensor) -> Tensor:
         return _convolve(functional.conv3x3, self.norm1(z), self.conv2.weight, self.norm2.row_group)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, require_positive
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import InputError, require
-from dmgan_fast.layouts import is_channels_last
+from dmgan_fast.layouts import is_channels_last, memory_format
 from dmgan_fast.modules.blocks import init_weights, share_batch_statistics
 from dmgan_fast.modules.pretrained import PretrainedModel
 from dmgan_fast.modules.spectral_norm import HeldConv2d, SpectralNormConv2d
@@ -43,9 +43,7 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         if self.image_size < MIN_SIDE or self.image_size & (self.image_size - 1):
             raise InputError(f"image_size must be a power of two of at least {MIN_SIDE}, got {self.image_size}")
-        for name in ("base_channels", "sentence_channels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(self, "base_channels", "sentence_channels")
         if self.batch_norm and self.spectral_norm != "none":
             raise InputError(f"batch_norm goes with spectral_norm='none' only, got {self.spectral_norm!r}")
 
@@ -119,7 +117,8 @@ class Discriminator(PretrainedModel):
         share_batch_statistics(self.down[: self._halvings_of_rows], everyone)
 
     def logits(self, features: Tensor, sentence: Tensor | None = None) -> Tensor:
-        """Features ``[B, 8 * base_channels, 4, 4]``, and the sentence ``[B, D]`` for the conditional head → ``[B]``."""
+        """Features ``[B, 8 * base_channels, 4, 4]``, and for the conditional head the sentence ``[B, D]``, or what
+        ``spread`` made of it, → ``[B]``."""
         if sentence is None:
             return _head(self.unconditional_head, features)
         require_tensors("Discriminator", sentence=sentence)
@@ -128,21 +127,27 @@ class Discriminator(PretrainedModel):
             lambda: f"Discriminator: sentence is on {sentence.device}, the features are on {features.device}",
         )
         require(
-            tuple(sentence.shape) == (features.shape[0], self.config.sentence_channels),
+            tuple(sentence.shape[:2]) == (features.shape[0], self.config.sentence_channels)
+            and tuple(sentence.shape[2:]) in ((), tuple(features.shape[2:])),
             lambda: (
                 f"Discriminator: sentence must be [{features.shape[0]}, {self.config.sentence_channels}], "
                 f"got {list(sentence.shape)}"
             ),
         )
-        spread = sentence.to(features.dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
-        if is_channels_last(features):
-            spread = spread.contiguous(memory_format=torch.channels_last)
-        joint = F.leaky_relu(self.joint(torch.cat((features, spread), 1)), LEAK)
+        if sentence.dim() == 2:
+            sentence = spread(sentence, features.dtype, memory_format(features))
+        joint = F.leaky_relu(self.joint(torch.cat((features, sentence), 1)), LEAK)
         return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:
         """Logits ``[B]`` of images ``[B, 3, S, S]``; conditional if a sentence ``[B, D]`` is given."""
         return self.logits(self.features(images), sentence)
+
+
+def spread(sentence: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """``[B, D]`` at every place of features ``[B, D, 4, 4]``, which several discriminators may have in common."""
+    everywhere = sentence.to(dtype)[:, :, None, None].expand(-1, -1, FEATURE_SIDE, FEATURE_SIDE)
+    return everywhere.contiguous(memory_format=layout) if layout is torch.channels_last else everywhere
 
 
 def _halve_rows(conv: nn.Module, x: Tensor, row_group: ProcessGroup) -> Tensor:

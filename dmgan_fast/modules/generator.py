@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, require_positive
 from dmgan_fast.contract import require_fits, require_tensor, require_tensors
 from dmgan_fast.errors import InputError, require, require_flags
 from dmgan_fast.layouts import dense_like
@@ -69,9 +69,9 @@ class GeneratorConfig:
             raise InputError(
                 f"image_sizes must start at {FIRST_SIDE} and double, as (64, 128, 256), got {self.image_sizes}"
             )
-        for name in ("base_channels", "word_channels", "condition_channels", "noise_channels", "residual_blocks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(
+            self, "base_channels", "word_channels", "condition_channels", "noise_channels", "residual_blocks"
+        )
 
 
 def sizes_up_to(largest: int) -> tuple[int, ...]:
@@ -176,6 +176,8 @@ class RefinementStage(nn.Module):
                 response_gate=config.response_gate,
             )
         )
+        # Of what is read: h', which stands for [h', h'], or [h, o].
+        self.read_channels = channels if config.refinement == "memory" and config.response_gate else 2 * channels
         self.residual_blocks = nn.ModuleList(ResidualBlock(2 * channels) for _ in range(config.residual_blocks))
         self.up_block = UpBlock(2 * channels, channels)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dmgan_fast.config import config_dataclass, renamed
+from dmgan_fast.config import config_dataclass, renamed, require_positive
 from dmgan_fast.contract import require_fits, require_tensors
 from dmgan_fast.errors import CheckpointError, InputError, require
 from dmgan_fast.foreign import read_torch
@@ -39,9 +39,7 @@ class ImageEncoderConfig:
     base_channels: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("channels", "base_channels"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(self, "channels", "base_channels")
         if self.image_size < 32 or self.image_size % 16:
             raise InputError(f"image_size must be a multiple of 16, 32 or more, got {self.image_size}")
 

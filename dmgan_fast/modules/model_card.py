@@ -63,11 +63,7 @@ def write(
         *([description] if description else []),
         f"Saved by dmgan_fast {__version__}. To load it:",
         f'```python\nfrom dmgan_fast import {kind}\n\nmodel = {kind}.from_pretrained("{name}")\n```',
-        *(
-            [f"## Measured on {dataset}", "\n".join(["| metric | value | better |", "|---|---|---|", *table])]
-            if rows
-            else []
-        ),
+        *([f"## Measured on {dataset}", "\n".join(table)] if rows else []),
         "## Settings",
         f"```json\n{json.dumps(config, indent=2)}\n```",
     ]

@@ -17,10 +17,17 @@ def autocast_dtype(weight: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def rounded(parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Each in ``dtype`` and in its layout, by as few kernels as can be; not differentiated."""
+    found = [torch.empty_like(parameter, dtype=dtype) for parameter in parameters]
+    torch._foreach_copy_(found, [parameter.detach() for parameter in parameters])
+    return found
+
+
 def round_together(parameters: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Each in ``dtype`` and in its layout; gradients are widened together, once all are there."""
-    rounded: tuple[Tensor, ...] = _Round.apply(dtype, *parameters)
-    return rounded
+    together: tuple[Tensor, ...] = _Round.apply(dtype, *parameters)
+    return together
 
 
 class _Round(torch.autograd.Function):
@@ -28,9 +35,7 @@ class _Round(torch.autograd.Function):
     def forward(ctx: Any, dtype: torch.dtype, *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.wide = parameters[0].dtype
-        rounded = [torch.empty_like(parameter, dtype=dtype) for parameter in parameters]
-        torch._foreach_copy_(rounded, list(parameters))
-        return tuple(rounded)
+        return tuple(rounded(parameters, dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:

@@ -20,7 +20,7 @@ from dmgan_fast import functional
 from dmgan_fast.devices import planned
 from dmgan_fast.errors import InputError
 from dmgan_fast.layouts import is_channels_last
-from dmgan_fast.modules.rounding import autocast_dtype, round_together
+from dmgan_fast.modules.rounding import autocast_dtype, rounded
 
 MODES = ("paper", "official", "none")
 NORM_EPS = 1e-12
@@ -146,19 +146,65 @@ class SpectralNormConv2d(HeldConv2d):
         return self.v.view(self.weight.shape[1:]).permute(1, 2, 0)
 
 
+class _Group(NamedTuple):
+    """Some convolutions in a row, of one shape, whose weights follow each other in memory (``lay_side_by_side``)."""
+
+    span: slice
+    matrices: Tensor  # [N, O, I*k*k], a view
+
+    def of(self, rows: Tensor, size: int) -> Tensor:
+        """Their vectors of that size, which such rows begin with ``[N, size]``."""
+        return rows[self.span, :size]
+
+
+def lay_side_by_side(*modules: nn.Module) -> None:
+    """Put weights of one shape in these modules one after another in memory, so that ``hold_weights`` needs a kernel
+    for all of them where it needs one for each. The parameters stay the same objects.
+    """
+    by_shape: dict[Any, list[SpectralNormConv2d]] = {}
+    for conv in (m for module in modules for m in module.modules() if isinstance(m, SpectralNormConv2d)):
+        weight = conv.weight
+        by_shape.setdefault((weight.shape, weight.stride(), weight.dtype, weight.device), []).append(conv)
+    for convs in by_shape.values():
+        for conv, own in zip(convs, torch.stack([conv.matrix().detach() for conv in convs]), strict=True):
+            conv.weight.data = _laid_out_as(own, conv.weight)
+
+
+def _grouped(convs: Sequence[SpectralNormConv2d]) -> Iterator[list[SpectralNormConv2d]]:
+    """Those whose weights lie side by side, together."""
+    by_storage: dict[Any, list[SpectralNormConv2d]] = {}
+    for conv in convs:
+        weight = conv.weight
+        key = weight.untyped_storage()._cdata, weight.shape, weight.stride()
+        by_storage.setdefault(key, []).append(conv)
+    for found in by_storage.values():
+        places, size = [conv.weight.storage_offset() for conv in found], found[0].weight.numel()
+        if places == list(range(places[0], places[0] + len(places) * size, size)):
+            yield found
+        else:
+            yield from ([conv] for conv in found)
+
+
 class _Vectors:
     """u, v and sigma of some convolutions, after a power iteration of those whose mode asks for one; copies, so that a
     later iteration cannot reach this forward's backward.
 
     Vectors lie in rows of one tensor, ``rows_of_u [N, most outputs]`` and ``rows_of_v``, so that a few kernels do for
-    all; ``us, vs``: the vectors alone, without what fills their rows up. ``sigma [N]`` is positive.
+    all; ``us, vs``: the vectors alone, without what fills their rows up. ``sigma [N]`` is positive. ``convs`` are in
+    the order of the rows: those whose weights lie side by side come together.
     """
 
     @torch.no_grad()
     def __init__(self, convs: Sequence[SpectralNormConv2d]) -> None:
-        self.convs = convs
-        matrices = [conv.matrix() for conv in convs]
-        heights, widths = ([m.shape[axis] for m in matrices] for axis in (0, 1))
+        self.convs: list[SpectralNormConv2d] = []
+        self.groups: list[_Group] = []
+        for group in _grouped(convs):
+            first, matrix = len(self.convs), group[0].matrix().detach()
+            matrices = matrix.as_strided((len(group), *matrix.shape), (matrix.numel(), *matrix.stride()))
+            self.convs += group
+            self.groups.append(_Group(slice(first, first + len(group)), matrices))
+        convs = self.convs
+        heights, widths = ([conv.matrix().shape[axis] for conv in convs] for axis in (0, 1))
         like = convs[0].weight
         self.rows_of_u = like.new_zeros(len(convs), max(heights))
         self.rows_of_v = like.new_zeros(len(convs), max(widths))
@@ -166,29 +212,34 @@ class _Vectors:
         self.vs = [row[:size] for row, size in zip(self.rows_of_v.unbind(), widths, strict=True)]
         # Where channels-last matrices have other columns than v.
         self.places = _places(convs, max(widths)) if any(is_channels_last(conv.weight) for conv in convs) else None
-        if all(conv.iterates for conv in convs):
-            self.sigma = self._iterate(matrices)
-        else:
-            self.sigma = self._as_they_are(matrices)
+        torch._foreach_copy_(self.us, [conv.u for conv in convs])
+        self.sigma = self._iterate() if all(conv.iterates for conv in convs) else self._as_they_are()
 
-    def _iterate(self, matrices: list[Tensor]) -> Tensor:
-        for conv, matrix, v in zip(self.convs, matrices, self.vs, strict=True):
-            torch.mv(matrix.t(), conv.u, out=v)
+    def _times(self, given: Tensor, out: Tensor, *, transposed: bool = False) -> None:
+        """Every matrix times its vector in the rows of ``given``, into those of ``out``."""
+        for group in self.groups:
+            matrices = group.matrices.transpose(1, 2) if transposed else group.matrices
+            number, height, width = matrices.shape
+            vectors, results = group.of(given, width), group.of(out, height)
+            if number == 1:
+                torch.mv(matrices[0], vectors[0], out=results[0])
+            else:
+                torch.bmm(matrices, vectors[:, :, None], out=results[:, :, None])
+
+    def _iterate(self) -> Tensor:
+        self._times(self.rows_of_u, self.rows_of_v, transposed=True)
         self.rows_of_v *= _inverse_norms(self.vs)[0][:, None]
-        for matrix, u, v in zip(matrices, self.us, self.vs, strict=True):
-            torch.mv(matrix, v, out=u)
+        self._times(self.rows_of_v, self.rows_of_u)
         inverse, norms = _inverse_norms(self.us)
         self.rows_of_u *= inverse[:, None]
         torch._foreach_copy_([conv.u for conv in self.convs], self.us)
         self._store_v()
         return norms.square() * inverse  # u^T W v, where u = W v / |W v|
 
-    def _as_they_are(self, matrices: list[Tensor]) -> Tensor:
-        torch._foreach_copy_(self.us, [conv.u for conv in self.convs])
+    def _as_they_are(self) -> Tensor:
         self._read_v()
         images = torch.zeros_like(self.rows_of_u)
-        for matrix, row, v in zip(matrices, images.unbind(), self.vs, strict=True):
-            torch.mv(matrix, v, out=row[: len(matrix)])
+        self._times(self.rows_of_v, images)
         sigma = (images * self.rows_of_u).sum(1)
         # Vectors that never iterated may point anywhere: v takes the sign that makes sigma positive.
         self.rows_of_v *= sigma.sign()[:, None]
@@ -237,114 +288,165 @@ def hold_weights(*held_modules: nn.Module, once: bool = False) -> Iterator[None]
 
     Args:
         once: by each weight there is one backward at most. Under autocast the leaves are then of its type, so that
-            weights are rounded and divided in one go, and parameters have their gradients after each backward; over
-            several, gradients add up in float32.
+            weights are rounded and divided in one go; over several, gradients add up in float32.
     """
     modules = [m for module in held_modules for m in module.modules() if isinstance(m, HeldConv2d)]
     convs = [m for m in modules if isinstance(m, SpectralNormConv2d) and m.mode == "paper"]
     plain = [m for m in modules if not isinstance(m, SpectralNormConv2d)]
-    groups = [[conv for conv in convs if conv.iterates is iterates] for iterates in (True, False)]
     dtype = autocast_dtype(convs[0].weight) if once and convs else None
-    held = [_hold(group, dtype) for group in groups if group]
-    if dtype is not None and plain:
-        _hold_rounded(plain, [conv.weight for conv in plain], dtype)
+    groups = [[conv for conv in convs if conv.iterates is iterates] for iterates in (True, False)]
+    device = modules[0].weight.device.type if modules else "cpu"
+    with torch.autocast(device, enabled=False):
+        held: list[_Leaves | _Norms] = [_Norms(group, dtype) for group in groups if group]
+        if dtype is not None and plain:
+            held.append(_rounded(plain, dtype))
     try:
         yield
     finally:
         for conv in modules:
             conv.held = None
-    reached = [pair for each in held if isinstance(each, _Leaves) for pair in each.gradients()]
-    if reached:
-        torch.autograd.backward(*zip(*reached, strict=True))  # type: ignore[arg-type]
-
-
-def _hold(convs: list[SpectralNormConv2d], dtype: torch.dtype | None) -> _Leaves | _Rounded:
-    with torch.autocast(convs[0].weight.device.type, enabled=False):
-        return _Leaves(convs) if dtype is None else _Rounded(convs, dtype)
+    with torch.autocast(device, enabled=False):
+        _give([pair for each in held for pair in each.gradients()])
 
 
 class _Leaves:
-    """What convolutions are held by for several backward passes: leaves that share the memory of their parameters."""
+    """Leaves in place of parameters, with other values, for gradients that backward passes leave on them."""
 
-    def __init__(self, convs: list[SpectralNormConv2d]) -> None:
-        self.convs, self.found = convs, _Vectors(convs)
-        self.inverse = self.found.sigma.reciprocal()
-        for conv, inverse in zip(convs, self.inverse.unbind(), strict=True):
-            conv.held = Held(_leaf(conv.weight), _leaf(conv.bias), inverse)
-        self.held = [conv.held for conv in convs]
+    def __init__(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self.leaves = [
+            value.detach().requires_grad_(parameter.requires_grad)
+            for parameter, value in zip(parameters, values, strict=True)
+        ]
+
+    def taken(self) -> list[Tensor | None]:
+        """The gradients, which the leaves then have no more."""
+        found = [leaf.grad for leaf in self.leaves]
+        for leaf in self.leaves:
+            leaf.grad = None
+        return found
 
     @torch.no_grad()
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """Parameters that were reached, and their gradients."""
-        leaves = [(each.weight.grad, each.bias.grad) for each in self.held if each is not None]
-        _through_sigma(self.found, self.inverse, [weight for weight, _ in leaves])
-        parameters = [(conv.weight, conv.bias) for conv in self.convs]
-        return [
-            (parameter, gradient)
-            for pair in zip(parameters, leaves, strict=True)
-            for parameter, gradient in zip(*pair, strict=True)
-            if gradient is not None
+        """Parameters that were reached, and their gradients, in their type."""
+        reached = [
+            (p, gradient) for p, gradient in zip(self.parameters, self.taken(), strict=True) if gradient is not None
         ]
+        if not reached or reached[0][0].dtype == reached[0][1].dtype:
+            return reached
+        wide = [(parameter, torch.empty_like(gradient, dtype=parameter.dtype)) for parameter, gradient in reached]
+        torch._foreach_copy_([each for _, each in wide], [gradient for _, gradient in reached])
+        return wide
 
 
-class _Rounded:
-    """What convolutions are held by for one backward pass: weights that are divided and rounded in one go."""
+class _Norms:
+    """Spectral norms held: leaves for biases, and for weights that are as they are, or divided and rounded to
+    ``dtype``."""
 
-    inverse: Tensor
+    @torch.no_grad()
+    def __init__(self, convs: Sequence[SpectralNormConv2d], dtype: torch.dtype | None) -> None:
+        self.found, self.rounded = _Vectors(convs), dtype is not None
+        self.inverse = self.found.sigma.reciprocal()
+        convs = self.found.convs
+        weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
+        inverses: Sequence[Tensor | None] = self.inverse.unbind()
+        if dtype is None:
+            self.weights, self.biases = _Leaves(weights, weights), _Leaves(biases, biases)
+        else:
+            self.weights, self.biases = _Leaves(weights, self._divided(dtype)), _Leaves(biases, rounded(biases, dtype))
+            inverses = [None] * len(convs)
+        for conv, *held in zip(convs, self.weights.leaves, self.biases.leaves, inverses, strict=True):
+            conv.held = Held(*held)
 
-    def __init__(self, convs: list[SpectralNormConv2d], dtype: torch.dtype) -> None:
-        self.convs, self.dtype, self.found = convs, dtype, _Vectors(convs)
-        _hold_rounded(convs, _Divide.apply(self, *(conv.weight for conv in convs)), dtype)
+    def _divided(self, dtype: torch.dtype) -> list[Tensor]:
+        """Weights over their sigmas."""
+        stacks = [torch.empty_like(group.matrices, dtype=dtype) for group in self.found.groups]
+        for group, stack in zip(self.found.groups, stacks, strict=True):
+            torch.mul(group.matrices, self.inverse[group.span, None, None], out=stack)
+        return self._as_weights(stacks)
+
+    def _as_weights(self, stacks: Sequence[Tensor]) -> list[Tensor]:
+        """Matrices ``[N, O, I*k*k]`` of each group as weights ``[O, I, k, k]``, views."""
+        matrices = [matrix for stack in stacks for matrix in stack.unbind()]
+        return [_laid_out_as(matrix, conv.weight) for matrix, conv in zip(matrices, self.found.convs, strict=True)]
+
+    @torch.no_grad()
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """As those of ``_Leaves``, with what comes through sigma."""
+        gradients = self.weights.taken()
+        if any(gradient is not None for gradient in gradients):
+            stacks = self._widened(gradients) if self.rounded else None
+            self._add_through_sigma(gradients, stacks)
+        reached = [pair for pair in zip(self.weights.parameters, gradients, strict=True) if pair[1] is not None]
+        return [*reached, *self.biases.gradients()]  # type: ignore[list-item]
+
+    def _widened(self, gradients: list[Tensor | None]) -> list[Tensor]:
+        """In place of gradients of rounded weights, those of weights over constant sigmas; as they lie in memory, by
+        group."""
+        stacks = []
+        for group in self.found.groups:
+            whole = None not in gradients[group.span]
+            stacks.append((torch.empty_like if whole else torch.zeros_like)(group.matrices))
+        narrow = list(gradients)
+        for k, wide in enumerate(self._as_weights(stacks)):
+            gradients[k] = None if narrow[k] is None else wide
+        pairs = [(wide, given) for wide, given in zip(gradients, narrow, strict=True) if wide is not None]
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))  # type: ignore[arg-type]
+        for group, stack in zip(self.found.groups, stacks, strict=True):
+            stack *= self.inverse[group.span, None, None]
+        return stacks
+
+    def _add_through_sigma(self, gradients: Sequence[Tensor | None], stacks: Sequence[Tensor] | None) -> None:
+        """``d loss / d W = G - <G, W> / sigma u v^T`` in place of G, the gradient of W with sigma held constant; None
+        where there is none."""
+        found, inner = self.found, torch.zeros_like(self.inverse)
+        matrices = [None if gradient is None else _matrix(gradient) for gradient in gradients]
+        for k, matrix in enumerate(matrices):
+            if matrix is not None:
+                torch.dot(matrix.flatten(), found.convs[k].matrix().detach().flatten(), out=inner[k])
+        shares = found.rows_of_u * (inner * -self.inverse)[:, None]
+        for place, group in enumerate(found.groups):
+            first, number = group.span.start, len(group.matrices)
+            _, height, width = group.matrices.shape
+            us, vs = group.of(shares, height), group.of(found.rows_of_v, width)
+            if stacks is not None and number > 1:
+                stacks[place].baddbmm_(us[:, :, None], vs[:, None, :])
+                continue
+            for k in range(number):
+                matrix = matrices[first + k]
+                if matrix is not None:
+                    matrix.addr_(us[k], vs[k])
 
 
-def _hold_rounded(convs: Sequence[HeldConv2d], weights: Sequence[Tensor], dtype: torch.dtype) -> None:
-    """By the weights, which are rounded unless they are already, and by rounded biases."""
-    done = weights if weights[0].dtype == dtype else ()
-    rounded = round_together([*weights[len(done) :], *(conv.bias for conv in convs)], dtype)
-    for conv, weight, bias in zip(convs, done or rounded[: len(convs)], rounded[-len(convs) :], strict=True):
+def _rounded(convs: Sequence[HeldConv2d], dtype: torch.dtype) -> _Leaves:
+    """Convolutions without a norm, held by leaves of that type."""
+    parameters = [parameter for conv in convs for parameter in (conv.weight, conv.bias)]
+    leaves = _Leaves(parameters, rounded(parameters, dtype))
+    for conv, weight, bias in zip(convs, leaves.leaves[::2], leaves.leaves[1::2], strict=True):
         conv.held = Held(weight, bias, None)
+    return leaves
 
 
-class _Divide(torch.autograd.Function):
-    """Weights of a group over their sigmas in sixteen bits, and their gradients in float32."""
+def _give(found: list[tuple[Tensor, Tensor]]) -> None:
+    """Add gradients to their parameters'; where there is none, the tensor itself becomes it. By autograd, for hooks."""
+    if found:
+        parameters, gradients = [parameter for parameter, _ in found], [gradient for _, gradient in found]
+        found.clear()  # a gradient that is referred to is copied
+        root = _Give.apply(gradients, *parameters)
+        torch.autograd.backward(root, torch.empty_like(root))
+
+
+class _Give(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return parameters[0].new_empty(())
 
     @staticmethod
-    def forward(ctx: Any, group: _Rounded, *weights: Tensor) -> tuple[Tensor, ...]:
-        ctx.group = group
-        ctx.set_materialize_grads(False)
-        group.inverse = group.found.sigma.reciprocal()
-        divided = [torch.empty_like(weight, dtype=group.dtype) for weight in weights]
-        for weight, result, inverse in zip(weights, divided, group.inverse.unbind(), strict=True):
-            torch.mul(weight, inverse, out=result)
-        return tuple(divided)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        group: _Rounded = ctx.group
-        found: list[Tensor | None] = [
-            None if gradient is None else torch.empty_like(conv.weight)
-            for conv, gradient in zip(group.convs, grads, strict=True)
-        ]
-        for wide, gradient, inverse in zip(found, grads, group.inverse.split(1), strict=True):
-            if wide is not None and gradient is not None:
-                torch.mul(gradient, inverse, out=wide)  # a factor with a dimension widens the product to its type
-        _through_sigma(group.found, group.inverse, found)
-        return None, *found
-
-
-def _through_sigma(found: _Vectors, inverse: Tensor, gradients: list[Tensor | None]) -> None:
-    """``d loss / d W = G - <G, W> / sigma u v^T`` in place of G, the gradient of W with sigma held constant; None where
-    there is none."""
-    reached = [(k, gradient) for k, gradient in enumerate(gradients) if gradient is not None]
-    if not reached:
-        return
-    inner = torch.zeros_like(inverse)
-    for k, gradient in reached:
-        weight = found.convs[k].matrix().detach()
-        torch.dot(_matrix(gradient).flatten(), weight.flatten(), out=inner[k])
-    shares = found.rows_of_u * (inner * -inverse)[:, None]
-    for k, gradient in reached:
-        _matrix(gradient).addr_(shares[k, : len(gradient)], found.vs[k])
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        gradients = tuple(ctx.gradients)
+        ctx.gradients.clear()
+        return None, *gradients
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -352,14 +454,15 @@ def _matrix(weight: Tensor) -> Tensor:
     return (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
 
 
+def _laid_out_as(matrix: Tensor, weight: Tensor) -> Tensor:
+    """The view of a matrix that ``_matrix`` undoes, in the layout of a weight."""
+    return matrix.as_strided(weight.shape, weight.stride(), matrix.storage_offset())
+
+
 def _inverse_norms(vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
     """``1 / (|x| + eps)`` and ``|x|`` of each vector ``[N]``."""
     norms = torch.stack(torch._foreach_norm(vectors))
     return (norms + NORM_EPS).reciprocal(), norms
-
-
-def _leaf(parameter: Tensor) -> Tensor:
-    return parameter.detach().requires_grad_(parameter.requires_grad)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dmgan_fast.config import config_dataclass
+from dmgan_fast.config import config_dataclass, require_positive
 from dmgan_fast.contract import require_tensors
 from dmgan_fast.errors import InputError, require
 from dmgan_fast.modules.pretrained import PretrainedModel
@@ -28,9 +28,7 @@ class TextEncoderConfig:
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary_size", "word_channels", "embedding_channels", "layers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_positive(self, "vocabulary_size", "word_channels", "embedding_channels", "layers")
         if self.word_channels % 2:
             raise InputError(f"word_channels must be even (two directions), got {self.word_channels}")
         if not 0 <= self.dropout < 1:

@@ -103,11 +103,6 @@ def _heights(picture: Tensor, rows: int, count: int) -> Tensor:
     return left.clamp(max=rows).repeat(batch)[:count, None]
 
 
-def _wide(x: Tensor | None) -> Tensor | None:
-    """Per-channel numbers: at least float32, contiguous."""
-    return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-
-
 class Convolution:
     """conv3×3 of a tile with its halo, perhaps after nearest ×2 (as a transposed convolution), and its backward."""
 
@@ -143,7 +138,10 @@ class Block:
         self.given, self.glu, self.x = given, glu, layouts.dense(given.x)
         self.tiles: list[Tile] = visit(given.x, given.rows)
         self.convolution = Convolution(given.conv_weight, upsample)
-        self.affine = _wide(given.weight), _wide(given.bias)
+        weight, bias = (
+            None if each is None else layouts.at_least_float32(each).contiguous() for each in (given.weight, given.bias)
+        )
+        self.affine = weight, bias
         self.scale = self.convolution.scale
         self.wide = torch.promote_types(self.x.dtype, torch.float32)
 
@@ -165,12 +163,8 @@ class Block:
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and biased variance, unless given those of the convolution's result; and this process's share of it."""
-        mean, var, group, share = (
-            self.given.mean,
-            self.given.var,
-            self.given.group,
-            self.x.new_ones((), dtype=self.wide),
-        )
+        mean, var, group = self.given.mean, self.given.var, self.given.group
+        share = self.x.new_ones((), dtype=self.wide)
         if mean is None or var is None:
             parts = [self.norm("statistics")(self.z(tile)) for tile in self.tiles]
             means, variances = (torch.stack(numbers) for numbers in zip(*parts, strict=True))

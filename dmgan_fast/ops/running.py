@@ -101,5 +101,4 @@ def _apply(updates: Sequence[_Update]) -> None:
             kept.append(running)
             values.append(value.to(running.dtype))
     for momentum, (kept, values) in by_momentum.items():
-        torch._foreach_mul_(kept, 1 - momentum)
-        torch._foreach_add_(kept, values, alpha=momentum)
+        torch._foreach_lerp_(kept, values, momentum)

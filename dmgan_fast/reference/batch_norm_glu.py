@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from dmgan_fast.layouts import at_least_float32
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -62,7 +64,7 @@ def _batch_norm(x: Tensor, norm: BatchNorm) -> Tensor:
 def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tensor:
     from dmgan_fast.parallel import collectives
 
-    wide = _wide(x)
+    wide = at_least_float32(x)
     sums = wide.sum((0, 2, 3)).double()
     of_all = collectives.total(torch.cat((sums, sums.new_tensor([x.numel() / x.shape[1]]))), group)
     mean, count = (of_all[:-1] / of_all[-1]).to(wide.dtype), of_all[-1].detach()
@@ -81,7 +83,7 @@ def _shared_batch_norm(x: Tensor, norm: BatchNorm, group: ProcessGroup) -> Tenso
 
 def batch_norm_glu_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance ``[C]``."""
-    var, mean = torch.var_mean(_wide(x), (0, 2, 3), correction=0)
+    var, mean = torch.var_mean(at_least_float32(x), (0, 2, 3), correction=0)
     return mean, var
 
 
@@ -104,19 +106,9 @@ def batch_norm_glu_forward(
     return y.to(x.dtype), mean.clone(), var.clone(), rstd, y.mean((2, 3)) if want_mean else y.new_empty(0)
 
 
-def batch_norm_glu_reduce(
-    grad_y: Tensor,
-    grad_mean: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    glu: bool,
-) -> Tensor:
-    """Sums ``[2, C]`` of dz and of dz times the normalised x."""
-    normalised, grad_z = _grad_z(grad_y, grad_mean, x, weight, bias, mean, rstd, glu)
-    return torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
+def batch_norm_glu_reduce(*given: Any) -> Tensor:
+    """Sums ``[2, C]`` of dz and of dz times the normalised x, ``given`` as to ``batch_norm_glu_backward``."""
+    return _sums(*_grad_z(*given))
 
 
 def batch_norm_glu_backward(
@@ -134,7 +126,7 @@ def batch_norm_glu_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
     normalised, grad_z = _grad_z(grad_y, grad_mean, x, weight, bias, mean, rstd, glu)
-    local = torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
+    local = _sums(normalised, grad_z)
     if training:
         of_z, of_product = (local if sums is None else sums) / count
         grad_z = grad_z - of_z[:, None, None] - normalised * of_product[:, None, None]
@@ -142,17 +134,17 @@ def batch_norm_glu_backward(
     return (grad_z * scale[:, None, None]).to(x.dtype), local[1], local[0]
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _normalised(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    return (_wide(x) - mean[:, None, None]) * rstd[:, None, None]
+    return (at_least_float32(x) - mean[:, None, None]) * rstd[:, None, None]
 
 
 def _affine(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     z = normalised if weight is None else normalised * weight[:, None, None]
     return z if bias is None else z + bias[:, None, None]
+
+
+def _sums(normalised: Tensor, grad_z: Tensor) -> Tensor:
+    return torch.stack((grad_z.sum((0, 2, 3)), (grad_z * normalised).sum((0, 2, 3))))
 
 
 def _grad_z(
@@ -166,7 +158,7 @@ def _grad_z(
     glu: bool,
 ) -> tuple[Tensor, Tensor]:
     """The normalised x, and the gradient of its affine image z."""
-    grad = _wide(grad_y)
+    grad = at_least_float32(grad_y)
     if grad_mean is not None:
         grad = grad + (grad_mean / grad[0, 0].numel())[:, :, None, None]
     normalised = _normalised(x, mean, rstd)

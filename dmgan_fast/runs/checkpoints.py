@@ -8,22 +8,21 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 from typing_extensions import Self
 
 from dmgan_fast.errors import CheckpointError, DamagedCheckpointError
-from dmgan_fast.files import replace_file, sync, sync_below
+from dmgan_fast.files import file_digest, replace_file, sync, sync_below
 from dmgan_fast.foreign import read_torch
-from dmgan_fast.runs.manifest import MANIFEST, damage, entry_of, named, read_manifest, write_manifest
+from dmgan_fast.parallel import Processes
+from dmgan_fast.runs.manifest import MANIFEST, damage, named, read_manifest, write_manifest
 from dmgan_fast.runs.snapshot import bytes_of, is_sharded, snapshot
 from dmgan_fast.sizes import show_size
 
@@ -166,7 +165,7 @@ def save_checkpoint(file: Path, state: dict[str, Any], keep: int, *, keep_also: 
     try:
         with replace_file(file, durable=True) as temporary:
             torch.save({"format": FORMAT, **state}, temporary)
-            entries = {file.name: entry_of(temporary)}
+            entries = {file.name: file_digest(temporary)}
             _forget(file)
         _record(file, entries, keep, keep_also)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
@@ -249,8 +248,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2, background: bool = True) -> None:
         self.folder, self.keep, self.background = folder, keep, background
         self.best: int | None = None  # a step whose checkpoint is kept for as long as it is the best
-        self.stalled = 0.0  # seconds that training has waited
-        self._first, self._shared = _place()
+        self._processes = Processes.of()
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: list[Future[Any]] = []
         self._shards: Any = None
@@ -261,7 +259,7 @@ class Checkpoints:
         Raises:
             CheckpointError: if it can't be written.
         """
-        if self._first:
+        if self._processes.first:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=self.folder):
@@ -294,19 +292,17 @@ class Checkpoints:
         Raises:
             CheckpointError: if this one can't be written, or the one before could not.
         """
-        began = time.monotonic()
         self.wait()
         file = checkpoint_file(self.folder, state["step"])
         if is_sharded(state):
             self._save_shards(file.with_suffix(""), state, then)
-        elif self._first:
+        elif self._processes.first:
             require_space(file, bytes_of(state))
             self._later(lambda state: self._write(file, state, then), state)
-        self.stalled += time.monotonic() - began
 
     def later(self, work: Callable[[], None]) -> None:
         """Do further writing in the background; as with ``save``, what fails is raised later."""
-        if self._first:
+        if self._processes.first:
             self._later(lambda _: work(), None)
 
     @property
@@ -320,13 +316,9 @@ class Checkpoints:
         Raises:
             CheckpointError: if something could not be.
         """
+        wait(self._waiting)  # an error of a signal's handler that is raised in here is none of writing
         waiting, self._waiting = self._waiting, []
-        failed = []
-        for each in waiting:
-            try:
-                each.result()
-            except Exception as error:
-                failed.append(error)
+        failed = [error for each in waiting if isinstance(error := each.exception(), Exception)]
         if failed:
             raise _told(failed[0]) from failed[0]
 
@@ -350,7 +342,17 @@ class Checkpoints:
         Raises:
             CheckpointError: if there are some, and none can be read.
         """
-        return self._agree(self._choose)
+        chosen: Path | None = None
+        failure: str | None = None
+        if self._processes.first:
+            try:
+                chosen = self._choose()
+            except CheckpointError as error:
+                failure = str(error)
+        chosen, failure = self._processes.from_first((chosen, failure))
+        if failure is not None:
+            raise CheckpointError(failure)
+        return chosen
 
     def _choose(self) -> Path | None:
         path, damaged = newest_whole(self.folder)
@@ -363,21 +365,6 @@ class Checkpoints:
         if path is not None and not damaged and (gone := _gone(self.folder, path)):
             _log.warning("going on from step %d: %s names %s, which is not there", step_of(path), MANIFEST, gone)
         return path
-
-    def _agree(self, choose: Callable[[], Path | None]) -> Path | None:
-        """What the first process chooses, in all; what it raises, too."""
-        if not self._shared:
-            return choose()
-        said: list[Any] = [None, None]
-        if self._first:
-            try:
-                said[0] = choose()
-            except CheckpointError as error:
-                said[1] = str(error)
-        distributed.broadcast_object_list(said)
-        if said[1] is not None:
-            raise CheckpointError(said[1])
-        return said[0]
 
     def _later(self, work: Callable[[Any], None], state: Any) -> None:
         if self.background:
@@ -401,11 +388,11 @@ class Checkpoints:
     def _save_shards(self, target: Path, state: dict[str, Any], then: Callable[[], None] | None) -> None:
         from dmgan_fast.runs.sharded import ShardWriter  # loads much: only where it is needed
 
-        needed = bytes_of(state) * distributed.get_world_size()
+        needed = bytes_of(state) * self._processes.size
 
         def finish(temporary: Path) -> None:
             sync_below(temporary)
-            entries = {f"{target.name}/{file.name}": entry_of(file) for file in sorted(temporary.iterdir())}
+            entries = {f"{target.name}/{file.name}": file_digest(file) for file in sorted(temporary.iterdir())}
             _forget(target)
             if target.exists():
                 _remove(target)
@@ -420,13 +407,6 @@ class Checkpoints:
         self._waiting.append(self._shards.write(target, {"format": FORMAT, **state}, begin, finish))
         if not self.background:
             self.wait()
-
-
-def _place() -> tuple[bool, bool]:
-    """Whether this process is the first, and whether there are others."""
-    if not distributed.is_available() or not distributed.is_initialized():
-        return True, False
-    return distributed.get_rank() == 0, distributed.get_world_size() > 1
 
 
 def _told(error: Exception) -> CheckpointError:

@@ -6,57 +6,33 @@ was killed in between) is judged by the checksums that a PyTorch file carries in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from dmgan_fast.files import write_text
+from dmgan_fast.files import FileDigest, file_digest, write_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-BLOCK = 1 << 20
 
 
-class Entry(NamedTuple):
-    """Size and SHA-256 of a file."""
-
-    bytes: int
-    sha256: str
-
-
-def entry_of(file: Path) -> Entry:
-    """Of a file as it is now.
-
-    Raises:
-        OSError: if it can't be read.
-    """
-    digest, size = hashlib.sha256(), 0
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
-            size += len(block)
-    return Entry(size, digest.hexdigest())
-
-
-def read_manifest(folder: Path) -> dict[str, Entry]:
+def read_manifest(folder: Path) -> dict[str, FileDigest]:
     """Entries by path below ``folder``; none where there is no manifest that can be read."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {name: Entry(int(each["bytes"]), str(each["sha256"])) for name, each in found["files"].items()}
+        return {name: FileDigest(int(each["bytes"]), str(each["sha256"])) for name, each in found["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def write_manifest(folder: Path, entries: Mapping[str, Entry]) -> None:
+def write_manifest(folder: Path, entries: Mapping[str, FileDigest]) -> None:
     """Replace the manifest of ``folder``; entries of files that are gone are dropped."""
     files = {name: entry._asdict() for name, entry in sorted(entries.items()) if (folder / name).is_file()}
     write_text(folder / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n", durable=True)
 
 
-def named(entries: Mapping[str, Entry], checkpoint: Path) -> dict[str, Entry]:
+def named(entries: Mapping[str, FileDigest], checkpoint: Path) -> dict[str, FileDigest]:
     """The entries of one checkpoint."""
     name = checkpoint.name
     return {path: entry for path, entry in entries.items() if path == name or path.startswith(f"{name}/")}
@@ -79,7 +55,7 @@ def damage(checkpoint: Path) -> str | None:
         size = file.stat().st_size
         if size != entry.bytes:
             return f"{path} has {size:,} bytes, but {entry.bytes:,} were written"
-        if entry_of(file).sha256 != entry.sha256:
+        if file_digest(file).sha256 != entry.sha256:
             return f"{path} is not what was written: its SHA-256 differs from the one in {MANIFEST}"
     return None
 

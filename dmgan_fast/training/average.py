@@ -42,5 +42,4 @@ class WeightAverage(nn.Module):
                 of.append(theirs)
         for to, of in copies.values():
             torch._foreach_copy_(to, of)
-        torch._foreach_mul_(average, self.decay)
-        torch._foreach_add_(average, live, alpha=1 - self.decay)
+        torch._foreach_lerp_(average, live, 1 - self.decay)

@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import normalize
-from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedImages, ImageBatch
 from dmgan_fast.data.loader import loader_in_order
 from dmgan_fast.devices import pick_device
+from dmgan_fast.images import save_rows
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import ImageEncoder, TextEncoder
@@ -81,7 +81,7 @@ class DAMSMTask:
         found = self.validate()
         images, scores = found.images, normalize(found.sentences) @ normalize(found.codes).t()
         rows = [images[[k, *scores[k].topk(min(7, len(images))).indices.tolist()]] for k in range(min(6, len(images)))]
-        save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
+        save_rows(rows, file)
         return found.measures
 
     @torch.no_grad()

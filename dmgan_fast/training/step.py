@@ -2,7 +2,7 @@
 
 The losses meet the generator only in its images, so d loss / d image is computed for one discriminator at a time
 and its graph freed before the next; the generator's backward starts from those gradients. The sum is the same, and the
-peak is the largest discriminator's, not all of them with the generator's.
+peak is the largest discriminator's, not all of them with the generator's. On a GPU discriminators judge at once.
 
 Of several processes each holds some rows of the batch (``parallel.Share``) and takes the same step: losses are sums
 over rows divided by the whole batch's size, batch norms and matching losses see the whole batch, gradients are added up
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,13 +26,21 @@ from torch.profiler import record_function
 from dmgan_fast.devices import planned
 from dmgan_fast.errors import InputError
 from dmgan_fast.losses import conditioning_loss, generator_adversarial_loss
-from dmgan_fast.losses.adversarial import Targets, discriminator_loss_of, joint_discriminator_loss
+from dmgan_fast.losses.adversarial import (
+    Targets,
+    discriminator_loss_of,
+    image_logits,
+    joint_discriminator_loss,
+    joint_logits,
+    losses_of,
+)
 from dmgan_fast.losses.damsm import damsm_losses
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, fold
 from dmgan_fast.modules.blocks import share_batch_statistics
+from dmgan_fast.modules.discriminator import spread
 from dmgan_fast.modules.generator import GeneratorOutput
 from dmgan_fast.modules.rematerialise import rematerialise
-from dmgan_fast.modules.spectral_norm import hold_weights
+from dmgan_fast.modules.spectral_norm import hold_weights, lay_side_by_side
 from dmgan_fast.ops.running import updated_together
 from dmgan_fast.parallel import GradientSum, Processes, Share
 from dmgan_fast.runs.config import StepConfig
@@ -40,7 +48,7 @@ from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.average import WeightAverage
 from dmgan_fast.training.batch import Batch
 from dmgan_fast.training.graph import StepGraphs
-from dmgan_fast.training.layout import lay_out, layout_of, rounded, widened, with_rounded_weights
+from dmgan_fast.training.layout import judging, lay_out, layout_of, widened, with_rounded_weights
 from dmgan_fast.training.offload import offloaded
 from dmgan_fast.training.optimisers import adam, take_step
 
@@ -101,13 +109,16 @@ class TrainStep:
         self.device_type = next(generator.parameters()).device.type
         self.layout = layout_of(self.device_type, config.precision in AUTOCAST)
         lay_out((generator, *discriminators), self.layout)
+        if self._on_gpu():
+            lay_side_by_side(*discriminators)
         self.generator = generator
         self.discriminators: Sequence[Discriminator] = discriminators
         if isinstance(image_encoder, ImageEncoder):
             image_encoder = fold(image_encoder)
         self.image_encoder = image_encoder.eval().requires_grad_(False) if image_encoder is not None else None
-        self._judge = self._half_encoder()
-        self._targets: dict[tuple[int, int, int], Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._judge = self._judging_encoder()
+        self._targets: dict[Any, Targets] = {}  # of a batch's logits; kept, as a CUDA graph reads them
+        self._loss_weights: dict[Any, Tensor] = {}  # by type and names of losses; kept likewise
         weight = next(generator.parameters())
         self._ones = {weight.dtype: weight.new_ones(())}  # from which backward starts; kept likewise
         if config.cuda_graph and self.device_type != "cuda":
@@ -223,8 +234,7 @@ class TrainStep:
         if share is not None:
             alike = {name for name in losses if name in MATCHING or name.startswith("skipped")}
             losses |= share.total_of({name: loss for name, loss in losses.items() if name not in alike})
-        judged = self._total({name: losses[name] for name in found.pictures})
-        losses["generator"] = judged + self.config.conditioning_weight * losses["conditioning"]
+        losses["generator"] = self._total({name: losses[name] for name in (*found.pictures, "conditioning")})
         self.average.update(self.generator)
         return losses
 
@@ -269,8 +279,14 @@ class TrainStep:
         following = batch.sentence[1:]  # of each image the next one's sentence; the last of the batch has none
         if share is not None:
             following = share.gather(batch.sentence)[share.rows.start + 1 : share.rows.stop + 1]
-        waiting: list[int] = []  # discriminators whose gradients are on their way while the next one learns
-        with self._held_together(share):
+        at_once: _AtOnce | None = None
+        waiting: list[int] = []
+        if self._all_at_once(share):
+            with record_function("discriminators"):
+                at_once = _AtOnce(self, batch, following)
+                losses |= at_once.learn(pictures)
+            waiting += range(len(pictures))
+        else:  # waiting are those whose gradients are on their way while the next one learns
             for k, discriminator in enumerate(self.discriminators):
                 with record_function(f"discriminator_{discriminator.config.image_size}"):
                     losses |= self._discriminator_gradients(k, batch, pictures[k], following, share)
@@ -281,36 +297,27 @@ class TrainStep:
             losses |= self._discriminator_step(k)
         self._learn(False)
         try:
-            gradients, judged = self._image_gradients(batch, pictures, share)
+            if at_once is not None:
+                gradients, judged = at_once.image_gradients(pictures)
+            else:
+                gradients, judged = self._image_gradients(batch, pictures, share)
+            if self.image_encoder is not None and self.config.damsm_weight:
+                with record_function("damsm"):
+                    judged |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
         finally:
             self._learn(True)
         return Judgement(losses, judged, gradients)
 
-    @contextmanager
-    def _held_together(self, share: Share | None) -> Iterator[None]:
-        """Within, the weights of all discriminators are rounded, and divided by their norms, together, if they are."""
-        with ExitStack() as stack:
-            if self._rounds_all(share):
-                with self._autocast():
-                    stack.enter_context(hold_weights(*self.discriminators, once=True))
-            yield
-
-    def _held_alone(self, discriminator: Discriminator, share: Share | None) -> AbstractContextManager[None]:
-        """Within, those of one are, unless they are with all others'; of one backward."""
-        return nullcontext() if self._rounds_all(share) else hold_weights(discriminator, once=True)
-
-    def _rounds_all(self, share: Share | None) -> bool:
-        """Whether each discriminator is differentiated once, and under autocast."""
+    def _all_at_once(self, share: Share | None) -> bool:
+        """Whether the losses of all discriminators are found at once: each is differentiated once, by whole batches."""
         apart = share is not None or any(d.config.needs_whole_batches for d in self.discriminators)
-        return self.config.precision in AUTOCAST and self._together() and not apart
+        return self._together() and self.config.memory.micro_batch is None and not apart
 
     def _discriminator_gradients(
         self, k: int, batch: Batch, fake: Tensor, following: Tensor, share: Share | None
     ) -> dict[str, Tensor]:
         """Real and generated images at once or in turn, each graph freed before the next; one power iteration."""
-        discriminator, scaler, real = self.discriminators[k], self.discriminator_scalers[k], batch.images[k]
-        if self.layout is not None:
-            real = real.to(fake.dtype, memory_format=self.layout)
+        discriminator, scaler, real = self.discriminators[k], self.discriminator_scalers[k], self._real(batch, k, fake)
         sentence, own = batch.sentence, len(batch.sentence)
         size = own if share is None else share.total
         self.discriminator_optimizers[k].zero_grad(set_to_none=True)
@@ -326,13 +333,9 @@ class TrainStep:
         if discriminator.config.needs_whole_batches:  # in the authors' order
             losses = [learn(partial(loss_of, sentence, size, real=real, fake=fake, wrong_sentence=following))]
         elif self._together():
-            pairs = (own, len(following), size)
-            if pairs not in self._targets:
-                self._targets[pairs] = Targets.of(*pairs, sentence)
-            joint = partial(
-                joint_discriminator_loss, discriminator, real, fake, sentence, following, self._targets[pairs]
-            )
-            with self._autocast(), self._held_alone(discriminator, share):
+            targets = self._targets_of(Targets.of, sentence, own, len(following), size)
+            joint = partial(joint_discriminator_loss, discriminator, real, fake, sentence, following, targets)
+            with self._autocast(), hold_weights(discriminator, once=True):
                 losses = [learn(joint)]
         else:
             losses = []
@@ -346,6 +349,17 @@ class TrainStep:
             self.gradient_sums[k].send()
         return {f"discriminator_{fake.shape[-1]}": _sum(losses)}
 
+    def _real(self, batch: Batch, k: int, fake: Tensor) -> Tensor:
+        """The real images of a resolution, laid out as the generated ones."""
+        real = batch.images[k]
+        return real if self.layout is None else real.to(fake.dtype, memory_format=self.layout)
+
+    def _targets_of(self, make: Callable[..., Targets], like: Tensor, *sizes: int) -> Targets:
+        key = make.__name__, *sizes
+        if key not in self._targets:
+            self._targets[key] = make(*sizes, like)
+        return self._targets[key]
+
     def _discriminator_step(self, k: int) -> dict[str, Tensor]:
         if self.gradient_sums:
             self.gradient_sums[k].finish()
@@ -358,16 +372,13 @@ class TrainStep:
         """d loss / d image for each resolution, and the losses."""
         sentence = batch.sentence
         gradients, losses = [], {}
-        with self._autocast(), self._held_together(share):
+        with self._autocast():
             for discriminator, picture in zip(self.discriminators, pictures, strict=True):
                 phase = record_function(f"adversarial_{picture.shape[-1]}")
-                with phase, self._held_alone(discriminator, share):
+                with phase, hold_weights(discriminator, once=True):
                     gradient, loss = self._adversarial_gradient(discriminator, picture, sentence, share)
                 gradients.append(gradient)
                 losses[f"adversarial_{picture.shape[-1]}"] = loss
-        if self.image_encoder is not None and self.config.damsm_weight:
-            with record_function("damsm"):
-                losses |= self._add_damsm_gradient_of_rows(batch, pictures[-1], gradients[-1], share)
         return gradients, losses
 
     def _adversarial_gradient(
@@ -471,7 +482,9 @@ class TrainStep:
             last = first + len(part.mu)
             loss = _part_of(conditioning_loss(part.mu, part.logvar), part.mu, size)
             conditioning.append(loss.detach())
-            loss = self.generator_scaler.scale(_differentiated(self.config.conditioning_weight * loss, share))
+            weight = self.config.conditioning_weight
+            loss = loss if weight == 1 else weight * loss
+            loss = self.generator_scaler.scale(_differentiated(loss, share))
             whole = share is not None and last == own  # gradients are, after this part
             with self.gradient_sums[-1].last_backward() if whole else nullcontext():
                 of_images: list[Any] = [*(g[first:last] for g in gradients), self._one(loss)]
@@ -524,7 +537,11 @@ class TrainStep:
         policy = self.config.memory
         if policy.together is not None:
             return policy.together
-        return (planned() or self.device_type) == "cuda" and policy.micro_batch is None
+        return self._on_gpu() and policy.micro_batch is None
+
+    def _on_gpu(self) -> bool:
+        """Whether the models are on a GPU, or are planned for one."""
+        return (planned() or self.device_type) == "cuda"
 
     def _rounds_together(self, share: Share | None) -> bool:
         """Whether all weights of the generator are rounded in a few kernels. Not where parts of it run again in
@@ -534,14 +551,15 @@ class TrainStep:
         whole = config.accumulate == 1 and set(self.generator.checkpointing) == {"none"}
         return autocast and whole and share is None and self.generator._compiled_call_impl is None
 
-    def _half_encoder(self) -> nn.Module | None:
-        """The image encoder that judges: frozen weights are rounded once, not by autocast at every step."""
-        encoder, precision = self.image_encoder, self.config.precision
-        if encoder is None or self.layout is None or precision not in AUTOCAST:
+    def _judging_encoder(self) -> nn.Module | None:
+        """The image encoder that judges: on a GPU in another form, with frozen weights that are rounded once, not by
+        autocast at every step."""
+        encoder, dtype = self.image_encoder, AUTOCAST.get(self.config.precision)
+        if encoder is None or not (self._on_gpu() if dtype is None else self.layout):
             return encoder
         if not any(isinstance(each, ImageEncoder) for each in encoder.modules()):
             return encoder  # others' code may use its weights elsewhere than autocast does
-        return rounded(encoder, AUTOCAST[precision], self.layout)
+        return judging(encoder, dtype, self.layout)
 
     def _rows_of_parts(self, size: int, share: Share | None) -> Iterator[slice]:
         """Of the ``accumulate`` parts; of several processes each has as many, whose norms meet."""
@@ -553,10 +571,15 @@ class TrainStep:
     def _micro_batches(self, size: int) -> Iterator[slice]:
         return _parts(size, self.config.memory.micro_batch or size)
 
-    def _total(self, judged: dict[str, Tensor]) -> Tensor:
-        """The generator's loss without the conditioning term."""
-        weights = dict.fromkeys(MATCHING, self.config.damsm_weight)
-        return torch.stack([weights.get(name, 1.0) * loss for name, loss in judged.items()]).sum()
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The generator's loss."""
+        found = torch.stack(list(losses.values()))
+        key = found.dtype, *losses
+        if key not in self._loss_weights:
+            weights = dict.fromkeys(MATCHING, self.config.damsm_weight)
+            weights["conditioning"] = self.config.conditioning_weight
+            self._loss_weights[key] = torch.stack([found.new_full((), weights.get(name, 1.0)) for name in losses])
+        return found.dot(self._loss_weights[key])
 
     def _learn(self, learn: bool) -> None:
         for discriminator in self.discriminators:
@@ -579,6 +602,66 @@ class TrainStep:
                 f"TrainStep: accumulate={self.config.accumulate} needs a batch of at least "
                 f"{2 * self.config.accumulate}, two for each part's statistics, got {size}"
             )
+
+
+class _AtOnce:
+    """How all discriminators of a step judge a batch on a GPU that has room for both its halves and all their graphs:
+    their weights are held together, and the logits of all meet in one loss; then one graph after the other is
+    differentiated. The sums are those of each alone.
+    """
+
+    def __init__(self, step: TrainStep, batch: Batch, following: Tensor) -> None:
+        self.step, self.batch, self.size = step, batch, len(batch.sentence)
+        sentence = batch.sentence
+        self.targets = step._targets_of(Targets.of, sentence, self.size, len(following), self.size)
+        self.all_real = step._targets_of(Targets.all_real, sentence, self.size)
+        dtype = AUTOCAST.get(step.config.precision, sentence.dtype)
+        layout = step.layout or torch.contiguous_format
+        self.sentences = spread(torch.cat((sentence, sentence, following)), dtype, layout)
+
+    def learn(self, pictures: list[Tensor]) -> dict[str, Tensor]:
+        """The losses of the discriminators, which have their gradients."""
+        step, logits = self.step, []
+        with ExitStack() as stack:
+            with step._autocast():
+                stack.enter_context(hold_weights(*step.discriminators, once=True))
+            for k, (discriminator, fake) in enumerate(zip(step.discriminators, pictures, strict=True)):
+                with record_function(f"discriminator_{fake.shape[-1]}"), step._autocast():
+                    step.discriminator_optimizers[k].zero_grad(set_to_none=True)
+                    real = step._real(self.batch, k, fake)
+                    logits.append(joint_logits(discriminator, real, fake, self.sentences))
+            losses, gradients = self._differentiated(logits, self.targets, step.discriminator_scalers)
+            for fake, gradient in zip(pictures, gradients, strict=True):
+                with record_function(f"discriminator_{fake.shape[-1]}"):
+                    torch.autograd.backward(logits.pop(0), gradient)
+        return {f"discriminator_{fake.shape[-1]}": loss for fake, loss in zip(pictures, losses, strict=True)}
+
+    def image_gradients(self, pictures: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """d loss / d image for each resolution, and the losses."""
+        step, logits = self.step, []
+        leaves = [picture.detach().requires_grad_() for picture in pictures]
+        with step._autocast(), hold_weights(*step.discriminators, once=True):
+            for discriminator, leaf in zip(step.discriminators, leaves, strict=True):
+                with record_function(f"adversarial_{leaf.shape[-1]}"):
+                    logits.append(image_logits(discriminator, leaf, self.sentences[: self.size]))
+        losses, of_logits = self._differentiated(logits, self.all_real, [step.generator_scaler] * len(leaves))
+        gradients = []
+        for leaf, gradient in zip(leaves, of_logits, strict=True):
+            with record_function(f"adversarial_{leaf.shape[-1]}"):
+                gradients += torch.autograd.grad(logits.pop(0), leaf, gradient)
+        return gradients, {f"adversarial_{leaf.shape[-1]}": loss for leaf, loss in zip(leaves, losses, strict=True)}
+
+    def _differentiated(
+        self, logits: Sequence[tuple[Tensor, Tensor]], targets: Targets, scalers: Sequence[GradScaler]
+    ) -> tuple[Sequence[Tensor], list[Sequence[Tensor]]]:
+        """The loss of each discriminator, and its gradients by its logits."""
+        joined = torch.cat([each.detach() for pair in logits for each in pair]).requires_grad_()
+        losses = losses_of(joined, targets)
+        one = self.step._one(losses[0])
+        begin = torch.stack([s.scale(one) for s in scalers]) if scalers[0].is_enabled() else one.expand(len(scalers))
+        (gradient,) = torch.autograd.grad(losses, joined, begin)
+        parts = iter(gradient.split([len(each) for pair in logits for each in pair]))
+        return losses.detach().unbind(), [[next(parts) for _ in pair] for pair in logits]
 
 
 def _check_models(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
-from torchvision.utils import save_image
 
 from dmgan_fast.data import CaptionedImages, ImageBatch, make_loader
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import InputError
+from dmgan_fast.images import save_rows
 from dmgan_fast.modules import Discriminator, Generator, padding_mask
 from dmgan_fast.parallel import Processes
 from dmgan_fast.runs.config import TrainConfig
@@ -140,7 +140,7 @@ class GANTask:
         rows = []
         for start in range(0, len(noise), 8):
             rows += [encoded.images[-1][start : start + 8].cpu(), generated[start : start + 8]]
-        save_image(torch.cat(rows) / 2 + 0.5, file, nrow=8)
+        save_rows(rows, file)
         return {}
 
     @torch.no_grad()

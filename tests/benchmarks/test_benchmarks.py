@@ -101,10 +101,24 @@ def test_errors_of_other_kinds_are_not_taken_for_a_lack_of_memory():
 
 def test_components_cover_the_phases_of_both_steps():
     models = Models.build(TINY)
-    for make in (theirs, ours):
-        phases, kinds = components.components(make(models.copy(), TINY.config), batch_of(TINY))
-        assert {"draw", "discriminator", "adversarial", "generator"} <= phases.keys()
-        assert max(kinds, key=kinds.get) == "convolutions" or kinds["convolutions"] > 0
+    steps = {make.__name__: make(models.copy(), TINY.config) for make in (theirs, ours)}
+    for parts in components.in_turn(steps, batch_of(TINY), rounds=1).values():
+        assert {"draw", "discriminator", "adversarial", "generator"} <= parts["phase"].keys()
+        assert parts["kind"]["convolutions"] > 0
+
+
+def test_components_are_medians_of_steps_in_turn(monkeypatch):
+    seen = []
+
+    def profiled(step, inputs):
+        seen.append(step)
+        return {"phase": {}, "kind": {"memory": float(len(seen))}}
+
+    monkeypatch.setattr(components, "components", profiled)
+    steps = {"authors": lambda: None, "dmgan_fast": lambda: None}
+    found = components.in_turn(steps, {}, rounds=3)
+    assert seen == list(steps.values()) * 3
+    assert [found[name]["kind"]["memory"] for name in steps] == [3.0, 4.0], "of runs 1, 3, 5 and 2, 4, 6"
 
 
 def test_operations_of_a_step_grow_with_the_batch():

@@ -44,3 +44,10 @@ def test_ops_that_are_not_measured_keep_their_rows(tmp_path):
     assert crossover.kept(file, ["conv3x3"]) == []
     file.write_text(json.dumps([{"op": "conv3x3"}, {"op": "conv4x4_stride2"}]))
     assert crossover.kept(file, ["conv3x3"]) == [{"op": "conv4x4_stride2"}]
+
+
+def test_the_gate_closes_on_a_wrong_result_and_not_on_one_nearer_to_float64_than_pytorch_s():
+    op, direction, tensors = "conv3x3", "forward", crossover.tensors_of("conv3x3", 1, 4, 4, 8)
+    exact = crossover.torch_calls(op, *(each.double() for each in tensors))[0]()
+    assert crossover.is_right(op, direction, exact.float(), exact.float() * (1 + 1e-4), tensors)
+    assert not crossover.is_right(op, direction, exact.float() * (1 + 1e-4), exact.float(), tensors)

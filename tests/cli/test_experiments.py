@@ -10,7 +10,7 @@ def test_an_ablation_gets_what_was_asked_and_its_table_is_printed(monkeypatch, c
     def ablate(out, **options):
         asked.update(options, out=out)
         out.mkdir()
-        (out / ablation.MARKDOWN_NAME).write_text("| a table |", encoding="utf-8")
+        (out / f"{ablation.NAME}.md").write_text("| a table |", encoding="utf-8")
 
     monkeypatch.setattr(ablation, "ablate", ablate)
     arguments = ("--variants", "dm-gan, no-text", "--seeds", 2, "--count", 50, "--set", "loop.steps=4")

@@ -27,6 +27,7 @@ CASES = [
     (upsample_conv3x3, "gfx942", torch.bfloat16, NCHW),
     (words_similarity, "sm_80", torch.bfloat16, NCHW),
     (words_similarity, "sm_90", torch.float32, NCHW),
+    (words_similarity, "sm_90", torch.bfloat16, NCHW),
     (words_similarity, "gfx942", torch.float16, NCHW),
 ]
 

@@ -23,6 +23,7 @@ def test_the_card_of_a_pushed_model_holds_metrics_for_people_and_for_the_hub(hub
     card = ModelCard(repository.commits[repository.names["main"]]["README.md"].decode())
     assert "| FID (paper's network) | 16.091 | lower |" in card.text
     assert "| Inception Score | 4.75 ± 0.07 | higher |" in card.text
+    assert card.text.count("| metric | value | better |") == 1
     assert 'TextEncoder.from_pretrained("me/words")' in card.text
     found = [(each.dataset_name, each.metric_type, each.metric_value) for each in card.data.eval_results]
     assert found == [("CUB", "fid-paper", 16.0912), ("CUB", "is-birds", 4.75)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmgan_fast.modules import Discriminator, DiscriminatorConfig
-from dmgan_fast.modules.spectral_norm import SpectralNormConv2d, hold_weights
+from dmgan_fast.modules.spectral_norm import SpectralNormConv2d, hold_weights, lay_side_by_side
 
 
 @pytest.mark.parametrize("mode", ["paper", "official"])
@@ -113,10 +113,17 @@ def test_held_spectral_norms_judge_the_same_under_autocast(dtype):
 def discriminator(seed=0):
     torch.manual_seed(seed)
     made = Discriminator(DiscriminatorConfig(image_size=128, base_channels=2, sentence_channels=4))
-    for name, parameter in made.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    return made
+    return with_norms(made)
+
+
+def with_norms(model):
+    """A new model's weights are orthogonal, with a norm of 1, and its biases are 0."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.bias)
+            with torch.no_grad():
+                module.weight.mul_(torch.empty(()).uniform_(0.3, 3))
+    return model
 
 
 def gradients(model, images, sentence, **options):
@@ -194,3 +201,90 @@ def test_rounded_weights_reach_convolutions_as_they_are(monkeypatch):
     half = (torch.bfloat16, torch.bfloat16)
     assert seen == {("conv2d", *half), ("linear", *half)}, "autocast has nothing left to round"
     assert not any(getattr(module, "held", None) for module in model.modules())
+
+
+# ----------------------------------------------------------------------------------- weights of one shape, side by side
+
+
+def three(seed=0):
+    """Discriminators of three resolutions, which have most shapes of weights in common."""
+    torch.manual_seed(seed)
+    kinds = [DiscriminatorConfig(image_size=side, base_channels=2, sentence_channels=4) for side in (64, 128, 256)]
+    return with_norms(torch.nn.ModuleList(map(Discriminator, kinds)))
+
+
+def gradients_of_three(models, images, sentence, **options):
+    """Each is differentiated apart, as a step does; the last one's joint convolution and head are not reached."""
+    with hold_weights(*models, **options):
+        for model, x in zip(models, images, strict=True):
+            model(x, None if model is models[-1] else sentence).float().square().sum().backward()
+    return {name: parameter.grad for name, parameter in models.named_parameters()}
+
+
+def inputs_of_three():
+    torch.manual_seed(1)
+    return [torch.randn(2, 3, side, side) for side in (64, 128, 256)], torch.randn(2, 4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_side_by_side_are_the_same_parameters_and_learn_the_same(layout):
+    apart = three().double().to(memory_format=layout)
+    together = copy.deepcopy(apart)
+    parameters = list(together.parameters())
+    lay_side_by_side(*together)
+    assert all(a is b for a, b in zip(parameters, together.parameters(), strict=True))
+    (images, sentence) = inputs_of_three()
+    images, sentence = [x.double() for x in images], sentence.double()
+    for _ in range(2):
+        found, expected = (gradients_of_three(models, images, sentence) for models in (together, apart))
+        for name, theirs in expected.items():
+            assert (theirs is None) == (found[name] is None), name
+            if theirs is not None:
+                torch.testing.assert_close(found[name], theirs, rtol=1e-9, atol=1e-12, msg=name)
+    for (name, ours), theirs in zip(together.state_dict().items(), apart.state_dict().values(), strict=True):
+        assert ours.stride() == theirs.stride()
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_side_by_side_are_rounded_with_the_same_bits_and_learn_no_worse(dtype):
+    images, sentence = inputs_of_three()
+    truth = gradients_of_three(three().double(), [x.double() for x in images], sentence.double())
+    errors = {}
+    for how in ("apart", "together"):
+        models = three().to(memory_format=torch.channels_last)
+        if how == "together":
+            lay_side_by_side(*models)
+        with torch.autocast("cpu", dtype):
+            found = gradients_of_three(models, images, sentence, once=True)
+        reached = {name for name, gradient in found.items() if gradient is not None}
+        assert reached == {name for name, gradient in truth.items() if gradient is not None}
+        errors[how] = sum(((found[n] - truth[n]).norm() / truth[n].norm()).square().item() for n in reached) ** 0.5
+    assert 0 < errors["together"] <= 1.2 * errors["apart"]
+
+
+def test_copies_of_weights_side_by_side_are_held_like_any():
+    models = three()
+    lay_side_by_side(*models)
+    copied = copy.deepcopy(models)
+    loaded = three(seed=1)
+    loaded.load_state_dict(models.state_dict())
+    images, sentence = inputs_of_three()
+    found = [gradients_of_three(each, images, sentence) for each in (models, copied, loaded)]
+    for name, gradient in found[0].items():
+        for other in found[1:]:
+            if gradient is not None:
+                torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_gradients_of_held_weights_are_handed_over_and_not_copied():
+    model = discriminator()
+    given = {}
+    with hold_weights(model):
+        model(torch.randn(2, 3, 128, 128), torch.randn(2, 4)).sum().backward()
+        for name, conv in model.named_modules():
+            if getattr(conv, "held", None) is not None:
+                given[f"{name}.weight"] = conv.held.weight.grad.data_ptr()
+    assert len(given) == 7
+    for name, address in given.items():
+        assert model.get_parameter(name).grad.data_ptr() == address

@@ -3,7 +3,9 @@
 import errno
 import os
 import resource
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -229,6 +231,36 @@ def test_what_fails_in_the_background_is_raised_by_the_next_save_by_waiting_and_
     with pytest.raises(CheckpointError, match=r"PermissionError: .*weights"):
         save_and_leave(then=denied)
     assert steps_of(tmp_path) == [4]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals of POSIX")
+def test_an_error_of_a_signal_while_waiting_for_the_writing_stays_what_it_is(tmp_path, monkeypatch):
+    main, ready, original = threading.get_ident(), threading.Event(), checkpoints.torch.save
+
+    def slow(content, file):
+        ready.wait(10)
+        signal.pthread_kill(main, signal.SIGUSR1)  # as PyTorch hears that a process that reads data was killed
+        time.sleep(0.2)
+        original(content, file)
+
+    def worker_ended(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def wait():
+        ready.set()
+        saving.wait()
+
+    before = signal.signal(signal.SIGUSR1, worker_ended)
+    try:
+        monkeypatch.setattr(checkpoints.torch, "save", slow)
+        saving = Checkpoints(tmp_path)
+        saving.save(state(1))
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    saving.wait()
+    assert steps_of(tmp_path) == [1], "what was being written is waited for all the same"
 
 
 def test_an_error_of_the_training_is_not_hidden_by_one_of_the_writing(tmp_path, monkeypatch, caplog):

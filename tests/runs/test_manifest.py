@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from dmgan_fast.runs.manifest import Entry, damage, entry_of, named, read_manifest, write_manifest
+from dmgan_fast.files import FileDigest, file_digest
+from dmgan_fast.runs.manifest import damage, named, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def folder(tmp_path):
     for name in ("step-00000001.pt", "step-00000002/shard", "step-00000002/rest"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
     names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    write_manifest(tmp_path, {name: entry_of(tmp_path / name) for name in names})
+    write_manifest(tmp_path, {name: file_digest(tmp_path / name) for name in names})
     return tmp_path
 
 
@@ -23,7 +24,7 @@ def test_entries_are_sizes_and_sha256(folder):
     content = (folder / "step-00000001.pt").read_bytes()
     written = json.loads((folder / "manifest.json").read_text())["files"]["step-00000001.pt"]
     assert written == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert read_manifest(folder)["step-00000001.pt"] == Entry(**written)
+    assert read_manifest(folder)["step-00000001.pt"] == FileDigest(**written)
     assert sorted(named(read_manifest(folder), folder / "step-00000002")) == [
         "step-00000002/rest",
         "step-00000002/shard",

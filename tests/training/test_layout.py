@@ -5,12 +5,17 @@ import functools
 
 import pytest
 import torch
+from torchvision.models import inception
 
+from dmgan_fast.devices import planned_for
+from dmgan_fast.metering.dataless import Dataless
 from dmgan_fast.modules import ImageEncoder, ImageEncoderConfig, fold
 from dmgan_fast.modules.blocks import UpBlock
-from dmgan_fast.runs.config import StepConfig
+from dmgan_fast.runs.config import StepConfig, TrainConfig
 from dmgan_fast.runs.policy import MemoryPolicy
+from dmgan_fast.runs.presets import build_config
 from dmgan_fast.training import layout, step
+from dmgan_fast.training.planning import measure
 from dmgan_fast.training.step import TrainStep
 from tests.metering.test_launches import second_step
 from tests.training.test_step import batch_of, models
@@ -35,9 +40,8 @@ def test_no_layout_changes_within_a_step_but_where_maps_begin_and_end(refinement
     assert {where: count / steps for where, count in (+found.relaid).items()} == {
         "draw: clone": 1,  # the first features
         "generator: clone": 1,  # the gradient of the first features
-        **{f"discriminator_{side}: clone": 1 for side in SIDES},  # sentences beside features
+        "discriminators: clone": 1,  # sentences beside features
         **{f"discriminator_{side}: _to_copy": 1 for side in SIDES},  # real images, with their type
-        **{f"adversarial_{side}: clone": 1 for side in SIDES},
         "damsm: _to_copy": 2,  # regions to the words loss, and their gradient
     }
 
@@ -124,7 +128,7 @@ def test_a_rounded_encoder_gives_autocasts_bits_and_the_given_one_stays():
     torch.manual_seed(0)
     encoder = fold(ImageEncoder(ImageEncoderConfig(kind="compact", channels=8, image_size=64, base_channels=4)))
     before = copy.deepcopy(encoder.state_dict())
-    half = layout.rounded(encoder, torch.bfloat16, torch.channels_last)
+    half = layout.judging(encoder, torch.bfloat16, torch.channels_last)
     images = torch.randn(2, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         for ours, theirs in zip(half(images), encoder(images), strict=True):
@@ -190,10 +194,74 @@ def test_inceptions_folded_convolutions_are_joined_with_their_relus():
 
     model = torch.nn.Sequential(BasicConv2d(torch.nn.Identity()), BasicConv2d(torch.nn.BatchNorm2d(4))).eval()
     model[1].conv = torch.nn.Conv2d(4, 4, 1)
-    half = layout.rounded(model, torch.bfloat16, torch.channels_last)
+    half = layout.judging(model, torch.bfloat16, torch.channels_last)
     assert isinstance(half[0], layout.ConvReLU)
     assert type(half[1]).__name__ == "BasicConv2d", "a norm that is not folded stays"
     assert type(model[0]).__name__ == "BasicConv2d", "and the given model as it is"
     x = torch.randn(2, 3, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(half(x), model(x))
+
+
+class Folded(torch.nn.Module):
+    """What folding makes of torchvision's convolution with its norm."""
+
+    def __init__(self, *channels, **geometry):
+        super().__init__()
+        self.conv, self.bn = torch.nn.Conv2d(*channels, **geometry), torch.nn.Identity()
+
+    def forward(self, x):
+        return torch.relu(self.bn(self.conv(x)))
+
+
+Folded.__name__ = "BasicConv2d"
+BLOCKS = {"InceptionA": {"pool_features": 2}, "InceptionC": {"channels_7x7": 4}, "InceptionD": {}, "InceptionE": {}}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_convolutions_of_one_map_give_its_gradient_in_one_convolution(kind):
+    torch.manual_seed(0)
+    block = getattr(inception, kind)(6, **BLOCKS[kind], conv_block=Folded).requires_grad_(False)
+    judge = layout.judging(block, None, None)
+    found, expected = (torch.randn(2, 6, 9, 9, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    found.requires_grad_()
+    expected.requires_grad_()
+    for _ in range(2):  # nothing is left of the first
+        ours, theirs = judge(found), block(expected)
+        assert torch.equal(ours, theirs)
+        found.grad = expected.grad = None
+        ours.square().sum().backward()
+        theirs.square().sum().backward()
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-6)
+    siblings = layout.SIBLINGS[kind]
+    assert {name for name, child in judge.named_children() if isinstance(child, layout.Sibling)} == set(siblings)
+    (together,) = {child.together for child in judge.children() if isinstance(child, layout.Sibling)}
+    assert together.seen is None
+    assert not together.waiting
+
+
+def test_a_map_that_only_some_of_its_convolutions_saw_is_not_taken_for_the_next():
+    torch.manual_seed(0)
+    together = layout.ConvReLUs([torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 5, 1)])
+    first, second = (layout.Sibling(together, place) for place in (0, 1))
+    one, other = torch.randn(2, 1, 3, 4, 4)
+    expected = [torch.relu(conv(other)) for conv in together.convs]
+    first(one)
+    assert torch.equal(second(other), expected[1])
+    assert torch.equal(first(other), expected[0])
+    first(other)
+    assert torch.equal(first(other), expected[0]), "asked again for the same"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_encoder_of_a_gpu_runs_convolutions_and_their_relus_in_one_kernel(precision):
+    """Counted on tensors without data, of all of Inception."""
+    config = build_config(
+        TrainConfig, values={"step": {"precision": precision}, "generator": NARROW | {"image_sizes": [64]}}
+    )
+    with Dataless(), planned_for("cuda"):
+        judge = measure.models_of(config)._judge
+    kinds = [type(each).__name__ for each in judge.modules()]
+    assert kinds.count("ConvReLU") + kinds.count("Sibling") == 94
+    assert kinds.count("ConvReLUs") == 10
+    assert "BasicConv2d" not in kinds

@@ -240,6 +240,26 @@ def test_real_and_generated_images_in_one_pass_teach_what_they_do_in_turn():
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_one_pass_learns_in_every_precision_what_images_in_turn_do(precision):
+    """The losses of three steps; in float16 their gradients are scaled, each discriminator's by its own scale."""
+    batch, noise = batch_of(0, (64, 128), dtype=torch.float32)
+    found = []
+    for together in (False, True):
+        parts = models((64, 128), mode="paper", dtype=torch.float32)
+        step = TrainStep(*parts, StepConfig(precision=precision, memory=MemoryPolicy(together=together)))
+        if precision == "fp16":
+            for power, scaler in enumerate((step.generator_scaler, *step.discriminator_scalers)):
+                scaler._init_scale = 2.0 ** (6 + power)
+        found.append([step(batch, **noise) for _ in range(3)])
+    for theirs, ours in zip(*found, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(
+                ours[name], value, rtol=2e-3 if precision == "fp32" else 0.1, atol=0.02, msg=name
+            )
+
+
 @pytest.mark.parametrize("norm", ["official", "batch_norm"])
 def test_one_pass_is_refused_where_images_are_not_judged_alone(norm):
     parts = models((64,), mode="official", attngan=norm == "batch_norm")

@@ -40,15 +40,6 @@ def find(folder: Path) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.is_here(folder)), None)
 
 
-def read_remote(url: str) -> Contents:
-    """Every row of the set in shards at an address that fsspec knows.
-
-    Raises:
-        DataError: if it can't be read, or there are no shards.
-    """
-    return webdataset.read_remote(url)
-
-
 def read(folder: Path) -> Contents:
     """Every row of the data set in ``folder``, and by name what became none.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from dmgan_fast.data.names import IMAGE_SUFFIXES, TEXT_SUFFIXES, Files, files_below, without_suffix
-from dmgan_fast.data.rows import Contents
+from dmgan_fast.data.rows import BROKEN, Contents, Gatherer
 from dmgan_fast.data.tables import short
 from dmgan_fast.data.texts import read_captions, read_lines
 from dmgan_fast.errors import DataError
@@ -91,9 +91,37 @@ class Entry:
         self.lines += 1
 
 
-def holds(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> bool:
-    """Whether such a file is in ``folder`` or below, as far as a quick look shows."""
-    return folder.is_dir() and next(files_below(folder, suffixes, most=QUICK), None) is not None
+def merged(
+    file: Path,
+    rows: Iterable[tuple[int, dict[str, Any] | str]],
+    checked: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]],
+    gatherer: Gatherer,
+    place: str = "",
+) -> dict[str, Entry]:
+    """What the rows of ``file`` say of each image; those that can't be understood are lost by name.
+
+    Args:
+        rows: line numbers with their values, or with a sentence on what is wrong.
+        checked: the image of a row, and what ``Entry.take`` takes of it; ``ValueError`` with a sentence.
+        place: the file's name in messages.
+    """
+    entries: dict[str, Entry] = {}
+    for number, row in rows:
+        try:
+            if isinstance(row, str):
+                raise ValueError(row)
+            name, said = checked(row)
+            entry = entries.get(name) or Entry()
+            entry.take(**said)
+            entries[name] = entry
+        except ValueError as error:
+            gatherer.lose(f"{place or file.name}:{number}", BROKEN, f"{file}:{number}: {error}")
+    return entries
+
+
+def holds(folder: Path) -> bool:
+    """Whether an image is in ``folder`` or below, as far as a quick look shows."""
+    return folder.is_dir() and next(files_below(folder, IMAGE_SUFFIXES, most=QUICK), None) is not None
 
 
 def text_beside(folder: Path, suffixes: tuple[str, ...] = TEXT_SUFFIXES) -> bool:

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dmgan_fast.data.layouts.base import Box, Entry, box_of, holds
+from dmgan_fast.data.layouts.base import Box, box_of, holds, merged
 from dmgan_fast.data.names import Files, is_outside
-from dmgan_fast.data.rows import BROKEN, Contents, Gatherer, whole_number
+from dmgan_fast.data.rows import Contents, Gatherer, whole_number
 from dmgan_fast.data.tables import csv_table, json_lines, short
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError
@@ -42,7 +42,7 @@ def read(folder: Path) -> Contents:
     if len(here) > 1:
         gatherer.notes.append(f"{here[0].name} is read; {here[1].name}, which lies beside it, is not")
     images = Files(folder, by_stem=False)
-    for name, entry in _merged(file, gatherer).items():
+    for name, entry in merged(file, _rows(file), _checked, gatherer).items():
         gatherer.add(
             name,
             images.find(name),
@@ -55,23 +55,6 @@ def read(folder: Path) -> Contents:
         )
     words = folder / VOCABULARY
     return gatherer.contents(folder, NAME, Vocabulary.load(words) if words.is_file() else None)
-
-
-def _merged(file: Path, gatherer: Gatherer) -> dict[str, Entry]:
-    """Lines by image; those that can't be understood are lost by name."""
-    entries: dict[str, Entry] = {}
-    for number, row in _rows(file):
-        place = f"{file}:{number}"
-        try:
-            if isinstance(row, str):
-                raise ValueError(row)
-            name, line = _checked(row)
-            entry = entries.get(name) or Entry()
-            entry.take(**line)
-            entries[name] = entry
-        except ValueError as error:
-            gatherer.lose(f"{file.name}:{number}", BROKEN, f"{place}: {error}")
-    return entries
 
 
 def _checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:

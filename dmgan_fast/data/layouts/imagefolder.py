@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dmgan_fast.data.layouts.base import Entry, holds
+from dmgan_fast.data.layouts.base import holds, merged
 from dmgan_fast.data.names import Files, is_outside
 from dmgan_fast.data.record import parquet
 from dmgan_fast.data.rows import BROKEN, Contents, Gatherer
@@ -83,22 +83,18 @@ def _image_files(folder: Path) -> list[Path]:
 def _read_metadata(file: Path, folder: Path, gatherer: Gatherer) -> None:
     part = file.parent.name if file.parent != folder else ""
     images, place = Files(file.parent, by_stem=False), f"{part}/{file.name}" if part else file.name
-    entries: dict[str, Entry] = {}
     column = ""
-    for number, row in _rows(file):
-        try:
-            if isinstance(row, str):
-                raise ValueError(row)
-            values = {str(name).strip().lower(): value for name, value in row.items()}
-            column = column or _caption_column(file, values)
-            name, said = _checked(values, column)
-            entry = entries.get(name) or Entry()
-            split = values.get("split")
-            entry.take(said, part or _folder_split(name) if split is None else str(split), class_of(values))
-            entries[name] = entry
-        except ValueError as error:
-            gatherer.lose(f"{place}:{number}", BROKEN, f"{file}:{number}: {error}")
-    for name, entry in entries.items():
+
+    def checked(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        nonlocal column
+        values = {str(name).strip().lower(): value for name, value in row.items()}
+        column = column or _caption_column(file, values)
+        name, said = _checked(values, column)
+        split = values.get("split")
+        split = part or _folder_split(name) if split is None else str(split)
+        return name, {"captions": said, "split": split, "class_id": class_of(values)}
+
+    for name, entry in merged(file, _rows(file), checked, gatherer, place).items():
         gatherer.add(
             f"{part}/{name}" if part else name,
             images.find(name),

@@ -13,17 +13,11 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import FileDigest
 
 INDEX = "index.jsonl"
 FORMAT = 1
 WINDOW = 16  # shards that are mixed at a time
-
-
-class ShardFile(NamedTuple):
-    """Size and SHA-256 of an archive."""
-
-    bytes: int
-    sha256: str
 
 
 class Sample(NamedTuple):
@@ -40,7 +34,7 @@ class Sample(NamedTuple):
 class Index(NamedTuple):
     """``shards`` by name; ``window``: how many are mixed at a time."""
 
-    shards: Mapping[str, ShardFile]
+    shards: Mapping[str, FileDigest]
     window: int
     samples: tuple[Sample, ...]
 
@@ -69,7 +63,7 @@ def read_index(content: bytes, where: str) -> Index:
         if head.get("format") != FORMAT:
             raise DataError(f"{where}: format {head.get('format')!r} is not known, only {FORMAT}; write it anew")
         shards = {
-            _inside(name, where): ShardFile(_count(shard["bytes"]), str(shard["sha256"]))
+            _inside(name, where): FileDigest(_count(shard["bytes"]), str(shard["sha256"]))
             for name, shard in head["shards"].items()
         }
         window, count = max(1, _count(head["window"])), _count(head["samples"])
@@ -81,7 +75,7 @@ def read_index(content: bytes, where: str) -> Index:
     return Index(shards, window, samples)
 
 
-def _samples(lines: Iterable[str], shards: Mapping[str, ShardFile], where: str) -> Iterable[Sample]:
+def _samples(lines: Iterable[str], shards: Mapping[str, FileDigest], where: str) -> Iterable[Sample]:
     for number, line in enumerate(lines, start=2):
         if not line.strip():
             continue

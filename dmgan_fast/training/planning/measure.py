@@ -269,7 +269,7 @@ def batch_of(config: TrainConfig, size: int) -> tuple[Batch, dict[str, Any]]:
 def _encoder_config(config: TrainConfig) -> ImageEncoderConfig:
     if config.encoders is None:
         return ImageEncoderConfig(channels=config.generator.word_channels)
-    from dmgan_fast.sampling.bundle import open_bundle  # torchvision beneath it takes a second and more
+    from dmgan_fast.sampling.bundle import open_bundle  # not needed for plans of other runs
 
     found: ImageEncoderConfig = open_bundle(config.encoders, "image_encoder").image_encoder_config()
     return found

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmgan_fast.data.layouts.shard_index import Index, Sample, ShardFile, read_index, write_index
+from dmgan_fast.data.layouts.shard_index import Index, Sample, read_index, write_index
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import FileDigest
 
 SAMPLE = Sample("train-000000.tar", "000000001", "000000001.jpg", 1024, 77, {"captions": ["a bird"], "class_id": 3})
-INDEX = Index({"train-000000.tar": ShardFile(2048, "ab" * 32)}, 16, (SAMPLE,))
+INDEX = Index({"train-000000.tar": FileDigest(2048, "ab" * 32)}, 16, (SAMPLE,))
 
 
 def text_of(head=None, line=None):
