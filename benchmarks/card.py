@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace, scratch: Path, parser: argparse.ArgumentP
     unknown = [name for name in chosen if name not in names]
     if unknown:
         parser.error(f"--only: no stage {', '.join(unknown)}; there are {', '.join(names)}")
-    options = Options(arguments.out.resolve(), arguments.device, arguments.tiny, arguments.workers, scratch=scratch)
+    chosen_options = (arguments.out.resolve(), arguments.device, arguments.tiny, arguments.workers)
+    options = Options(*chosen_options, scratch=scratch, needed=NEEDED)
     chosen_stages = [stage for stage in stages if stage.name in ("environment", *chosen)]
     run_all(chosen_stages, options, 60 * arguments.minutes, after_each=partial(summarise, options, quiet=True))
     if not summarise(options):

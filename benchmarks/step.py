@@ -51,6 +51,7 @@ from benchmarks.harness import (
 from benchmarks.models import BIRDS, COCO, DEMO, Models, Setting, batch_of, ours, preset, theirs
 from benchmarks.models import tiny as tiny_setting
 from benchmarks.precision import PRECISIONS, set_precision
+from dmgan_fast.modules.generator import Level
 from dmgan_fast.ops._backends import VARIABLE
 from dmgan_fast.runs.policy import MemoryPolicy
 from dmgan_fast.training.graph import WARM_UP
@@ -173,9 +174,22 @@ def default_allocator(setting: Setting) -> Iterator[Callable[[], float]]:
         process.join()
 
 
-def implementations(setting: Setting, target: Target, authors: Path | None, compiled: bool) -> dict[str, Step]:
-    """Name → a step on models of its own, all from the same weights."""
-    models = Models.build(setting).to(target.device)
+def implementations(
+    setting: Setting,
+    target: Target,
+    authors: Path | None,
+    compiled: bool,
+    *,
+    start: Models | None = None,
+    levels: tuple[Level, ...] = ("op", "block"),
+) -> dict[str, Step]:
+    """Name → a step on models of its own, all from the same weights.
+
+    Args:
+        start: models with these weights, where they are built already.
+        levels: of checkpointing that ours is measured with too.
+    """
+    models = (Models.build(setting) if start is None else start.copy()).to(target.device)
     config = replace(setting.config, precision=_of_step(target))
     found: dict[str, Step] = {AUTHORS: theirs(models, setting.config, precision=target.precision)}
     if authors is not None:
@@ -189,7 +203,7 @@ def implementations(setting: Setting, target: Target, authors: Path | None, comp
         found["reference"] = OnReference(ours(models.copy(), config))
         found["dmgan_fast, graph"] = ours(models.copy(), replace(config, cuda_graph=True))
     found["dmgan_fast"] = ours(models.copy(), config)
-    for level in ("op", "block"):
+    for level in levels:
         policy = MemoryPolicy(checkpointing=level)
         found[f"dmgan_fast, keeps {level}s"] = ours(models.copy(), replace(config, memory=policy))
     return found

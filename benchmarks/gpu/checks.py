@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -23,7 +24,10 @@ from dmgan_fast.info import collect
 
 
 def environment(options: Options) -> Iterator[Row]:
-    """Raises if there is no GPU where one was asked for."""
+    """Raises if there is no GPU where one was asked for, or what later stages import can't be imported here."""
+    broken = {name: reason for name in options.needed if (reason := _why_not_imported(name))}
+    if broken:
+        raise DMGANError("; ".join(f"{name} can't be imported: {reason}" for name, reason in broken.items()))
     row: Row = {"info": collect(), "cores": os.cpu_count(), "device": options.device}
     if options.device == "cuda":
         if not torch.cuda.is_available():
@@ -33,6 +37,15 @@ def environment(options: Options) -> Iterator[Row]:
         row |= {"capability": f"{card.major}.{card.minor}", "processors": card.multi_processor_count}
         row |= {"cuda": torch.version.cuda, "driver": _driver()}
     yield row | {"environment": environment_of(Target(options.device))}
+
+
+def _why_not_imported(name: str) -> str | None:
+    """A package may be there, and what it imports itself not."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _driver() -> str:

@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 @dataclass(frozen=True)
 class Options:
     """What every stage is given. ``seconds``: its time limit, which is the runner's to set. ``scratch``: a folder for
-    what nobody needs afterwards; None: the results'."""
+    what nobody needs afterwards; None: the results'. ``needed``: modules that stages import."""
 
     out: Path
     device: str = "cuda"
@@ -50,6 +50,7 @@ class Options:
     workers: int = 4
     seconds: float = 0.0
     scratch: Path | None = None
+    needed: tuple[str, ...] = ()
 
     @property
     def journal(self) -> Path:

@@ -1,5 +1,7 @@
 // Small matrix products inside the kernels: a few dozen rows, accumulated in registers.
 #pragma once
+#include <algorithm>
+
 #include "simd.h"
 
 namespace dmgan {
@@ -73,14 +75,52 @@ DMGAN_INLINE void multiply_into(int64_t rows, int64_t columns, int64_t depth, Sc
   for (; n < columns; n += kLanes) multiply_column<1>(rows, depth, a, b, b_step, n, finish);
 }
 
-// c [rows, columns] = a b, or += with kAdd, then at the end: shorter chains of roundings.
+// For `finish`: stores sums in c, or adds them to it at the end: shorter chains of roundings.
+template <bool kAdd>
+DMGAN_INLINE auto sums_to(float* c, int64_t c_step) {
+  return [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
+    float* to = c + row * c_step + column;
+    store(to, kAdd ? load(to) + sum : sum);
+  };
+}
+
+// c [rows, columns] = a b, or += with kAdd.
 template <bool kAdd>
 DMGAN_INLINE void multiply(int64_t rows, int64_t columns, int64_t depth, Scalars a, const float* b, int64_t b_step,
                            float* c, int64_t c_step) {
-  multiply_into(rows, columns, depth, a, b, b_step, [=](int64_t row, int64_t column, Vec sum) DMGAN_INLINED {
-    float* to = c + row * c_step + column;
-    store(to, kAdd ? load(to) + sum : sum);
-  });
+  multiply_into(rows, columns, depth, a, b, b_step, sums_to<kAdd>(c, c_step));
+}
+
+// How a matrix [depth, columns] lies in panels of columns, one after the other, each [depth, kWide] and the last one
+// narrower: a block of products reads it in order.
+struct Panels {
+  static constexpr int kVecs = kRegisters == 32 ? 4 : 2;
+  static constexpr int64_t kWide = kVecs * kLanes;
+  int64_t depth, columns;  // columns: a multiple of kLanes
+  int64_t width(int64_t column) const { return std::min(kWide, columns - column / kWide * kWide); }
+  int64_t at(int64_t k, int64_t column) const {
+    return column / kWide * kWide * depth + k * width(column) + column % kWide;
+  }
+};
+
+// c [rows, width] = or += a b, where b [depth, width] is a panel.
+template <bool kAdd>
+DMGAN_INLINE void multiply_panel(int64_t rows, int64_t width, int64_t depth, Scalars a, const float* b, float* c,
+                                 int64_t c_step) {
+  if (width == Panels::kWide) {
+    multiply_column<Panels::kVecs>(rows, depth, a, b, width, 0, sums_to<kAdd>(c, c_step));
+  } else {
+    multiply_into(rows, width, depth, a, b, width, sums_to<kAdd>(c, c_step));
+  }
+}
+
+// c [rows, columns] = or += a b with b in panels.
+template <bool kAdd>
+DMGAN_INLINE void multiply_by_panels(int64_t rows, const Panels& b_lies, Scalars a, const float* b, float* c,
+                                  int64_t c_step) {
+  for (int64_t n = 0; n < b_lies.columns; n += Panels::kWide) {
+    multiply_panel<kAdd>(rows, b_lies.width(n), b_lies.depth, a, b + b_lies.at(0, n), c + n, c_step);
+  }
 }
 
 DMGAN_INLINE float dot(const float* a, const float* b, int64_t n) {

@@ -309,15 +309,21 @@ DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span&
     const Vec total = load(chunk.lse + place * kTile + v);
     const Vec shift = total == none ? Vec{} : total;
     const Vec some = total == none ? Vec{} : splat(1.0f);
-    Vec of_read = {}, mean = {}, mean_given = {};
+    Vec sum = {}, of_read = {}, mean = {}, mean_given = {};
     for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
-      // No more than 1, even where rounding differs from the forward's.
-      const Vec weight = exp(-max(Vec{}, shift - load(attention + at))) * some;
+      // Bounded, even where rounding differs from the forward's.
+      const Vec weight = exp(-max(splat(-1.0f), shift - load(attention + at))) * some;
       store(attention + at, weight);
+      sum += weight;
       mean += weight * load(grad_logits + at);
       if (gated) of_read += weight * memory.gate_value[t];
       if (grad_attention) mean_given += weight * load(grad_attention + at);
     }
+    // 1 but for the rounding of the log-sum-exp, which all weights have in common.
+    const Vec scale = sum == 0.0f ? Vec{} : 1.0f / sum;
+    mean *= scale;
+    of_read *= scale;
+    mean_given *= scale;
     Vec gate = splat(1.0f), grad_gate_logit = {};
     if (gated) {
       gate = sigmoid(load(attention + words * kTile + v) + of_read + call.gate_bias);
@@ -330,7 +336,7 @@ DMGAN_HOT void backward_tile(const Call& call, const Memory& memory, const Span&
     }
     mean += mean_given;
     for (int64_t t = 0, at = v; t < words; ++t, at += kTile) {
-      const Vec weight = load(attention + at);
+      const Vec weight = load(attention + at) * scale;
       Vec grad = gate * load(grad_logits + at);
       if (gated) {
         grad += grad_gate_logit * memory.gate_value[t];

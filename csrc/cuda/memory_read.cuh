@@ -368,6 +368,12 @@ struct BackwardTile {
     const uint32_t readable = live ? readable_words<kWords>(a, b, n) : 0;
 #pragma unroll
     for (int t = 0; t < kWords; ++t) weight[t] = readable >> t & 1 ? expf(weight[t] - lse) : 0.0f;
+    float total = 0.0f;  // 1 but for the rounding of lse, which all weights have in common
+#pragma unroll
+    for (int t = 0; t < kWords; ++t) total += weight[t];
+    const float scale = total == 0.0f ? 0.0f : 1.0f / total;
+#pragma unroll
+    for (int t = 0; t < kWords; ++t) weight[t] *= scale;
     __syncthreads();
     return side;
   }

@@ -134,9 +134,8 @@ class Discriminator(PretrainedModel):
                 f"got {list(sentence.shape)}"
             ),
         )
-        if sentence.dim() == 2:
-            sentence = spread(sentence, features.dtype, memory_format(features))
-        joint = F.leaky_relu(self.joint(torch.cat((features, sentence), 1)), LEAK)
+        everywhere = spread(sentence, features.dtype, memory_format(features)) if sentence.dim() == 2 else sentence
+        joint = F.leaky_relu(self.joint(torch.cat((features, everywhere), 1)), LEAK)
         return _head(self.conditional_head, joint)
 
     def forward(self, images: Tensor, sentence: Tensor | None = None) -> Tensor:

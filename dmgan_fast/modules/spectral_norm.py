@@ -355,8 +355,8 @@ class _Norms:
         else:
             self.weights, self.biases = _Leaves(weights, self._divided(dtype)), _Leaves(biases, rounded(biases, dtype))
             inverses = [None] * len(convs)
-        for conv, *held in zip(convs, self.weights.leaves, self.biases.leaves, inverses, strict=True):
-            conv.held = Held(*held)
+        for conv, weight, bias, inverse in zip(convs, self.weights.leaves, self.biases.leaves, inverses, strict=True):
+            conv.held = Held(weight, bias, inverse)
 
     def _divided(self, dtype: torch.dtype) -> list[Tensor]:
         """Weights over their sigmas."""

@@ -690,7 +690,7 @@ class _AtOnce:
                 with record_function(f"adversarial_{leaf.shape[-1]}"):
                     logits.append(image_logits(discriminator, leaf, self.sentences[: self.size]))
         losses, of_logits = self._differentiated(logits, self.all_real, [step.generator_scaler] * len(leaves))
-        gradients = []
+        gradients: list[Tensor] = []
         for leaf, gradient in zip(leaves, of_logits, strict=True):
             with record_function(f"adversarial_{leaf.shape[-1]}"):
                 gradients += torch.autograd.grad(logits.pop(0), leaf, gradient)

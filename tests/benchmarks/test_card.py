@@ -19,6 +19,7 @@ from benchmarks import card, precision
 from benchmarks.gpu import cases, checks, clock, summary, tools
 from benchmarks.gpu.stages import Options, Skipped, Stage, rows_of, run_all
 from benchmarks.harness import Case
+from dmgan_fast.errors import DMGANError
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +118,20 @@ def test_a_package_that_is_missing_is_taken_from_a_wheel(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit):
         command(monkeypatch, "--out", tmp_path / "three", "--wheels", tmp_path)
     assert "b-1-py3-none-any.whl is not a wheel" in capfd.readouterr().err
+
+
+def test_packages_that_are_there_but_cannot_be_imported_end_the_first_stage(tmp_path, monkeypatch):
+    """A wheel without what it needs itself: minutes later, a stage would find out."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("one", "other"):
+        (tmp_path / f"broken_{name}.py").write_text(f"import what_{name}_needs")
+    needed = ("torch", "broken_one", "broken_other")
+    with pytest.raises(DMGANError) as told:
+        next(checks.environment(replace(options_in(tmp_path), needed=needed)))
+    for name in ("one", "other"):
+        assert f"broken_{name} can't be imported: ModuleNotFoundError: No module named 'what_{name}_needs'" in str(
+            told.value
+        )
 
 
 # -------------------------------------------------------------------------------------------------------------- stages

@@ -31,7 +31,8 @@ BLOCK = {"sse2": 10, "avx2": 12, "avx512": 24}  # accumulators of the widest blo
 
 # Functions marked DMGAN_HOT, by what their loops do.
 PRODUCTS = "multiply_products add_products forward_tile backward_tile reduce_chunk attend project outer_rows"
-PRODUCTS += " write_memory backward_sample"
+PRODUCTS += " write_memory backward_sample contexts multiply_pairs spread_pairs"
+PRODUCTS += " match_pairs pull_pairs pull_contexts"
 TRANSFORMS = "transform_windows write_channels transposed_windows spread_gradients"
 # Here one loop takes a whole vector at a time, and where few elements are left, copies them through an array. And there
 # may be more constants and numbers of a channel than registers: what stays as it is in the loop may lie on the stack.

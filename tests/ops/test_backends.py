@@ -251,6 +251,24 @@ def test_similarity_is_exact_where_regions_cancel(backend):
     check(replace(case, tensors=tensors), torch.float32, backend, backend.device)
 
 
+def test_logits_in_the_thousands_cost_the_gradients_of_a_read_no_digits(backend):
+    # Their weights are computed again from one number of each pixel, whose rounding all of them have in common.
+    case = read_case(2, 24, 8, 8, 9, mask="none", gate=False)
+    case.tensors |= {name: 30 * case.tensors[name] for name in ("h", "key")}
+    check(case, torch.float32, backend, backend.device)
+
+
+@pytest.mark.parametrize("first", [0, 8])
+def test_similarity_is_exact_where_contexts_are_like_words(first, backend):
+    """Cosines near 1, from some caption on: there a word's gradient is a small difference of large vectors."""
+    case = similarity_case(2, 12, 64, 5, 5, 18)
+    common = rand(1, 64, 1, 1) * 64**-0.25
+    regions, words = 0.03 * case.tensors["regions"] + common, case.tensors["words"].clone()
+    words[first:] = 0.03 * words[first:] + common[..., 0]
+    case = replace(case, tensors={"regions": regions, "words": words})
+    check(replace(case, fixed=case.fixed | {"lengths": torch.full((12,), 18)}), torch.float32, backend, backend.device)
+
+
 @pytest.mark.parametrize("op", CASES)
 def test_the_level_asked_for_runs(op, level):
     case = list(CASES[op].values())[1]
