@@ -103,10 +103,7 @@ class CustomOp:
         for argument, value in zip(self.function.arguments, arguments, strict=True):
             if isinstance(value, Tensor) and not value.is_contiguous():
                 how = self.op.bring.get(argument.name, Tensor.contiguous)
-                if isinstance(how, str):
-                    taken = layouts.dense_like(value, self.argument(arguments, how))
-                else:
-                    taken = how(value)
+                taken = layouts.dense_like(value, self.argument(arguments, how)) if isinstance(how, str) else how(value)
                 if taken.untyped_storage()._cdata != value.untyped_storage()._cdata:
                     found += taken.nbytes
         return found
