@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -46,7 +46,7 @@ from dmgan_fast.sampling.bundle import BEST, BEST_NAME, CHECKPOINTS, VOCABULARY_
 from dmgan_fast.training.advice import told_of_training
 from dmgan_fast.training.allocator import keep_freed_memory
 from dmgan_fast.training.finite import require_finite
-from dmgan_fast.training.logs import Board, Log, check_logger, open_board
+from dmgan_fast.training.logs import Log, check_logger, open_board
 from dmgan_fast.training.resuming import accept_changes, refuse_changes, refuse_fixed
 from dmgan_fast.training.stopping import Stop, stop_on_signals, told_of_readers
 
@@ -189,87 +189,47 @@ def run(
     latest = checkpoints.newest()  # the first process's choice
     with processes.agreeing():
         begun = _begin(task, dataset, latest, processes)
-    done, fingerprints = begun.step, task.fingerprints()
+    fingerprints = task.fingerprints()
     processes.same("what data, encoders and vocabulary hold", fingerprints)
     if first:
         write_text(out / "config.json", json.dumps({"kind": task.kind, **to_dict(task.config)}, indent=2) + "\n")
         write_environment(out, task.device)
-    started = time.monotonic() - begun.seconds
-    guard, board = _Guard(loop, processes), open_board(task.config, out, done, writes=first)
-    logs = {name: Log(out / f"{name}.csv", board, done, writes=first) for name in LOGS}
-    looks = _Looks(task, logs, board, _Best(task, out / BEST, resume, checkpoints), started)
+    records = _Records(task, out, begun, _Best(task, out / BEST, resume, checkpoints), processes)
     console = quiet(processes) or console or Console(stderr=True)
     workers = _workers(dataset, task.config)
     console.out(reading(dataset, workers))
     columns = (*in_steps(), TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"))
 
-    def save(step: int, epoch: int, batches: int) -> None:
-        guard.check()
-        learned = task.state_dict()
-        with processes.agreeing():
-            require_finite(learned, step)
-        state = {
-            "kind": task.kind,
-            "config": to_dict(task.config),
-            "step": step,
-            "epoch": epoch,
-            "batches": batches,  # of this epoch
-            "seconds": time.monotonic() - started,
-            "random": random_state(),
-            "fingerprints": fingerprints,
-            "vocabulary_fingerprint": fingerprints["vocabulary"],
-            "task": learned,
-        }
-        with task.whole():
-            write = partial(task.weights(step), out / WEIGHTS) if first else None
-        checkpoints.save(state, then=write)
-
     with (
         stop_on_signals() as stop,
         told_of_readers(stop),
         checkpoints,
-        board,
-        ExitStack() as opened,
+        records.open(),
         Progress(*columns, console=console, disable=not first) as progress,
         told_of_training(task.config, task.device),
     ):
-        for log in logs.values():
-            opened.enter_context(log)
-        bar = progress.add_task(task.kind, total=loop.steps, completed=done, rate="", losses="")
-        begin = time.monotonic()
-        if done >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
+        bar = progress.add_task(task.kind, total=loop.steps, completed=begun.step, rate="", losses="")
+        if begun.step >= loop.steps:  # stopped between the last checkpoint and its weights, perhaps
             with task.whole():
                 if first:
-                    task.weights(done)(out / WEIGHTS)
+                    task.weights(begun.step)(out / WEIGHTS)
         own = _batches(dataset, loop, begun, workers, processes)
-        for epoch, batches, batch in processes.side_by_side(own):
-            if done >= loop.steps:
+        for done, (epoch, batches, batch) in enumerate(processes.side_by_side(own), start=begun.step + 1):
+            if done > loop.steps:
                 break
             losses = task.step(batch, epoch)
-            done += 1
-            guard.watch(done, batch.keys, losses)
+            records.guard.watch(done, batch.keys, losses)
             progress.update(bar, completed=done)
-            if done % loop.log_every == 0 or done == loop.steps:
-                guard.check()
-                values = {name: float(value) for name, value in losses.items()}
-                rate = (done - begun.step) / (time.monotonic() - begin)
-                logs["metrics"].write(done, time.monotonic() - started, values)
-                board.scalars("throughput", {"images_per_second": rate * loop.batch_size}, done)
-                shown = "  ".join(f"{name} {value:.3g}" for name, value in list(values.items())[-3:])
-                progress.update(bar, rate=f"{rate:.2f} steps/s", losses=shown)
-            if done % loop.sample_every == 0 or done == loop.steps:
-                with task.whole():
-                    if first:
-                        looks.sample(done, out / "samples" / f"step-{done:08d}.png")
-            if loop.measure_every and (done % loop.measure_every == 0 or done == loop.steps):
-                guard.check()
-                with task.whole():
-                    shown = looks.measure(done) if first else ""
-                if shown:
-                    progress.console.print(f"step {done}: {shown}", soft_wrap=True)
+            if records.due(loop.log_every, done):
+                rate, shown = records.log(done, losses)
+                progress.update(bar, rate=rate, losses=shown)
+            if records.due(loop.sample_every, done):
+                records.sample(done)
+            if records.due(loop.measure_every, done) and (shown := records.measure(done)):
+                progress.console.print(shown, soft_wrap=True)
             stopping = _asked_to_stop(stop, processes)
-            if done % loop.checkpoint_every == 0 or done == loop.steps or stopping:
-                save(done, epoch, batches)
+            if records.due(loop.checkpoint_every, done) or stopping:
+                records.save(done, epoch, batches, fingerprints)
             if stopping and done < loop.steps:
                 checkpoints.wait()
                 processes.wait()  # until the first has saved
@@ -407,33 +367,97 @@ class _Best:
         self.score = score
 
 
-class _Looks:
-    """What is generated and measured beside training, by the first process."""
+class _Records:
+    """What a run writes down while it trains: tables, samples, measurements, checkpoints.
 
-    def __init__(self, task: Task, logs: Mapping[str, Log], board: Board, best: _Best, started: float) -> None:
-        self.task, self.logs, self.board, self.best, self.started = task, logs, board, best, started
+    All processes call each method together; the first one writes.
+    """
 
-    def sample(self, step: int, file: Path) -> None:
+    def __init__(self, task: Task, out: Path, begun: _Begun, best: _Best, processes: Processes) -> None:
+        self.started = time.monotonic() - begun.seconds
+        self.task, self.out, self.best, self.processes = task, out, best, processes
+        self.loop: LoopConfig = task.config.loop
+        self.guard = _Guard(self.loop, processes)
+        self.board = open_board(task.config, out, begun.step, writes=processes.first)
+        self.logs = {name: Log(out / f"{name}.csv", self.board, begun.step, writes=processes.first) for name in LOGS}
+        self.begun, self.opened = begun.step, self.started
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Within, they may be called."""
+        with self.board, ExitStack() as tables:
+            for log in self.logs.values():
+                tables.enter_context(log)
+            self.opened = time.monotonic()
+            yield
+
+    def due(self, every: int, step: int) -> bool:
+        """Whether to do after a step what is done after every so many and after the last; 0: never."""
+        return every > 0 and (step % every == 0 or step == self.loop.steps)
+
+    def log(self, step: int, losses: dict[str, Tensor]) -> tuple[str, str]:
+        """What the progress bar says of it: steps a second, and the last losses."""
+        self.guard.check()
+        values = {name: float(value) for name, value in losses.items()}
+        rate = (step - self.begun) / (time.monotonic() - self.opened)
+        self._write("metrics", step, values)
+        self.board.scalars("throughput", {"images_per_second": rate * self.loop.batch_size}, step)
+        return f"{rate:.2f} steps/s", _shown(list(values.items())[-3:])
+
+    def sample(self, step: int) -> None:
         """Something to look at, and what it says of the weights."""
-        found = self.task.sample(file)
-        self.board.image("samples", file, step)
-        self._write("gates", step, self.task.gates())
-        if found:
-            self._write("validation", step, found)
-            self.best.consider(step, found)
+        file = self.out / "samples" / f"step-{step:08d}.png"
+        with self.task.whole():
+            if not self.processes.first:
+                return
+            found = self.task.sample(file)
+            self.board.image("samples", file, step)
+            self._write("gates", step, self.task.gates())
+            self._consider("validation", step, found)
 
     def measure(self, step: int) -> str:
         """What there is to say; empty if nothing is measured."""
-        found = self.task.measure()
+        self.guard.check()
+        with self.task.whole():
+            found = self.task.measure() if self.processes.first else {}
+            self._consider("measures", step, found)
         if not found:
             return ""
-        self._write("measures", step, found)
-        self.best.consider(step, found)
-        shown = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
-        return shown + (", the best so far" if self.best.step == step else "")
+        return f"step {step}: {_shown(found.items())}{', the best so far' if self.best.step == step else ''}"
 
-    def _write(self, name: str, step: int, values: dict[str, float]) -> None:
-        self.logs[name].write(step, time.monotonic() - self.started, values)
+    def save(self, step: int, epoch: int, batches: int, fingerprints: dict[str, str]) -> None:
+        """Write a checkpoint and the weights; ``batches``: those of this epoch so far."""
+        self.guard.check()
+        learned = self.task.state_dict()
+        with self.processes.agreeing():
+            require_finite(learned, step)
+        state = {
+            "kind": self.task.kind,
+            "config": to_dict(self.task.config),
+            "step": step,
+            "epoch": epoch,
+            "batches": batches,
+            "seconds": time.monotonic() - self.started,
+            "random": random_state(),
+            "fingerprints": fingerprints,
+            "vocabulary_fingerprint": fingerprints["vocabulary"],
+            "task": learned,
+        }
+        with self.task.whole():
+            write = partial(self.task.weights(step), self.out / WEIGHTS) if self.processes.first else None
+        self.best.checkpoints.save(state, then=write)
+
+    def _consider(self, table: str, step: int, found: dict[str, float]) -> None:
+        if found:
+            self._write(table, step, found)
+            self.best.consider(step, found)
+
+    def _write(self, table: str, step: int, values: dict[str, float]) -> None:
+        self.logs[table].write(step, time.monotonic() - self.started, values)
+
+
+def _shown(values: Iterable[tuple[str, float]]) -> str:
+    return "  ".join(f"{name} {value:.3g}" for name, value in values)
 
 
 class _Guard:
