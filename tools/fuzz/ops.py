@@ -108,6 +108,8 @@ def check(op: contract.Op, signature: Signature, case: Mapping[str, Any]) -> Non
     grad = case["grad"] and case["values"] not in ("huge", "denormal", "inf") and "-inf" not in spoilt
     found = _differentiated(lambda: _tensors(function(**own)), _learning(own), grad)
     low, wide, allowed = copied(arguments), exact(arguments), Allowed.of(arguments)
+    if case["values"] == "huge":  # in some layouts PyTorch sums squares in float64, in others they overflow as here
+        low = {name: x.contiguous() if isinstance(x, Tensor) else x for name, x in low.items()}
     eager = _differentiated(lambda: _truth(op.name, low), _learning(low), grad)
     truth = _differentiated(lambda: _truth(op.name, wide), _learning(wide), grad)
     for given, results in ((own, found), (low, eager), (wide, truth)):
