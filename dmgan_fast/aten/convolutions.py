@@ -44,12 +44,16 @@ class Crossover(NamedTuple):
 
 FEW = 4
 _AVX512 = {
-    "conv3x3": Crossover(1024, ((16, 0, 16384), (32, 0, 1024)), few_inputs=65536, few_outputs=1024),
-    "conv4x4_stride2": Crossover(1024, ((16, 0, 1024),), few_inputs=65536),
+    "conv3x3": Crossover(1024, ((16, 0, 16384), (32, 0, 1024)), few_inputs=16384, few_outputs=4096),
+    "conv4x4_stride2": Crossover(1024, ((16, 0, 1024),), few_inputs=16384),
     "upsample_conv3x3": Crossover(0, ((0, 16, 0),)),
 }
-# With AVX2, PyTorch's gradient of a strided weight of few outputs takes 0.8 times as long as the native one.
-_AVX2 = _AVX512 | {"conv4x4_stride2": Crossover(1024, ((16, FEW + 1, 1024),), few_inputs=65536)}
+# With AVX2, PyTorch's gradients of weights of few channels take 0.8 to 1 times as long as most of the native ones.
+_AVX2 = {
+    "conv3x3": _AVX512["conv3x3"]._replace(few_outputs=1024),
+    "conv4x4_stride2": Crossover(1024, ((16, FEW + 1, 1024),), few_inputs=16384),
+    "upsample_conv3x3": Crossover(0, ((FEW + 1, 16, 0),)),
+}
 CROSSOVERS = {"avx512": _AVX512, "avx2": _AVX2}  # by CPU level: ``python -m benchmarks.crossover --level LEVEL``
 MATRIX_WEIGHTS = 2**23  # elements of a weight, from which what the native kernel leaves is a matrix product,
 MATRIX_PIXELS = {"conv3x3": range(17, 1025), "conv4x4_stride2": range(1, 1025)}  # with so many pixels
