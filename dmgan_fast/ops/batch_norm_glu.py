@@ -94,6 +94,7 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
     require_flags(op, training=norm.training)
     require_number(op, "momentum", norm.momentum, least=0, most=1)
     require_number(op, "eps", norm.eps, least=0)
+    require(not norm.training or norm.eps > 0, lambda: f"{op}: eps must be above 0 in training, got {norm.eps}")
     require(channels % skip_channels == 0, lambda: f"{op}: skip's channels must divide {channels}, got {skip_channels}")
     require(
         norm.training or not (norm.running_mean is None or norm.running_var is None),

@@ -66,3 +66,13 @@ def test_a_fully_masked_caption_reads_zero_with_finite_gradients(mask_mode):
     assert (result.movedim(1, 3)[~unread] != 0).all()
     (result.square().sum() + attention.square().sum()).backward()
     assert all(a[name].grad.isfinite().all() for name in ("h", "key", "value"))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_masked_words_get_no_weight_at_a_pixel_of_nan_either(backend):
+    a = {name: x.float() if x.is_floating_point() else x for name, x in read_arguments().items()}
+    a["h"][:, 0, 0, 0] = torch.nan
+    _, attention = call("memory_read", a, return_attention=True, backend=backend)
+    at_nan, masked = attention[:, :, 0, 0], padding()
+    assert (at_nan[masked] == 0).all()
+    assert at_nan[~masked].isnan().all()

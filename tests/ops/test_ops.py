@@ -247,6 +247,7 @@ BAD = [
     ("batch_norm_glu", {"bias": rand(C)}, r"bias must have shape \[8\], got \[4\]"),
     ("batch_norm_glu", {"training": False, "running_var": None}, "evaluation needs running_mean and running_var"),
     ("batch_norm_glu", {"x": rand(1, 2 * C, 1, 1)}, "one value per channel has no variance"),
+    ("batch_norm_glu", {"training": True, "eps": 0.0}, r"batch_norm_glu: eps must be above 0 in training, got 0\.0"),
     ("upsample_conv3x3", {"weight": rand(D, C, 5, 5)}, r"weight must have shape \[O, 4, 3, 3\], got \[5, 4, 5, 5\]"),
     ("upsample_conv3x3", {"weight": rand(D, C, 3, 3).float()}, "weight is torch.float32, x is torch.float64"),
     ("words_similarity", {"words": rand(B, D + 1, T)}, r"words must have shape \[B', 5, T\], got \[3, 6, 6\]"),

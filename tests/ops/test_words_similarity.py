@@ -21,3 +21,16 @@ def test_similarity_does_not_depend_on_padding():
     for j, length in enumerate(LENGTHS):
         alone = a | {"words": a["words"][j : j + 1, :, :length], "lengths": torch.tensor([length])}
         torch.testing.assert_close(call("words_similarity", alone)[:, 0], found[:, j])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_caption_without_words_matches_nothing_and_has_no_gradient(backend):
+    a = {name: x.float() if name in ("regions", "words") else x for name, x in similarity_arguments().items()}
+    a["lengths"] = torch.tensor([0, *LENGTHS[1:]])
+    for name in ("regions", "words"):
+        a[name].requires_grad_()
+    found = call("words_similarity", a, backend=backend)
+    assert (found[:, 0] == -torch.inf).all()
+    found.exp().sum().backward()
+    assert (a["words"].grad[0] == 0).all()
+    assert all(a[name].grad.isfinite().all() for name in ("regions", "words"))
