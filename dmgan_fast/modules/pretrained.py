@@ -23,6 +23,7 @@ from dmgan_fast.modules import model_card
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
 FINGERPRINT_KEY = "vocabulary_fingerprint"
 DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")  # of huggingface_hub
 UNKNOWN_WORDS = "unknown"  # of imported weights, until it is said which vocabulary they were trained with
@@ -49,6 +50,18 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         with replace_file(save_directory / WEIGHTS_NAME) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
         write_text(save_directory / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **options: Any) -> str | None:
+        """As ``PyTorchModelHubMixin.save_pretrained``, whose options these are, and whose result.
+
+        A model that is saved again is whole at every moment, for those who read its folder meanwhile.
+        """
+        folder = Path(save_directory)
+        if options or not all((folder / name).exists() for name in (CONFIG_NAME, CARD_NAME)):
+            found: str | None = super().save_pretrained(folder, **options)
+            return found
+        self._save_pretrained(folder)  # the Hub's own takes the configuration away first
+        return None
 
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
         """The model card; see ``modules.model_card.write``."""

@@ -8,6 +8,7 @@ from huggingface_hub import constants, hf_hub_download
 
 from dmgan_fast import Discriminator, TextEncoder
 from dmgan_fast.errors import CheckpointError, InputError
+from dmgan_fast.modules import pretrained
 from dmgan_fast.modules.pretrained import DOWNLOAD
 from tests.modules.hub import TOKEN, Repository, encoder
 
@@ -126,3 +127,23 @@ def test_a_hub_that_is_away_is_one_paragraph(hub, monkeypatch):
     with pytest.raises(CheckpointError, match="'me/words' could not be uploaded: ") as caught:
         encoder().push_to_hub("me/words", token=TOKEN)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_saved_again_can_be_loaded_at_every_moment(tmp_path, monkeypatch):
+    first, second = encoder(), encoder()
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter.add_(1)
+    first.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    write, seen = pretrained.save_file, []
+
+    def watched(tensors, file, **options):
+        seen.append(TextEncoder.from_pretrained(tmp_path).state_dict())
+        write(tensors, file, **options)
+
+    monkeypatch.setattr(pretrained, "save_file", watched)
+    second.save_pretrained(tmp_path)
+    for state, model in ((seen[0], first), (TextEncoder.from_pretrained(tmp_path).state_dict(), second)):
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert (tmp_path / "README.md").read_text() == card
