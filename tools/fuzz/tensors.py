@@ -290,7 +290,7 @@ class Allowed(NamedTuple):
         used = [value for name, value in arguments.items() if unread is None or not name.startswith(unread)]
         floats = [x for x in tree_leaves(used) if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta]
         rounding = max((ROUNDING.get(x.dtype, 0.0) for x in floats), default=0.0)
-        operands = min(math.prod(map(_largest, floats)), MOST)
+        operands = min(math.prod(_largest(x) for x in floats if x.dtype in ROUNDING), MOST)  # float8 tells no isfinite
         coarsest = max((torch.finfo(x.dtype).eps for x in floats), default=0.0)
         absolute = TERMS * coarsest * operands if coarsest < 1e-6 else 0.0  # results in sixteen bits are rounded anyway
         return cls(rounding, absolute, any(bool(x.isnan().any()) for x in floats))
