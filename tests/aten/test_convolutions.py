@@ -26,6 +26,14 @@ def test_each_direction_takes_the_faster_kernel(op, level):
     assert not rule.runs_weight(1, 64, 3)
 
 
+@pytest.mark.parametrize("level", ["sse2", "neon"])
+def test_narrower_vectors_take_weights_of_few_channels_again(level):
+    for op in ("conv4x4_stride2", "upsample_conv3x3"):
+        inputs, outputs = (64, 3) if op == "conv4x4_stride2" else (3, 64)
+        assert convolutions.rule_of(op, level).runs_weight(1 << 20, inputs, outputs)
+        assert not convolutions.rule_of(op, "avx2").runs_weight(1 << 20, inputs, outputs)
+
+
 def test_the_rule_is_that_of_the_level_in_use(monkeypatch):
     lower = {op: rule._replace(pixels=7) for op, rule in convolutions.CROSSOVERS["avx2"].items()}
     monkeypatch.setitem(convolutions.CROSSOVERS, "avx2", lower)
