@@ -24,7 +24,7 @@ NAN, INF = float("nan"), float("inf")
 # Relative errors that rounding explains in any case; more is measured against PyTorch's own in that dtype.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 0.06, torch.float16: 0.01}
 TIMES_EAGER = 8
-TERMS, MOST = 64, 1e5  # roundings that add up where terms cancel, and the largest product of operands that counts
+TERMS, MOST = 16, 1e3  # roundings of products that add up where these cancel, and the largest product that counts
 
 
 class OfOurs(Tensor):
@@ -274,7 +274,7 @@ def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 class Allowed(NamedTuple):
     """What may differ from the truth.
 
-    ``rounding``: of the coarsest dtype that was given, relative. ``absolute``: what sums of products of the operands
+    ``rounding``: of the coarsest dtype that was given, relative. ``absolute``: what sums of products of two operands
     are rounded by, which counts where terms cancel. ``nan_given``: a NaN of the truth comes from a NaN, else from
     infinities (0 × inf), where it depends on the order of operations.
     """
@@ -286,13 +286,14 @@ class Allowed(NamedTuple):
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Allowed:
         """Of a call."""
-        unread = "running" if arguments.get("training") is True else None
-        used = [value for name, value in arguments.items() if unread is None or not name.startswith(unread)]
+        training = arguments.get("training") is True  # which does not read running statistics
+        used = [value for name, value in arguments.items() if not (training and name.startswith("running"))]
         floats = [x for x in tree_leaves(used) if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta]
         rounding = max((ROUNDING.get(x.dtype, 0.0) for x in floats), default=0.0)
-        operands = min(math.prod(_largest(x) for x in floats if x.dtype in ROUNDING), MOST)  # float8 tells no isfinite
+        operands = sorted(_largest(x) for x in floats if x.dtype in ROUNDING)  # float8 tells no isfinite
         coarsest = max((torch.finfo(x.dtype).eps for x in floats), default=0.0)
-        absolute = TERMS * coarsest * operands if coarsest < 1e-6 else 0.0  # results in sixteen bits are rounded anyway
+        exact = coarsest < 1e-6  # results in sixteen bits are rounded anyway
+        absolute = TERMS * coarsest * min(math.prod(operands[-2:]), MOST) if exact else 0.0
         return cls(rounding, absolute, any(bool(x.isnan().any()) for x in floats))
 
 
