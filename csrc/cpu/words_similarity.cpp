@@ -29,7 +29,7 @@ constexpr int64_t kWordSlices = 16;  // of images: each sums its gradients of th
 // All captions' words without padding, one row of `width` floats each.
 struct Captions {
   std::vector<float> words, norms;
-  std::vector<float> panels;   // each tile's words once more, in panels
+  std::vector<float> panels;   // for backward (with_panels): each tile's words once more, in panels
   std::vector<int64_t> first;  // row of each caption's first word; one more entry at the end
   std::vector<int64_t> tiles;  // first caption of each tile; one more entry at the end
   int64_t most_rows = 0;       // of a tile
@@ -67,14 +67,21 @@ Captions gather_captions(const Call& call, const Tensor& words, const int64_t* l
     }
   }
   all.tiles.push_back(0);
-  all.panels.resize(all.words.size());
   for (int64_t k = 1; k <= call.captions; ++k) {
-    const int64_t start = all.first[all.tiles.back()], rows = all.first[k] - start;
+    const int64_t start = all.first[all.tiles.back()];
     if (k == call.captions || all.first[k + 1] - start > kTileRows) {
-      all.most_rows = std::max(all.most_rows, rows);
+      all.most_rows = std::max(all.most_rows, all.first[k] - start);
       all.tiles.push_back(k);
-      pack({rows, call.width}, all.words.data() + start * call.width, all.panels.data() + start * call.width);
     }
+  }
+  return all;
+}
+
+Captions with_panels(const Call& call, Captions all) {
+  all.panels.resize(all.words.size());
+  for (size_t tile = 0; tile + 1 < all.tiles.size(); ++tile) {
+    const int64_t start = all.first[all.tiles[tile]], rows = all.first[all.tiles[tile + 1]] - start;
+    pack({rows, call.width}, all.words.data() + start * call.width, all.panels.data() + start * call.width);
   }
   return all;
 }
@@ -484,7 +491,8 @@ std::tuple<Tensor, Tensor> words_similarity_backward(const Tensor& grad, const T
                                                      double gamma2) {
   const Call call = describe(regions, words, gamma1, gamma2);
   Tensor grad_regions = torch::stable::empty_like(regions), grad_words = torch::stable::empty_like(words);
-  DMGAN_FLOAT_TYPES(regions, backward<S>(call, gather_captions<S>(call, words, data<int64_t>(lengths)),
+  const int64_t* of = data<int64_t>(lengths);
+  DMGAN_FLOAT_TYPES(regions, backward<S>(call, with_panels(call, gather_captions<S>(call, words, of)),
                                          data<float>(grad), data<float>(scores), regions,
                                          mutable_data<S>(grad_regions), mutable_data<S>(grad_words)));
   return {grad_regions, grad_words};
