@@ -16,6 +16,7 @@ import torch
 from benchmarks.common import Rows, Table, environment, finish, parser_of, results_of
 from benchmarks.harness import spread, take_turns
 from benchmarks.ops import work
+from dmgan_fast.info import LEVEL_NAMES
 
 GEMM_SIDE = 1536  # large enough for the peak, short enough to run between other users of the machine
 STREAM_ELEMENTS = 1 << 24  # 64 MiB an array
@@ -133,8 +134,9 @@ def bounds_of_step(rows: Rows) -> tuple[str, Table] | None:
     first = next(iter(ours.values()))
     direct = sum(row["operations"] for row in rows if row["op"] == "components" and row["direction"] == "operations")
     note = (
-        f"A profiled step (median of {first.get('repeats', 1)}), birds B4, on {first['threads']} threads of an "
-        f"{first['device']}. Its measured peaks: "
+        f"A profiled step (median of {first.get('repeats', 1)}), birds B4, {LEVEL_NAMES[first['level']]}, on "
+        f"{first['threads']} threads of an {first['device']} ({first['compiler']}, commit {first['commit']}). Its "
+        "measured peaks: "
         f"{peaks.flops / 1e9:.0f} GFLOP/s (a matrix product) and {peaks.bandwidth / 1e9:.1f} GB/s (a sum of arrays "
         "beyond the caches). Operations are counted as they are done: a direct form of the same convolutions does "
         "36 products where these do 9 or 16."

@@ -72,10 +72,9 @@ def main() -> None:
     parts = [FILES[part] for part in ("step", "sampling", "ops")]
     files = [file for level in levels() for part in parts if (file := results_of(level) / part).exists()]
     sections = [section(file) for file in files + sorted(RESULTS.glob("gpu_*.json"))]
-    bounds = roofline.bounds_of_step(load_rows(results_of(levels()[0])))
+    bounds = [found for level in levels() if (found := roofline.bounds_of_step(load_rows(results_of(level))))]
     if bounds:
-        note, table = bounds
-        sections.append("\n\n".join(["## what bounds a step", note, table.markdown()]))
+        sections += ["## what bounds a step", *(f"{note}\n\n{table.markdown()}" for note, table in bounds)]
     replace_after(DOCS / "benchmarks.md", MARKER, "\n" + "\n\n".join(sections) + "\n")
     replace_after(DOCS / "benchmarks.md", SUMMARY[0], "\n" + whole() + "\n" + summary() + "\n", SUMMARY[1])
     for markers, text in ((HEADLINE, readme.headline()), (REPLACED, readme.replaced())):
