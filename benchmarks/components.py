@@ -66,8 +66,8 @@ def in_turn(steps: dict[str, Any], inputs: dict[str, Any], rounds: int) -> dict[
     """``components`` of each step, the median of so many rounds in which they take turns, after one to warm up."""
     for step in steps.values():
         step(**inputs)
-    found = {name: [components(step, inputs)] for name, step in steps.items()}
-    for _ in range(rounds - 1):
+    found: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in steps}
+    for _ in range(rounds):
         for name, step in steps.items():
             found[name].append(components(step, inputs))
     return {

@@ -32,8 +32,8 @@ MOST = 4e9  # direct operations of a cell
 MOST_WEIGHTS = 2**26  # elements of weight and map together
 DIRECTIONS = ("forward", "gradient of x", "gradient of the weight")
 TOLERANCE = 2e-5  # of ours from PyTorch's
-DOUBTFUL = 1.1  # choices that lose more than this are timed again
 BUDGET = 3.0  # of our error in PyTorch's, against float64, beyond that
+DOUBTFUL = 1.1  # choices that lose more than this are timed again
 
 
 def shapes(quick: bool) -> Iterator[tuple[int, int, int, int]]:
