@@ -73,7 +73,7 @@ def _json_list(text: str, where: str) -> list[Given]:
 def _is_row(line: str) -> bool:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and any(key in row for key in KEYS)
 
@@ -81,7 +81,7 @@ def _is_row(line: str) -> bool:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"captions: {where} is not JSON: {error}") from None
 
 

@@ -64,7 +64,7 @@ def run_config(weights: str | None) -> dict[str, Any]:
         if file.is_file():
             try:
                 values = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise CheckpointError(f"{file} can't be read: {error}") from None
             if isinstance(values, dict) and values.get("kind") == "gan":
                 return values

@@ -33,7 +33,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         report["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file} is not a report of an evaluation: {error!r}") from None
     return report  # type: ignore[no-any-return]
 

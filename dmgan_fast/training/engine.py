@@ -78,18 +78,27 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
     """Run ``work`` (``pretrain`` or ``train``) to completion: start it, resume it, or return if it has finished.
 
     Raises:
-        CheckpointError: if ``out`` holds a run with other settings.
+        CheckpointError: if ``out`` holds a run with other settings, or its ``config.json`` can't be read.
     """
     checkpoints, processes = out / CHECKPOINTS, Processes.of()
     done = find_checkpoint(checkpoints, config.loop.steps)
     begun = latest_checkpoint(checkpoints) is not None
     if begun and (out / "config.json").is_file():
-        saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        refuse_changes(saved, to_dict(config), out / "config.json")
+        refuse_changes(_saved_config(out / "config.json"), to_dict(config), out / "config.json")
     finished = done is not None and (out / "weights" / VOCABULARY_NAME).is_file()
     begun, finished = processes.from_first((begun, finished))  # before it begins to write
     if not finished:
         work(config, out, resume=begun, console=console)
+
+
+def _saved_config(file: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict):
+            raise ValueError("expected an object with the settings")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} can't be read: {error}; restore it, or choose another folder") from None
+    return saved
 
 
 def quiet(processes: Processes) -> Console | None:

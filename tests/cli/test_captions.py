@@ -49,6 +49,8 @@ BAD = {
     "bytes.txt": (b"a\0b", r"bytes\.txt is not text"),
     "broken.jsonl": (b'{"caption": "a car"}\n{"caption": \n', r"broken\.jsonl:2 is not JSON"),
     "keys.jsonl": (b'{"caption": "a car"}\n{"title": "a car"}\n', r"keys\.jsonl:2 must be a caption.*'title'"),
+    "deep.txt": (b'{"caption": "a car"}\n' + 100_000 * b"[", r"deep\.txt:2 is not JSON"),
+    "deep.json": (100_000 * b"[", r"deep\.json is not JSON"),
     "blank.jsonl": (b'{"captions": ["a car", " "]}\n', r"blank\.jsonl:1 must be a caption"),
 }
 

@@ -164,3 +164,10 @@ def test_the_command_line_shows_what_was_found_and_what_changed(begun, monkeypat
     assert status == 0, errors
     assert f"dmgan-fast: resuming: data found by content: data.source was {begun / 'data'}" in errors
     assert "dmgan-fast: resuming: step.generator_learning_rate was 0.0002, now 0.0001" in errors
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", 100_000 * "["])
+def test_a_damaged_config_of_a_run_is_named(begun, content):
+    (begun / "run" / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run/config\.json can't be read"):
+        finish(train, train_config(begun / "data", begun / "damsm", steps=2), begun / "run")
