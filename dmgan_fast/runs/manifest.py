@@ -62,9 +62,9 @@ def damage(checkpoint: Path) -> str | None:
 
 def _damaged_inside(file: Path) -> str | None:
     """By the checksums in a zip archive, as PyTorch's files are."""
-    if not zipfile.is_zipfile(file):
-        return None  # cut short, or something else altogether: reading it says what
     try:
+        if not zipfile.is_zipfile(file):
+            return None  # cut short, or something else altogether: reading it says what
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
     except OSError:

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+import torch
 
 from dmgan_fast.files import FileDigest, file_digest
 from dmgan_fast.runs.manifest import damage, named, read_manifest, write_manifest
@@ -58,3 +59,14 @@ def test_entries_of_files_that_are_gone_are_dropped(folder):
 def test_a_manifest_that_makes_no_sense_is_none(folder, text):
     (folder / "manifest.json").write_text(text)
     assert read_manifest(folder) == {}
+
+
+def test_an_archive_that_counts_too_many_disks_is_damaged(tmp_path):
+    """``zipfile.is_zipfile`` raises there, where it says no of other damage."""
+    file = tmp_path / "step-00000001.pt"
+    torch.save({"x": torch.zeros(3)}, file)
+    assert damage(file) is None
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 16] = 9
+    file.write_bytes(content)
+    assert damage(file) == "its archive is broken: zipfiles that span multiple disks are not supported"
