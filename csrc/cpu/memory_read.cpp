@@ -507,7 +507,7 @@ void backward(const Call& call, const Tensor& grad_out, const S* grad_attention,
     std::fill_n(values, channels * words, static_cast<S>(0.0f));
     for (int64_t c = 0; c < channels; ++c) {
       const float of_gate = call.gate_weight ? call.gate_weight[channels + c] : 0.0f;
-      float through_read = 0.0f;
+      float through_read = m.words.empty() ? 0.0f * *sums.gate_bias : 0.0f;  // what was read is zero: NaN stays NaN
       for (int64_t i = 0; i < m.count(); ++i) {
         keys[c * words + m.words[i]] = static_cast<S>(sums.keys[c * m.rows + i]);
         values[c * words + m.words[i]] = static_cast<S>(sums.values[c * m.count() + i] + of_gate * sums.gate_attention[i]);

@@ -103,4 +103,7 @@ class Vocabulary:
             raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"vocabulary {path}: expected a JSON list of words")
-        return cls(words)
+        try:
+            return cls(words)
+        except DataError as error:
+            raise DataError(f"{error} in {path}") from None

@@ -40,7 +40,8 @@ def memory_read(
             rows = torch.arange(batch * height * width, device=h.device).view(batch, -1) % batch
             masked = padding_mask[rows].transpose(1, 2)  # [B, T, N]
         unreadable = masked.all(1, keepdim=True)  # softmax over no words: read nothing instead of NaN
-        attention = torch.softmax(logits.masked_fill(masked & ~unreadable, -torch.inf), 1).masked_fill(masked, 0)
+        logits = logits.masked_fill(masked, -torch.inf).masked_fill(unreadable, 0)
+        attention = torch.softmax(logits, 1).masked_fill(masked, 0)
     read = value @ attention  # [B, C, N]
     gate = None
     if gate_weight is not None and gate_bias is not None:

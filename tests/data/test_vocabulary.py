@@ -38,7 +38,7 @@ def test_vocabulary_survives_saving(tmp_path):
     assert Vocabulary.load(tmp_path / "v.json") == vocabulary
 
 
-@pytest.mark.parametrize("content", ["", "{", json.dumps({"a": 1}), "[]", "[1, 2]"])
+@pytest.mark.parametrize("content", ["", "{", json.dumps({"a": 1}), "[]", "[1, 2]", '["a", "b", "a"]'])
 def test_broken_vocabulary_file_is_named(tmp_path, content):
     (tmp_path / "v.json").write_text(content)
     with pytest.raises(DataError, match=r"v\.json"):

@@ -76,3 +76,26 @@ def test_masked_words_get_no_weight_at_a_pixel_of_nan_either(backend):
     at_nan, masked = attention[:, :, 0, 0], padding()
     assert (at_nan[masked] == 0).all()
     assert at_nan[~masked].isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_nan_gate_reaches_the_weights_of_a_caption_that_reads_zero(backend):
+    a = {name: x[:1].float() if x.dim() > 2 else x.float() for name, x in read_arguments().items() if x.dim() != 2}
+    a["padding_mask"] = torch.ones(1, T, dtype=torch.bool)
+    a["gate_bias"] = torch.full_like(a["gate_bias"], torch.nan)
+    a["gate_weight"].requires_grad_()
+    call("memory_read", a, backend=backend).sum().backward()
+    assert a["gate_weight"].grad.isnan().all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_pixels_that_read_nothing_get_nan_only_from_a_key_of_nan(backend):
+    a = {name: x.float() if x.is_floating_point() else x for name, x in read_arguments().items()}
+    a["padding_mask"][1] = True
+    a["key"][:, 0, 0] = torch.nan
+    a["h"].requires_grad_()
+    call("memory_read", a, mask_mode="official", backend=backend).sum().backward()
+    unread = (torch.arange(B * H * W) % B == 1).view(B, H, W)
+    gradient = a["h"].grad.movedim(1, 3)[unread]
+    assert gradient[:, 0].isnan().all()
+    assert gradient[:, 1:].isfinite().all()
