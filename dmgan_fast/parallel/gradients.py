@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from dmgan_fast.parallel.collectives import exchange, exchanging
 
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 BUCKET_BYTES = 25 << 20  # of one exchange: PyTorch's default
+ALIGNED = 64  # bytes: where a gradient begins in its bucket
 
 
 class GradientSum:
     """Sums of the gradients of ``parameters`` over the processes of ``group``.
 
     Buckets go out in one order, the same on all processes: from the last parameter to the first, as backward reaches
-    them.
+    them. Once a bucket is out, its parameters' ``grad`` are views of it: nothing is copied back, or held twice.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GradientSum:
 
     def _reset(self) -> None:
         self._missing = [len(bucket) for bucket in self.buckets]
-        self._sent: list[tuple[list[Tensor], Tensor, Any]] = []  # gradients, their bytes in a row, the exchange
+        self._sent: list[Any] = []  # exchanges on their way
         self._next = 0
 
     @contextmanager
@@ -70,22 +70,38 @@ class GradientSum:
     def _send(self) -> None:
         from torch import distributed
 
-        gradients = [p.grad for p in self.buckets[self._next] if p.grad is not None]
+        parameters = [p for p in self.buckets[self._next] if p.grad is not None]
         self._next += 1
-        if gradients:
-            flat = _flatten_dense_tensors(gradients)
-            sending = exchange(distributed.all_reduce, flat, group=self.group, async_op=True)
-            self._sent.append((gradients, flat, sending))
+        if parameters:
+            bucket = _in_a_row(parameters)
+            self._sent.append(exchange(distributed.all_reduce, bucket, group=self.group, async_op=True))
 
     def finish(self) -> None:
         """Wait until every parameter's ``grad`` is the sum."""
         self.send()
         with exchanging(self.group):
-            for gradients, flat, sending in self._sent:
+            for sending in self._sent:
                 if sending is not None:
                     sending.wait()
-                torch._foreach_copy_(gradients, list(_unflatten_dense_tensors(flat, gradients)))
         self._reset()
+
+
+def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:
+    """The gradients in one tensor, of which each becomes a view, with the strides of its parameter."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if len(gradients) == 1 and gradients[0].is_contiguous() and parameters[0].is_contiguous():
+        return gradients[0].view(-1)
+    step = ALIGNED // gradients[0].element_size()
+    sizes = [-(-gradient.numel() // step) * step for gradient in gradients]
+    row = gradients[0].new_zeros(sum(sizes))
+    views = [
+        part.as_strided(p.shape, torch.empty_like(p, device="meta").stride(), part.storage_offset())
+        for part, p in zip(row.split(sizes), parameters, strict=True)
+    ]
+    torch._foreach_copy_(views, gradients)
+    for parameter, view in zip(parameters, views, strict=True):
+        parameter.grad = view
+    return row
 
 
 def _buckets(parameters: list[nn.Parameter], size: int) -> list[list[nn.Parameter]]:

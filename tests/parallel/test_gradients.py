@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from dmgan_fast.parallel import GradientSum
+from dmgan_fast.parallel.collectives import AbsentGroup
+from dmgan_fast.parallel.gradients import ALIGNED
 from tests.parallel.conftest import whole
 
 
@@ -27,3 +30,29 @@ def test_whole_buckets_go_out_while_backward_goes_on(of_three):
     for found in of_three[0]:
         assert found["gradients"]["sent meanwhile one"] == 4
         assert found["gradients"]["sent meanwhile all"] == 0  # the bucket waits for the unused parameter
+
+
+def test_gradients_of_a_bucket_are_views_of_it_with_the_strides_of_their_parameters():
+    """Nothing is held twice, and optimisers get gradients laid out as the weights."""
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 5, 3, 3).contiguous(memory_format=torch.channels_last)
+    parameters = [nn.Parameter(x) for x in (torch.randn(7), kernel, torch.randn(2, 3))]
+    gradients = [torch.randn(p.shape) for p in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    sums = GradientSum(parameters, AbsentGroup(0, 2))
+    sums.finish()
+    assert len(sums.buckets) == 1
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+        assert parameter.grad.stride() == parameter.stride()
+        assert parameter.grad.data_ptr() % ALIGNED == 0
+    assert len({parameter.grad.untyped_storage().data_ptr() for parameter in parameters}) == 1
+
+
+def test_a_gradient_that_fills_a_bucket_is_sent_as_it_is():
+    parameter = nn.Parameter(torch.randn(4, 5))
+    parameter.grad = torch.randn(4, 5)
+    before = parameter.grad.data_ptr()
+    GradientSum([parameter], AbsentGroup(0, 2), bucket_bytes=1).finish()
+    assert parameter.grad.data_ptr() == before
