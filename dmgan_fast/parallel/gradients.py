@@ -93,12 +93,15 @@ def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:
         return gradients[0].view(-1)
     step = ALIGNED // gradients[0].element_size()
     sizes = [-(-gradient.numel() // step) * step for gradient in gradients]
-    row = gradients[0].new_zeros(sum(sizes))
+    row = gradients[0].new_empty(sum(sizes))
     views = [
         part.as_strided(p.shape, torch.empty_like(p, device="meta").stride(), part.storage_offset())
         for part, p in zip(row.split(sizes), parameters, strict=True)
     ]
     torch._foreach_copy_(views, gradients)
+    gaps = [part[p.numel() :] for part, p in zip(row.split(sizes), parameters, strict=True) if p.numel() < len(part)]
+    if gaps:
+        torch._foreach_zero_(gaps)
     for parameter, view in zip(parameters, views, strict=True):
         parameter.grad = view
     return row
