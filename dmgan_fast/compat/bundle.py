@@ -16,7 +16,7 @@ from dmgan_fast.compat.checkpoints import (
 )
 from dmgan_fast.compat.files import Found, chosen, flatten, models_in
 from dmgan_fast.data.pickles import read_pickle
-from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.data.vocabulary import Vocabulary, words_of
 from dmgan_fast.errors import CheckpointError, DataError, InputError
 from dmgan_fast.foreign import read_torch, what_is
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, TextEncoder
@@ -106,10 +106,12 @@ def read_vocabulary(file: Path) -> Vocabulary:
     )
     for part in [*parts, content]:
         if isinstance(part, Mapping) and part and all(_is_index(k) and isinstance(v, str) for k, v in part.items()):
-            return Vocabulary.from_official({int(index): word for index, word in part.items()})
+            with words_of(file):
+                return Vocabulary.from_official({int(index): word for index, word in part.items()})
     for part in [*parts, content]:
         if isinstance(part, Mapping) and part and all(isinstance(k, str) and _is_index(v) for k, v in part.items()):
-            return Vocabulary.from_official({int(index): word for word, index in part.items()})
+            with words_of(file):
+                return Vocabulary.from_official({int(index): word for word, index in part.items()})
     raise DataError(f"{file}: no numbered words in it; expected [train captions, test captions, ixtoword, wordtoix]")
 
 

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from dmgan_fast.files import require_regular, write_text
 from dmgan_fast.foreign import what_is
 
 END = "<end>"
+
+
+@contextmanager
+def words_of(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Within, refusals of a vocabulary name the file that it comes from."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{os.fspath(file)}: {error}") from None
 
 
 class Vocabulary:
@@ -103,7 +113,5 @@ class Vocabulary:
             raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"vocabulary {path}: expected a JSON list of words")
-        try:
+        with words_of(path):
             return cls(words)
-        except DataError as error:
-            raise DataError(f"{error} in {path}") from None

@@ -38,6 +38,16 @@ def test_files_without_numbered_words_are_named(tmp_path):
         compat.read_vocabulary(tmp_path / "captions.pickle")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [({0: "<end>", 2: "red"}, "without gaps"), ({0: "red", 1: "red"}, "two indices"), ({"red": 1}, "without gaps")],
+)
+def test_words_that_are_numbered_wrongly_are_refused_by_the_name_of_their_file(tmp_path, words, says):
+    (tmp_path / "captions.pickle").write_bytes(pickle.dumps(words, 2))
+    with pytest.raises(DataError, match=rf"captions\.pickle: vocabulary: .*{says}"):
+        compat.read_vocabulary(tmp_path / "captions.pickle")
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=junk, data=st.data())
 def test_anything_saved_and_damaged_gives_nothing_but_our_errors(tmp_path, content, data):

@@ -22,7 +22,7 @@ from dmgan_fast.data.layouts.base import Box, Captions, text_folder
 from dmgan_fast.data.names import Files, tidy, without_suffix
 from dmgan_fast.data.pickles import read_pickle
 from dmgan_fast.data.rows import BROKEN, NO_CAPTION, Contents, Gatherer
-from dmgan_fast.data.vocabulary import Vocabulary
+from dmgan_fast.data.vocabulary import Vocabulary, words_of
 from dmgan_fast.errors import DataError
 
 NAME = "CUB or COCO as AttnGAN's users have them"
@@ -103,7 +103,8 @@ def _captions(
     content = read_pickle(file)
     if not isinstance(content, (list, tuple)) or len(content) < 4 or not isinstance(content[2], dict):
         raise DataError(f"{file}: expected [train captions, test captions, ixtoword, wordtoix]")
-    vocabulary = Vocabulary.from_official(content[2])
+    with words_of(file):
+        vocabulary = Vocabulary.from_official(content[2])
     rows = content[number]
     if not isinstance(rows, (list, tuple)):
         raise DataError(f"{file}: the {split} captions must be a list of captions, each a list of word indices")

@@ -109,6 +109,7 @@ def test_coco_text_files_unicode_and_windows_line_ends(coco):
         ("train/class_info.pickle", ["a", "b"], "whole number"),
         ("captions.pickle", [[[1]], []], "ixtoword"),
         ("captions.pickle", [3, 4, {0: "<end>"}, {}], "must be a list"),
+        ("captions.pickle", [[], [], {0: "<end>", 2: "a"}, {}], r"captions\.pickle: vocabulary: indices must be"),
         ("captions.pickle", [[[99], [1], [1], [1]], [[1]], {0: "<end>", 1: "a"}, {}], "index that ixtoword"),
         ("captions.pickle", [[1, 2], [[1]], {0: "<end>", 1: "a"}, {}], "caption"),
         ("captions.pickle", [[[-1], [1], [1], [1]], [[1]], {0: "<end>", 1: "a"}, {}], "index that ixtoword"),
