@@ -213,6 +213,7 @@ struct Pull {
   float of_product = 0, to_context = 0, to_word = 0;
   Pull() = default;
   Pull(const Call& call, const Match& match, float grad, float score) {
+    if (call.channels == 1 && std::fabs(match.cosine()) == 1) return;  // else rounding, over |c|, would be left
     const float of_cosine = grad * call.gamma2 * std::exp(call.gamma2 * match.cosine() - score);
     of_product = of_cosine / match.clamped;
     if (match.clamped > kCosineEps) {  // the clamp passes no gradient to the norms

@@ -34,3 +34,13 @@ def test_a_caption_without_words_matches_nothing_and_has_no_gradient(backend):
     found.exp().sum().backward()
     assert (a["words"].grad[0] == 0).all()
     assert all(a[name].grad.isfinite().all() for name in ("regions", "words"))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_cosine_of_one_channel_has_no_gradient(backend):
+    """It is 1 or -1. What is left of parts that nearly cancel would be enlarged by 1 / |c|."""
+    a = {name: x[:, :1].float() if name in ("regions", "words") else x for name, x in similarity_arguments().items()}
+    for name in ("regions", "words"):
+        a[name].requires_grad_()
+    call("words_similarity", a, backend=backend).sum().backward()
+    assert all(a[name].grad.abs().max() < 1e-6 for name in ("regions", "words"))
