@@ -95,7 +95,7 @@ def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:
     sizes = [-(-gradient.numel() // step) * step for gradient in gradients]
     row = gradients[0].new_empty(sum(sizes))
     views = [
-        part.as_strided(p.shape, torch.empty_like(p, device="meta").stride(), part.storage_offset())
+        part.as_strided(p.shape, _dense_strides(p), part.storage_offset())
         for part, p in zip(row.split(sizes), parameters, strict=True)
     ]
     torch._foreach_copy_(views, gradients)
@@ -105,6 +105,12 @@ def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:
     for parameter, view in zip(parameters, views, strict=True):
         parameter.grad = view
     return row
+
+
+def _dense_strides(x: Tensor) -> tuple[int, ...]:
+    """Those of ``x``, unless it is a part of something larger; then of a contiguous tensor."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.stride() if span == x.numel() else torch.empty(x.shape, device="meta").stride()
 
 
 def _buckets(parameters: list[nn.Parameter], size: int) -> list[list[nn.Parameter]]:
