@@ -27,5 +27,7 @@ def folded_conv3x3_forward(
         y = kernels.folded_conv3x3_forward(x.contiguous(), conv_weight, *norm, eps, upsample)
         return laid_out(y, layouts.memory_format(x))
     z = convolutions.forward("conv3x3", x, conv_weight)
+    if skip is not None:  # of an x with one channel, say, PyTorch may choose another layout for z
+        skip = layouts.dense_like(skip, z)
     found: tuple[Tensor, ...] = kernels.batch_norm_glu_forward(z, weight, bias, skip, mean, var, eps, False)
     return found[0]

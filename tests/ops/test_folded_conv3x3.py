@@ -100,6 +100,18 @@ def test_images_may_have_any_strides(sizes, layout):
     assert_as_exact(found, by_reference(*given, sizes.upsample), by_reference(*single, sizes.upsample))
 
 
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_a_skip_follows_the_layout_that_pytorch_chooses_for_the_convolution(monkeypatch, inputs):
+    """With one channel, strides say NCHW and channels-last alike, and PyTorch takes the latter."""
+    monkeypatch.setattr(convolutions, "crossover", lambda op: convolutions.Crossover(1 << 60, ()))
+    given = arguments_of(Sizes(2, inputs, 16, 3, 2, copies=4))
+    single = in_float32(given)
+    if inputs == 1:
+        single[0] = single[0].as_strided((2, 1, 3, 2), (6, 1, 2, 1))
+    found = folded_conv3x3(*single, backend="cpu")
+    assert_as_exact(found, by_reference(*given, False), by_reference(*single, False))
+
+
 @pytest.mark.usefixtures("native_everywhere", "level")
 @pytest.mark.parametrize("name", ["gated, residual block", "skipped, several chunks of channels"])
 def test_bits_do_not_depend_on_the_number_of_threads(name):
