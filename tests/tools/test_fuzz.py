@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from dmgan_fast import functional
 from dmgan_fast.errors import InputError
 from tools.fuzz.campaign import campaign, run_cases
 from tools.fuzz.targets import TARGETS
@@ -51,6 +52,19 @@ def test_a_foreign_error_and_a_wrong_answer_are_faults():
         judge(_target(lambda case: 1 // 0), 1)
     with pytest.raises(Fault, match="wrong answer: it is off"):
         judge(_target(_wrong), 1)
+
+
+def test_a_result_that_is_off_by_a_thousandth_is_a_fault(monkeypatch):
+    """Roundings of the arguments do not excuse it."""
+    conv3x3, outcomes = functional.conv3x3, []
+
+    def off(x, backend=None, **rest):
+        y = conv3x3(x, backend=backend, **rest)
+        return y if backend == "reference" or x.dtype != torch.float32 else y * 1.001
+
+    monkeypatch.setattr(functional, "conv3x3", off)
+    run_cases(TARGETS["conv3x3"], 60, 0, lambda case, outcome, what: outcomes.append(what.partition(" off by")[0]))
+    assert outcomes.count("wrong answer: result 0 is") >= 3
 
 
 def _dies(case):

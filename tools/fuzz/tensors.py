@@ -262,6 +262,17 @@ def exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: wide(x) for name, x in arguments.items()}
 
 
+def disturbed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments in float64, each number changed by at most a rounding of its dtype."""
+    random = torch.Generator().manual_seed(0)
+    wide = exact(arguments)
+    for name, x in arguments.items():
+        if isinstance(x, Tensor) and x.is_floating_point():
+            step = torch.finfo(x.dtype).eps * (2 * torch.rand(x.shape, generator=random, dtype=torch.float64) - 1)
+            wide[name] = wide[name] * (1 + step)
+    return wide
+
+
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same arguments, so that what is updated in place is nobody else's."""
 
