@@ -108,7 +108,11 @@ _ONE_AT_A_TIME = Lock()  # else each of several readers would load the same grou
 
 @lru_cache(maxsize=2)
 def _cells(file: Path, column: str, group: int) -> list[Any]:
-    return parquet(file).read_row_group(group, columns=[column]).column(0).to_pylist()
+    opened = parquet(file)
+    try:
+        return list(opened.read_row_group(group, columns=[column]).column(0).to_pylist())
+    except Exception as error:  # a broken file can raise almost anything
+        raise ValueError(error) from None
 
 
 def parquet(file: Path) -> Any:
@@ -118,12 +122,13 @@ def parquet(file: Path) -> Any:
         DataError: naming the file, if it can't be read or pyarrow is missing.
     """
     try:
-        from pyarrow import lib
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise DataError(f"{file}: reading parquet needs pyarrow: pip install 'dmgan-fast[sets]'") from None
     require_content(file)
     try:
-        return ParquetFile(file)
-    except (OSError, lib.ArrowException) as error:
+        opened = ParquetFile(file)
+        opened.schema_arrow.names  # noqa: B018  # which may be no text
+    except Exception as error:  # a broken file can raise almost anything
         raise DataError(f"{file} can't be read: {error}") from None
+    return opened

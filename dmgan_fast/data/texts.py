@@ -18,11 +18,15 @@ def require_content(file: Path) -> None:
     Raises:
         DataError: naming the file, if it can't be read or is a pointer or a web page.
     """
-    _read(file, HEAD)
+    read_content(file, HEAD)
 
 
-def _read(file: Path, most: int = -1) -> bytes:
-    """The content, or its first bytes."""
+def read_content(file: Path, most: int = -1) -> bytes:
+    """The content, or its first bytes.
+
+    Raises:
+        DataError: as ``require_content``.
+    """
     try:
         require_regular(file)
         with file.open("rb") as stream:
@@ -40,7 +44,7 @@ def read_text(file: Path, *, errors: str = "strict") -> str:
     Raises:
         DataError: naming the file, if it can't be read or is in another encoding.
     """
-    content = _read(file)
+    content = read_content(file)
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding, errors)

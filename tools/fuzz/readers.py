@@ -262,7 +262,11 @@ def _parquet() -> dict[str, bytes]:
 def _matlab() -> dict[str, bytes]:
     from scipy.io import savemat
 
-    return {"labels.mat": _bytes(lambda f: savemat(f, {"labels": np.arange(1, 5)}))}
+    content = {"labels": np.arange(1, 5)}
+    return {
+        "labels.mat": _bytes(lambda f: savemat(f, content)),
+        "packed.mat": _bytes(lambda f: savemat(f, content, do_compression=True)),
+    }
 
 
 def _read_matlab(file: Path) -> None:
@@ -463,7 +467,7 @@ def targets() -> Iterator[Target]:
     yield from _images()
     if "pyarrow" in sys.modules or _installed("pyarrow"):
         yield reader("parquet", _parquet, parquet_table)
-    if _installed("scipy"):
+    if _installed("scipy"):  # which writes the files
         yield reader("mat", _matlab, _read_matlab)
     yield from _sets()
 

@@ -1,12 +1,10 @@
 """Oxford flowers with Reed's captions.
 
-    DIR/jpg/image_00001.jpg
-    DIR/text_c10/class_00077/image_00001.txt     captions, one a line
-    DIR/imagelabels.mat                          a class for each image; else the folder in text_c10/ is the class
-    DIR/setid.mat                                trnid, valid, tstid: numbers of the images of each part
-    DIR/trainvalclasses.txt, DIR/testclasses.txt     Reed's classes for training and for test; go before setid.mat
-
-The .mat files are read with scipy: pip install 'dmgan-fast[sets]'.
+DIR/jpg/image_00001.jpg
+DIR/text_c10/class_00077/image_00001.txt     captions, one a line
+DIR/imagelabels.mat                          a class for each image; else the folder in text_c10/ is the class
+DIR/setid.mat                                trnid, valid, tstid: numbers of the images of each part
+DIR/trainvalclasses.txt, DIR/testclasses.txt     Reed's classes for training and for test; go before setid.mat
 """
 
 from __future__ import annotations
@@ -14,12 +12,13 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from dmgan_fast.data.layouts.base import Captions, class_splits
+from dmgan_fast.data.matlab import read_arrays
 from dmgan_fast.data.names import IMAGE_SUFFIXES, TEXT_SUFFIXES, files_below, without_suffix
 from dmgan_fast.data.rows import BROKEN, NO_CAPTION, Contents, Gatherer
-from dmgan_fast.data.texts import require_content
 from dmgan_fast.errors import DataError
 
 NAME = "Oxford flowers with Reed's captions"
@@ -105,23 +104,10 @@ def _parts(folder: Path, gatherer: Gatherer) -> dict[int, str]:
 
 
 def _numbers(file: Path, name: str) -> list[int]:
-    content = _matlab(file)
+    content = read_arrays(file)
     if name not in content:
-        found = ", ".join(key for key in content if not key.startswith("__"))
-        raise DataError(f"{file}: the variable {name} is missing; has {found or 'none'}")
-    try:
-        return [int(value) for value in content[name].ravel().tolist()]
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        raise DataError(f"{file}: {name} must hold whole numbers") from None
-
-
-def _matlab(file: Path) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"{file}: reading .mat files needs scipy: pip install 'dmgan-fast[sets]'") from None
-    require_content(file)
-    try:
-        return loadmat(file)
-    except Exception as error:  # a broken file can raise almost anything
-        raise DataError(f"{file} can't be read: {error}") from None
+        raise DataError(f"{file}: the variable {name} is missing; has {', '.join(content) or 'none'}")
+    values = content[name]
+    if not (np.isfinite(values) & (values == np.trunc(values))).all():
+        raise DataError(f"{file}: {name} must hold whole numbers")
+    return [int(value) for value in values.tolist()]

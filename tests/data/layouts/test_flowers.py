@@ -42,3 +42,6 @@ def test_flowers_with_broken_or_other_files_name_them(tmp_path):
     scipy.io.savemat(tmp_path / "setid.mat", {"train": [1]})
     with pytest.raises(DataError, match=r"setid\.mat: the variable trnid is missing; has train"):
         open_dataset(tmp_path)
+    scipy.io.savemat(tmp_path / "setid.mat", {"trnid": [1, 2.5]})
+    with pytest.raises(DataError, match=r"setid\.mat: trnid must hold whole numbers"):
+        open_dataset(tmp_path)
