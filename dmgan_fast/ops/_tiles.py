@@ -138,12 +138,10 @@ class Block:
         self.given, self.glu, self.x = given, glu, layouts.dense(given.x)
         self.tiles: list[Tile] = visit(given.x, given.rows)
         self.convolution = Convolution(given.conv_weight, upsample)
-        weight, bias = (
-            None if each is None else layouts.at_least_float32(each).contiguous() for each in (given.weight, given.bias)
-        )
-        self.affine = weight, bias
         self.scale = self.convolution.scale
-        self.wide = torch.promote_types(self.x.dtype, torch.float32)
+        self.wide = wide = torch.promote_types(self.x.dtype, torch.float32)
+        weight, bias = (None if each is None else each.to(wide).contiguous() for each in (given.weight, given.bias))
+        self.affine = weight, bias
 
     def norm(self, name: str) -> Callable[..., Any]:
         """A function of ``batch_norm_glu``'s kernels."""

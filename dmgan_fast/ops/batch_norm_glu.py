@@ -113,6 +113,10 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
             running is None or not norm.training or running.stride(0) != 0 or running.shape[0] == 1,
             f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
         )
+        require(
+            running is None or not norm.training or not running.is_neg(),
+            f"{op}: {name} is a negated view of another tensor, which can't be updated in place",
+        )
 
 
 def _process_group(name: str) -> ProcessGroup:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dmgan_fast.errors import InputError
 from dmgan_fast.ops import _backends
 from tests.ops.arguments import C, call, norm_arguments
 
@@ -12,6 +13,16 @@ from tests.ops.arguments import C, call, norm_arguments
 def seed(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.delenv(_backends.VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_running_statistics_that_are_a_negated_view_are_refused(backend, name):
+    """PyTorch's updates in place fail there, or are lost."""
+    a = {key: x.float() if isinstance(x, torch.Tensor) else x for key, x in norm_arguments().items()}
+    a[name] = torch._neg_view(a[name])
+    with pytest.raises(InputError, match=f"{name} is a negated view"):
+        call("batch_norm_glu", a | {"training": True}, backend=backend)
 
 
 @pytest.mark.parametrize(("training", "tracked"), [(True, True), (True, False), (False, True)])

@@ -67,6 +67,18 @@ def test_on_the_cpu_tiles_are_as_exact_as_eager(kind, dtype, layout):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_weight_and_bias_of_the_norm_may_be_float64(kind):
+    tensors, running, options = block(kind, torch.float32)
+    wide = tensors | {name: tensors[name].detach().double().requires_grad_() for name in ("weight", "bias")}
+    (found, grads), (same, same_grads) = (run(tiled(kind), each, running, options) for each in (wide, tensors))
+    for ours, true in zip(found, same, strict=True):
+        torch.testing.assert_close(ours, true, check_dtype=False)
+    for name, grad in grads.items():
+        assert grad.dtype == wide[name].dtype
+        torch.testing.assert_close(grad, same_grads[name], check_dtype=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_every_backend_tiles_are_as_exact_as_eager(kind, backend):
     check_exactness(kind, torch.float32, torch.channels_last, backend, backend.device)
 
