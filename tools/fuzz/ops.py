@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "tiled_skip": NORM | {"rows": ROWS},
     "folded_conv3x3": {"eps": NORM["eps"], "upsample": FLAG},
 }
+TRIES = 4  # of arguments moved by roundings
 SIZES = {"B": (1, 2, 3), "B'": (1, 2, 3), "C": (1, 2, 3, 5, 8, 17), "T": (1, 2, 5, 9, 33), "H": (1, 2, 5, 6, 8, 17)}
 
 
@@ -124,8 +125,22 @@ def check(op: contract.Op, signature: Signature, case: Mapping[str, Any]) -> Non
             continue
         try:
             compare(name, x, eager[name], truth[name], allowed)
-        except Wrong:  # PyTorch may have been lucky: is it more than roundings of the arguments do?
-            compare(name, x, _results(plain, disturbed(arguments), grad)[name], truth[name], allowed)
+        except Wrong:  # PyTorch may have been lucky: is it more than what roundings of the arguments do to it?
+            _compare_with_disturbed(name, x, arguments, plain, grad, truth[name], allowed)
+
+
+def _compare_with_disturbed(
+    name: str,
+    x: Tensor,
+    arguments: dict[str, Any],
+    plain: Callable[..., Any],
+    grad: bool,
+    truth: Tensor,
+    allowed: Allowed,
+) -> None:
+    eager = [_results(plain, disturbed(arguments, seed), grad)[name].double() for seed in range(TRIES)]
+    far = torch.stack([(each - truth).abs() for each in eager]).nan_to_num(posinf=0.0).amax(0)
+    compare(name, x, truth + far, truth, allowed)
 
 
 def _check_without_data(function: Callable[..., Any], arguments: dict[str, Any]) -> None:

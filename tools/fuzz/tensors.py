@@ -262,15 +262,18 @@ def exact(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: wide(x) for name, x in arguments.items()}
 
 
-def disturbed(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same arguments in float64, each number changed by at most a rounding of its dtype."""
-    random = torch.Generator().manual_seed(0)
-    wide = exact(arguments)
+def disturbed(arguments: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The same arguments, moved by roundings of their dtype.
+
+    In a map or a kernel those of its largest number, as convolutions by fewer products round.
+    """
+    random = torch.Generator().manual_seed(seed)
+    moved = exact(arguments)
     for name, x in arguments.items():
         if isinstance(x, Tensor) and x.is_floating_point():
             step = torch.finfo(x.dtype).eps * (2 * torch.rand(x.shape, generator=random, dtype=torch.float64) - 1)
-            wide[name] = wide[name] * (1 + step)
-    return wide
+            moved[name] = (moved[name] + step * (_largest(moved[name]) if x.dim() > 2 else moved[name])).to(x.dtype)
+    return moved
 
 
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +304,7 @@ class Allowed(NamedTuple):
         used = [value for name, value in arguments.items() if not (training and name.startswith("running"))]
         floats = [x for x in tree_leaves(used) if isinstance(x, Tensor) and x.is_floating_point() and not x.is_meta]
         rounding = max((ROUNDING.get(x.dtype, 0.0) for x in floats), default=0.0)
-        operands = sorted(_largest(x) for x in floats if x.dtype in ROUNDING)  # float8 tells no isfinite
+        operands = sorted(max(1.0, _largest(x)) for x in floats if x.dtype in ROUNDING)  # float8 tells no isfinite
         coarsest = max((torch.finfo(x.dtype).eps for x in floats), default=0.0)
         exact = coarsest < 1e-6  # results in sixteen bits are rounded anyway
         absolute = TERMS * coarsest * min(math.prod(operands[-2:]), MOST) if exact else 0.0
@@ -309,9 +312,9 @@ class Allowed(NamedTuple):
 
 
 def _largest(x: Tensor) -> float:
-    """The largest finite magnitude, at least 1."""
+    """The largest finite magnitude; 0 if there is none."""
     plain = x.detach().as_subclass(Tensor)
-    return max(1.0, float(plain[plain.isfinite()].abs().max())) if plain.isfinite().any() else 1.0
+    return float(plain[plain.isfinite()].abs().max()) if plain.isfinite().any() else 0.0
 
 
 def compare(what: str, found: Tensor, eager: Tensor, truth: Tensor, allowed: Allowed) -> None:
