@@ -42,7 +42,7 @@ from dmgan_fast.sampling import Sampler
 from dmgan_fast.sizes import parse_size
 from dmgan_fast.training import Batch, TrainStep, plan
 from tools.fuzz.ops import FLAG
-from tools.fuzz.tensors import INF, NAN, Allowed, Signature, compare, copied, exact
+from tools.fuzz.tensors import INF, NAN, SMALL, Allowed, Signature, compare, copied, exact
 from tools.fuzz.verdict import Target, Wrong
 
 GAMMA = {"4": 4.0, "10": 10, "!0": 0.0, "!negative": -1.0, "!nan": NAN, "!inf": INF, "!None": None, "!text": "a"}
@@ -124,7 +124,8 @@ def _target(
 def _losses() -> Iterator[Target]:
     gammas = dict.fromkeys(("gamma1", "gamma2", "gamma3"), GAMMA)
     words = {"words": "B D T", "lengths": "B, lengths T", "class_ids?": "B, indices 3"}
-    yield _target("words_loss", losses.words_loss, {"regions": "B D H W", **words}, gammas)
+    pairwise = {"B": SMALL}  # every image with every caption: the reference would need B² times the rest
+    yield _target("words_loss", losses.words_loss, {"regions": "B D H W", **words}, gammas, sizes=pairwise)
     pairs = {"codes": "B D", "sentences": "B D", "class_ids?": "B, indices 3"}
     yield _target("sentence_loss", losses.sentence_loss, pairs, {"gamma3": GAMMA})
     yield _target("conditioning_loss", losses.conditioning_loss, {"mu": "B C", "logvar": "B C"})
