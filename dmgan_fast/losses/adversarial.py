@@ -195,7 +195,7 @@ def generator_loss(
     if len(discriminators) != len(fakes):
         raise InputError(f"generator_loss: {len(discriminators)} discriminators for images of {len(fakes)} resolutions")
     require_number("generator_loss", "damsm_weight", damsm_weight, least=0)
-    named: dict[str, Any] = {f"fakes_{k}": fake for k, fake in enumerate(fakes)}
+    named: dict[str, Any] = {f"fakes[{k}]": fake for k, fake in enumerate(fakes)}
     require_tensors("generator_loss", sentence=sentence, **named)
     parts = {
         f"adversarial_{fake.shape[-1]}": generator_adversarial_loss(discriminator, fake, sentence)

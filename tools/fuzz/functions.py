@@ -149,7 +149,9 @@ def _losses() -> Iterator[Target]:
         **{name: text.replace("D", "4") for name, text in words.items()},
     }
     options = {"damsm_weight": GAMMA, **gammas}
-    yield _target("generator_loss", drawn, inputs, options, **small, also=("images", "features", "codes", "regions"))
+    yield _target(
+        "generator_loss", drawn, inputs, options, **small, also=("fakes", "images", "features", "codes", "regions")
+    )
 
 
 def _covariances(arguments: dict[str, Any]) -> dict[str, Any]:
