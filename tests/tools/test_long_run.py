@@ -16,7 +16,8 @@ def rows(memory, files=10.0):
 
 def watch_of(memory):
     watch = long_run.Watch(1, 1)
-    watch.rows = rows(memory)
+    for row in rows(memory):
+        watch.add(row)
     return watch
 
 
