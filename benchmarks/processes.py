@@ -34,7 +34,6 @@ from dmgan_fast.training.batch import Batch
 SETTINGS = {
     "birds": preset("birds", 10),
     "large": preset("birds", 20),
-    "larger": preset("birds", 40),
     "demo": preset("demo", 16),
     "tiny": replace(tiny(), name="tiny B4", batch=4),
 }

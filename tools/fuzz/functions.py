@@ -42,7 +42,7 @@ from dmgan_fast.sampling import Sampler
 from dmgan_fast.sizes import parse_size
 from dmgan_fast.training import Batch, TrainStep, plan
 from tools.fuzz.ops import FLAG
-from tools.fuzz.tensors import INF, NAN, SMALL, Allowed, Signature, compare, copied, exact
+from tools.fuzz.tensors import INF, NAN, ROUNDING, SMALL, Allowed, Signature, compare, copied, exact
 from tools.fuzz.verdict import Target, Wrong
 
 GAMMA = {"4": 4.0, "10": 10, "!0": 0.0, "!negative": -1.0, "!nan": NAN, "!inf": INF, "!None": None, "!text": "a"}
@@ -158,16 +158,19 @@ def _covariances(arguments: dict[str, Any]) -> dict[str, Any]:
     """Matrices become covariances where they are square."""
 
     def square(x: Any) -> Any:
-        fits = isinstance(x, Tensor) and x.dim() == 2 and x.shape[0] == x.shape[1] and x.dtype.is_floating_point
-        return x @ x.t() if fits and x.layout == torch.strided else x
+        return x @ x.t() if _is_plain_matrix(x) and x.shape[0] == x.shape[1] else x
 
     return {name: square(x) if name.startswith("cov") else x for name, x in arguments.items()}
 
 
 def _probabilities(arguments: dict[str, Any]) -> dict[str, Any]:
     x = arguments["probabilities"]
-    fits = isinstance(x, Tensor) and x.dim() == 2 and x.dtype.is_floating_point and x.layout == torch.strided
-    return arguments | ({"probabilities": x.softmax(1)} if fits else {})
+    return arguments | ({"probabilities": x.softmax(1)} if _is_plain_matrix(x) else {})
+
+
+def _is_plain_matrix(x: Any) -> bool:
+    """That PyTorch computes with."""
+    return isinstance(x, Tensor) and x.dim() == 2 and x.dtype in ROUNDING and x.layout == torch.strided
 
 
 def _metrics() -> Iterator[Target]:
