@@ -114,7 +114,7 @@ def check_norm(op: str, norm: BatchNorm, x: Tensor, channels: int, skip_channels
             f"{op}: {name} is one number expanded to all channels, which can't be updated in place",
         )
         require(
-            running is None or not norm.training or not running.is_neg(),
+            running is None or not norm.training or torch.compiler.is_compiling() or not running.is_neg(),
             f"{op}: {name} is a negated view of another tensor, which can't be updated in place",
         )
 
