@@ -104,13 +104,12 @@ def read_vocabulary(file: Path) -> Vocabulary:
     parts = (
         list(content.values()) if isinstance(content, dict) else content if isinstance(content, (list, tuple)) else []
     )
-    for part in [*parts, content]:
-        if isinstance(part, Mapping) and part and all(_is_index(k) and isinstance(v, str) for k, v in part.items()):
-            with words_of(file):
+    with words_of(file):
+        for part in [*parts, content]:
+            if isinstance(part, Mapping) and part and all(_is_index(k) and isinstance(v, str) for k, v in part.items()):
                 return Vocabulary.from_official({int(index): word for index, word in part.items()})
-    for part in [*parts, content]:
-        if isinstance(part, Mapping) and part and all(isinstance(k, str) and _is_index(v) for k, v in part.items()):
-            with words_of(file):
+        for part in [*parts, content]:
+            if isinstance(part, Mapping) and part and all(isinstance(k, str) and _is_index(v) for k, v in part.items()):
                 return Vocabulary.from_official({int(index): word for word, index in part.items()})
     raise DataError(f"{file}: no numbered words in it; expected [train captions, test captions, ixtoword, wordtoix]")
 

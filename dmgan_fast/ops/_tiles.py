@@ -139,8 +139,10 @@ class Block:
         self.tiles: list[Tile] = visit(given.x, given.rows)
         self.convolution = Convolution(given.conv_weight, upsample)
         self.scale = self.convolution.scale
-        self.wide = wide = torch.promote_types(self.x.dtype, torch.float32)
-        weight, bias = (None if each is None else each.to(wide).contiguous() for each in (given.weight, given.bias))
+        self.wide = torch.promote_types(self.x.dtype, torch.float32)
+        weight, bias = (
+            None if each is None else each.to(self.wide).contiguous() for each in (given.weight, given.bias)
+        )
         self.affine = weight, bias
 
     def norm(self, name: str) -> Callable[..., Any]:

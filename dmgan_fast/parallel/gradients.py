@@ -94,12 +94,10 @@ def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:
     step = ALIGNED // gradients[0].element_size()
     sizes = [-(-gradient.numel() // step) * step for gradient in gradients]
     row = gradients[0].new_empty(sum(sizes))
-    views = [
-        part.as_strided(p.shape, _dense_strides(p), part.storage_offset())
-        for part, p in zip(row.split(sizes), parameters, strict=True)
-    ]
+    parts = list(zip(row.split(sizes), parameters, strict=True))
+    views = [part.as_strided(p.shape, _dense_strides(p), part.storage_offset()) for part, p in parts]
     torch._foreach_copy_(views, gradients)
-    gaps = [part[p.numel() :] for part, p in zip(row.split(sizes), parameters, strict=True) if p.numel() < len(part)]
+    gaps = [part[p.numel() :] for part, p in parts if p.numel() < len(part)]
     if gaps:
         torch._foreach_zero_(gaps)
     for parameter, view in zip(parameters, views, strict=True):

@@ -1,10 +1,12 @@
 """Oxford flowers with Reed's captions.
 
-DIR/jpg/image_00001.jpg
-DIR/text_c10/class_00077/image_00001.txt     captions, one a line
-DIR/imagelabels.mat                          a class for each image; else the folder in text_c10/ is the class
-DIR/setid.mat                                trnid, valid, tstid: numbers of the images of each part
-DIR/trainvalclasses.txt, DIR/testclasses.txt     Reed's classes for training and for test; go before setid.mat
+    DIR/jpg/image_00001.jpg
+    DIR/text_c10/class_00077/image_00001.txt     captions, one a line
+    DIR/imagelabels.mat                          a class for each image; else the folder in text_c10/ is the class
+    DIR/setid.mat                                trnid, valid, tstid: numbers of the images of each part
+    DIR/trainvalclasses.txt, DIR/testclasses.txt     Reed's classes for training and for test; go before setid.mat
+
+The .mat files are of MATLAB's versions 5 to 7.
 """
 
 from __future__ import annotations
