@@ -37,8 +37,8 @@ from dmgan_fast.training.trainer import GANTask, train
 from tools.faults.rig import Rig
 
 FLAT = 0.01  # share by which a mean may change after warm-up
-# Steps between rounds of sampling and evaluation. safetensors 0.8 loses 56 bytes for each tensor that it loads: with a
-# round every 50 steps, most of the 33 MiB by which memory grew in two hours, 152,000 steps and 3,042 rounds.
+# Steps between rounds of sampling and evaluation. safetensors 0.8 loses 56 bytes for each tensor that it loads, which
+# in rounds every 50 steps was most of what grew (docs/robustness.md).
 EVERY = 500
 QUANTITIES = {"memory": "MiB resident", "files": "open files", "threads": "threads"}
 COLUMNS = ("seconds", *QUANTITIES, "steps", "rounds")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks.common import RESULTS, Row, Table, mib, spread_of
 from benchmarks.memory import AUTHORS, CARDS, COMPILED, POLICIES
 from benchmarks.report import DOCS, replace_after, save
+from dmgan_fast.info import LEVEL_NAMES
 
 MARKER = "<!-- results: written by `python -m benchmarks.report.memory` -->\n"
 MIB = 1 << 20
@@ -26,7 +27,10 @@ COLOURS = {
 def where(part: dict[str, Any]) -> str:
     found = part["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return f"{found['threads']} threads of an {found['device']}; {versions}."
+    made = (
+        f"{LEVEL_NAMES[found['level']]}, {found['compiler']}, commit {found['commit']}; " if "commit" in found else ""
+    )
+    return f"{found['threads']} threads of an {found['device']}; {made}{versions}."
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -197,7 +201,7 @@ def main() -> None:
     rows = {name: part["rows"] for name, part in results.items()}
     text = [
         "### One more image in a batch, MiB",
-        "Computed for a GPU: the slope of the peak between batches of 32 and 64.",
+        "Computed for a GPU: the slope of the peak between batches of 32 and 64. By " + where(results["computed"]),
         per_image(rows["computed"]),
         "![MiB of one more image by resolution](figures/memory_by_resolution.svg)",
         "### Measured and forecast peaks",
@@ -205,7 +209,7 @@ def main() -> None:
         forecasts(rows["measured"]),
         "### Largest batch by GPU memory",
         "Computed; 1 GiB of each GPU is set aside for the CUDA context, workspaces and fragmentation. "
-        "**Unverified on GPU.**",
+        "**Unverified on GPU.** By " + where(results["computed"]),
         fitting(rows["computed"]),
         "![largest batches](figures/memory_fitting.svg)",
     ]
