@@ -15,6 +15,7 @@ from torch import nn
 
 from dmgan_fast.errors import DMGANError, InputError, ProcessError
 from dmgan_fast.parallel.collectives import exchanging, gather
+from dmgan_fast.parallel.ending import end_after_gloo
 from dmgan_fast.parallel.rows import FIRST, RowSplit
 from dmgan_fast.parallel.share import Share
 
@@ -100,6 +101,7 @@ class Processes:
             )
         if group is None or size == 1:
             return cls()
+        end_after_gloo()
         return cls(group.rank(), size, group, None if rows == 1 else _split(group, rows, timeout), shard)
 
     @classmethod

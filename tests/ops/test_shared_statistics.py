@@ -5,6 +5,7 @@ import torch
 from torch import distributed, multiprocessing
 
 from dmgan_fast import functional
+from dmgan_fast.parallel.ending import end_after_gloo
 
 CHANNELS = 6
 VARIANTS = [(backend, with_skip) for backend in ("cpu", "reference") for with_skip in (False, True)]
@@ -38,6 +39,7 @@ def run(x, skip, projection, weight, bias, backend, group, with_skip):
 def worker(rank, file, results):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    end_after_gloo()
     x, skip, projection, weight, bias = arguments()
     begin = sum(SIZES[:rank])
     part = slice(begin, begin + SIZES[rank])

@@ -9,6 +9,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from dmgan_fast.errors import CheckpointError, DamagedCheckpointError
+from dmgan_fast.parallel.ending import end_after_gloo
 from dmgan_fast.runs.checkpoints import Checkpoints, load_checkpoint, steps_of
 
 SIZES = (2, 1, 3)  # processes, one run after another
@@ -50,6 +51,7 @@ def part_of_a_run(rank, size, folder, store, done):
     """One of ``size`` processes: continues from the newest checkpoint for two steps, and saves each."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    end_after_gloo()
     model, optimizer = model_and_optimizer(sharded=True)
     with Checkpoints(folder, keep=9) as saving:
         if done:
