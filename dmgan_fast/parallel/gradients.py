@@ -7,7 +7,8 @@ listens to parameters instead, and every gradient is reduced once, when it is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,9 @@ class GradientSum:
         self._place = {p: number for number, bucket in enumerate(self.buckets) for p in bucket}
         self._listening = False
         self._reset()
+        arrived = _weakly(self._arrived)
         for parameter in self._place:
-            parameter.register_post_accumulate_grad_hook(self._arrived)
+            parameter.register_post_accumulate_grad_hook(arrived)
 
     def _reset(self) -> None:
         self._missing = [len(bucket) for bucket in self.buckets]
@@ -84,6 +86,17 @@ class GradientSum:
                 if sending is not None:
                     sending.wait()
         self._reset()
+
+
+def _weakly(method: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """The method while its object lives: PyTorch frees no parameter whose hook holds the parameter."""
+    held = weakref.WeakMethod(method)
+
+    def call(parameter: Tensor) -> None:
+        if (alive := held()) is not None:
+            alive(parameter)
+
+    return call
 
 
 def _in_a_row(parameters: list[nn.Parameter]) -> Tensor:

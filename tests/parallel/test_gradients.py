@@ -1,5 +1,8 @@
 """Sums of gradients over three processes, against one backward with all rows."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -56,3 +59,20 @@ def test_a_gradient_that_fills_a_bucket_is_sent_as_it_is():
     before = parameter.grad.data_ptr()
     GradientSum([parameter], AbsentGroup(0, 2), bucket_bytes=1).finish()
     assert parameter.grad.data_ptr() == before
+
+
+def test_a_model_is_freed_with_its_sum():
+    model = nn.Linear(4, 3)
+    sums = GradientSum(model.parameters(), AbsentGroup(0, 2))
+    weight = weakref.ref(model.weight)
+    del model, sums
+    gc.collect()
+    assert weight() is None
+
+
+def test_without_its_sum_a_model_learns_alone():
+    model = nn.Linear(4, 3)
+    sums = GradientSum(model.parameters(), AbsentGroup(0, 2))
+    del sums
+    model(torch.ones(2, 4)).sum().backward()
+    assert model.weight.grad.tolist() == [[2.0] * 4] * 3
