@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BLOCK = 1 << 20  # bytes read at once
 
@@ -21,6 +22,19 @@ def require_regular(file: str | os.PathLike[str]) -> None:
     """Raise ``OSError`` for a pipe, which would be waited for, and for a device, which may have no end."""
     if os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(file))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says; a ``ValueError`` also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def load_json(file: Path) -> Any:
+    """``parse_json`` of a file in UTF-8."""
+    return parse_json(file.read_text(encoding="utf-8"))
 
 
 def share(temporary: Path, mode: int) -> None:

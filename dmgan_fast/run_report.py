@@ -20,6 +20,7 @@ from dmgan_fast.config import load_config
 from dmgan_fast.data import open_dataset
 from dmgan_fast.errors import DMGANError, InputError
 from dmgan_fast.evaluation.summary import read_report, shown
+from dmgan_fast.files import load_json
 from dmgan_fast.metering.meter import KINDS
 from dmgan_fast.progress import show_time
 from dmgan_fast.report import Section, loss_curves
@@ -72,7 +73,7 @@ def write_report(run: Path, out: Path | None = None, *, captions: Sequence[str] 
 
 def _config(run: Path) -> dict[str, Any]:
     try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config = load_json(run / "config.json")
         config["kind"], config["loop"]["batch_size"], config["data"]["source"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"report: {str(run)!r} is not the folder of a run: it has no config.json of one") from None
@@ -178,7 +179,7 @@ def _best(run: Path, measures: Rows) -> list[dict[str, str]]:
         return []
     best: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        best = json.loads((run / BEST / BEST_NAME).read_text(encoding="utf-8"))
+        best = load_json(run / BEST / BEST_NAME)
     kept = best.get("measures", {})
     return [
         {

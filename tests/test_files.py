@@ -1,11 +1,11 @@
-"""Files and folders are replaced whole or not at all."""
+"""Files and folders are replaced whole or not at all; JSON is read with one kind of error."""
 
 import os
 import shutil
 
 import pytest
 
-from dmgan_fast.files import clear_up, replace_file, replace_folder, sync, sync_below, write_text
+from dmgan_fast.files import clear_up, load_json, parse_json, replace_file, replace_folder, sync, sync_below, write_text
 
 
 def test_a_file_is_the_new_one_only_after_the_end_and_has_usual_permissions(tmp_path):
@@ -136,3 +136,14 @@ def test_a_folder_that_was_being_replaced_is_put_back(tmp_path):
     shutil.copytree(tmp_path / "best", old)
     clear_up(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_json_is_read_from_texts_bytes_and_files(tmp_path):
+    write_text(tmp_path / "a.json", '{"é": [1]}')
+    assert load_json(tmp_path / "a.json") == parse_json('{"é": [1]}') == parse_json('{"é": [1]}'.encode()) == {"é": [1]}
+
+
+@pytest.mark.parametrize(("text", "why"), [("[" * 99999, "nested too deeply"), ("{", "Expecting"), (b"\xff", "utf-8")])
+def test_what_is_no_json_is_a_value_error(text, why):
+    with pytest.raises(ValueError, match=why):
+        parse_json(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmgan_fast.errors import InputError
+from dmgan_fast.files import parse_json
 
 STANDARD_INPUT = "-"
 KEYS = ("caption", "text", "captions")
@@ -72,16 +72,16 @@ def _json_list(text: str, where: str) -> list[Given]:
 
 def _is_row(line: str) -> bool:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return False
     return isinstance(row, dict) and any(key in row for key in KEYS)
 
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise InputError(f"captions: {where} is not JSON: {error}") from None
 
 

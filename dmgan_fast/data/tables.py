@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from dmgan_fast.data.record import parquet
 from dmgan_fast.data.texts import read_text
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import parse_json
 
 
 def read_json(file: Path) -> Any:
@@ -21,8 +21,8 @@ def read_json(file: Path) -> Any:
         DataError: naming the file, if it can't be read.
     """
     try:
-        return json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(file))
+    except ValueError as error:
         raise DataError(f"{file}: not JSON: {error}") from None
 
 
@@ -40,8 +40,8 @@ def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             yield number, f"not JSON: {error}"
             continue
         yield number, row if isinstance(row, dict) else f"expected an object, got {short(row)}"
@@ -50,8 +50,8 @@ def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 def _array(text: str) -> list[tuple[int, Any]] | None:
     """Numbers from 1 and elements, if the whole text is one JSON list, as some tools write it."""
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError):
+        rows = parse_json(text)
+    except ValueError:
         return None
     return list(enumerate(rows, start=1))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dmgan_fast.data.captions import tokenize
 from dmgan_fast.errors import DataError
-from dmgan_fast.files import require_regular, write_text
+from dmgan_fast.files import load_json, require_regular, write_text
 from dmgan_fast.foreign import what_is
 
 END = "<end>"
@@ -105,10 +105,10 @@ class Vocabulary:
         """
         try:
             require_regular(path)
-            words = json.loads(Path(path).read_text(encoding="utf-8"))
+            words = load_json(Path(path))
         except OSError as error:
             raise DataError(f"vocabulary {path} can't be read: {error}") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             found = what_is(Path(path))
             raise DataError(f"vocabulary {path} can't be read: {f'it is {found}' if found else error}") from None
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from dmgan_fast.config import config_dataclass, renamed
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.catalogue import Metric
 from dmgan_fast.evaluation.given_statistics import GivenStatistics
+from dmgan_fast.files import load_json
 from dmgan_fast.sampling.bundle import Bundle, open_bundle
 
 USUAL_COUNT = 30_000  # as the paper
@@ -63,8 +63,8 @@ def run_config(weights: str | None) -> dict[str, Any]:
         file = folder / "config.json"
         if file.is_file():
             try:
-                values = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
+                values = load_json(file)
+            except (OSError, ValueError) as error:
                 raise CheckpointError(f"{file} can't be read: {error}") from None
             if isinstance(values, dict) and values.get("kind") == "gan":
                 return values

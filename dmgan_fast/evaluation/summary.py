@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmgan_fast.errors import CheckpointError
-from dmgan_fast.files import write_text
+from dmgan_fast.files import load_json, write_text
 
 JSON_NAME, MARKDOWN_NAME = "evaluation.json", "evaluation.md"
 
@@ -31,9 +31,9 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = load_json(file)
         report["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is not a report of an evaluation: {error!r}") from None
     return report  # type: ignore[no-any-return]
 

@@ -10,7 +10,6 @@ Each writes ``NAME.json``, ``NAME.md`` and ``NAME.png``. docs/studies.md says wh
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from dmgan_fast.data import Vocabulary, open_dataset
 from dmgan_fast.errors import CheckpointError, InputError
 from dmgan_fast.evaluation.extractors import DAMSMFeatures
 from dmgan_fast.experiments.ablation import NAME, draw, interval, markdown, shown, write
+from dmgan_fast.files import load_json
 from dmgan_fast.images import to_bytes
 from dmgan_fast.metrics.retrieval import r_precision
 from dmgan_fast.modules import Generator
@@ -73,7 +73,7 @@ class _Ablation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.report: dict[str, Any] = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))
+            self.report: dict[str, Any] = load_json(folder / f"{NAME}.json")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder} holds no finished `dmgan-fast ablate`: {error}") from None
 

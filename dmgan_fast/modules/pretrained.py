@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from dmgan_fast.config import load_config, to_dict
 from dmgan_fast.errors import CheckpointError, DMGANError, InputError
-from dmgan_fast.files import replace_file, require_regular, write_text
+from dmgan_fast.files import load_json, replace_file, require_regular, write_text
 from dmgan_fast.foreign import what_is
 from dmgan_fast.modules import model_card
 
@@ -122,12 +122,12 @@ class PretrainedModel(nn.Module, PyTorchModelHubMixin, library_name="dmgan_fast"
         """
         try:
             require_regular(file)
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = load_json(file)
             kind = values.pop("model", cls._kind())
             fingerprint = values.pop(FINGERPRINT_KEY, None)
         except FileNotFoundError:
             raise CheckpointError(f"{file.parent} is not a saved model: it has no {file.name}") from None
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             found = what_is(file) if file.is_file() else None
             raise CheckpointError(
                 f"{file}: not a readable model configuration: {f'it is {found}' if found else error}"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dmgan_fast._version import __version__
 from dmgan_fast.contract import MEMORY_WRITE, OPS
-from dmgan_fast.files import write_text
+from dmgan_fast.files import load_json, write_text
 
 VARIABLE = "DMGAN_FAST_SELFCHECK"
 AUTOMATIC = ("cuda",)  # types of device whose kernels are checked before their first use
@@ -295,7 +295,7 @@ class Verdicts:
 
     def _read(self) -> dict[str, str | None]:
         try:
-            content = json.loads(self.file.read_text())
+            content = load_json(self.file)
             return dict(content["verdicts"]) if content["key"] == self.key else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}

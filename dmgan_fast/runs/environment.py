@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dmgan_fast._version import __version__
-from dmgan_fast.files import write_text
+from dmgan_fast.files import load_json, write_text
 
 NAME = "environment.json"
 PACKAGES = ("torch", "torchvision", "numpy")
@@ -37,7 +37,7 @@ def write_environment(run: Path, device: torch.device) -> None:
 def read_environment(run: Path) -> dict[str, str]:
     """What is known; empty for runs of older versions."""
     try:
-        found = json.loads((run / NAME).read_text(encoding="utf-8"))
+        found = load_json(run / NAME)
     except (OSError, ValueError):
         return {}
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from dmgan_fast.files import FileDigest, file_digest, write_text
+from dmgan_fast.files import FileDigest, file_digest, load_json, write_text
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -20,9 +20,9 @@ FORMAT = 1
 def read_manifest(folder: Path) -> dict[str, FileDigest]:
     """Entries by path below ``folder``; none where there is no manifest that can be read."""
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = load_json(folder / MANIFEST)
         return {name: FileDigest(int(each["bytes"]), str(each["sha256"])) for name, each in found["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

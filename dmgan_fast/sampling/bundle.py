@@ -6,7 +6,6 @@ is saved or opened together is compared first.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from dmgan_fast.config import load_config
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.files import write_text
+from dmgan_fast.files import load_json, write_text
 from dmgan_fast.modules import Discriminator, Generator, ImageEncoder, ImageEncoderConfig, TextEncoder
 from dmgan_fast.modules.pretrained import CONFIG_NAME, UNKNOWN_WORDS, WEIGHTS_NAME, PretrainedModel, load_weights
 from dmgan_fast.runs.checkpoints import find_checkpoint, is_checkpoint, latest_checkpoint, load_checkpoint, steps_of
@@ -315,7 +314,7 @@ def _steps(run: Path) -> str:
 
 def _describe_best(run: Path) -> str:
     try:
-        return f"best (step {json.loads((run / BEST / BEST_NAME).read_text())['step']})"
+        return f"best (step {load_json(run / BEST / BEST_NAME)['step']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "best"
 

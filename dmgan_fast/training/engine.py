@@ -27,7 +27,7 @@ from dmgan_fast.data.loader import batch_bytes, reading
 from dmgan_fast.data.workers import helpful_workers, local_processes
 from dmgan_fast.devices import pick_device
 from dmgan_fast.errors import CheckpointError, InputError, NonFiniteLossError
-from dmgan_fast.files import clear_up, replace_folder, write_text
+from dmgan_fast.files import clear_up, load_json, replace_folder, write_text
 from dmgan_fast.parallel import Processes, restarted
 from dmgan_fast.progress import Progress, in_steps
 from dmgan_fast.runs.checkpoints import (
@@ -93,10 +93,10 @@ def finish(work: Callable[..., None], config: Any, out: Path, console: Console |
 
 def _saved_config(file: Path) -> dict[str, Any]:
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        saved = load_json(file)
         if not isinstance(saved, dict):
             raise ValueError("expected an object with the settings")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} can't be read: {error}; restore it, or choose another folder") from None
     return saved
 
@@ -353,7 +353,7 @@ class _Best:
         self.score: float | None = None
         if resume and (folder / BEST_NAME).is_file():
             try:
-                known = json.loads((folder / BEST_NAME).read_text(encoding="utf-8"))
+                known = load_json(folder / BEST_NAME)
                 self.step, self.score = known["step"], task.score(known["measures"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 pass  # measured anew

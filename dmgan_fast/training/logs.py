@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from dmgan_fast.config import to_dict
 from dmgan_fast.errors import CheckpointError, InputError
-from dmgan_fast.files import replace_file, write_text
+from dmgan_fast.files import load_json, replace_file, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -142,7 +142,7 @@ class WeightsAndBiases:
     def _id(self) -> str:
         file = self.out / WANDB_NAME
         try:
-            return str(json.loads(file.read_text(encoding="utf-8"))["id"])
+            return str(load_json(file)["id"])
         except FileNotFoundError:
             name = uuid.uuid4().hex[:12]
         except (OSError, ValueError, KeyError, TypeError) as error:

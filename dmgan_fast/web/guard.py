@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from dmgan_fast.files import parse_json
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -136,8 +138,8 @@ def _check(body: bytes, calls: Mapping[int, int] | None) -> None:
     """Only what the page itself sends passes: plain values, as many as a function takes."""
     odd = Refusal(400, "This request is not one that the page sends.")
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
+        given = parse_json(body)
+    except ValueError:
         raise odd from None
     if not isinstance(given, dict) or not _is_id(given.get("session_hash")):
         raise odd

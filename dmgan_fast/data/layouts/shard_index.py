@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from dmgan_fast.errors import DataError
-from dmgan_fast.files import FileDigest
+from dmgan_fast.files import FileDigest, parse_json
 
 INDEX = "index.jsonl"
 FORMAT = 1
@@ -92,8 +92,8 @@ def _samples(lines: Iterable[str], shards: Mapping[str, FileDigest], where: str)
 
 def _line(text: str, where: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise DataError(f"{where}: not a line of an index")

@@ -11,7 +11,6 @@ own class. The same may lie at an address, as s3://bucket/birds.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import tempfile
@@ -30,6 +29,7 @@ from dmgan_fast.data.splits import role_of
 from dmgan_fast.data.texts import require_content
 from dmgan_fast.data.vocabulary import Vocabulary
 from dmgan_fast.errors import DataError
+from dmgan_fast.files import parse_json
 
 NAME = "WebDataset shards"
 SIGN = "train-000000.tar"
@@ -294,9 +294,9 @@ def _said(members: dict[str, Member]) -> tuple[list[str], dict[str, Any], str]:
     why = ""
     if "json" in members:
         try:
-            loaded = json.loads(members["json"][3])
+            loaded = parse_json(members["json"][3])
             values = loaded if isinstance(loaded, dict) else {}
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             why = f": its .json is not JSON: {error}"
     if "cls" in members:
         values["class_id"] = members["cls"][3].decode("utf-8", "replace").strip()
