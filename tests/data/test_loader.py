@@ -174,9 +174,10 @@ def test_all_are_read_in_order_to_the_last(train):
 
 def test_workers_outlive_a_signal_of_others_and_end_by_that_of_their_own_process(train):
     """A scheduler signals all; a process that exits with a loader open ends its workers, and waits for them."""
+    before = {process.pid for process in active_children()}  # of tests before this one, which may end late
     batches = iter(make_loader(train, 2, endless=True, workers=1))
     next(batches)
-    (worker,) = active_children()
+    (worker,) = (process for process in active_children() if process.pid not in before)
     other = get_context("fork").Process(target=os.kill, args=(worker.pid, signal.SIGTERM))
     other.start()
     other.join()
