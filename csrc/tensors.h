@@ -10,14 +10,15 @@ namespace dmgan {
 
 using torch::stable::Tensor;
 
+// Both throw unless x is of the dtype that S is.
 template <class S>
 const S* data(const Tensor& x) {
-  return static_cast<const S*>(x.const_data_ptr());
+  return x.const_data_ptr<S>();
 }
 
 template <class S>
 S* mutable_data(Tensor& x) {
-  return static_cast<S*>(x.mutable_data_ptr());
+  return x.mutable_data_ptr<S>();
 }
 
 // Dense channels-last and not also NCHW, as torch's is_contiguous(memory_format=channels_last) has it.

@@ -28,6 +28,18 @@ def test_library_is_built_and_answers():
     assert native.load().target_version() == 2011
 
 
+@pytest.mark.parametrize(
+    ("wrong", "name"), [(torch.float64, "Double"), (torch.bfloat16, "BFloat16"), (torch.int64, "Long")]
+)
+@pytest.mark.parametrize("argument", ["weight", "mean"])
+def test_kernels_refuse_tensors_of_a_dtype_that_they_would_misread(argument, wrong, name):
+    """The ops check before; this stands behind them, at the pointer."""
+    channels = {key: torch.ones(4, dtype=wrong if key == argument else torch.float32) for key in ("weight", "mean")}
+    x, one = torch.ones(2, 4, 3, 3), torch.ones(4)
+    with pytest.raises(RuntimeError, match=f"expected scalar type .*Float but found {name}"):
+        native.load().batch_norm_glu_forward(x, channels["weight"], one, None, channels["mean"], one, 1e-5, False)
+
+
 def test_libraries_need_no_particular_python():
     for library in ("cpu", *(f"cpu_{level}" for level in native.built_levels())):
         file = native.library_file(library)
