@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dmgan_fast.parallel.ending import _busy
+
 TASKS = Path("/proc/self/task")
 HELD = """
 import os, torch
@@ -67,8 +69,6 @@ def test_a_process_with_others_waits_once_at_its_end():
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system does not show threads")
 def test_only_threads_of_gloo_that_want_a_core_are_waited_for(tmp_path):
-    from dmgan_fast.parallel.ending import _busy
-
     lines = {"7 (pt_gloo_runloop) R 1": True, "7 (pt_gloo_runloop) S 1": False, "7 (python (x) R) R 1": False}
     for number, (line, busy) in enumerate(lines.items()):
         file = tmp_path / str(number)
