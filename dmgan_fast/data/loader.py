@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -86,7 +87,9 @@ class Loader:
             yield from self._finished()
 
     def _finished(self) -> Iterator[ImageBatch]:
-        for raw in self._loader:
+        with _sigterm_blocked():
+            batches = iter(self._loader)
+        for raw in batches:
             images, flips = (x.to(self.device, non_blocking=True) for x in (raw.images, raw.flips))
             images = scaled(images, flips, self.dataset.image_sizes)
             yield ImageBatch(images, raw.captions, raw.lengths, raw.class_ids, raw.keys)
@@ -137,6 +140,19 @@ def make_loader(
     return Loader(dataset, batches, workers=workers, device=device)
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Within, processes are started with SIGTERM blocked: in all of their threads, and from their first moment."""
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """What a scheduler sends to all processes must not end those that read before the step is saved.
 
@@ -146,7 +162,6 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_the_main_process, args=(os.getppid(),), daemon=True).start()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dmgan_fast.data import CaptionedImages, Record, Vocabulary, make_loader, open_dataset
+from dmgan_fast.data import CaptionedImages, Record, Vocabulary, loader, make_loader, open_dataset
 from dmgan_fast.data.loader import ImageBatch, loader_in_order
 from dmgan_fast.errors import DataError, InputError
 from tests.data.small import open_small
@@ -188,3 +188,17 @@ def test_workers_outlive_a_signal_of_others_and_end_by_that_of_their_own_process
     worker.terminate()
     worker.join(30)
     assert not worker.is_alive()
+
+
+def test_workers_start_with_sigterm_blocked(train, tmp_path, monkeypatch):
+    """One that reaches them before they have prepared must not end them either."""
+    prepare = loader._leave_signals_to_the_main_process
+
+    def told(worker):
+        (tmp_path / str(worker)).write_text(str(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        prepare(worker)
+
+    monkeypatch.setattr(loader, "_leave_signals_to_the_main_process", told)
+    assert len(list(make_loader(train, 4, workers=2))) == 2
+    assert [(tmp_path / name).read_text() for name in "01"] == ["True", "True"]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
