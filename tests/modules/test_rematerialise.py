@@ -83,16 +83,25 @@ def test_maps_are_still_to_be_had(level):
     assert all((a - b).abs().max() <= 1e-12 for a, b in zip(found, expected, strict=True))
 
 
+@pytest.fixture
+def one_thread():
+    """As ``make test`` has: with more, sums of few numbers are grouped otherwise, which moves the errors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("level", LEVELS)
-def test_in_float32_on_the_kernels_bits_are_kept_too(level):
+def test_in_float32_on_the_kernels_bits_are_kept_too(level, one_thread):
     found, expected = run(generator(level, torch.float32)), run(generator("none", torch.float32))
     if level != "tile":
         return assert_same_bits(found, expected)
     truth = run(generator())[1]
     tiled, whole = (errors_by_module(grads, truth) for grads in (found[1], expected[1]))
-    assert median(tiled[module] / whole[module] for module in whole) <= 1.5  # 0.96 to 1.0 over 12 draws
-    for module in whole:  # of some the gradients are few numbers: up to 3.8 there, by luck
-        assert tiled[module] <= 8 * whole[module] + 1e-6, module
+    assert median(tiled[module] / whole[module] for module in whole) <= 1.5
+    for module in whole:
+        assert tiled[module] <= 3 * whole[module] + 1e-6, module
 
 
 def errors_by_module(grads, truth):

@@ -35,7 +35,6 @@ assert sum(name.startswith(THREADS) for name in names) == 2, names
 print("held", held)
 """
 LAST = """
-import atexit
 from torch import distributed
 from dmgan_fast.parallel import Processes, ending
 
